@@ -1,0 +1,149 @@
+"""The operations that ONNX has one operator for, as JAX primitives.
+
+Models call these functions instead of spelling the mathematics out, so that a traced model still shows
+one operation where ONNX has one operator. In JAX each primitive means the mathematics written here, in
+the dtype of its inputs; `vit2onnx.exporting.lowerings` says which ONNX operator it becomes.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+from jaxtyping import Array, Float
+
+
+def _primitive(name: str, meaning: Callable[..., Array]) -> Primitive:
+    """Make a primitive whose value and XLA lowering are `meaning`; its output has the first input's dtype."""
+    primitive = Primitive(f"vit2onnx_{name}")
+    # Evaluated in compiled form, because operation by operation JAX would round differently than under `jit`.
+    primitive.def_impl(lambda *arrays, **params: jax.jit(partial(meaning, **params))(*arrays))
+    primitive.def_abstract_eval(
+        lambda *avals, **params: ShapedArray(
+            jax.eval_shape(partial(meaning, **params), *avals).shape, avals[0].dtype
+        )
+    )
+    mlir.register_lowering(primitive, mlir.lower_fun(meaning, multiple_results=False))
+    return primitive
+
+
+def _linear(x, weight, *bias):
+    y = jax.lax.dot_general(x, weight, (((x.ndim - 1,), (0,)), ((), ())))
+    return y + bias[0] if bias else y
+
+
+def _layer_norm(x, weight, bias, *, eps):
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + eps) * weight + bias
+
+
+def _scale(x, gamma):
+    return x * gamma
+
+
+def _project_patches(pixel_values, weight, bias):
+    patches = jax.lax.conv_general_dilated(pixel_values, weight, weight.shape[2:], "VALID")
+    return patches + bias[:, None, None]
+
+
+def _gelu(x):
+    return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _split_heads(x, num_heads):
+    batch, tokens, embed_dim = x.shape
+    return x.reshape(batch, tokens, num_heads, embed_dim // num_heads)
+
+
+def _rotary_embedding(x, cos, sin, *, num_heads):
+    heads = _split_heads(x, num_heads)
+    half = heads.shape[-1] // 2
+    first, second = heads[..., :half], heads[..., half:]
+    cos, sin = cos[:, :, None, :], sin[:, :, None, :]
+    rotated = jax.lax.concatenate([first * cos - second * sin, second * cos + first * sin], 3)
+    return rotated.reshape(x.shape)
+
+
+def _attention(query, key, value, *, num_heads):
+    query, key, value = (_split_heads(x, num_heads) for x in (query, key, value))
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
+    weights = jax.nn.softmax(logits, axis=-1)
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    return mixed.reshape(*mixed.shape[:2], -1)
+
+
+linear_p = _primitive("linear", _linear)
+layer_norm_p = _primitive("layer_norm", _layer_norm)
+scale_p = _primitive("scale", _scale)
+project_patches_p = _primitive("project_patches", _project_patches)
+gelu_p = _primitive("gelu", _gelu)
+rotary_embedding_p = _primitive("rotary_embedding", _rotary_embedding)
+attention_p = _primitive("attention", _attention)
+
+
+def linear(
+    x: Float[Array, "*batch in_features"],
+    weight: Float[Array, "in_features out_features"],
+    bias: Float[Array, " out_features"] | None,
+) -> Float[Array, "*batch out_features"]:
+    """`x @ weight + bias`. ONNX: `MatMul` and `Add`."""
+    return linear_p.bind(x, weight) if bias is None else linear_p.bind(x, weight, bias)
+
+
+def layer_norm(
+    x: Float[Array, "*batch embed_dim"],
+    weight: Float[Array, " embed_dim"],
+    bias: Float[Array, " embed_dim"],
+    *,
+    eps: float,
+) -> Float[Array, "*batch embed_dim"]:
+    """Normalise the last axis with its biased variance. ONNX: `LayerNormalization`."""
+    return layer_norm_p.bind(x, weight, bias, eps=eps)
+
+
+def scale(
+    x: Float[Array, "*batch embed_dim"], gamma: Float[Array, " embed_dim"]
+) -> Float[Array, "*batch embed_dim"]:
+    """A factor per channel. ONNX: `Mul`, which broadcasts by itself."""
+    return scale_p.bind(x, gamma)
+
+
+def project_patches(
+    pixel_values: Float[Array, "batch channels height width"],
+    weight: Float[Array, "embed_dim channels patch_size patch_size"],
+    bias: Float[Array, " embed_dim"],
+) -> Float[Array, "batch embed_dim grid_height grid_width"]:
+    """A linear map of every whole patch; pixels beyond the last one are dropped. ONNX: `Conv`."""
+    return project_patches_p.bind(pixel_values, weight, bias)
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The exact (erf) GELU. ONNX: `Gelu`."""
+    return gelu_p.bind(x)
+
+
+def rotary_embedding(
+    x: Float[Array, "batch tokens embed_dim"],
+    cos: Float[Array, "batch tokens half_head_dim"],
+    sin: Float[Array, "batch tokens half_head_dim"],
+    *,
+    num_heads: int,
+) -> Float[Array, "batch tokens embed_dim"]:
+    """Rotate the two halves of every head by the angles of its token. ONNX: `RotaryEmbedding`."""
+    return rotary_embedding_p.bind(x, cos, sin, num_heads=num_heads)
+
+
+def attention(
+    query: Float[Array, "batch tokens embed_dim"],
+    key: Float[Array, "batch tokens embed_dim"],
+    value: Float[Array, "batch tokens embed_dim"],
+    *,
+    num_heads: int,
+) -> Float[Array, "batch tokens embed_dim"]:
+    """Scaled dot-product attention of every token to every token. ONNX: `Attention`."""
+    return attention_p.bind(query, key, value, num_heads=num_heads)
