@@ -25,7 +25,6 @@ class ViTArchitecture:
     ffn_hidden: int
     qkv_bias: bool
     norm_eps: float
-    rope_base: float
 
     @property
     def head_dim(self) -> int:

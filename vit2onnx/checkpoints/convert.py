@@ -1,0 +1,78 @@
+"""A published checkpoint of any layout becomes the Equinox archive, with an account of every tensor."""
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vit2onnx.archive import array_shapes, equimo_skeleton, write_archive
+from vit2onnx.checkpoints.layouts import detect
+from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.files import atomic
+from vit2onnx.keytable import assign, check, raise_faults, value_of
+from vit2onnx.variants import VariantSpec
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What became of one tensor: a source without target was ignored, a target without source was restored."""
+
+    source: str
+    target: str
+    transform: str
+    shape: str
+    dtype: str
+    sha256: str
+    target_sha256: str
+
+
+def convert_checkpoint(spec: VariantSpec, checkpoint: Path, archive: Path, ledger: Path) -> str:
+    """Convert a checkpoint and return its layout, reading one tensor at a time.
+
+    Raises `InputError` with every missing, unknown or misshapen tensor and every tensor that is not finite; then
+    neither file is written.
+    """
+    tensors = open_checkpoint(checkpoint)
+    table = detect(str(checkpoint), spec.family, tensors)
+    skeleton = equimo_skeleton(spec.architecture)
+    assignments = assign(table, array_shapes(skeleton))
+    what = f"{checkpoint} is no complete {spec.name} in {table.layout} layout"
+    ignored = check(what, table, assignments, tensors)
+    rows: list[LedgerRow] = []
+    faults: list[str] = []
+
+    def row(source: str, target: str, transform: str, array: np.ndarray, target_sha256: str) -> LedgerRow:
+        if not np.isfinite(array.astype(np.float32, copy=False)).all():
+            faults.append(f"tensor {source} holds values that are not finite")
+        shape = "x".join(map(str, array.shape))
+        return LedgerRow(source, target, transform, shape, array.dtype.name, sha256(array), target_sha256)
+
+    def values() -> Iterator[tuple[str, np.ndarray]]:
+        for assignment in assignments:
+            sources = [tensors[key].read() for key in assignment.sources]
+            value = value_of(assignment, sources)
+            digest = sha256(value)
+            named = zip(assignment.sources or ("",), sources or (value,), strict=True)
+            rows.extend(
+                row(key, assignment.target, assignment.transform.name, array, digest)
+                for key, array in named
+            )
+            yield assignment.target, value
+
+    with atomic(archive) as new_archive, atomic(ledger) as new_ledger:
+        write_archive(new_archive, spec, skeleton, values())
+        rows.extend(row(key, "", f"ignored: {why}", tensors[key].read(), "") for key, why in ignored.items())
+        raise_faults(str(checkpoint), faults)
+        with new_ledger.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(LedgerRow.__annotations__))
+            writer.writeheader()
+            writer.writerows(map(asdict, rows))
+    return table.layout
+
+
+def sha256(array: np.ndarray) -> str:
+    """The SHA-256 of an array's bytes in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()

@@ -1,0 +1,137 @@
+"""Trace a model to an ONNX graph without its weights, then let the weights stream in."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import onnx
+import onnx_ir as ir
+from jax import export as jax_export
+from jax2onnx import to_onnx
+
+import vit2onnx.exporting.lowerings  # noqa: F401  registers the primitives' operators
+from vit2onnx.archive import leaf_names
+from vit2onnx.errors import InputError
+from vit2onnx.files import atomic
+from vit2onnx.keytable import LazyTensor
+from vit2onnx.models import Model
+from vit2onnx.variants import ExportSpec, VariantSpec
+
+INPUT = "pixel_values"
+OUTPUTS = {
+    "last_hidden_state": "all tokens after the final norm: CLS, registers, patches row by row",
+    "pooler_output": "the CLS token after the final norm",
+}
+
+
+def trace(model: Model, spec: VariantSpec, export: ExportSpec) -> ir.Model:
+    """The graph of a model for one recipe, with the parameters as graph inputs named by their path.
+
+    Only the shapes of the parameters are looked at, so `model` may hold `jax.ShapeDtypeStruct`s.
+    """
+    leaves, structure = jax.tree_util.tree_flatten(model)
+    pixel_values = jax.ShapeDtypeStruct(_input_shape(spec, export), jnp.float32)
+
+    def call(pixel_values: jax.Array, *leaves: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(jax.tree_util.tree_unflatten(structure, leaves)(pixel_values))
+
+    graph: ir.Model = to_onnx(
+        call,
+        [pixel_values, *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)],
+        model_name=spec.name,
+        opset=export.opset,
+        return_mode="ir",
+        input_names=[INPUT, *leaf_names(model)],
+        output_names=list(OUTPUTS),
+    )
+    _name_dimensions(graph, spec, pixel_values.shape)
+    return graph
+
+
+def _input_shape(spec: VariantSpec, export: ExportSpec) -> tuple[Any, ...]:
+    patch = spec.architecture.patch_size
+    for key in ("height", "width"):
+        size = getattr(export, key)
+        if size is not None and size < patch:
+            raise InputError(
+                f"exports.{export.name}.{key} is {size}, smaller than one patch of {spec.name}; make it at least"
+                f" {patch} or 'dynamic'."
+            )
+    sizes = {"batch": export.batch, "height": export.height, "width": export.width}
+    names = [name if size is None else str(size) for name, size in sizes.items()]
+    least = {"batch": 1, "height": patch, "width": patch}
+    free = [name for name, size in sizes.items() if size is None]
+    if not free:
+        return (export.batch, 3, export.height, export.width)
+    return jax_export.symbolic_shape(
+        ", ".join([names[0], "3", *names[1:]]), constraints=[f"{name} >= {least[name]}" for name in free]
+    )
+
+
+def _name_dimensions(graph: ir.Model, spec: VariantSpec, shape: tuple[Any, ...]) -> None:
+    """Give sizes that follow from the image's their names, in place of JAX's arithmetic, and untyped shapes a type."""
+    patch = spec.architecture.patch_size
+    # As the strided convolution counts them; JAX does not simplify this to height // patch.
+    grid_height, grid_width = ((size - patch) // patch + 1 for size in shape[2:])
+    patches = grid_height * grid_width
+    names = {
+        str(grid_height): "grid_height",
+        str(grid_width): "grid_width",
+        str(patches): "patches",
+        str(patches + spec.architecture.num_prefix): "tokens",
+    }
+    for node in graph.graph:
+        for value in node.outputs:
+            if value.type is None:
+                value.type = ir.TensorType(ir.DataType.INT64)
+            for axis, size in enumerate(value.shape or ()):
+                if isinstance(size, ir.SymbolicDim) and size.value in names:
+                    value.shape[axis] = names[size.value]
+
+
+def attach(graph: ir.Model, tensors: Mapping[str, LazyTensor]) -> None:
+    """Turn the parameters among the graph's inputs into initializers that are read when the file is written."""
+    for value in list(graph.graph.inputs):
+        if value.name == INPUT:
+            continue
+        tensor = tensors[value.name]
+        assert tuple(value.shape) == tensor.shape, (value.name, value.shape, tensor.shape)
+        value.const_value = ir.LazyTensor(
+            lambda read=tensor.read, name=value.name: ir.tensor(read(), name=name),
+            dtype=ir.DataType.FLOAT,
+            shape=ir.Shape(tensor.shape),
+            name=value.name,
+        )
+        graph.graph.inputs.remove(value)
+        graph.graph.initializers.add(value)
+
+
+def write(graph: ir.Model, path: Path, export: ExportSpec, metadata: Mapping[str, str]) -> None:
+    """Write the graph with its metadata to a file that has passed ONNX's full check."""
+    graph.producer_name = "vit2onnx"
+    graph.producer_version = metadata["version"]
+    graph.metadata_props.update(metadata)
+    for value in graph.graph.outputs:
+        value.doc_string = OUTPUTS[value.name]
+    check_interface(graph, export)
+    with atomic(path) as new:
+        ir.save(graph, new)
+        onnx.checker.check_model(new, full_check=True)
+
+
+def check_interface(graph: ir.Model, export: ExportSpec) -> None:
+    """Check names, dtypes and free dimensions of the graph's edge against the recipe, both ways.
+
+    Raises `AssertionError`, because a difference is a fault of ours and not of what was given.
+    """
+    inputs = {value.name: value for value in graph.graph.inputs}
+    outputs = {value.name: value for value in graph.graph.outputs}
+    assert list(inputs) == [INPUT], f"graph inputs are {list(inputs)}"
+    assert list(outputs) == list(OUTPUTS), f"graph outputs are {list(outputs)}"
+    for value in (*inputs.values(), *outputs.values()):
+        assert value.dtype == ir.DataType.FLOAT, f"{value.name} is {value.dtype}"
+    wanted = [export.batch or "batch", 3, export.height or "height", export.width or "width"]
+    found = [size.value if isinstance(size, ir.SymbolicDim) else size for size in inputs[INPUT].shape]
+    assert found == wanted, f"{INPUT} is {found} instead of {wanted}"

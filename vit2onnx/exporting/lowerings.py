@@ -1,0 +1,72 @@
+"""Which ONNX operator each of our primitives becomes. Importing this module registers them with jax2onnx."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx_ir as ir
+from jax.extend.core import Primitive
+from jax2onnx.plugins.plugin_system import PrimitiveLeafPlugin, register_primitive
+
+from vit2onnx.models import primitives
+
+Emit = Callable[[Any, list[ir.Value], Mapping[str, Any], str], ir.Value]
+
+
+def lowers(primitive: Primitive) -> Callable[[Emit], Emit]:
+    """Register a function that emits a primitive's nodes: (builder, inputs, parameters, output's name)."""
+
+    def register(emit: Emit) -> Emit:
+        class Lowering(PrimitiveLeafPlugin):
+            def lower(self, ctx: Any, eqn: Any) -> None:
+                inputs = [ctx.get_value_for_var(var) for var in eqn.invars]
+                expected = ctx.get_value_for_var(eqn.outvars[0])
+                output = emit(ctx.builder, inputs, eqn.params, expected.name)
+                output.type, output.shape = expected.type, expected.shape
+                ctx.bind_value_for_var(eqn.outvars[0], output)
+
+        register_primitive(jaxpr_primitive=primitive.name)(Lowering)
+        return emit
+
+    return register
+
+
+@lowers(primitives.linear_p)
+def linear(builder, inputs, params, name):
+    # MatMul and Add, not Gemm, which takes matrices only, nor Einsum, which no runtime fuses or quantizes.
+    if len(inputs) == 2:
+        return builder.MatMul(*inputs, _outputs=[name])
+    x, weight, bias = inputs
+    product = builder.MatMul(x, weight)
+    product.type, product.shape = x.type, ir.Shape([*x.shape[:-1], weight.shape[1]])
+    return builder.Add(product, bias, _outputs=[name])
+
+
+@lowers(primitives.layer_norm_p)
+def layer_norm(builder, inputs, params, name):
+    return builder.LayerNormalization(*inputs, axis=-1, epsilon=params["eps"], _outputs=[name])
+
+
+@lowers(primitives.scale_p)
+def scale(builder, inputs, params, name):
+    return builder.Mul(*inputs, _outputs=[name])
+
+
+@lowers(primitives.project_patches_p)
+def project_patches(builder, inputs, params, name):
+    return builder.Conv(*inputs, strides=list(inputs[1].shape[2:]), _outputs=[name])
+
+
+@lowers(primitives.gelu_p)
+def gelu(builder, inputs, params, name):
+    return builder.Gelu(*inputs, approximate="none", _outputs=[name])
+
+
+@lowers(primitives.rotary_embedding_p)
+def rotary_embedding(builder, inputs, params, name):
+    return builder.RotaryEmbedding(*inputs, interleaved=0, num_heads=params["num_heads"], _outputs=[name])
+
+
+@lowers(primitives.attention_p)
+def attention(builder, inputs, params, name):
+    heads = params["num_heads"]
+    return builder.Attention(*inputs, q_num_heads=heads, kv_num_heads=heads, _outputs=[name])

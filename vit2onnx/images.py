@@ -1,0 +1,78 @@
+"""Photographs as the publisher prepares them: opened by Pillow, resized as uint8, normalised in float32."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image
+
+from vit2onnx.errors import InputError
+from vit2onnx.variants import Preprocessing
+
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+# What Pillow's decoders raise on broken files: not OSError alone.
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, EOFError)
+
+
+def load_image(path: Path) -> Image.Image:
+    """Open a photograph as 8-bit RGB.
+
+    As in the publisher's code, a rotation noted in EXIF and a colour profile are not applied, and
+    transparency is dropped. Raises `InputError` if the file is missing, is not a complete image, has too many
+    pixels for Pillow to open, or has one channel of more than 8 bits.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: there is no such photograph; correct its path or put the file there."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{path}: this photograph has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, the most that"
+            " Pillow will open; make it smaller."
+        ) from error
+    except DECODING_ERRORS as error:
+        raise InputError(
+            f"{path}: this is not a complete, readable image ({error}); give an intact JPEG or PNG."
+        ) from error
+    # Not converted, because Pillow would clip such values to 255 and give a white image.
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        raise InputError(
+            f"{path}: this image has more than 8 bits per channel; save it with 8 bits per channel."
+        )
+    # A palette's transparency is dropped first, because Pillow warns about it and drops it all the same.
+    image.info.pop("transparency", None)
+    return image.convert("RGB")
+
+
+def check_image(path: Path, image: Image.Image, patch_size: int) -> None:
+    """Raise `InputError` if a photograph is smaller than one patch, `patch_size` pixels, either way."""
+    if min(image.size) < patch_size:
+        raise InputError(
+            f"{path}: this photograph is {image.height} pixels high and {image.width} wide, smaller than one"
+            f" patch of {patch_size} x {patch_size}; use a larger one."
+        )
+
+
+def preprocess(
+    image: Image.Image, height: int, width: int, preprocessing: Preprocessing
+) -> Float32[np.ndarray, "3 {height} {width}"]:
+    """Turn an RGB photograph into the model's input, as the publisher's transform does.
+
+    The photograph is resized to exactly `height` x `width` pixels, whatever its aspect ratio, with
+    antialiasing, and rounded to uint8; one that has this size is not resampled. Then it is scaled to [0, 1]
+    and normalised per channel. Source: `make_transform` in the DINOv3 README, whose steps are torchvision's
+    `v2.Resize`, `v2.ToDtype(scale=True)` and `v2.Normalize`.
+    """
+    resampling = RESAMPLING[preprocessing.interpolation]
+    # PARITY: horizontally, then vertically, as torchvision does. Not in one call, because Pillow 13 begins
+    # vertically where the height shrinks most, and one value in eight comes out a grey level apart.
+    resized = image.resize((width, image.height), resampling).resize((width, height), resampling)
+    pixels = np.asarray(resized).transpose(2, 0, 1).astype(np.float32, order="C")
+    mean, std = (np.array(c, np.float32).reshape(3, 1, 1) for c in (preprocessing.mean, preprocessing.std))
+    # PARITY: times the reciprocal, not divided by 255, because torchvision's ToDtype multiplies; the last bit
+    # differs for 126 of the 256 grey levels.
+    return (pixels * np.float32(1 / 255) - mean) / std

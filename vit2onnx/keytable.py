@@ -1,0 +1,200 @@
+"""Key tables: which tensor goes where, as data, and the one engine that applies them.
+
+A table says for every target where it comes from and by which transform. Applying it is strict: each target is
+filled exactly once, each source is used exactly once or stands on the table's ignore list with a reason, shapes and
+dtypes are checked before anything is read, and all faults are reported together.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vit2onnx.errors import InputError
+
+Shape = tuple[int, ...]
+# Losslessly widened to float32, which is what every artefact holds.
+ACCEPTED_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A named tensor that is read only when asked for; `dtype` is numpy's name for it."""
+
+    shape: Shape
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How the sources of one target become its value, and back.
+
+    `shapes` gives the source shapes for a target shape; `apply` makes the target of a given shape from the
+    sources; `invert` makes the sources from the target, which is how synthetic files of every layout are written.
+    """
+
+    name: str
+    shapes: Callable[[Shape], tuple[Shape, ...]]
+    apply: Callable[[list[np.ndarray], Shape], np.ndarray]
+    invert: Callable[[np.ndarray], list[np.ndarray]]
+
+
+def reshaping(name: str, source_shape: Callable[[Shape], Shape]) -> Transform:
+    """A transform that only adds or drops axes of length one."""
+    return Transform(
+        name,
+        shapes=lambda target: (source_shape(target),),
+        apply=lambda sources, target: sources[0].reshape(target),
+        invert=lambda value: [value.reshape(source_shape(value.shape))],
+    )
+
+
+def third(name: str, index: int) -> Transform:
+    """A transform that takes the first, second or third part of a fused tensor."""
+
+    def take(sources: list[np.ndarray], target: Shape) -> np.ndarray:
+        return sources[0][index * target[0] : (index + 1) * target[0]]
+
+    def invert(value: np.ndarray) -> list[np.ndarray]:
+        raise NotImplementedError(f"{name} drops two thirds of its source")
+
+    return Transform(name, lambda target: ((3 * target[0], *target[1:]),), take, invert)
+
+
+COPY = reshaping("copy", lambda target: target)
+DROP_FIRST_AXIS = reshaping("drop_first_axis", lambda target: (1, *target))
+ADD_FIRST_AXIS = reshaping("add_first_axis", lambda target: target[1:])
+ADD_PIXEL_AXES = reshaping("add_pixel_axes", lambda target: target[:-2])
+DROP_PIXEL_AXES = reshaping("drop_pixel_axes", lambda target: (*target, 1, 1))
+TRANSPOSE = Transform(
+    "transpose",
+    shapes=lambda target: (target[::-1],),
+    apply=lambda sources, target: sources[0].T,
+    invert=lambda value: [value.T],
+)
+FUSE_QKV = Transform(
+    "fuse_qkv",
+    shapes=lambda target: ((target[0] // 3, *target[1:]),) * 3,
+    apply=lambda sources, target: np.concatenate(sources),
+    invert=lambda value: np.split(value, 3),
+)
+FUSE_QV = Transform(
+    "fuse_qv_with_zero_key",
+    shapes=lambda target: ((target[0] // 3,),) * 2,
+    apply=lambda sources, target: np.concatenate([sources[0], np.zeros_like(sources[0]), sources[1]]),
+    invert=lambda value: np.split(value, 3)[::2],
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a table. `{i}` in the names stands for a block's number."""
+
+    target: str
+    sources: tuple[str, ...]
+    transform: Transform = COPY
+
+
+@dataclass(frozen=True)
+class KeyTable:
+    """All lines for one family and layout; `ignored` maps a source pattern to the reason why it is not needed."""
+
+    layout: str
+    entries: tuple[Entry, ...]
+    ignored: Mapping[str, str] = field(default_factory=dict)
+
+    def source_pattern(self) -> re.Pattern[str]:
+        """Matches every key that this layout can hold."""
+        keys = [source for entry in self.entries for source in entry.sources] + list(self.ignored)
+        return re.compile("|".join(re.escape(key).replace(r"\{i\}", r"\d+") for key in keys))
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One target with the sources that fill it."""
+
+    target: str
+    shape: Shape
+    transform: Transform
+    sources: tuple[str, ...]
+
+
+def _pattern(name: str) -> str:
+    return re.escape(name).replace(re.escape("{i}"), r"(?P<i>\d+)", 1)
+
+
+def assign(
+    table: KeyTable,
+    targets: Mapping[str, Shape],
+) -> list[Assignment]:
+    """Find the line of every target, in the targets' order.
+
+    Raises `AssertionError` where the table itself is at fault: no line for a target, or more than one.
+    """
+    assignments = []
+    for target, shape in targets.items():
+        found = [(entry, m) for entry in table.entries if (m := re.fullmatch(_pattern(entry.target), target))]
+        assert len(found) == 1, f"{len(found)} lines of the {table.layout} table match {target}"
+        entry, match = found[0]
+        sources = tuple(source.format(**match.groupdict()) for source in entry.sources)
+        assignments.append(Assignment(target, shape, entry.transform, sources))
+    return assignments
+
+
+def check(
+    name: str,
+    table: KeyTable,
+    assignments: list[Assignment],
+    sources: Mapping[str, LazyTensor],
+) -> dict[str, str]:
+    """Check names, shapes and dtypes of all sources and return those to ignore, each with the reason.
+
+    `name` says in messages what the sources are. Raises `InputError` with every fault.
+    """
+    faults = []
+    used: set[tuple[str, str]] = set()
+    for assignment in assignments:
+        expected = assignment.transform.shapes(assignment.shape)
+        for key, shape in zip(assignment.sources, expected, strict=True):
+            assert (key, assignment.transform.name) not in used, f"{key} is used twice by the same transform"
+            used.add((key, assignment.transform.name))
+            if key not in sources:
+                faults.append(f"tensor {key} {_format(shape)} is missing")
+            elif sources[key].shape != shape:
+                faults.append(f"tensor {key} is {_format(sources[key].shape)} instead of {_format(shape)}")
+            elif sources[key].dtype not in ACCEPTED_DTYPES:
+                faults.append(
+                    f"tensor {key} is {sources[key].dtype} instead of one of {', '.join(ACCEPTED_DTYPES)}"
+                )
+    ignored = {}
+    for key in sorted(sources.keys() - {key for key, _ in used}):
+        reasons = [reason for pattern, reason in table.ignored.items() if re.fullmatch(_pattern(pattern), key)]
+        if reasons:
+            ignored[key] = reasons[0]
+        else:
+            faults.append(f"tensor {key} {_format(sources[key].shape)} is not known")
+    raise_faults(name, faults)
+    return ignored
+
+
+def raise_faults(name: str, faults: list[str]) -> None:
+    """Raise one `InputError` for all faults, the first few in its sentence and all of them in its notes."""
+    if not faults:
+        return
+    shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more (see the log)" if len(faults) > 3 else "")
+    error = InputError(f"{name}: {shown}.")
+    for fault in faults:
+        error.add_note(fault)
+    raise error
+
+
+def value_of(assignment: Assignment, sources: list[np.ndarray]) -> np.ndarray:
+    """The target's value in float32, contiguous."""
+    widened = [source.astype(np.float32, copy=False) for source in sources]
+    return np.ascontiguousarray(assignment.transform.apply(widened, assignment.shape))
+
+
+def _format(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "scalar"

@@ -1,0 +1,153 @@
+"""Compare an exported graph with references, with the Equinox model and with the float64 truth."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from vit2onnx.cases import Case
+from vit2onnx.files import sha256_of
+from vit2onnx.parity.metrics import difference, token_groups
+from vit2onnx.variants import ExportSpec, VariantSpec
+
+Features = Mapping[Case, np.ndarray]
+
+# How the graph is run. As users run it, with all of onnxruntime's optimisations; and as it is written, so that a
+# fault of the optimiser and a fault of the export are told apart.
+RUNS = {
+    "onnx": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "onnx_unoptimized": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+OUTPUTS = ["last_hidden_state", "pooler_output"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question that is answered by yes or no."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class GraphRunner:
+    """An exported graph in onnxruntime, with a stated optimisation level and thread count."""
+
+    def __init__(self, path: Path, level: ort.GraphOptimizationLevel, threads: int):
+        options = ort.SessionOptions()
+        options.graph_optimization_level = level
+        options.intra_op_num_threads = threads
+        # Idle sessions that spin slow their neighbours in the same process.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def interface(self) -> Check:
+        """Whether names and types of inputs and outputs are the promised ones."""
+        inputs = {value.name: value.type for value in self.session.get_inputs()}
+        outputs = {value.name: value.type for value in self.session.get_outputs()}
+        wanted = {"pixel_values": "tensor(float)"}, dict.fromkeys(OUTPUTS, "tensor(float)")
+        return Check("interface", (inputs, outputs) == wanted, f"{inputs} -> {outputs}")
+
+    def run(self, pixel_values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """`last_hidden_state` [batch, tokens, embed_dim] and `pooler_output` [batch, embed_dim] of a batch."""
+        return self.session.run(OUTPUTS, {"pixel_values": np.stack(pixel_values)})
+
+
+def run_graph(
+    runner: GraphRunner, pixel_values: Features, batch: int, num_tokens: Mapping[Case, int]
+) -> tuple[dict[Case, np.ndarray], list[Check]]:
+    """Features of every case, run in batches of one size, and what was seen of the outputs' shapes.
+
+    The last batch is filled up with images from the front, whose features are not taken twice.
+    """
+    found: dict[Case, np.ndarray] = {}
+    wrong_shape, wrong_pooler = [], []
+    sizes = dict.fromkeys((case.height, case.width) for case in pixel_values)
+    for size in sizes:
+        cases = [case for case in pixel_values if (case.height, case.width) == size]
+        for start in range(0, len(cases), batch):
+            chunk = [cases[i % len(cases)] for i in range(start, start + batch)]
+            tokens, pooled = runner.run([pixel_values[case] for case in chunk])
+            if tokens.shape[:2] != (batch, num_tokens[chunk[0]]) or tokens.dtype != np.float32:
+                wrong_shape.append(f"{chunk[0]}: {tokens.shape} {tokens.dtype}")
+            if not np.array_equal(tokens[:, 0], pooled):
+                wrong_pooler.append(str(chunk[0]))
+            found |= {case: one for case, one in zip(chunk, tokens, strict=True) if case not in found}
+    return found, [
+        Check("shapes", not wrong_shape, "; ".join(wrong_shape) or f"batch {batch}: as promised at every size"),
+        Check("pooler_output is CLS", not wrong_pooler, "; ".join(wrong_pooler) or f"batch {batch}: everywhere"),
+    ]
+
+
+def compare_features(
+    subject: str, other: str, a: Features, b: Features, spec: VariantSpec, batch: int
+) -> Iterator[dict[str, Any]]:
+    """One row per case and group of tokens."""
+    arch = spec.architecture
+    for case in a:
+        groups = token_groups(b[case], arch.num_prefix)
+        for group, tokens in token_groups(a[case], arch.num_prefix).items():
+            row = {"subject": subject, "other": other, **asdict(case), "batch": batch, "group": group}
+            row |= asdict(difference(tokens, groups[group]))
+            if group == "patches":
+                row["row"], row["column"] = divmod(row["token"], case.width // arch.patch_size)
+            yield row
+
+
+def compare_outputs(
+    spec: VariantSpec,
+    export: ExportSpec,
+    graph: Path,
+    pixel_values: Features,
+    references: Mapping[str, tuple[Features, Features]],
+    equinox: tuple[Features, Features],
+    batch_sizes: Sequence[int],
+    threads: int,
+) -> dict[str, Any]:
+    """Measure everything that the verdict on a graph needs; nothing is judged here.
+
+    `references` and `equinox` hold float32 and float64 features. The float64 features of the first reference are the
+    truth. The result is plain data: rows of differences and answers to checks.
+    """
+    pixel_values = {case: x for case, x in pixel_values.items() if export.accepts(case.height, case.width)}
+    num_tokens = {case: spec.architecture.num_tokens(case.height, case.width) for case in pixel_values}
+    first = next(iter(references))
+
+    def taken(features: Features) -> Features:
+        return {case: features[case] for case in pixel_values}
+
+    truth = taken(references[first][1])
+    rows = list(compare_features("equinox_float64", "truth", taken(equinox[1]), truth, spec, 1))
+    rows += compare_features("equinox", "truth", taken(equinox[0]), truth, spec, 1)
+    for name, (single, double) in references.items():
+        rows += compare_features(name, "truth", taken(single), truth, spec, 1)
+        rows += compare_features("equinox", name, taken(equinox[0]), single, spec, 1)
+        if name != first:
+            rows += compare_features(f"{name}_float64", "truth", taken(double), truth, spec, 1)
+            rows += compare_features(name, first, taken(single), references[first][0], spec, 1)
+    checks: list[Check] = []
+    finite = True
+    for run, level in RUNS.items():
+        runner = GraphRunner(graph, level, threads)
+        checks.append(runner.interface())
+        for batch in batch_sizes if export.batch is None else [export.batch]:
+            found, seen = run_graph(runner, pixel_values, batch, num_tokens)
+            checks += seen
+            finite &= all(np.isfinite(x).all() for x in found.values())
+            rows += compare_features(run, "truth", found, truth, spec, batch)
+            rows += compare_features(run, "equinox", found, equinox[0], spec, batch)
+            for name, (single, _) in references.items():
+                rows += compare_features(run, name, found, single, spec, batch)
+    checks.append(Check("finite", finite, "every output of every run" if finite else "NaN or infinity in an output"))
+    return {
+        "variant": spec.name,
+        "export": export.name,
+        "graph_sha256": sha256_of(graph),
+        "references": list(references),
+        "runtime": {"onnxruntime": ort.__version__, "provider": "CPUExecutionProvider", "threads": threads},
+        "checks": [asdict(check) for check in checks],
+        "differences": rows,
+    }
