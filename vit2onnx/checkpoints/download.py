@@ -1,7 +1,7 @@
 """Bring a checkpoint here, over an e-mailed link or from the Hugging Face hub.
 
-The query of an e-mailed link is a credential. `requests` quotes it in its exceptions and `urllib3` in its log,
-so none of those exceptions leaves this module, not even as a cause, and nothing is logged during a download.
+The query of an e-mailed link is a credential. `requests` quotes it in its exceptions and `urllib3` in its
+log, so none of those exceptions leaves this module, not even as a cause, and nothing is logged meanwhile.
 """
 
 import itertools
@@ -15,7 +15,10 @@ from typing import NoReturn
 
 import requests
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HTTPError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HTTPError,  # type: ignore[attr-defined]  # the root of its HTTP client's errors, a failed connection included
+)
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from tqdm import tqdm
 
@@ -145,8 +148,8 @@ def _receive(url: str, part: Path, origin: Path, progress: bool) -> None:
 def _check_status(status: int, shown: str) -> None:
     if status in (401, 403, 410):
         raise InputError(
-            f"{shown} answered {status}: the link has expired, is incomplete or was refused; ask the publisher"
-            " for a new e-mail and paste it at the end of config/links.txt or into VIT2ONNX_LINKS."
+            f"{shown} answered {status}: the link has expired, is incomplete or was refused; ask the"
+            " publisher for a new e-mail and paste it at the end of config/links.txt or into VIT2ONNX_LINKS."
         )
     if status in (408, 429) or status >= 500:
         raise _Interrupted(f"status {status}")

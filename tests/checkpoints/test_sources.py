@@ -1,0 +1,250 @@
+"""Where a checkpoint is looked for, and how a link is read out of an e-mail."""
+
+import dataclasses
+import html
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vit2onnx.checkpoints.sources import Source, find_link, find_local, locate
+from vit2onnx.errors import InputError
+from vit2onnx.variants import VariantSpec, read_variants
+
+NAME = "dinov3_vits16_pretrain_lvd1689m"
+SPEC = VariantSpec.from_mapping(NAME, read_variants(Path("config/variants"))[NAME])
+OFFICIAL = SPEC.release.file
+LINK = f"https://example.test/dinov3_vits16/{OFFICIAL}?Policy=eyJ_&Signature=s3cr3t~-_&Key-Pair-Id=K1"
+PLUS = (
+    "https://example.test/dinov3_vits16plus/dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth?Signature=plus"
+)
+HEAD = "https://example.test/dinov3_vits16/dinov3_vits16_pretrain_lvd1689m_head-08c60483.pth?Signature=head"
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"weights")
+    return path
+
+
+def find(root: Path, *, configured: Path | None = None, **environ: str) -> Path | None:
+    return find_local(
+        SPEC,
+        configured=configured,
+        folder=root / "checkpoints",
+        environ={"HOME": str(root / "home"), **environ},
+    )
+
+
+def link_in(root: Path, text: str, **environ: str) -> str | None:
+    links_file = root / "links.txt"
+    links_file.write_text(text)
+    return find_link(SPEC, links_file=links_file, environ=environ)
+
+
+def test_the_order_is_configured_then_folder_then_caches_then_link_then_hub(tmp_path):
+    places = [
+        touch(tmp_path / "mine" / "any name.pt"),
+        touch(tmp_path / "checkpoints" / OFFICIAL),
+        touch(tmp_path / "home" / ".cache" / "torch" / "hub" / "checkpoints" / OFFICIAL),
+    ]
+    environ = {"HOME": str(tmp_path / "home"), "VIT2ONNX_LINKS": LINK}
+
+    def located(configured: Path | None) -> Source:
+        return locate(
+            SPEC,
+            configured=configured,
+            folder=tmp_path / "checkpoints",
+            links_file=tmp_path / "links.txt",
+            environ=environ,
+        )
+
+    assert located(places[0]) == Source("file", str(places[0]))
+    for place in places[1:]:
+        assert located(None) == Source("file", str(place))
+        place.unlink()
+    assert located(None) == Source("link", LINK)
+    del environ["VIT2ONNX_LINKS"]
+    assert located(None) == Source("huggingface", "facebook/dinov3-vits16-pretrain-lvd1689m")
+
+
+SNAPSHOT = "models--facebook--dinov3-vits16-pretrain-lvd1689m/snapshots/0123abc/model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "file"),
+    [
+        (None, None, f"home/.cache/torch/hub/checkpoints/{OFFICIAL}"),
+        (None, None, f"home/.cache/torch/hub/dinov3/weights/{OFFICIAL}"),
+        (None, None, f"home/.cache/equimo/dinov3/{OFFICIAL}"),
+        (None, None, f"home/.cache/huggingface/hub/{SNAPSHOT}"),
+        ("TORCH_HOME", "elsewhere", f"elsewhere/hub/checkpoints/{OFFICIAL}"),
+        ("XDG_CACHE_HOME", "elsewhere", f"elsewhere/torch/hub/checkpoints/{OFFICIAL}"),
+        ("XDG_CACHE_HOME", "elsewhere", f"elsewhere/huggingface/hub/{SNAPSHOT}"),
+        ("HF_HOME", "elsewhere", f"elsewhere/hub/{SNAPSHOT}"),
+        ("HF_HUB_CACHE", "elsewhere", f"elsewhere/{SNAPSHOT}"),
+        ("TORCH_HOME", "", f"home/.cache/torch/hub/checkpoints/{OFFICIAL}"),
+    ],
+)
+def test_each_usual_cache_is_searched(tmp_path, variable, value, file):
+    environ = {variable: str(tmp_path / value) if value else ""} if variable else {}
+    assert find(tmp_path, **environ) is None
+    path = touch(tmp_path / file)
+    assert find(tmp_path, **environ) == path
+
+
+def test_a_cache_variable_may_begin_with_a_tilde(tmp_path):
+    path = touch(tmp_path / "home" / "torch" / "hub" / "checkpoints" / OFFICIAL)
+    assert find(tmp_path, TORCH_HOME="~/torch") == path
+
+
+@pytest.mark.parametrize("name", [OFFICIAL, f"{NAME}.pth", f"{NAME}.pt", f"{NAME}-deadbeef.safetensors"])
+def test_a_file_of_the_variant_is_recognised_by_its_name(tmp_path, name):
+    path = touch(tmp_path / "checkpoints" / name)
+    assert find(tmp_path) == path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{OFFICIAL}.part",
+        f"{OFFICIAL}.1f2e.partial",
+        f"{OFFICIAL}?Signature=s3cr3t",
+        f"{NAME}_head-08c60483.pth",
+        f"{NAME}-08c6048.pth",
+        "dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth",
+        "model.safetensors",
+    ],
+)
+def test_other_files_are_not_taken_for_the_variant(tmp_path, name):
+    touch(tmp_path / "checkpoints" / name)
+    assert find(tmp_path) is None
+
+
+def test_empty_files_directories_and_broken_links_are_passed_over(tmp_path):
+    folder = tmp_path / "checkpoints"
+    (folder / OFFICIAL).mkdir(parents=True)
+    (folder / f"{NAME}.pth").touch()
+    (folder / f"{NAME}.pt").symlink_to(tmp_path / "gone.pt")
+    assert find(tmp_path) is None
+
+
+def test_the_official_name_goes_first_and_then_the_alphabet(tmp_path):
+    folder = tmp_path / "checkpoints"
+    official = touch(folder / OFFICIAL)
+    for name in (f"{NAME}-ffffffff.pth", f"{NAME}-00000000.pth", f"{NAME}.pth"):
+        touch(folder / name)
+    assert find(tmp_path) == official
+    official.unlink()
+    assert find(tmp_path) == folder / f"{NAME}-00000000.pth"
+
+
+def test_a_configured_path_may_be_relative_or_begin_with_a_tilde(tmp_path, monkeypatch):
+    path = touch(tmp_path / "home" / "weights.pth")
+    monkeypatch.chdir(tmp_path)
+    assert find(tmp_path, configured=Path("~/weights.pth")) == path
+    assert find(tmp_path, configured=Path("home/weights.pth")) == Path("home/weights.pth")
+
+
+@pytest.mark.parametrize("name", [OFFICIAL, "model.safetensors"])
+def test_a_configured_directory_is_searched(tmp_path, name):
+    path = touch(tmp_path / "mine" / name)
+    assert find(tmp_path, configured=tmp_path / "mine") == path
+
+
+def test_a_wrong_configured_path_is_an_error_even_if_a_cache_would_serve(tmp_path):
+    touch(tmp_path / "checkpoints" / OFFICIAL)
+    with pytest.raises(InputError, match=rf"configured for {NAME} does not exist: .*gone\.pth"):
+        find(tmp_path, configured=tmp_path / "gone.pth")
+    (tmp_path / "empty").mkdir()
+    for configured in (tmp_path / "empty", touch(tmp_path / "weights.zip")):
+        with pytest.raises(InputError, match=f"holds no checkpoint: .*{configured.name}"):
+            find(tmp_path, configured=configured)
+
+
+def test_a_cache_that_cannot_be_listed_is_passed_over(tmp_path):
+    touch(tmp_path / "home")
+    assert find(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{}",
+        "  {}\r\n",
+        "ViT-S/16: {}.",
+        "<{}>",
+        '"{}",',
+        "“{}” and more",
+        "[dinov3_vits16]({})",
+        "**{}**",
+        "({});",
+    ],
+)
+def test_a_link_is_read_out_of_its_surroundings(tmp_path, around):
+    assert link_in(tmp_path, around.format(LINK)) == LINK
+
+
+def test_a_signature_keeps_its_own_last_characters(tmp_path):
+    for ending in "~-_=":
+        assert link_in(tmp_path, f"<{LINK}{ending}>") == LINK + ending
+
+
+def test_an_html_email_is_unescaped(tmp_path):
+    assert link_in(tmp_path, f'<a href="{html.escape(LINK)}">{OFFICIAL}</a>') == LINK
+    assert link_in(tmp_path, html.escape(f"<{html.escape(LINK)}>").replace("&amp;amp;", "&amp;")) == LINK
+    bare = f"{LINK}&copy=1&lt=2"
+    assert link_in(tmp_path, bare) == bare
+
+
+def test_each_variant_finds_its_own_link_in_one_email(tmp_path):
+    email = (
+        f"Dear user,\n\nbackbones:\n- {PLUS}\n- {LINK}\n- {HEAD}\n\nDetails: https://example.test/dinov3/\n"
+    )
+    assert link_in(tmp_path, email) == LINK
+    plus = dataclasses.replace(SPEC, name="dinov3_vits16plus_pretrain_lvd1689m")
+    assert find_link(plus, links_file=tmp_path / "links.txt", environ={}) == PLUS
+    assert link_in(tmp_path, f"{PLUS} {HEAD}") is None
+    assert link_in(tmp_path, f"https://example.test/?file={OFFICIAL}") is None
+
+
+def test_the_last_link_and_the_environment_prevail(tmp_path):
+    newer = LINK.replace("s3cr3t", "newer")
+    assert link_in(tmp_path, f"{LINK}\n{newer}\n") == newer
+    assert link_in(tmp_path, newer, VIT2ONNX_LINKS=f"Dear user, {LINK}") == LINK
+    assert link_in(tmp_path, newer, VIT2ONNX_LINKS=PLUS) == newer
+
+
+def test_without_links_there_is_none(tmp_path):
+    assert find_link(SPEC, links_file=tmp_path / "links.txt", environ={}) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "suffix"),
+    [
+        (Source("file", "a.pth"), ".pth"),
+        (Source("file", "a.pt"), ".pth"),
+        (Source("file", "a.safetensors"), ".safetensors"),
+        (Source("link", LINK), ".pth"),
+        (Source("link", f"https://example.test/{NAME}.safetensors?Signature=s3cr3t"), ".safetensors"),
+        (Source("huggingface", "facebook/dinov3"), ".safetensors"),
+    ],
+)
+def test_the_suffix_is_known_before_the_file_is_fetched(source, suffix):
+    assert source.suffix == suffix
+
+
+def test_a_source_never_shows_its_signature():
+    source = Source("link", LINK.replace("https://", "https://user:s3cr3t@"))
+    for text in (repr(source), str(source), f"{source}", repr([source]), source.shown):
+        assert "s3cr3t" not in text and "Policy" not in text
+        assert f"https://example.test/dinov3_vits16/{OFFICIAL}" in text
+
+
+def test_importing_sources_pulls_in_nothing_heavy():
+    code = "import sys, vit2onnx.checkpoints.sources; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"requests", "huggingface_hub", "tqdm", "numpy", "torch", "jax"} & set(loaded)

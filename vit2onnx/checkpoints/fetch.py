@@ -1,0 +1,88 @@
+"""Put a variant's checkpoint in its place, verified, and say what it is."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from vit2onnx.checkpoints.download import download_huggingface, download_link, link_file
+from vit2onnx.checkpoints.layouts import detect
+from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.checkpoints.sources import Source
+from vit2onnx.checkpoints.synthetic import write_synthetic
+from vit2onnx.errors import InputError
+from vit2onnx.files import sha256_of
+from vit2onnx.variants import VariantSpec
+
+
+def fetch_synthetic(spec: VariantSpec, destination: Path, *, seed: int, layout: str) -> dict[str, Any]:
+    """Write synthetic weights to `destination` and describe them."""
+    write_synthetic(spec, destination, seed=seed, layout=layout)
+    return describe(spec, destination, origin={"kind": "synthetic", "seed": seed}, official=False)
+
+
+def fetch_official(
+    spec: VariantSpec, source: Source, destination: Path, *, folder: Path, check_hash: bool
+) -> dict[str, Any]:
+    """Make `destination` a link to the checkpoint at `source`, downloading it if need be, and describe it.
+
+    What an e-mailed link gives is kept in `folder`, out of the results, because the link works for a few days only.
+    Raises `InputError` if the file is not what its name says or no checkpoint at all.
+    """
+    if source.kind == "huggingface":
+        download_huggingface(source.location, destination, token=os.environ.get("HF_TOKEN"))
+        path = destination.resolve()
+    elif source.kind == "link":
+        path = folder / Path(source.shown).name
+        download_link(source.location, path)
+    else:
+        path = Path(source.location)
+    if check_hash:
+        check_sha256_prefix(path)
+    record = describe(
+        spec,
+        path,
+        origin={"kind": source.kind, "name": path.name if source.kind == "file" else source.shown},
+        official=True,
+    )
+    link_file(path, destination)
+    return record
+
+
+def check_sha256_prefix(path: Path) -> None:
+    """Compare a file with the eight digits at the end of its name, if it has them.
+
+    That they begin the file's SHA-256 is the convention of torch.hub, which the publisher's own code relies on.
+    """
+    promised = re.search(r"-([0-9a-f]{8})$", path.stem)
+    found = sha256_of(path) if promised else ""
+    if promised and not found.startswith(promised[1]):
+        raise InputError(
+            f"{path} has SHA-256 {found[:8]}… and not {promised[1]}… as its name says: it is incomplete or another"
+            " file; delete it and download it again (or set official.check_hash to false to use it all the same)."
+        )
+
+
+def describe(spec: VariantSpec, path: Path, *, origin: dict[str, Any], official: bool) -> dict[str, Any]:
+    """What a checkpoint file is: origin, layout, size, hash, and which official file it is, if any."""
+    tensors = open_checkpoint(path)
+    layout = detect(str(path), spec.family, tensors).layout
+    sha256 = sha256_of(path)
+    is_release = official and sha256.startswith(spec.release.sha256_prefix)
+    return {
+        "variant": spec.name,
+        "weights": "official" if official else "synthetic",
+        "origin": origin,
+        "layout": layout,
+        "tensors": len(tensors),
+        "bytes": path.stat().st_size,
+        "sha256": sha256,
+        "official_file": spec.release.file if is_release else None,
+        "identity": (
+            f"the publisher's {spec.release.file}"
+            if is_release
+            else "no file whose hash the publisher states"
+            if official
+            else "synthetic weights, made here"
+        ),
+    }

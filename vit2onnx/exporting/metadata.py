@@ -1,0 +1,47 @@
+"""What an ONNX file says about itself."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import vit2onnx
+from vit2onnx.exporting.graph import OUTPUTS
+from vit2onnx.provenance import versions
+from vit2onnx.variants import ExportSpec, VariantSpec
+
+
+def metadata_of(spec: VariantSpec, export: ExportSpec, checkpoint: Mapping[str, Any]) -> dict[str, str]:
+    """The file's metadata: plain text where one value is enough, JSON otherwise.
+
+    `checkpoint` is the content of `checkpoint.json`.
+    """
+    arch = spec.architecture
+    structured = {
+        "checkpoint": {key: checkpoint[key] for key in ("origin", "layout", "sha256", "official_file", "identity")},
+        "licence": {"id": spec.licence.id, "url": spec.licence.url},
+        "preprocessing": {
+            "input": "float32 RGB, [batch, 3, height, width]",
+            "interpolation": spec.preprocessing.interpolation,
+            "antialias": True,
+            "scale": "1/255",
+            "mean": spec.preprocessing.mean,
+            "std": spec.preprocessing.std,
+        },
+        "tokens": {
+            "order": "CLS, registers, patches row by row",
+            "registers": arch.num_registers,
+            "first_patch": arch.num_prefix,
+            "patch_size": arch.patch_size,
+            "grid": "height // patch_size rows of width // patch_size patches; the remainder is dropped",
+        },
+        "outputs": OUTPUTS,
+        "versions": versions(["vit2onnx", "jax", "equinox", "jax2onnx", "onnx", "onnx-ir"]),
+    }
+    plain = {
+        "version": vit2onnx.__version__,
+        "variant": spec.name,
+        "family": spec.family,
+        "weights": checkpoint["weights"],
+        "export": export.name,
+    }
+    return plain | {key: json.dumps(value) for key, value in structured.items()}

@@ -1,0 +1,91 @@
+"""Configuration, checked before any job runs, and what rule files ask about it."""
+
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+from vit2onnx.cases import sizes_of
+from vit2onnx.checkpoints.sources import locate
+from vit2onnx.errors import InputError
+from vit2onnx.provenance import code_digest
+from vit2onnx.variants import ExportSpec, VariantSpec, read_variants
+
+VARIANT_FILES = Path(workflow.basedir) / "config" / "variants"
+SUFFIX_OF_LAYOUT = {"meta": ".pth", "huggingface": ".safetensors", "huggingface5": ".safetensors"}
+
+validate(config, "../schemas/config.schema.yaml")
+VARIANTS = read_variants(VARIANT_FILES)
+
+for _name in config["variants"]:
+    if _name not in VARIANTS:
+        raise WorkflowError(
+            f"config: variants names {_name!r}, but there is no {VARIANT_FILES.name}/{_name}.yaml;"
+            f" there are: {', '.join(VARIANTS)}."
+        )
+    validate(VARIANTS[_name], "../schemas/variant.schema.yaml")
+
+
+wildcard_constraints:
+    variant="|".join(VARIANTS),
+    export="|".join(config["exports"]),
+
+
+def checkpoint_suffix(variant):
+    """How the name of a variant's checkpoint ends, which is known before it is fetched."""
+    if config["weights"] == "synthetic":
+        return SUFFIX_OF_LAYOUT[config["synthetic"]["layout"]]
+    return source_of(variant).suffix
+
+
+def source_of(variant):
+    """Where the official checkpoint of a variant is."""
+    configured = config["official"]["checkpoints"].get(variant)
+    return locate(
+        VariantSpec.from_mapping(variant, VARIANTS[variant]),
+        configured=Path(configured) if configured else None,
+        folder=Path("checkpoints"),
+        links_file=Path("config/links.txt"),
+        environ=os.environ,
+    )
+
+
+def variants_with_suffix(suffix):
+    """A pattern that matches the variants whose checkpoint's name ends in `suffix`."""
+    return "|".join(v for v in config["variants"] if checkpoint_suffix(v) == suffix) or "(?!)"
+
+
+def checkpoint_of(wildcards):
+    return f"<results>/{wildcards.variant}/checkpoint{checkpoint_suffix(wildcards.variant)}"
+
+
+def references():
+    """Names of the implementations that the exports are compared with."""
+    return ["transformers", *(["publisher"] if config["reference"]["repository"] else [])]
+
+
+def compared_sizes():
+    exports = [ExportSpec.from_mapping(name, recipe) for name, recipe in config["exports"].items()]
+    return sizes_of(exports, [tuple(size) for size in config["parity"]["sizes"]])
+
+
+def memory_for(base, copies):
+    """Memory in MB: `base` for the libraries, and `copies` of the weights in single precision."""
+
+    def memory(wildcards):
+        return base + round(copies * 4 * VARIANTS[wildcards.variant]["parameters"] / 1e6)
+
+    return memory
+
+
+def everything_asked_for():
+    return [
+        *expand(
+            "<results>/{variant}/parity/{export}.verdict.json",
+            variant=config["variants"],
+            export=config["exports"],
+        ),
+        *expand("<results>/{variant}/parity.html", variant=config["variants"]),
+        "<results>/summary.csv",
+        "<results>/summary.html",
+    ]

@@ -1,0 +1,112 @@
+"""Run reference, Equinox model and ONNX graph on the same photographs and measure how far they are apart."""
+
+
+rule preprocess_images:
+    input:
+        images=list(config["images"].values()),
+    output:
+        pixel_values="<results>/{variant}/features/pixel_values.npz",
+    log:
+        "<logs>/{variant}/preprocess_images.log",
+    benchmark:
+        "<benchmarks>/{variant}/preprocess_images.tsv"
+    conda:
+        "../../envs/onnx.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        names=list(config["images"]),
+        sizes=compared_sizes(),
+        code=code_digest("images", "cases"),
+    message:
+        "{wildcards.variant}: preparing the photographs"
+    script:
+        "../scripts/preprocess_images.py"
+
+
+rule run_reference:
+    input:
+        checkpoint=checkpoint_of,
+        pixel_values="<results>/{variant}/features/pixel_values.npz",
+    output:
+        features="<results>/{variant}/features/{reference}.npz",
+    log:
+        "<logs>/{variant}/run_reference_{reference}.log",
+    benchmark:
+        "<benchmarks>/{variant}/run_reference_{reference}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory_for(base=2000, copies=5),
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        repository=config["reference"]["repository"],
+        code=code_digest("references", "checkpoints"),
+    wildcard_constraints:
+        reference="transformers|publisher",
+    message:
+        "{wildcards.variant}: running the reference ({wildcards.reference})"
+    script:
+        "../scripts/run_reference.py"
+
+
+rule run_equinox:
+    input:
+        model="<results>/{variant}/model.eqx",
+        pixel_values="<results>/{variant}/features/pixel_values.npz",
+    output:
+        features="<results>/{variant}/features/equinox.npz",
+    log:
+        "<logs>/{variant}/run_equinox.log",
+    benchmark:
+        "<benchmarks>/{variant}/run_equinox.tsv"
+    conda:
+        "../../envs/jax.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory_for(base=2000, copies=5),
+    params:
+        code=code_digest("models", "archive"),
+    message:
+        "{wildcards.variant}: running the Equinox model"
+    script:
+        "../scripts/run_equinox.py"
+
+
+rule compare_outputs:
+    input:
+        graph="<results>/{variant}/{export}.onnx",
+        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        references=expand(
+            "<results>/{{variant}}/features/{reference}.npz", reference=references()
+        ),
+        equinox="<results>/{variant}/features/equinox.npz",
+    output:
+        comparison=report(
+            "<results>/{variant}/parity/{export}.json",
+            caption="../report/comparison.rst",
+            category="Parity",
+            labels={"variant": "{variant}", "graph": "{export}", "file": "all numbers"},
+        ),
+    log:
+        "<logs>/{variant}/compare_outputs_{export}.log",
+    benchmark:
+        "<benchmarks>/{variant}/compare_outputs_{export}.tsv"
+    conda:
+        "../../envs/onnx.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory_for(base=1500, copies=3),
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        recipe=lookup("{export}", within=config["exports"]),
+        references=references(),
+        batch_sizes=config["parity"]["batch_sizes"],
+        code=code_digest("parity", "cases"),
+    message:
+        "{wildcards.variant}: comparing {wildcards.export}.onnx with {params.references}"
+    script:
+        "../scripts/compare_outputs.py"

@@ -1,0 +1,30 @@
+"""Turn the checkpoint of any layout into the Equinox archive, with an account of every tensor."""
+
+
+rule convert_checkpoint:
+    input:
+        checkpoint=checkpoint_of,
+    output:
+        archive="<results>/{variant}/archive.tar.lz4",
+        ledger=report(
+            "<results>/{variant}/ledger.csv",
+            caption="../report/ledger.rst",
+            category="Weights",
+            labels={"variant": "{variant}", "file": "ledger of tensors"},
+        ),
+    log:
+        "<logs>/{variant}/convert_checkpoint.log",
+    benchmark:
+        "<benchmarks>/{variant}/convert_checkpoint.tsv"
+    conda:
+        "../../envs/checkpoint.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory_for(base=1000, copies=1),
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        code=code_digest("checkpoints", "keytable", "archive"),
+    message:
+        "{wildcards.variant}: converting the checkpoint to the Equinox archive"
+    script:
+        "../scripts/convert_checkpoint.py"

@@ -1,0 +1,26 @@
+"""Trace the model without its weights and write it as ONNX."""
+
+
+rule export_onnx:
+    input:
+        model="<results>/{variant}/model.eqx",
+        record="<results>/{variant}/checkpoint.json",
+    output:
+        graph="<results>/{variant}/{export}.onnx",
+    log:
+        "<logs>/{variant}/export_onnx_{export}.log",
+    benchmark:
+        "<benchmarks>/{variant}/export_onnx_{export}.tsv"
+    conda:
+        "../../envs/jax.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory_for(base=1500, copies=3),
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        recipe=lookup("{export}", within=config["exports"]),
+        code=code_digest("exporting", "archive", "models"),
+    message:
+        "{wildcards.variant}: exporting {wildcards.export}.onnx"
+    script:
+        "../scripts/export_onnx.py"

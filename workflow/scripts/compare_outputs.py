@@ -1,0 +1,62 @@
+"""Measure how far an exported graph is from references, Equinox model and truth."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vit2onnx.cases import Case
+from vit2onnx.files import atomic, read_arrays
+from vit2onnx.logs import logging_to
+from vit2onnx.parity.comparison import compare_outputs
+from vit2onnx.variants import ExportSpec, VariantSpec
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def read_features(path: Path) -> tuple[dict[Case, np.ndarray], dict[Case, np.ndarray]]:
+    """Features of a file in single and in double precision."""
+    arrays = read_arrays(path)
+    return tuple(
+        {Case.parse(key.removeprefix(kind)): array for key, array in arrays.items() if key.startswith(kind)}
+        for kind in ("float32/", "float64/")
+    )
+
+
+def compare(
+    spec: VariantSpec,
+    export: ExportSpec,
+    graph: Path,
+    pixel_values: Path,
+    references: Mapping[str, Path],
+    equinox: Path,
+    comparison: Path,
+    *,
+    batch_sizes: Sequence[int],
+    threads: int,
+) -> None:
+    cases = {Case.parse(key): array for key, array in read_arrays(pixel_values).items()}
+    named = {name: read_features(path) for name, path in references.items()}
+    found = compare_outputs(
+        spec, export, graph, cases, named, read_features(equinox), batch_sizes, threads
+    )
+    with atomic(comparison) as new:
+        new.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        compare(
+            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+            ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
+            Path(snakemake.input.graph),
+            Path(snakemake.input.pixel_values),
+            dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True)),
+            Path(snakemake.input.equinox),
+            Path(snakemake.output.comparison),
+            batch_sizes=snakemake.params.batch_sizes,
+            threads=snakemake.threads,
+        )

@@ -1,0 +1,32 @@
+"""Export the inference model of a variant by one recipe."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit2onnx.archive import open_model
+from vit2onnx.exporting.graph import attach, trace, write
+from vit2onnx.exporting.metadata import metadata_of
+from vit2onnx.logs import logging_to
+from vit2onnx.variants import ExportSpec, VariantSpec
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def export_onnx(spec: VariantSpec, export: ExportSpec, model: Path, record: Path, graph: Path) -> None:
+    skeleton, tensors = open_model(model)
+    traced = trace(skeleton, spec, export)
+    attach(traced, tensors)
+    write(traced, graph, export, metadata_of(spec, export, json.loads(record.read_text())))
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        export_onnx(
+            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+            ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
+            Path(snakemake.input.model),
+            Path(snakemake.input.record),
+            Path(snakemake.output.graph),
+        )

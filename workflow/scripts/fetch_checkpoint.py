@@ -1,0 +1,53 @@
+"""Put a variant's checkpoint in its place and record what it is."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit2onnx.checkpoints.fetch import fetch_official, fetch_synthetic
+from vit2onnx.checkpoints.sources import locate
+from vit2onnx.files import atomic
+from vit2onnx.logs import logging_to
+from vit2onnx.variants import VariantSpec
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def fetch_checkpoint(
+    spec: VariantSpec,
+    checkpoint: Path,
+    record: Path,
+    *,
+    synthetic: Mapping[str, Any] | None,
+    configured: str | None,
+    check_hash: bool,
+) -> None:
+    if synthetic is not None:
+        found = fetch_synthetic(spec, checkpoint, **synthetic)
+    else:
+        folder = Path("checkpoints")
+        source = locate(
+            spec,
+            configured=Path(configured) if configured else None,
+            folder=folder,
+            links_file=Path("config/links.txt"),
+            environ=os.environ,
+        )
+        found = fetch_official(spec, source, checkpoint, folder=folder, check_hash=check_hash)
+    with atomic(record) as new:
+        new.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        fetch_checkpoint(
+            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+            Path(snakemake.output.checkpoint),
+            Path(snakemake.output.record),
+            synthetic=snakemake.params.synthetic,
+            configured=snakemake.params.configured,
+            check_hash=snakemake.params.check_hash,
+        )

@@ -1,0 +1,29 @@
+"""Write a variant's weights for the example class that jax2onnx ships."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit2onnx.archive import open_archive, serialise
+from vit2onnx.files import atomic
+from vit2onnx.logs import logging_to
+from vit2onnx.mapping import JAX2ONNX_EXAMPLE_TABLE, jax2onnx_example_skeleton, map_archive
+from vit2onnx.variants import VariantSpec
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def map_jax2onnx_example(spec: VariantSpec, archive: Path, model: Path) -> None:
+    skeleton = jax2onnx_example_skeleton(spec.architecture)
+    with open_archive(archive, spec) as tensors, atomic(model) as new, new.open("wb") as file:
+        for piece in serialise(skeleton, map_archive(JAX2ONNX_EXAMPLE_TABLE, skeleton, tensors)):
+            file.write(piece)
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        map_jax2onnx_example(
+            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+            Path(snakemake.input.archive),
+            Path(snakemake.output.model),
+        )

@@ -1,0 +1,27 @@
+"""Write the inference model of a variant from its archive."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit2onnx.archive import open_archive, write_model
+from vit2onnx.files import atomic
+from vit2onnx.logs import logging_to
+from vit2onnx.mapping import map_model
+from vit2onnx.variants import VariantSpec
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def map_weights(spec: VariantSpec, archive: Path, model: Path) -> None:
+    with open_archive(archive, spec) as tensors, atomic(model) as new:
+        write_model(new, spec, map_model(spec, tensors))
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        map_weights(
+            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+            Path(snakemake.input.archive),
+            Path(snakemake.output.model),
+        )

@@ -1,0 +1,36 @@
+"""Prepare every photograph at every size that is compared."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit2onnx.cases import Case
+from vit2onnx.files import write_arrays
+from vit2onnx.images import check_image, load_image, preprocess
+from vit2onnx.logs import logging_to
+from vit2onnx.variants import VariantSpec
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def preprocess_images(
+    spec: VariantSpec, images: Mapping[str, Path], sizes: Sequence[tuple[int, int]], pixel_values: Path
+) -> None:
+    arrays = {}
+    for name, path in images.items():
+        image = load_image(path)
+        check_image(path, image, spec.architecture.patch_size)
+        for height, width in sizes:
+            arrays[str(Case(name, height, width))] = preprocess(image, height, width, spec.preprocessing)
+    write_arrays(pixel_values, arrays)
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        preprocess_images(
+            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+            dict(zip(snakemake.params.names, map(Path, snakemake.input.images), strict=True)),
+            snakemake.params.sizes,
+            Path(snakemake.output.pixel_values),
+        )

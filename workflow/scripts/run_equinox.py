@@ -1,0 +1,29 @@
+"""Features of the Equinox model, in single and in double precision."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit2onnx.archive import load_model
+from vit2onnx.files import read_arrays, write_arrays
+from vit2onnx.logs import logging_to
+from vit2onnx.models.inference import features
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def run_equinox(model: Path, pixel_values: Path, found: Path, *, threads: int) -> None:
+    # Read by XLA when it first runs something; it has no other setting for this.
+    os.environ["NPROC"] = str(threads)
+    write_arrays(found, features(load_model(model), read_arrays(pixel_values)))
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        run_equinox(
+            Path(snakemake.input.model),
+            Path(snakemake.input.pixel_values),
+            Path(snakemake.output.features),
+            threads=snakemake.threads,
+        )

@@ -1,0 +1,46 @@
+"""Features of a reference implementation, in single and in double precision."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from vit2onnx.files import read_arrays, write_arrays
+from vit2onnx.logs import logging_to
+from vit2onnx.references import publisher_model, transformers_model
+from vit2onnx.variants import VariantSpec
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def run_reference(
+    spec: VariantSpec,
+    reference: str,
+    checkpoint: Path,
+    pixel_values: Path,
+    features: Path,
+    *,
+    repository: str | None,
+    threads: int,
+) -> None:
+    torch.set_num_threads(threads)
+    cases = read_arrays(pixel_values)
+    if reference == "publisher":
+        found = publisher_model.features(spec, checkpoint, Path(repository).expanduser(), cases)
+    else:
+        found = transformers_model.features(spec, checkpoint, cases)
+    write_arrays(features, found)
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        run_reference(
+            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+            snakemake.wildcards.reference,
+            Path(snakemake.input.checkpoint),
+            Path(snakemake.input.pixel_values),
+            Path(snakemake.output.features),
+            repository=snakemake.params.repository,
+            threads=snakemake.threads,
+        )
