@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -121,9 +121,7 @@ class _Pieces(io.RawIOBase):
         return count
 
 
-def write_archive(
-    path: Path, spec: VariantSpec, skeleton: Any, values: Iterable[tuple[str, np.ndarray]]
-) -> None:
+def write_archive(path: Path, spec: VariantSpec, skeleton: Any, values: Iterable[tuple[str, np.ndarray]]) -> None:
     """Write the archive of a variant, holding one leaf in memory at a time."""
     metadata = {
         "model_config": equimo_config(spec.architecture),
@@ -144,7 +142,7 @@ def write_archive(
     weights = io.BufferedReader(_Pieces(serialise(skeleton, values)), CHUNK)
     with (
         lz4.frame.open(path, "wb") as compressed,
-        tarfile.open(fileobj=compressed, mode="w|", copybufsize=CHUNK) as tar,
+        tarfile.open(fileobj=compressed, mode="w|", bufsize=CHUNK) as tar,
     ):
         for name, length, content in (
             ("metadata.json", len(text), io.BytesIO(text)),
@@ -166,7 +164,7 @@ def open_archive(path: Path, spec: VariantSpec) -> Iterator[dict[str, LazyTensor
         try:
             with (
                 lz4.frame.open(path, "rb") as compressed,
-                tarfile.open(fileobj=compressed, mode="r|", copybufsize=CHUNK) as tar,
+                tarfile.open(fileobj=compressed, mode="r|", bufsize=CHUNK) as tar,
             ):
                 tar.extractall(folder, filter="data")
             metadata = json.loads((Path(folder) / "metadata.json").read_text())
@@ -228,9 +226,7 @@ def _index(file: IO[bytes], skeleton: Any) -> dict[str, LazyTensor]:
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
             assert shape == tuple(getattr(leaf, "shape", ())) and not fortran
         except (ValueError, AssertionError) as error:
-            raise InputError(
-                f"{path} is damaged at leaf {name}; delete it and run again to rebuild it."
-            ) from error
+            raise InputError(f"{path} is damaged at leaf {name}; delete it and run again to rebuild it.") from error
         if hasattr(leaf, "shape"):
             read = partial(np.memmap, path, dtype, "r", file.tell(), shape)
             tensors[name] = LazyTensor(shape, dtype.name, read)

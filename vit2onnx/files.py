@@ -30,7 +30,7 @@ def sha256_of(path: Path) -> str:
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as an uncompressed `.npz`; the same arrays give the same bytes."""
     with atomic(path) as new, new.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -26,9 +26,7 @@ def load_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: there is no such photograph; correct its path or put the file there."
-        ) from error
+        raise InputError(f"{path}: there is no such photograph; correct its path or put the file there.") from error
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{path}: this photograph has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, the most that"
@@ -40,9 +38,7 @@ def load_image(path: Path) -> Image.Image:
         ) from error
     # Not converted, because Pillow would clip such values to 255 and give a white image.
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        raise InputError(
-            f"{path}: this image has more than 8 bits per channel; save it with 8 bits per channel."
-        )
+        raise InputError(f"{path}: this image has more than 8 bits per channel; save it with 8 bits per channel.")
     # A palette's transparency is dropped first, because Pillow warns about it and drops it all the same.
     image.info.pop("transparency", None)
     return image.convert("RGB")

@@ -165,9 +165,7 @@ def check(
             elif sources[key].shape != shape:
                 faults.append(f"tensor {key} is {_format(sources[key].shape)} instead of {_format(shape)}")
             elif sources[key].dtype not in ACCEPTED_DTYPES:
-                faults.append(
-                    f"tensor {key} is {sources[key].dtype} instead of one of {', '.join(ACCEPTED_DTYPES)}"
-                )
+                faults.append(f"tensor {key} is {sources[key].dtype} instead of one of {', '.join(ACCEPTED_DTYPES)}")
     ignored = {}
     for key in sorted(sources.keys() - {key for key, _ in used}):
         reasons = [reason for pattern, reason in table.ignored.items() if re.fullmatch(_pattern(pattern), key)]

@@ -15,9 +15,8 @@ def logging_to(path: str) -> Iterator[None]:
 
     Ends the process with status 1 where an exception would leave the context.
     """
-    logging.basicConfig(
-        filename=path, filemode="w", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
-    )
+    logging.basicConfig(filename=path, filemode="w", format="%(asctime)s %(levelname)s %(message)s", force=True)
+    logging.getLogger("vit2onnx").setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
         yield

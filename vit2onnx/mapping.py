@@ -29,9 +29,7 @@ TRAINING_ONLY = {"mask_token": "replaces patches in training only"}
 
 def _linear(target: str, source: str) -> tuple[Entry, Entry]:
     """A linear layer: Equimo stores [out, in], the export model [in, out]."""
-    return Entry(f"{target}.weight", (f"{source}.weight",), TRANSPOSE), Entry(
-        f"{target}.bias", (f"{source}.bias",)
-    )
+    return Entry(f"{target}.weight", (f"{source}.weight",), TRANSPOSE), Entry(f"{target}.bias", (f"{source}.bias",))
 
 
 def _same(target: str, source: str, *leaves: str) -> tuple[Entry, ...]:
@@ -61,9 +59,7 @@ MODEL_TABLES = {
     )
 }
 
-_THIRDS = {
-    name: third(f"take_{name}", index) for index, name in enumerate(("query", "key", "value"))
-}
+_THIRDS = {name: third(f"take_{name}", index) for index, name in enumerate(("query", "key", "value"))}
 
 JAX2ONNX_EXAMPLE_TABLE = KeyTable(
     "archive",

@@ -56,10 +56,7 @@ def convert_checkpoint(spec: VariantSpec, checkpoint: Path, archive: Path, ledge
             value = value_of(assignment, sources)
             digest = sha256(value)
             named = zip(assignment.sources or ("",), sources or (value,), strict=True)
-            rows.extend(
-                row(key, assignment.target, assignment.transform.name, array, digest)
-                for key, array in named
-            )
+            rows.extend(row(key, assignment.target, assignment.transform.name, array, digest) for key, array in named)
             yield assignment.target, value
 
     with atomic(archive) as new_archive, atomic(ledger) as new_ledger:

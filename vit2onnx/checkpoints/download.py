@@ -17,7 +17,7 @@ import requests
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    HTTPError,  # type: ignore[attr-defined]  # the root of its HTTP client's errors, a failed connection included
+    HTTPError,  # the root of its HTTP client's errors, a failed connection included
 )
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from tqdm import tqdm
@@ -154,9 +154,7 @@ def _check_status(status: int, shown: str) -> None:
     if status in (408, 429) or status >= 500:
         raise _Interrupted(f"status {status}")
     if status not in (200, 206):
-        raise InputError(
-            f"{shown} answered {status}: no file is at this link; compare it with the publisher's e-mail."
-        )
+        raise InputError(f"{shown} answered {status}: no file is at this link; compare it with the publisher's e-mail.")
 
 
 @contextmanager

@@ -112,12 +112,8 @@ def _huggingface(layout: str, layer: str) -> KeyTable:
             Entry(f"{BLOCK}.norm.bias", (f"{layer}.norm2.bias",)),
             Entry(f"{BLOCK}.ls1.gamma", (f"{layer}.layer_scale1.lambda1",)),
             Entry(f"{BLOCK}.ls2.gamma", (f"{layer}.layer_scale2.lambda1",)),
-            Entry(
-                f"{BLOCK}.attn.qkv.weight", tuple(f"{layer}.attention.{p}.weight" for p in qkv), FUSE_QKV
-            ),
-            Entry(
-                f"{BLOCK}.attn.qkv.bias", tuple(f"{layer}.attention.{p}.bias" for p in qkv[::2]), FUSE_QV
-            ),
+            Entry(f"{BLOCK}.attn.qkv.weight", tuple(f"{layer}.attention.{p}.weight" for p in qkv), FUSE_QKV),
+            Entry(f"{BLOCK}.attn.qkv.bias", tuple(f"{layer}.attention.{p}.bias" for p in qkv[::2]), FUSE_QV),
             Entry(f"{BLOCK}.attn.proj.weight", (f"{layer}.attention.o_proj.weight",)),
             Entry(f"{BLOCK}.attn.proj.bias", (f"{layer}.attention.o_proj.bias",)),
             Entry(f"{BLOCK}.mlp.fc1.weight", (f"{layer}.mlp.up_proj.weight",)),

@@ -52,13 +52,9 @@ def _open_torch(path: Path) -> dict[str, LazyTensor]:
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"{path} is damaged; download or copy the checkpoint again.") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise InputError(
-            f"{path} is no flat mapping of names to tensors; give the file as its publisher offers it."
-        )
+        raise InputError(f"{path} is no flat mapping of names to tensors; give the file as its publisher offers it.")
     return {
-        name: LazyTensor(
-            tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), partial(to_numpy, tensor)
-        )
+        name: LazyTensor(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), partial(to_numpy, tensor))
         for name, tensor in state.items()
     }
 
@@ -68,16 +64,14 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
         # Torch tensors, because the numpy reader knows no bfloat16.
         file = safe_open(path, framework="pt")
     except SafetensorError as error:
-        raise InputError(
-            f"{path} is damaged or truncated; download or copy the checkpoint again."
-        ) from error
+        raise InputError(f"{path} is damaged or truncated; download or copy the checkpoint again.") from error
     dtypes = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
     def read(name: str) -> np.ndarray:
         return to_numpy(file.get_tensor(name))
 
     tensors = {}
-    for name in file.keys():
+    for name in list(file.keys()):
         view = file.get_slice(name)
         dtype = view.get_dtype()
         tensors[name] = LazyTensor(tuple(view.get_shape()), dtypes.get(dtype, dtype), partial(read, name))

@@ -16,6 +16,8 @@ from vit2onnx.variants import VariantSpec
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 HUGGINGFACE_FILE = "model.safetensors"
+# The format in which each layout is published, and so the one in which a synthetic file of it is written.
+SUFFIX_OF_LAYOUT = {"meta": ".pth", "huggingface": ".safetensors", "huggingface5": ".safetensors"}
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,7 @@ def locate(
     return Source("huggingface", spec.release.huggingface)
 
 
-def find_local(
-    spec: VariantSpec, *, configured: Path | None, folder: Path, environ: Mapping[str, str]
-) -> Path | None:
+def find_local(spec: VariantSpec, *, configured: Path | None, folder: Path, environ: Mapping[str, str]) -> Path | None:
     """The configured file, or else the variant's file in `folder` or in one of the usual caches.
 
     A configured directory must hold the file. Raises `InputError` if the configured path has no checkpoint.
@@ -106,9 +106,7 @@ def without_query(url: str) -> str:
 def _is_named_after(spec: VariantSpec, path: str) -> bool:
     """Whether the file's stem is the variant's name, alone or with the eight digits of a hash."""
     file = PurePosixPath(unquote(path))
-    return file.suffix in SUFFIXES and bool(
-        re.fullmatch(f"{re.escape(spec.name)}(-[0-9a-f]{{8}})?", file.stem)
-    )
+    return file.suffix in SUFFIXES and bool(re.fullmatch(f"{re.escape(spec.name)}(-[0-9a-f]{{8}})?", file.stem))
 
 
 def _find_in(folder: Path, spec: VariantSpec, *, other: str | None = None) -> Path | None:

@@ -14,11 +14,10 @@ import torch
 
 from vit2onnx.archive import array_shapes, equimo_skeleton
 from vit2onnx.checkpoints.layouts import released_rope_periods, table_of
+from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT
 from vit2onnx.files import atomic
 from vit2onnx.keytable import Shape, assign
 from vit2onnx.variants import VariantSpec
-
-SUFFIXES = {"meta": ".pth", "huggingface": ".safetensors", "huggingface5": ".safetensors"}
 
 
 def synthetic_value(name: str, shape: Shape, seed: int) -> np.ndarray:
@@ -59,7 +58,7 @@ def write_synthetic(spec: VariantSpec, path: Path, *, seed: int, layout: str) ->
             junk = synthetic_value(key, bias.shape, seed)
             bias[mask == 0] = 3 * junk[mask == 0]
     with atomic(path) as new:
-        if SUFFIXES[layout] == ".pth":
+        if SUFFIX_OF_LAYOUT[layout] == ".pth":
             # A file object, because with a path torch writes the file's name into it.
             with new.open("wb") as file:
                 torch.save({key: torch.from_numpy(value) for key, value in tensors.items()}, file)

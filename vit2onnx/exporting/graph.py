@@ -65,9 +65,8 @@ def _input_shape(spec: VariantSpec, export: ExportSpec) -> tuple[Any, ...]:
     free = [name for name, size in sizes.items() if size is None]
     if not free:
         return (export.batch, 3, export.height, export.width)
-    return jax_export.symbolic_shape(
-        ", ".join([names[0], "3", *names[1:]]), constraints=[f"{name} >= {least[name]}" for name in free]
-    )
+    text = ", ".join([names[0], "3", *names[1:]])
+    return tuple(jax_export.symbolic_shape(text, constraints=[f"{name} >= {least[name]}" for name in free]))
 
 
 def _name_dimensions(graph: ir.Model, spec: VariantSpec, shape: tuple[Any, ...]) -> None:

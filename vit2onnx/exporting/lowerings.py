@@ -31,7 +31,7 @@ def lowers(primitive: Primitive) -> Callable[[Emit], Emit]:
 
 
 @lowers(primitives.linear_p)
-def linear(builder, inputs, params, name):
+def linear(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     # MatMul and Add, not Gemm, which takes matrices only, nor Einsum, which no runtime fuses or quantizes.
     if len(inputs) == 2:
         return builder.MatMul(*inputs, _outputs=[name])
@@ -42,31 +42,31 @@ def linear(builder, inputs, params, name):
 
 
 @lowers(primitives.layer_norm_p)
-def layer_norm(builder, inputs, params, name):
+def layer_norm(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     return builder.LayerNormalization(*inputs, axis=-1, epsilon=params["eps"], _outputs=[name])
 
 
 @lowers(primitives.scale_p)
-def scale(builder, inputs, params, name):
+def scale(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     return builder.Mul(*inputs, _outputs=[name])
 
 
 @lowers(primitives.project_patches_p)
-def project_patches(builder, inputs, params, name):
+def project_patches(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     return builder.Conv(*inputs, strides=list(inputs[1].shape[2:]), _outputs=[name])
 
 
 @lowers(primitives.gelu_p)
-def gelu(builder, inputs, params, name):
+def gelu(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     return builder.Gelu(*inputs, approximate="none", _outputs=[name])
 
 
 @lowers(primitives.rotary_embedding_p)
-def rotary_embedding(builder, inputs, params, name):
+def rotary_embedding(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     return builder.RotaryEmbedding(*inputs, interleaved=0, num_heads=params["num_heads"], _outputs=[name])
 
 
 @lowers(primitives.attention_p)
-def attention(builder, inputs, params, name):
+def attention(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     heads = params["num_heads"]
     return builder.Attention(*inputs, q_num_heads=heads, kv_num_heads=heads, _outputs=[name])

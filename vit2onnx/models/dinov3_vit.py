@@ -4,8 +4,7 @@ Written from the paper (arXiv:2508.10104) and from facts about the published che
 CLS, registers, patches row by row.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -115,7 +114,8 @@ def build(architecture: ViTArchitecture) -> Dinov3ViT:
     """The model of an architecture, every parameter a `jax.ShapeDtypeStruct`."""
     arch = architecture
 
-    def array(*shape: int) -> jax.ShapeDtypeStruct:
+    # Any, because a shape stands where the fields promise an array.
+    def array(*shape: int) -> Any:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     def layer_norm() -> LayerNorm:
@@ -139,9 +139,7 @@ def build(architecture: ViTArchitecture) -> Dinov3ViT:
         )
 
     return Dinov3ViT(
-        patch_embed=PatchEmbed(
-            array(arch.embed_dim, 3, arch.patch_size, arch.patch_size), array(arch.embed_dim)
-        ),
+        patch_embed=PatchEmbed(array(arch.embed_dim, 3, arch.patch_size, arch.patch_size), array(arch.embed_dim)),
         cls_token=array(1, 1, arch.embed_dim),
         register_tokens=array(1, arch.num_registers, arch.embed_dim),
         rope_periods=array(arch.head_dim // 4),

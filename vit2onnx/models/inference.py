@@ -13,8 +13,8 @@ def features(model: Model, cases: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`."""
 
     @eqx.filter_jit
-    def run(model: Model, pixel_values: jax.Array) -> jax.Array:
-        return model(pixel_values).last_hidden_state
+    def run(model: Model, pixel_values: np.ndarray) -> jax.Array:
+        return model(jax.numpy.asarray(pixel_values)).last_hidden_state
 
     found = {f"float32/{case}": np.asarray(run(model, x[None])[0]) for case, x in cases.items()}
     with jax.enable_x64(True):

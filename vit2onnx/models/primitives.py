@@ -23,44 +23,42 @@ def _primitive(name: str, meaning: Callable[..., Array]) -> Primitive:
     # Evaluated in compiled form, because operation by operation JAX would round differently than under `jit`.
     primitive.def_impl(lambda *arrays, **params: jax.jit(partial(meaning, **params))(*arrays))
     primitive.def_abstract_eval(
-        lambda *avals, **params: ShapedArray(
-            jax.eval_shape(partial(meaning, **params), *avals).shape, avals[0].dtype
-        )
+        lambda *avals, **params: ShapedArray(jax.eval_shape(partial(meaning, **params), *avals).shape, avals[0].dtype)
     )
     mlir.register_lowering(primitive, mlir.lower_fun(meaning, multiple_results=False))
     return primitive
 
 
-def _linear(x, weight, *bias):
+def _linear(x: Array, weight: Array, *bias: Array) -> Array:
     y = jax.lax.dot_general(x, weight, (((x.ndim - 1,), (0,)), ((), ())))
     return y + bias[0] if bias else y
 
 
-def _layer_norm(x, weight, bias, *, eps):
+def _layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(variance + eps) * weight + bias
 
 
-def _scale(x, gamma):
+def _scale(x: Array, gamma: Array) -> Array:
     return x * gamma
 
 
-def _project_patches(pixel_values, weight, bias):
+def _project_patches(pixel_values: Array, weight: Array, bias: Array) -> Array:
     patches = jax.lax.conv_general_dilated(pixel_values, weight, weight.shape[2:], "VALID")
     return patches + bias[:, None, None]
 
 
-def _gelu(x):
+def _gelu(x: Array) -> Array:
     return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def _split_heads(x, num_heads):
+def _split_heads(x: Array, num_heads: int) -> Array:
     batch, tokens, embed_dim = x.shape
     return x.reshape(batch, tokens, num_heads, embed_dim // num_heads)
 
 
-def _rotary_embedding(x, cos, sin, *, num_heads):
+def _rotary_embedding(x: Array, cos: Array, sin: Array, *, num_heads: int) -> Array:
     heads = _split_heads(x, num_heads)
     half = heads.shape[-1] // 2
     first, second = heads[..., :half], heads[..., half:]
@@ -69,7 +67,7 @@ def _rotary_embedding(x, cos, sin, *, num_heads):
     return rotated.reshape(x.shape)
 
 
-def _attention(query, key, value, *, num_heads):
+def _attention(query: Array, key: Array, value: Array, *, num_heads: int) -> Array:
     query, key, value = (_split_heads(x, num_heads) for x in (query, key, value))
     logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
     weights = jax.nn.softmax(logits, axis=-1)
@@ -106,9 +104,7 @@ def layer_norm(
     return layer_norm_p.bind(x, weight, bias, eps=eps)
 
 
-def scale(
-    x: Float[Array, "*batch embed_dim"], gamma: Float[Array, " embed_dim"]
-) -> Float[Array, "*batch embed_dim"]:
+def scale(x: Float[Array, "*batch embed_dim"], gamma: Float[Array, " embed_dim"]) -> Float[Array, "*batch embed_dim"]:
     """A factor per channel. ONNX: `Mul`, which broadcasts by itself."""
     return scale_p.bind(x, gamma)
 

@@ -10,13 +10,14 @@ class Difference:
     """The difference of two arrays of tokens [tokens, embed_dim].
 
     `max_abs` is also the smallest tolerance that would have passed. `cosine` is that of the worst token. `token` and
-    `channel` say where the largest difference is. A value that is not finite makes every figure NaN.
+    `channel` say where the largest difference is. A value that is not finite makes every figure `None`, because
+    JSON has no NaN.
     """
 
-    max_abs: float
-    p99_abs: float
-    mean_abs: float
-    cosine: float
+    max_abs: float | None
+    p99_abs: float | None
+    mean_abs: float | None
+    cosine: float | None
     token: int
     channel: int
 
@@ -33,10 +34,21 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
     token, channel = np.unravel_index(np.argmax(np.where(np.isnan(delta), np.inf, delta)), delta.shape)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     # Two equal vectors of zeros point the same way; one against another vector does not.
-    cosines = np.where(norms == 0, (delta.max(axis=1) == 0).astype(float), (a * b).sum(axis=1) / np.where(norms == 0, 1, norms))
+    equal = (delta.max(axis=1) == 0).astype(float)
+    cosines = np.where(norms == 0, equal, (a * b).sum(axis=1) / np.where(norms == 0, 1, norms))
     finite = bool(np.isfinite(delta).all())
-    figures = [delta.max(), np.quantile(delta, 0.99), delta.mean(), cosines.min()]
-    return Difference(*(float(x) if finite else float("nan") for x in figures), int(token), int(channel))
+
+    def figure(value: float) -> float | None:
+        return float(value) if finite else None
+
+    return Difference(
+        max_abs=figure(delta.max()),
+        p99_abs=figure(np.quantile(delta, 0.99)),
+        mean_abs=figure(delta.mean()),
+        cosine=figure(cosines.min()),
+        token=int(token),
+        channel=int(channel),
+    )
 
 
 def token_groups(features: np.ndarray, num_prefix: int) -> dict[str, np.ndarray]:

@@ -39,63 +39,55 @@ class Verdict:
 
 
 def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict:
-    """Judge a comparison by the limits of the config."""
-    rows = comparison["differences"]
+    """Judge a comparison, as `compare_outputs` made it, by the limits of the config."""
+    references = comparison["references"]
+    findings: list[Finding] = []
 
     def select(subject: str, other: str) -> list[Mapping[str, Any]]:
-        return [row for row in rows if (row["subject"], row["other"]) == (subject, other)]
-
-    findings: list[Finding] = []
+        return [row for row in comparison["differences"] if (row["subject"], row["other"]) == (subject, other)]
 
     def at_most(leg: str, what: str, measured: float, limit: float) -> None:
         # NaN compares false, so it fails.
-        sign = "<=" if measured <= limit else ">"
-        sentence = f"{what}: {measured:.2e} {sign} {limit:.2e}"
-        findings.append(Finding(leg, sentence, measured <= limit, measured, limit))
+        passed = measured <= limit
+        sentence = f"{what}: {measured:.2e} {'<=' if passed else '>'} {limit:.2e}"
+        findings.append(Finding(leg, sentence, passed, measured, limit))
 
-    for reference in comparison["references"]:
+    for reference in references:
         for run in GRAPH_RUNS:
-            found = select(run, reference)
-            place = _place(found)
-            at_most("reference", f"{run} - {reference}, max |difference|{place}", _worst(found), limits["max_abs"])
-            cosine = min((row["cosine"] for row in found), key=_nan_first, default=math.nan)
-            sign = ">=" if cosine >= limits["cosine"] else "<"
-            findings.append(
-                Finding(
-                    "reference",
-                    f"{run} - {reference}, lowest cosine of a token: {cosine:.9f} {sign} {limits['cosine']}",
-                    cosine >= limits["cosine"],
-                    cosine,
-                    limits["cosine"],
-                )
-            )
-    first = next(iter(comparison["references"]), "")
-    own = _worst(select(first, "truth"))
+            rows = select(run, reference)
+            what = f"{run} - {reference}, max |difference|{_place(rows)}"
+            at_most("reference", what, _worst(rows), limits["max_abs"])
+            # Distance from one, so that every limit is an upper one and NaN fails in one way.
+            what = f"{run} - {reference}, 1 - lowest cosine of a token"
+            distance = _worst([{"max_abs": _distance(row["cosine"])} for row in rows])
+            at_most("reference", what, distance, 1 - limits["cosine"])
+    first = references[0] if references else ""
+    own = _worst(select(first, "truth")) or math.nan
     for run in (*GRAPH_RUNS, "equinox"):
-        ratio = _worst(select(run, "truth")) / own if own else math.nan
-        at_most("truth", f"{run}'s error against float64, in multiples of {first}'s own", ratio, limits["truth_ratio"])
-    for subject in ("equinox_float64", *(f"{name}_float64" for name in comparison["references"][1:])):
-        at_most("truth", f"{subject} - truth, max |difference|", _worst(select(subject, "truth")), limits["truth_agreement"])
+        what = f"{run}'s distance from float64, in multiples of {first}'s own"
+        at_most("truth", what, _worst(select(run, "truth")) / own, limits["truth_ratio"])
+    for subject in ("equinox_float64", *(f"{name}_float64" for name in references[1:])):
+        what = f"{subject} - truth, max |difference|"
+        at_most("truth", what, _worst(select(subject, "truth")), limits["truth_agreement"])
     for check in comparison["checks"]:
-        findings.append(
-            Finding("sanity", f"{check['name']}: {check['detail']}", check["passed"], float(check["passed"]), 1.0)
-        )
+        passed = check["passed"]
+        findings.append(Finding("sanity", f"{check['name']}: {check['detail']}", passed, float(passed), 1.0))
     return Verdict(tuple(findings))
 
 
-def _nan_first(value: float) -> float:
-    return -math.inf if math.isnan(value) else value
+def _distance(cosine: float | None) -> float | None:
+    return None if cosine is None else 1 - cosine
 
 
 def _worst(rows: list[Mapping[str, Any]]) -> float:
-    """The largest difference; NaN if any is NaN or there are no rows."""
+    """The largest difference; NaN if one of them is not a number or there are no rows."""
     figures = [row["max_abs"] for row in rows]
-    return math.nan if not figures or any(map(math.isnan, figures)) else max(figures)
+    return math.nan if not figures or None in figures else max(figures)
 
 
 def _place(rows: list[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
-    row = max(rows, key=lambda row: math.inf if math.isnan(row["max_abs"]) else row["max_abs"])
+    row = max(rows, key=lambda row: math.inf if row["max_abs"] is None else row["max_abs"])
     where = f"patch {row['row']},{row['column']}" if "row" in row else f"{row['group']} {row['token']}"
     return f" (worst at {row['image']} {row['height']}x{row['width']}, batch {row['batch']}, {where})"

@@ -6,13 +6,12 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from vit2onnx.cases import sizes_of
-from vit2onnx.checkpoints.sources import locate
+from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT, locate
 from vit2onnx.errors import InputError
 from vit2onnx.provenance import code_digest
 from vit2onnx.variants import ExportSpec, VariantSpec, read_variants
 
 VARIANT_FILES = Path(workflow.basedir) / "config" / "variants"
-SUFFIX_OF_LAYOUT = {"meta": ".pth", "huggingface": ".safetensors", "huggingface5": ".safetensors"}
 
 validate(config, "../schemas/config.schema.yaml")
 VARIANTS = read_variants(VARIANT_FILES)

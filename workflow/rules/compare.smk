@@ -36,6 +36,8 @@ rule run_reference:
         "<logs>/{variant}/run_reference_{reference}.log",
     benchmark:
         "<benchmarks>/{variant}/run_reference_{reference}.tsv"
+    wildcard_constraints:
+        reference="transformers|publisher",
     conda:
         "../../envs/torch.yaml"
     threads: 2
@@ -45,8 +47,6 @@ rule run_reference:
         spec=lookup("{variant}", within=VARIANTS),
         repository=config["reference"]["repository"],
         code=code_digest("references", "checkpoints"),
-    wildcard_constraints:
-        reference="transformers|publisher",
     message:
         "{wildcards.variant}: running the reference ({wildcards.reference})"
     script:
@@ -80,9 +80,7 @@ rule compare_outputs:
     input:
         graph="<results>/{variant}/{export}.onnx",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
-        references=expand(
-            "<results>/{{variant}}/features/{reference}.npz", reference=references()
-        ),
+        references=expand("<results>/{{variant}}/features/{reference}.npz", reference=references()),
         equinox="<results>/{variant}/features/equinox.npz",
     output:
         comparison=report(

@@ -9,10 +9,12 @@ rule fetch_checkpoint:
         "<logs>/{variant}/fetch_checkpoint.log",
     benchmark:
         "<benchmarks>/{variant}/fetch_checkpoint.tsv"
+    wildcard_constraints:
+        variant=variants_with_suffix(".pth"),
+    retries: 0 if config["weights"] == "synthetic" else 1
     conda:
         "../../envs/checkpoint.yaml"
     threads: 1
-    retries: 0 if config["weights"] == "synthetic" else 1
     resources:
         mem_mb=memory_for(base=1000, copies=3),
     params:
@@ -22,8 +24,6 @@ rule fetch_checkpoint:
         configured=lambda wildcards: config["official"]["checkpoints"].get(wildcards.variant),
         check_hash=config["official"]["check_hash"],
         code=code_digest("checkpoints", "keytable"),
-    wildcard_constraints:
-        variant=variants_with_suffix(".pth"),
     message:
         "{wildcards.variant}: fetching the checkpoint ({params.weights} weights)"
     script:

@@ -40,9 +40,7 @@ def compare(
 ) -> None:
     cases = {Case.parse(key): array for key, array in read_arrays(pixel_values).items()}
     named = {name: read_features(path) for name, path in references.items()}
-    found = compare_outputs(
-        spec, export, graph, cases, named, read_features(equinox), batch_sizes, threads
-    )
+    found = compare_outputs(spec, export, graph, cases, named, read_features(equinox), batch_sizes, threads)
     with atomic(comparison) as new:
         new.write_text(json.dumps(found, indent=1) + "\n")
 

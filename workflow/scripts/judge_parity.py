@@ -29,6 +29,4 @@ def judge_parity(comparison: Path, limits: Mapping[str, Mapping[str, Any]], verd
 
 if __name__ == "__main__":
     with logging_to(snakemake.log[0]):
-        judge_parity(
-            Path(snakemake.input.comparison), snakemake.params.limits, Path(snakemake.output.verdict)
-        )
+        judge_parity(Path(snakemake.input.comparison), snakemake.params.limits, Path(snakemake.output.verdict))
