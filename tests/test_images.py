@@ -33,9 +33,7 @@ def resized(image: Image.Image, height: int, width: int, interpolation: str) -> 
     return np.rint(levels).astype(int)
 
 
-def torch_resized(
-    image: Image.Image, height: int, width: int, interpolation: str, dtype: torch.dtype
-) -> np.ndarray:
+def torch_resized(image: Image.Image, height: int, width: int, interpolation: str, dtype: torch.dtype) -> np.ndarray:
     """Resize as torchvision's `v2.Resize` does: in uint8, or in float and rounded."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(dtype)
     output = torch.nn.functional.interpolate(pixels, (height, width), mode=interpolation, antialias=True)[0]
@@ -65,9 +63,7 @@ def test_every_grey_level_is_normalised_to_the_bit_as_torch_does(preprocessing):
     image = Image.fromarray(np.stack([ramp, ramp[::-1], np.roll(ramp, 85)], axis=-1)[None])
     # The steps of torchvision's ToDtype(scale=True) and Normalize.
     expected = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32).mul_(1 / 255)
-    mean, std = (
-        torch.tensor(c, dtype=torch.float32).view(3, 1, 1) for c in (preprocessing.mean, preprocessing.std)
-    )
+    mean, std = (torch.tensor(c, dtype=torch.float32).view(3, 1, 1) for c in (preprocessing.mean, preprocessing.std))
     expected = expected.sub_(mean).div_(std)
     np.testing.assert_array_equal(preprocess(image, 1, 256, preprocessing), expected.numpy(), strict=True)
 
@@ -77,9 +73,7 @@ def test_every_grey_level_is_normalised_to_the_bit_as_torch_does(preprocessing):
 def test_resizing_agrees_with_torch_in_float(name, size):
     """Torch rounds once, Pillow in each direction: up to 17 % of the values are one level apart."""
     image = load_image(FOLDER / f"{name}.jpg")
-    difference = np.abs(
-        resized(image, *size, "bilinear") - torch_resized(image, *size, "bilinear", torch.float32)
-    )
+    difference = np.abs(resized(image, *size, "bilinear") - torch_resized(image, *size, "bilinear", torch.float32))
     assert difference.max() <= 1
     assert np.mean(difference > 0) <= 0.3
 
@@ -187,9 +181,7 @@ PHOTOGRAPH = (FOLDER / "chelsea.jpg").read_bytes()
 def test_a_broken_file_is_refused(tmp_path, content):
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
-    with pytest.raises(
-        InputError, match=rf"^{re.escape(str(path))}: this is not a complete, .*give an intact .*\.$"
-    ):
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: this is not a complete, .*give an intact .*\.$"):
         load_image(path)
 
 
@@ -216,20 +208,14 @@ def test_an_image_of_one_patch_is_accepted():
 
 
 def test_the_bundled_photographs_have_every_shape_and_are_small():
-    shapes = {
-        (image.width > image.height) - (image.width < image.height) for image in map(load_image, BUNDLED)
-    }
+    shapes = {(image.width > image.height) - (image.width < image.height) for image in map(load_image, BUNDLED)}
     assert shapes == {-1, 0, 1}
     assert len(BUNDLED) >= 4
     assert max(path.stat().st_size for path in BUNDLED) < 150_000
 
 
 def test_the_bundled_photographs_are_listed_with_size_and_free_licence():
-    rows = [
-        line.split(" | ")
-        for line in (FOLDER / "README.md").read_text().splitlines()
-        if line.startswith("| `")
-    ]
+    rows = [line.split(" | ") for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith("| `")]
     listed = {row[0].strip("| `"): (row[2], row[4]) for row in rows}
     assert sorted(listed) == [path.name for path in BUNDLED]
     for path in BUNDLED:

@@ -1,0 +1,32 @@
+# Everything runs in .venv, made from requirements.lock. `make run` and `make test` need nothing else.
+PYTHON ?= python3
+CORES ?= all
+# As config/config.yaml says, or for example: make run WEIGHTS=official
+WEIGHTS ?= $(shell sed -n 's/^weights: *\([a-z]*\).*/\1/p' config/config.yaml)
+BIN := .venv/bin
+
+.PHONY: run test benchmark lock
+
+run: .venv/installed
+	$(BIN)/snakemake --cores $(CORES) --config weights=$(WEIGHTS) \
+	  --report results/$(WEIGHTS)/report.html --report-after-run
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+benchmark: .venv/installed
+	$(BIN)/python benchmarks/latency.py results/synthetic/dinov3_vits16_pretrain_lvd1689m
+
+# Torch's own requirement of CUDA packages is left to pip, because a CPU build of torch has none.
+lock:
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --no-header --quiet \
+	  $(foreach package,$(CUDA),--no-emit-package $(package)) --output-file requirements.lock
+CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+  nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver \
+  nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton
+
+.venv/installed: requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit("vit2onnx needs Python 3.11 or newer; name one: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	touch $@
