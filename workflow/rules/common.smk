@@ -3,26 +3,17 @@
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
-
 from vit2onnx.cases import sizes_of
 from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT, locate
+from vit2onnx.configuration import check_configuration
 from vit2onnx.errors import InputError
 from vit2onnx.provenance import code_digest
-from vit2onnx.variants import ExportSpec, VariantSpec, read_variants
+from vit2onnx.variants import ExportSpec, VariantSpec
 
-VARIANT_FILES = Path(workflow.basedir) / "config" / "variants"
-
-validate(config, "../schemas/config.schema.yaml")
-VARIANTS = read_variants(VARIANT_FILES)
-
-for _name in config["variants"]:
-    if _name not in VARIANTS:
-        raise WorkflowError(
-            f"config: variants names {_name!r}, but there is no {VARIANT_FILES.name}/{_name}.yaml;"
-            f" there are: {', '.join(VARIANTS)}."
-        )
-    validate(VARIANTS[_name], "../schemas/variant.schema.yaml")
+try:
+    VARIANTS = check_configuration(config, Path(workflow.basedir))
+except InputError as error:
+    raise WorkflowError(str(error)) from None
 
 
 wildcard_constraints:
@@ -34,19 +25,18 @@ def checkpoint_suffix(variant):
     """How the name of a variant's checkpoint ends, which is known before it is fetched."""
     if config["weights"] == "synthetic":
         return SUFFIX_OF_LAYOUT[config["synthetic"]["layout"]]
-    return source_of(variant).suffix
-
-
-def source_of(variant):
-    """Where the official checkpoint of a variant is."""
     configured = config["official"]["checkpoints"].get(variant)
-    return locate(
-        VariantSpec.from_mapping(variant, VARIANTS[variant]),
-        configured=Path(configured) if configured else None,
-        folder=Path("checkpoints"),
-        links_file=Path("config/links.txt"),
-        environ=os.environ,
-    )
+    try:
+        source = locate(
+            VariantSpec.from_mapping(variant, VARIANTS[variant]),
+            configured=Path(configured) if configured else None,
+            folder=Path("checkpoints"),
+            links_file=Path("config/links.txt"),
+            environ=os.environ,
+        )
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+    return source.suffix
 
 
 def variants_with_suffix(suffix):

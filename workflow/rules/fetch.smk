@@ -11,7 +11,6 @@ rule fetch_checkpoint:
         "<benchmarks>/{variant}/fetch_checkpoint.tsv"
     wildcard_constraints:
         variant=variants_with_suffix(".pth"),
-    retries: 0 if config["weights"] == "synthetic" else 1
     conda:
         "../../envs/checkpoint.yaml"
     threads: 1

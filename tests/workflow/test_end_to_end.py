@@ -1,0 +1,157 @@
+"""The whole workflow on a tiny variant, as a user runs it: once through, then what a change reruns."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+from workflow_project import TINY, edit_config, snakemake
+
+RESULTS = [
+    "checkpoint.pth",
+    "checkpoint.json",
+    "archive.tar.lz4",
+    "ledger.csv",
+    "model.eqx",
+    "static.onnx",
+    "dynamic.onnx",
+    "parity/static.json",
+    "parity/dynamic.json",
+    "parity/static.verdict.json",
+    "parity/dynamic.verdict.json",
+    "parity.html",
+]
+
+
+def planned(project: Path, *arguments: str) -> dict[str, int]:
+    """How many jobs of each rule a run would start."""
+    # Without the profile, because its logger is made for people and not for reading back.
+    output = snakemake(project, "--dry-run", "--workflow-profile", "none", *arguments)
+    table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", output, re.M | re.S)
+    rows = re.findall(r"^(\w+) +(\d+)$", table[1], re.M) if table else []
+    return {rule: int(count) for rule, count in rows if rule != "all"}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_project: Path) -> Path:
+    """The project after a run that was killed twice on its way."""
+    variant = tiny_project / "results" / "synthetic" / TINY
+    for last in ("archive.tar.lz4", "static.onnx"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", "--cores", "2"],
+            cwd=tiny_project,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while not (variant / last).exists():
+            assert process.poll() is None, f"the run ended before {last}"
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    output = snakemake(tiny_project, "--report", "report.html", "--report-after-run")
+    assert "2 of 2 graphs are at parity" in output
+    return tiny_project
+
+
+def test_every_promised_file_is_there_and_nothing_half_written(finished: Path) -> None:
+    results = finished / "results" / "synthetic"
+    assert not [name for name in RESULTS if not (results / TINY / name).is_file()]
+    assert (results / "summary.csv").is_file()
+    # What a killed job was writing is not taken for a result, and goes when the job runs again.
+    assert not [path for path in results.rglob("*") if path.name.startswith(".") and path.is_file()]
+
+
+def test_verdicts_have_all_three_legs(finished: Path) -> None:
+    for export in ("static", "dynamic"):
+        verdict = json.loads((finished / f"results/synthetic/{TINY}/parity/{export}.verdict.json").read_text())
+        assert verdict["passed"]
+        assert {finding["leg"] for finding in verdict["findings"]} == {"reference", "truth", "sanity"}
+
+
+def test_graphs_are_valid_and_say_that_their_weights_are_synthetic(finished: Path) -> None:
+    for export in ("static", "dynamic"):
+        path = finished / f"results/synthetic/{TINY}/{export}.onnx"
+        onnx.checker.check_model(path, full_check=True)
+        metadata = {prop.key: prop.value for prop in onnx.load(path, load_external_data=False).metadata_props}
+        assert (metadata["variant"], metadata["weights"]) == (TINY, "synthetic")
+
+
+def test_every_job_left_a_log_and_a_benchmark(finished: Path) -> None:
+    assert len(list((finished / "benchmarks/results/synthetic").rglob("*.tsv"))) >= 12
+    assert len(list((finished / "logs/synthetic").rglob("*.log"))) >= 12
+
+
+def test_second_run_has_nothing_to_do(finished: Path) -> None:
+    assert planned(finished) == {}
+
+
+def test_report_holds_captions_categories_and_pages(finished: Path) -> None:
+    report = (finished / "report.html").read_text()
+    assert "Parity" in report
+    assert "Weights" in report
+    assert TINY in report
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    project = tmp_path / "project"
+    shutil.copytree(finished, project, symlinks=True)
+    return project
+
+
+def test_image_list_reruns_comparison_alone(copied: Path) -> None:
+    edit_config(copied, lambda config: config["images"].pop("coffee"))
+    assert set(planned(copied)) == {
+        "preprocess_images",
+        "run_reference",
+        "run_equinox",
+        "compare_outputs",
+        "judge_parity",
+        "render_parity",
+        "summarise_parity",
+    }
+
+
+def test_one_recipe_reruns_that_export_and_what_follows(copied: Path) -> None:
+    edit_config(copied, lambda config: config["exports"]["static"].update(opset=24))
+    jobs = planned(copied)
+    assert (jobs["export_onnx"], jobs["compare_outputs"], jobs["judge_parity"]) == (1, 1, 1)
+    assert not jobs.keys() & {"fetch_checkpoint", "convert_checkpoint", "map_weights", "run_reference", "run_equinox"}
+
+
+def test_limit_reruns_the_verdict_alone(copied: Path) -> None:
+    edit_config(copied, lambda config: config["parity"]["limits"]["max_abs"].update(limit=2e-5))
+    assert set(planned(copied)) == {"judge_parity", "render_parity", "summarise_parity"}
+
+
+def test_library_room_reruns_what_uses_it(copied: Path) -> None:
+    room = copied / "vit2onnx" / "exporting" / "metadata.py"
+    room.write_text(room.read_text() + "\n# changed\n")
+    jobs = planned(copied)
+    assert jobs["export_onnx"] == 2
+    assert "convert_checkpoint" not in jobs
+
+
+def test_failed_verdict_fails_the_run_and_leaves_the_evidence(copied: Path) -> None:
+    edit_config(copied, lambda config: config["parity"]["limits"]["max_abs"].update(limit=1e-9))
+    output = snakemake(copied, fails=True)
+    assert f"{TINY}/static.onnx is not at parity: onnx - transformers, max |difference|" in output
+    parity = copied / "results/synthetic" / TINY / "parity"
+    assert (parity / "static.json").is_file()
+    assert not (parity / "static.verdict.json").exists()
+    assert "FAILED" in (copied / "results/synthetic/summary.csv").read_text()
+
+
+def test_unreadable_image_is_one_sentence_and_no_output(copied: Path) -> None:
+    (copied / "resources/images/coffee.jpg").write_text("<html>not found</html>")
+    output = snakemake(copied, fails=True)
+    assert "error: resources/images/coffee.jpg: this is not a complete, readable image" in output
+    assert not (copied / f"results/synthetic/{TINY}/features/pixel_values.npz").exists()

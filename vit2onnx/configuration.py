@@ -1,0 +1,62 @@
+"""Check the configuration before any job runs, so that a typo costs a second and is named."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+
+from vit2onnx.errors import InputError
+from vit2onnx.variants import ExportSpec, VariantSpec, read_variants
+
+
+def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict[str, Any]]:
+    """Check the config and the variant files of the project at `root`, and return what the latter hold, by name.
+
+    Raises `InputError` that names every wrong key of the first file that has one.
+    """
+    schemas = root / "workflow" / "schemas"
+    folder = root / "config" / "variants"
+    _check("config", config, schemas / "config.schema.yaml")
+    variants = read_variants(folder)
+    for name, mapping in variants.items():
+        _check(f"config/variants/{name}.yaml", mapping, schemas / "variant.schema.yaml")
+    faults = [
+        f"variants names {name!r}, but there is no config/variants/{name}.yaml (there are: {', '.join(variants)})"
+        for name in (*config["variants"], *config["official"]["checkpoints"])
+        if name not in variants
+    ]
+    if not faults:
+        specs = [VariantSpec.from_mapping(name, variants[name]) for name in config["variants"]]
+        patch = max(spec.architecture.patch_size for spec in specs)
+        faults = _size_faults(config, patch)
+    _raise("config", faults)
+    return variants
+
+
+def _check(file: str, mapping: Mapping[str, Any], schema: Path) -> None:
+    validator = Draft202012Validator(yaml.safe_load(schema.read_text()))
+    errors = sorted(validator.iter_errors(mapping), key=lambda error: [str(key) for key in error.absolute_path])
+    _raise(file, [f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}" for error in errors])
+
+
+def _size_faults(config: Mapping[str, Any], patch: int) -> list[str]:
+    sizes = [tuple(size) for size in config["parity"]["sizes"]]
+    faults = [
+        f"parity.sizes: {height}x{width} is smaller than one patch of {patch}x{patch} pixels"
+        for height, width in sizes
+        if min(height, width) < patch
+    ]
+    for name, recipe in config["exports"].items():
+        export = ExportSpec.from_mapping(name, recipe)
+        small = [key for key in ("height", "width") if (getattr(export, key) or patch) < patch]
+        faults += [f"exports.{name}.{key}: {recipe[key]} is smaller than one patch of {patch} pixels" for key in small]
+        if None in (export.height, export.width) and not any(export.accepts(*size) for size in sizes):
+            faults.append(f"exports.{name}: no size of parity.sizes fits it, so that it could not be compared")
+    return faults
+
+
+def _raise(file: str, faults: list[str]) -> None:
+    if faults:
+        raise InputError(f"{file}: {'; '.join(faults)}.")
