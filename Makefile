@@ -15,7 +15,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest
 
 benchmark: .venv/installed
-	$(BIN)/python benchmarks/latency.py results/synthetic/dinov3_vits16_pretrain_lvd1689m
+	$(BIN)/python -m benchmarks.latency results/synthetic/dinov3_vits16_pretrain_lvd1689m
 
 # Torch's own requirement of CUDA packages is left to pip, because a CPU build of torch has none.
 lock:

@@ -89,5 +89,7 @@ def test_dependencies_point_one_way() -> None:
 
     assert not {name for name in rooms("models") if name.startswith(("vit2onnx.checkpoints", "jax2onnx", "torch"))}
     assert not {name for name in rooms("parity") if name.split(".")[0] in ("torch", "jax", "equinox", "transformers")}
-    others = [f.name for f in (ROOT / "vit2onnx").iterdir() if f.is_dir() and f.name not in ("exporting", "__pycache__")]
+    others = [
+        f.name for f in (ROOT / "vit2onnx").iterdir() if f.is_dir() and f.name not in ("exporting", "__pycache__")
+    ]
     assert not {name for name in rooms(*others) if name.startswith("jax2onnx")}
