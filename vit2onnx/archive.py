@@ -26,7 +26,7 @@ import numpy as np
 from vit2onnx.errors import InputError
 from vit2onnx.keytable import LazyTensor, Shape
 from vit2onnx.models import Model, build
-from vit2onnx.variants import VariantSpec, ViTArchitecture
+from vit2onnx.variants import VariantSpec, ViTArchitecture, architecture_from_mapping
 
 CHUNK = 1 << 20
 
@@ -52,7 +52,10 @@ def equimo_config(arch: ViTArchitecture) -> dict[str, Any]:
         "dim": arch.embed_dim,
         "num_heads": arch.num_heads,
         "depths": [arch.depth],
-        "mlp_ratio": arch.ffn_hidden / arch.embed_dim,
+        # Equimo takes the width of a SwiGLU before it is cut to two thirds.
+        "mlp_ratio": arch.ffn_hidden / arch.embed_dim * (1.5 if arch.ffn == "swiglu" else 1.0),
+        "ffn_layer": arch.ffn,
+        "untie_global_and_local_cls_norm": arch.local_cls_norm,
         "qkv_bias": arch.qkv_bias,
         "reg_tokens": arch.num_registers,
         "use_mask_token": True,
@@ -66,12 +69,20 @@ def equimo_config(arch: ViTArchitecture) -> dict[str, Any]:
     }
 
 
-def equimo_skeleton(arch: ViTArchitecture) -> Any:
-    """Equimo's model with a shape in place of every array."""
+def archive_config(spec: VariantSpec) -> dict[str, Any]:
+    """What `metadata.json` says of the model: Equimo's arguments, or the architecture where Equimo has no such model."""
+    arch = spec.architecture
+    return equimo_config(arch) if isinstance(arch, ViTArchitecture) else asdict(arch)
+
+
+def archive_skeleton(spec: VariantSpec) -> Any:
+    """The tree of a variant's archive with a shape in place of every array: Equimo's, or our own model's."""
+    if not isinstance(spec.architecture, ViTArchitecture):
+        return build(spec.family, spec.architecture)
     from equimo.models import VisionTransformer
 
-    key = jax.random.PRNGKey(0)
-    return eqx.filter_eval_shape(lambda: VisionTransformer(**equimo_config(arch), key=key))
+    config, key = equimo_config(spec.architecture), jax.random.PRNGKey(0)
+    return eqx.filter_eval_shape(lambda: VisionTransformer(**config, key=key))
 
 
 def npy_size(shape: Shape) -> int:
@@ -124,7 +135,7 @@ class _Pieces(io.RawIOBase):
 def write_archive(path: Path, spec: VariantSpec, skeleton: Any, values: Iterable[tuple[str, np.ndarray]]) -> None:
     """Write the archive of a variant, holding one leaf in memory at a time."""
     metadata = {
-        "model_config": equimo_config(spec.architecture),
+        "model_config": archive_config(spec),
         "torch_hub_cfg": {},
         "timm": [],
         "jax_version": version("jax"),
@@ -170,12 +181,12 @@ def open_archive(path: Path, spec: VariantSpec) -> Iterator[dict[str, LazyTensor
             metadata = json.loads((Path(folder) / "metadata.json").read_text())
         except (RuntimeError, EOFError, OSError, tarfile.TarError) as error:
             raise InputError(f"{path} is damaged; delete it and run again to rebuild it.") from error
-        if metadata["model_config"] != json.loads(json.dumps(equimo_config(spec.architecture))):
+        if metadata["model_config"] != json.loads(json.dumps(archive_config(spec))):
             raise InputError(
                 f"{path} holds another architecture than {spec.name}; delete it and run again to rebuild it."
             )
         with (Path(folder) / "weights.eqx").open("rb") as file:
-            yield _index(file, equimo_skeleton(spec.architecture))
+            yield _index(file, archive_skeleton(spec))
 
 
 def write_model(path: Path, spec: VariantSpec, values: Iterable[tuple[str, np.ndarray]]) -> None:
@@ -205,7 +216,7 @@ def open_model(path: Path) -> tuple[Model, dict[str, LazyTensor]]:
     """
     with path.open("rb") as file:
         header = read_header(file)
-        skeleton = build(header["family"], ViTArchitecture(**header["architecture"]))
+        skeleton = build(header["family"], architecture_from_mapping(header["family"], header["architecture"]))
         return skeleton, _index(file, skeleton)
 
 

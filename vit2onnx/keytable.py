@@ -88,9 +88,14 @@ FUSE_QV = Transform(
 )
 
 
+def restoring(what: str, value: Callable[[Shape], np.ndarray]) -> Transform:
+    """A transform without sources: the target's value follows from its shape, and the ledger says how."""
+    return Transform(f"restored: {what}", lambda target: (), lambda sources, target: value(target), lambda value: [])
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One line of a table. `{i}` in the names stands for a block's number."""
+    """One line of a table. In the names `{i}` and `{j}` stand for numbers and `{path}` for anything."""
 
     target: str
     sources: tuple[str, ...]
@@ -98,17 +103,26 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Ignored:
+    """A source that is not needed, and why. If it is the same tensor once more, `same_as` names the other."""
+
+    reason: str
+    shape: Shape
+    same_as: str | None = None
+
+
+@dataclass(frozen=True)
 class KeyTable:
-    """All lines for one family and layout; `ignored` maps a source pattern to the reason why it is not needed."""
+    """All lines for one family and layout, and by name the sources that a file may hold but that are not needed."""
 
     layout: str
     entries: tuple[Entry, ...]
-    ignored: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, Ignored] = field(default_factory=dict)
 
     def source_pattern(self) -> re.Pattern[str]:
         """Matches every key that this layout can hold."""
         keys = [source for entry in self.entries for source in entry.sources] + list(self.ignored)
-        return re.compile("|".join(re.escape(key).replace(r"\{i\}", r"\d+") for key in keys))
+        return re.compile("|".join(re.sub(r"\(\?P<\w+>(.*?)\)", r"(?:\1)", _pattern(key)) for key in keys))
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,10 @@ class Assignment:
 
 
 def _pattern(name: str) -> str:
-    return re.escape(name).replace(re.escape("{i}"), r"(?P<i>\d+)", 1)
+    pattern = re.escape(name)
+    for placeholder, meaning in (("i", r"\d+"), ("j", r"\d+"), ("path", r".+")):
+        pattern = pattern.replace(re.escape(f"{{{placeholder}}}"), f"(?P<{placeholder}>{meaning})", 1)
+    return pattern
 
 
 def assign(
@@ -148,8 +165,8 @@ def check(
     table: KeyTable,
     assignments: list[Assignment],
     sources: Mapping[str, LazyTensor],
-) -> dict[str, str]:
-    """Check names, shapes and dtypes of all sources and return those to ignore, each with the reason.
+) -> dict[str, Ignored]:
+    """Check names, shapes and dtypes of all sources and return those to ignore.
 
     `name` says in messages what the sources are. Raises `InputError` with every fault.
     """
@@ -166,13 +183,14 @@ def check(
                 faults.append(f"tensor {key} is {_format(sources[key].shape)} instead of {_format(shape)}")
             elif sources[key].dtype not in ACCEPTED_DTYPES:
                 faults.append(f"tensor {key} is {sources[key].dtype} instead of one of {', '.join(ACCEPTED_DTYPES)}")
-    ignored = {}
-    for key in sorted(sources.keys() - {key for key, _ in used}):
-        reasons = [reason for pattern, reason in table.ignored.items() if re.fullmatch(_pattern(pattern), key)]
-        if reasons:
-            ignored[key] = reasons[0]
-        else:
-            faults.append(f"tensor {key} {_format(sources[key].shape)} is not known")
+    ignored = {key: entry for key, entry in table.ignored.items() if key in sources}
+    unknown = sorted(sources.keys() - {key for key, _ in used} - ignored.keys())
+    faults += [f"tensor {key} {_format(sources[key].shape)} is not known" for key in unknown]
+    faults += [
+        f"tensor {key} is {_format(sources[key].shape)} instead of {_format(entry.shape)}"
+        for key, entry in ignored.items()
+        if sources[key].shape != entry.shape
+    ]
     raise_faults(name, faults)
     return ignored
 

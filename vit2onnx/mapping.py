@@ -24,7 +24,6 @@ from vit2onnx.models import build
 from vit2onnx.variants import VariantSpec, ViTArchitecture
 
 BLOCK = "blocks.0.blocks.{i}"
-TRAINING_ONLY = {"mask_token": "replaces patches in training only"}
 
 
 def _linear(target: str, source: str) -> tuple[Entry, Entry]:
@@ -52,12 +51,18 @@ MODEL_TABLES = {
             *_same("blocks.{i}.norm2", f"{BLOCK}.norm", "weight", "bias"),
             *_linear("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1"),
             *_linear("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2"),
+            *_linear("blocks.{i}.mlp.w1", f"{BLOCK}.mlp.w1"),
+            *_linear("blocks.{i}.mlp.w2", f"{BLOCK}.mlp.w2"),
+            *_linear("blocks.{i}.mlp.w3", f"{BLOCK}.mlp.w3"),
             *_same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
             *_same("norm", "norm", "weight", "bias"),
         ),
-        ignored=TRAINING_ONLY,
-    )
+    ),
+    # The archive has this tree already.
+    "dinov3_convnext": KeyTable("archive", (Entry("{path}", ("{path}",)),)),
 }
+# Equimo has a place for them, no inference model has.
+TRAINING_ONLY = ("mask_token", "local_cls_norm.weight", "local_cls_norm.bias")
 
 _THIRDS = {name: third(f"take_{name}", index) for index, name in enumerate(("query", "key", "value"))}
 
@@ -82,7 +87,6 @@ JAX2ONNX_EXAMPLE_TABLE = KeyTable(
         *_same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
         *_same("norm", "norm", "weight", "bias"),
     ),
-    ignored=TRAINING_ONLY,
 )
 
 
@@ -108,7 +112,8 @@ def map_archive(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Every array leaf of the skeleton with its value from the archive, one at a time."""
     assignments = assign(table, array_shapes(skeleton))
-    check("the archive", table, assignments, archive)
+    needed = {name: tensor for name, tensor in archive.items() if name not in TRAINING_ONLY}
+    check("the archive", table, assignments, needed)
     for assignment in assignments:
         yield (
             assignment.target,

@@ -22,9 +22,19 @@ class ViTArchitecture:
     num_heads: int
     patch_size: int
     num_registers: int
+    ffn: str
     ffn_hidden: int
     qkv_bias: bool
+    local_cls_norm: bool
     norm_eps: float
+    rope_periods: str
+
+    def __post_init__(self) -> None:
+        if self.embed_dim % (4 * self.num_heads):
+            raise InputError(
+                f"architecture.embed_dim {self.embed_dim} must be a multiple of 4 x num_heads ({4 * self.num_heads}),"
+                " because rotary embedding halves each head twice."
+            )
 
     @property
     def head_dim(self) -> int:
@@ -38,6 +48,51 @@ class ViTArchitecture:
     def num_tokens(self, height: int, width: int) -> int:
         """Tokens of an image of `height` x `width` pixels."""
         return self.num_prefix + (height // self.patch_size) * (width // self.patch_size)
+
+
+@dataclass(frozen=True)
+class ConvNeXtArchitecture:
+    """Dimensions of a ConvNeXt: channels and blocks of its stages."""
+
+    embed_dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    norm_eps: float
+
+    num_registers = 0
+    num_prefix = 1
+
+    def __post_init__(self) -> None:
+        if len(self.embed_dims) != len(self.depths):
+            raise InputError(
+                f"architecture.embed_dims names {len(self.embed_dims)} stages and depths {len(self.depths)}."
+            )
+
+    @property
+    def embed_dim(self) -> int:
+        """Channels of the features."""
+        return self.embed_dims[-1]
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels per token of the last feature map: the stem divides by 4, each later stage by 2."""
+        return 4 * 2 ** (len(self.embed_dims) - 1)
+
+    def num_tokens(self, height: int, width: int) -> int:
+        """Tokens of an image of `height` x `width` pixels."""
+        return self.num_prefix + (height // self.patch_size) * (width // self.patch_size)
+
+
+Architecture = ViTArchitecture | ConvNeXtArchitecture
+ARCHITECTURES: dict[str, type[Architecture]] = {
+    "dinov3_vit": ViTArchitecture,
+    "dinov3_convnext": ConvNeXtArchitecture,
+}
+
+
+def architecture_from_mapping(family: str, mapping: Mapping[str, Any]) -> Architecture:
+    """The architecture of a family from its YAML or JSON."""
+    hashable = {key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()}
+    return ARCHITECTURES[family](**hashable)
 
 
 @dataclass(frozen=True)
@@ -59,6 +114,7 @@ class Release:
     file: str
     url: str
     huggingface: str
+    timm: str
 
     @property
     def sha256_prefix(self) -> str:
@@ -80,7 +136,7 @@ class VariantSpec:
     name: str
     family: str
     parameters: int
-    architecture: ViTArchitecture
+    architecture: Architecture
     preprocessing: Preprocessing
     release: Release
     licence: Licence
@@ -92,24 +148,24 @@ class VariantSpec:
         Raises `InputError` where fields contradict each other, which a schema cannot see.
         """
         preprocessing = mapping["preprocessing"]
-        spec = cls(
+        return cls(
             name=name,
             family=mapping["family"],
             parameters=mapping["parameters"],
-            architecture=ViTArchitecture(**mapping["architecture"]),
+            architecture=_architecture(name, mapping),
             preprocessing=Preprocessing(
                 preprocessing["interpolation"], tuple(preprocessing["mean"]), tuple(preprocessing["std"])
             ),
             release=Release(**mapping["release"]),
             licence=Licence(**mapping["licence"]),
         )
-        arch = spec.architecture
-        if arch.embed_dim % (4 * arch.num_heads):
-            raise InputError(
-                f"config/variants/{name}.yaml: architecture.embed_dim {arch.embed_dim} must be a multiple of"
-                f" 4 x num_heads ({4 * arch.num_heads}), because rotary embedding halves each head twice."
-            )
-        return spec
+
+
+def _architecture(name: str, mapping: Mapping[str, Any]) -> Architecture:
+    try:
+        return architecture_from_mapping(mapping["family"], mapping["architecture"])
+    except InputError as error:
+        raise InputError(f"config/variants/{name}.yaml: {error}") from None
 
 
 @dataclass(frozen=True)

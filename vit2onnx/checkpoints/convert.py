@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vit2onnx.archive import array_shapes, equimo_skeleton, write_archive
+from vit2onnx.archive import archive_skeleton, array_shapes, write_archive
 from vit2onnx.checkpoints.layouts import detect
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.files import atomic
@@ -36,8 +36,8 @@ def convert_checkpoint(spec: VariantSpec, checkpoint: Path, archive: Path, ledge
     neither file is written.
     """
     tensors = open_checkpoint(checkpoint)
-    table = detect(str(checkpoint), spec.family, tensors)
-    skeleton = equimo_skeleton(spec.architecture)
+    table = detect(str(checkpoint), spec, tensors)
+    skeleton = archive_skeleton(spec)
     assignments = assign(table, array_shapes(skeleton))
     what = f"{checkpoint} is no complete {spec.name} in {table.layout} layout"
     ignored = check(what, table, assignments, tensors)
@@ -61,7 +61,11 @@ def convert_checkpoint(spec: VariantSpec, checkpoint: Path, archive: Path, ledge
 
     with atomic(archive) as new_archive, atomic(ledger) as new_ledger:
         write_archive(new_archive, spec, skeleton, values())
-        rows.extend(row(key, "", f"ignored: {why}", tensors[key].read(), "") for key, why in ignored.items())
+        for key, entry in ignored.items():
+            value = tensors[key].read()
+            rows.append(row(key, "", f"ignored: {entry.reason}", value, ""))
+            if entry.same_as and not np.array_equal(value, tensors[entry.same_as].read()):
+                faults.append(f"tensor {key} is not the same as {entry.same_as}")
         raise_faults(str(checkpoint), faults)
         with new_ledger.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(LedgerRow.__annotations__))

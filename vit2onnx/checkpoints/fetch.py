@@ -66,7 +66,7 @@ def check_sha256_prefix(path: Path) -> None:
 def describe(spec: VariantSpec, path: Path, *, origin: dict[str, Any], official: bool) -> dict[str, Any]:
     """What a checkpoint file is: origin, layout, size, hash, and which official file it is, if any."""
     tensors = open_checkpoint(path)
-    layout = detect(str(path), spec.family, tensors).layout
+    layout = detect(str(path), spec, tensors).layout
     sha256 = sha256_of(path)
     is_release = official and sha256.startswith(spec.release.sha256_prefix)
     return {

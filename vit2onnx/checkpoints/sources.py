@@ -17,7 +17,13 @@ from vit2onnx.variants import VariantSpec
 SUFFIXES = (".pth", ".pt", ".safetensors")
 HUGGINGFACE_FILE = "model.safetensors"
 # The format in which each layout is published, and so the one in which a synthetic file of it is written.
-SUFFIX_OF_LAYOUT = {"meta": ".pth", "huggingface": ".safetensors", "huggingface5": ".safetensors"}
+SUFFIX_OF_LAYOUT = {
+    "meta": ".pth",
+    "huggingface": ".safetensors",
+    "huggingface5": ".safetensors",
+    "timm": ".safetensors",
+    "timm_qkvb": ".safetensors",
+}
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from vit2onnx.archive import array_shapes, equimo_skeleton
-from vit2onnx.checkpoints.layouts import released_rope_periods, table_of
+from vit2onnx.archive import archive_skeleton, array_shapes
+from vit2onnx.checkpoints.layouts import tables_of
+from vit2onnx.checkpoints.layouts.dinov3_vit import rope_periods
 from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT
 from vit2onnx.files import atomic
 from vit2onnx.keytable import Shape, assign
@@ -28,8 +29,8 @@ def synthetic_value(name: str, shape: Shape, seed: int) -> np.ndarray:
     """
     noise = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, np.float32)
     leaf = name.rpartition(".")[2]
-    if leaf == "freqs":
-        return released_rope_periods(*shape)
+    if leaf in ("freqs", "periods"):
+        return rope_periods(*shape, "bfloat16")
     if leaf == "gamma":
         return np.sign(noise) * (0.1 + 0.1 * np.abs(noise))
     if re.search(r"norm\.weight$", name):
@@ -45,12 +46,14 @@ def synthetic_value(name: str, shape: Shape, seed: int) -> np.ndarray:
 
 def write_synthetic(spec: VariantSpec, path: Path, *, seed: int, layout: str) -> None:
     """Write a synthetic checkpoint of a variant in one of its layouts: `.pth` for Meta's, else safetensors."""
-    table = table_of(spec.family, layout)
+    table = tables_of(spec)[layout]
     tensors: dict[str, np.ndarray] = {}
-    for assignment in assign(table, array_shapes(equimo_skeleton(spec.architecture))):
+    for assignment in assign(table, array_shapes(archive_skeleton(spec))):
         value = synthetic_value(assignment.target, assignment.shape, seed).astype(np.float32)
         sources = assignment.transform.invert(value)
         tensors.update(zip(assignment.sources, map(np.ascontiguousarray, sources), strict=True))
+    for key, entry in table.ignored.items():
+        tensors[key] = tensors[entry.same_as] if entry.same_as else synthetic_value(key, entry.shape, seed)
     for key, mask in tensors.items():
         if key.endswith("bias_mask"):
             # What the mask removes is large, so that a reader that forgets the mask is far off.

@@ -51,9 +51,28 @@ def scale(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name:
     return builder.Mul(*inputs, _outputs=[name])
 
 
-@lowers(primitives.project_patches_p)
-def project_patches(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    return builder.Conv(*inputs, strides=list(inputs[1].shape[2:]), _outputs=[name])
+@lowers(primitives.convolution_p)
+def convolution(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    return builder.Conv(
+        *inputs,
+        strides=[params["stride"]] * 2,
+        pads=[params["padding"]] * 4,
+        group=params["groups"],
+        _outputs=[name],
+    )
+
+
+@lowers(primitives.mean_tokens_p)
+def mean_tokens(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    axes = builder.initializer(ir.tensor([1], dtype=ir.DataType.INT64), name=f"{name}_axes")
+    return builder.ReduceMean(*inputs, axes, keepdims=1, _outputs=[name])
+
+
+@lowers(primitives.silu_p)
+def silu(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    gate = builder.Sigmoid(*inputs)
+    gate.type, gate.shape = inputs[0].type, inputs[0].shape
+    return builder.Mul(inputs[0], gate, _outputs=[name])
 
 
 @lowers(primitives.gelu_p)

@@ -1,17 +1,25 @@
 """Inference models in export shape: one module per family, layers and primitives shared."""
 
-from vit2onnx.models.dinov3_vit import Dinov3ViT, Features
-from vit2onnx.models.dinov3_vit import build as _build_dinov3_vit
-from vit2onnx.variants import ViTArchitecture
+from collections.abc import Callable
+from typing import Any
 
-Model = Dinov3ViT
+from vit2onnx.models import dinov3_convnext, dinov3_vit
+from vit2onnx.models.dinov3_convnext import Dinov3ConvNeXt
+from vit2onnx.models.dinov3_vit import Dinov3ViT
+from vit2onnx.models.features import Features
+from vit2onnx.variants import Architecture
 
-_BUILDERS = {"dinov3_vit": _build_dinov3_vit}
+Model = Dinov3ViT | Dinov3ConvNeXt
+
+BUILDERS: dict[str, Callable[[Any], Model]] = {
+    "dinov3_vit": dinov3_vit.build,
+    "dinov3_convnext": dinov3_convnext.build,
+}
 
 
-def build(family: str, architecture: ViTArchitecture) -> Model:
+def build(family: str, architecture: Architecture) -> Model:
     """The model of a family, every parameter a `jax.ShapeDtypeStruct`."""
-    return _BUILDERS[family](architecture)
+    return BUILDERS[family](architecture)
 
 
 __all__ = ["Features", "Model", "build"]

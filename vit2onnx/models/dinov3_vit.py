@@ -4,30 +4,21 @@ Written from the paper (arXiv:2508.10104) and from facts about the published che
 CLS, registers, patches row by row.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit2onnx.models.layers import LayerNorm, LayerScale, Linear, Mlp, PatchEmbed
+from vit2onnx.models.features import Features
+from vit2onnx.models.layers import LayerNorm, LayerScale, Linear, Mlp, PatchEmbed, SwiGlu
 from vit2onnx.models.primitives import attention, rotary_embedding
 from vit2onnx.models.rope import rope_table
 from vit2onnx.variants import ViTArchitecture
 
 Tokens = Float[Array, "batch tokens embed_dim"]
 Rope = tuple[Float[Array, "batch tokens half_head_dim"], Float[Array, "batch tokens half_head_dim"]]
-
-
-class Features(NamedTuple):
-    """What the model returns, under Hugging Face's names.
-
-    `last_hidden_state` holds all tokens after the final norm; `pooler_output` is its CLS token.
-    """
-
-    last_hidden_state: Tokens
-    pooler_output: Float[Array, "batch embed_dim"]
 
 
 class Attention(eqx.Module):
@@ -51,7 +42,7 @@ class Block(eqx.Module):
     attn: Attention
     ls1: LayerScale
     norm2: LayerNorm
-    mlp: Mlp
+    mlp: Mlp | SwiGlu
     ls2: LayerScale
 
     def stages(self, x: Tokens, rope: Rope) -> dict[str, Tokens]:
@@ -124,6 +115,14 @@ def build(architecture: ViTArchitecture) -> Dinov3ViT:
     def linear(in_features: int, out_features: int, bias: bool = True) -> Linear:
         return Linear(array(in_features, out_features), array(out_features) if bias else None)
 
+    def ffn() -> Mlp | SwiGlu:
+        inner, outer = (arch.embed_dim, arch.ffn_hidden), (arch.ffn_hidden, arch.embed_dim)
+        return (
+            SwiGlu(linear(*inner), linear(*inner), linear(*outer))
+            if arch.ffn == "swiglu"
+            else Mlp(linear(*inner), linear(*outer))
+        )
+
     def block() -> Block:
         return Block(
             norm1=layer_norm(),
@@ -134,7 +133,7 @@ def build(architecture: ViTArchitecture) -> Dinov3ViT:
             ),
             ls1=LayerScale(array(arch.embed_dim)),
             norm2=layer_norm(),
-            mlp=Mlp(linear(arch.embed_dim, arch.ffn_hidden), linear(arch.ffn_hidden, arch.embed_dim)),
+            mlp=ffn(),
             ls2=LayerScale(array(arch.embed_dim)),
         )
 

@@ -3,7 +3,7 @@
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from vit2onnx.models.primitives import gelu, layer_norm, linear, project_patches, scale
+from vit2onnx.models.primitives import convolution, gelu, layer_norm, linear, scale, silu
 
 
 class Linear(eqx.Module):
@@ -46,6 +46,17 @@ class Mlp(eqx.Module):
         return self.fc2(gelu(self.fc1(x)))
 
 
+class SwiGlu(eqx.Module):
+    """A linear map of a product, one factor of which went through SiLU."""
+
+    w1: Linear
+    w2: Linear
+    w3: Linear
+
+    def __call__(self, x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
+        return self.w3(silu(self.w1(x)) * self.w2(x))
+
+
 class PatchEmbed(eqx.Module):
     """Cut the image into square patches and map each to a token.
 
@@ -58,4 +69,5 @@ class PatchEmbed(eqx.Module):
     def __call__(
         self, pixel_values: Float[Array, "batch channels height width"]
     ) -> Float[Array, "batch grid_height grid_width embed_dim"]:
-        return project_patches(pixel_values, self.weight, self.bias).transpose(0, 2, 3, 1)
+        patches = convolution(pixel_values, self.weight, self.bias, stride=self.weight.shape[-1])
+        return patches.transpose(0, 2, 3, 1)

@@ -44,9 +44,14 @@ def _scale(x: Array, gamma: Array) -> Array:
     return x * gamma
 
 
-def _project_patches(pixel_values: Array, weight: Array, bias: Array) -> Array:
-    patches = jax.lax.conv_general_dilated(pixel_values, weight, weight.shape[2:], "VALID")
-    return patches + bias[:, None, None]
+def _convolution(x: Array, weight: Array, bias: Array, *, stride: int, padding: int, groups: int) -> Array:
+    pads = [(padding, padding)] * 2
+    y = jax.lax.conv_general_dilated(x, weight, (stride, stride), pads, feature_group_count=groups)
+    return y + bias[:, None, None]
+
+
+def _mean_tokens(x: Array) -> Array:
+    return jnp.mean(x, axis=1, keepdims=True)
 
 
 def _gelu(x: Array) -> Array:
@@ -78,7 +83,9 @@ def _attention(query: Array, key: Array, value: Array, *, num_heads: int) -> Arr
 linear_p = _primitive("linear", _linear)
 layer_norm_p = _primitive("layer_norm", _layer_norm)
 scale_p = _primitive("scale", _scale)
-project_patches_p = _primitive("project_patches", _project_patches)
+convolution_p = _primitive("convolution", _convolution)
+mean_tokens_p = _primitive("mean_tokens", _mean_tokens)
+silu_p = _primitive("silu", jax.nn.silu)
 gelu_p = _primitive("gelu", _gelu)
 rotary_embedding_p = _primitive("rotary_embedding", _rotary_embedding)
 attention_p = _primitive("attention", _attention)
@@ -109,13 +116,27 @@ def scale(x: Float[Array, "*batch embed_dim"], gamma: Float[Array, " embed_dim"]
     return scale_p.bind(x, gamma)
 
 
-def project_patches(
-    pixel_values: Float[Array, "batch channels height width"],
-    weight: Float[Array, "embed_dim channels patch_size patch_size"],
-    bias: Float[Array, " embed_dim"],
-) -> Float[Array, "batch embed_dim grid_height grid_width"]:
-    """A linear map of every whole patch; pixels beyond the last one are dropped. ONNX: `Conv`."""
-    return project_patches_p.bind(pixel_values, weight, bias)
+def convolution(
+    x: Float[Array, "batch in_channels height width"],
+    weight: Float[Array, "out_channels channels_per_group kernel_height kernel_width"],
+    bias: Float[Array, " out_channels"],
+    *,
+    stride: int,
+    padding: int = 0,
+    groups: int = 1,
+) -> Float[Array, "batch out_channels out_height out_width"]:
+    """A strided convolution; pixels that fill no whole kernel are dropped. ONNX: `Conv`."""
+    return convolution_p.bind(x, weight, bias, stride=stride, padding=padding, groups=groups)
+
+
+def mean_tokens(x: Float[Array, "batch tokens embed_dim"]) -> Float[Array, "batch 1 embed_dim"]:
+    """The mean over the tokens. ONNX: `ReduceMean`."""
+    return mean_tokens_p.bind(x)
+
+
+def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`x * sigmoid(x)`. ONNX: `Sigmoid` and `Mul`, which runtimes know as one."""
+    return silu_p.bind(x)
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
