@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit2onnx.models.features import Features
+from vit2onnx.models.features import Features, run
 from vit2onnx.models.layers import LayerNorm, Linear
 from vit2onnx.models.primitives import convolution, gelu, mean_tokens, scale
 from vit2onnx.variants import ConvNeXtArchitecture
@@ -43,7 +43,7 @@ class Block(eqx.Module):
     pwconv2: Linear
     gamma: Float[Array, " channels"]
 
-    def __call__(self, x: FeatureMap) -> FeatureMap:
+    def __call__(self, x: FeatureMap, _: None) -> FeatureMap:
         return x + scale(self.pwconv2(gelu(self.pwconv1(self.norm(self.dwconv(x))))), self.gamma)
 
 
@@ -54,7 +54,7 @@ class Downsample(eqx.Module):
     norm: LayerNorm
     is_stem: bool = eqx.field(static=True)
 
-    def __call__(self, x: FeatureMap) -> FeatureMap:
+    def __call__(self, x: FeatureMap, _: None) -> FeatureMap:
         return self.norm(self.conv(x)) if self.is_stem else self.conv(self.norm(x))
 
 
@@ -71,17 +71,28 @@ class Dinov3ConvNeXt(eqx.Module):
     stages: tuple[Stage, ...]
     norm: LayerNorm
 
-    def __call__(self, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
-        """Features of normalised RGB images; `height` and `width` are in pixels and at least 32."""
-        x = pixel_values.transpose(0, 2, 3, 1)
-        for stage in self.stages:
-            x = stage.downsample(x)
-            for block in stage.blocks:
-                x = block(x)
+    def embed(self, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[FeatureMap, None]:
+        """The image with channels last; nothing goes along with it."""
+        return pixel_values.transpose(0, 2, 3, 1), None
+
+    def trunk(self) -> list[tuple[str, Block | Downsample]]:
+        """Every layer in order, each with its path in the tree: `x = layer(x, None)`."""
+        layers: list[tuple[str, Block | Downsample]] = []
+        for index, stage in enumerate(self.stages):
+            layers.append((f"stages.{index}.downsample", stage.downsample))
+            layers += [(f"stages.{index}.blocks.{number}", block) for number, block in enumerate(stage.blocks)]
+        return layers
+
+    def head(self, x: FeatureMap) -> Features:
+        """Features from the last feature map."""
         batch, grid_height, grid_width, channels = x.shape
         patches = x.reshape(batch, grid_height * grid_width, channels)
         tokens = self.norm(jax.lax.concatenate([mean_tokens(patches), patches], 1))
         return Features(tokens, tokens[:, 0])
+
+    def __call__(self, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
+        """Features of normalised RGB images; `height` and `width` are in pixels and at least 32."""
+        return run(self, pixel_values)
 
 
 def build(architecture: ConvNeXtArchitecture) -> Dinov3ConvNeXt:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit2onnx.models.features import Features
+from vit2onnx.models.features import Features, run
 from vit2onnx.models.layers import LayerNorm, LayerScale, Linear, Mlp, PatchEmbed, SwiGlu
 from vit2onnx.models.primitives import attention, rotary_embedding
 from vit2onnx.models.rope import rope_table
@@ -92,13 +92,18 @@ class Dinov3ViT(eqx.Module):
         per_image = (batch, *cos.shape)
         return tokens, (jnp.broadcast_to(cos, per_image), jnp.broadcast_to(sin, per_image))
 
-    def __call__(self, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
-        """Features of normalised RGB images; `height` and `width` are in pixels and at least one patch."""
-        tokens, rope = self.embed(pixel_values)
-        for block in self.blocks:
-            tokens = block(tokens, rope)
+    def trunk(self) -> list[tuple[str, Block]]:
+        """The blocks in order, each with its path in the tree: `x = layer(x, rope)`."""
+        return [(f"blocks.{index}", block) for index, block in enumerate(self.blocks)]
+
+    def head(self, tokens: Tokens) -> Features:
+        """Features from the last block's tokens."""
         tokens = self.norm(tokens)
         return Features(tokens, tokens[:, 0])
+
+    def __call__(self, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
+        """Features of normalised RGB images; `height` and `width` are in pixels and at least one patch."""
+        return run(self, pixel_values)
 
 
 def build(architecture: ViTArchitecture) -> Dinov3ViT:

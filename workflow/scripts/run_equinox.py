@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.archive import load_model
 from vit2onnx.files import read_arrays, write_arrays
 from vit2onnx.logs import logging_to
 from vit2onnx.models.inference import features
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 def run_equinox(model: Path, pixel_values: Path, found: Path, *, threads: int) -> None:
     # Read by XLA when it first runs something; it has no other setting for this.
     os.environ["NPROC"] = str(threads)
-    write_arrays(found, features(load_model(model), read_arrays(pixel_values)))
+    write_arrays(found, features(model, read_arrays(pixel_values)))
 
 
 if __name__ == "__main__":
