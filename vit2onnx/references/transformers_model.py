@@ -1,31 +1,87 @@
 """Hugging Face transformers' DINOv3 as reference: the architecture, its code and its names are not ours."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
+from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTConfig, DINOv3ViTModel
 from transformers.models.dinov3_vit.modeling_dinov3_vit import get_patches_center_coordinates
 
 from vit2onnx.checkpoints.reading import open_checkpoint
-from vit2onnx.errors import InputError
-from vit2onnx.variants import VariantSpec, ViTArchitecture
+from vit2onnx.keytable import LazyTensor
+from vit2onnx.references.streaming import Reader, Step, check_names, reader, run_steps
+from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
 
-# Written apart from the key tables of vit2onnx.checkpoints, because a reference that is filled through the table
-# under test would repeat its mistakes.
-FROM_META = (
-    (r"^(cls_token|mask_token)$", r"embeddings.\1"),
-    (r"^storage_tokens$", "embeddings.register_tokens"),
-    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings."),
-    (r"\.attn\.proj\.", ".attention.o_proj."),
-    (r"\.ls([12])\.gamma$", r".layer_scale\1.lambda1"),
-    (r"\.mlp\.fc1\.", ".mlp.up_proj."),
-    (r"\.mlp\.fc2\.", ".mlp.down_proj."),
-    (r"^blocks\.", "model.layer."),
+# From the names of a file to those of transformers 5; the first pattern is a name that only this layout has. Written
+# apart from the key tables of vit2onnx.checkpoints, because a reference that is filled through the table under test
+# would repeat its mistakes.
+VIT_ATTENTION = (r"^blocks\.(\d+)\.attn\.proj\.", r"model.layer.\1.attention.o_proj.")
+VIT_RENAMES = (
+    (
+        r"^storage_tokens$",
+        (
+            (r"^(cls_token|mask_token)$", r"embeddings.\1"),
+            (r"^storage_tokens$", "embeddings.register_tokens"),
+            (r"^patch_embed\.proj\.", "embeddings.patch_embeddings."),
+            VIT_ATTENTION,
+            (r"\.ls([12])\.gamma$", r".layer_scale\1.lambda1"),
+            (r"\.mlp\.(fc1|w2)\.", ".mlp.up_proj."),
+            (r"\.mlp\.(fc2|w3)\.", ".mlp.down_proj."),
+            (r"\.mlp\.w1\.", ".mlp.gate_proj."),
+            (r"^blocks\.", "model.layer."),
+        ),
+    ),
+    (
+        r"^reg_token$",
+        (
+            (r"^cls_token$", "embeddings.cls_token"),
+            (r"^reg_token$", "embeddings.register_tokens"),
+            (r"^patch_embed\.proj\.", "embeddings.patch_embeddings."),
+            VIT_ATTENTION,
+            (r"\.attn\.([qv])_bias$", r".attention.\1_proj.bias"),
+            (r"\.gamma_([12])$", r".layer_scale\1.lambda1"),
+            (r"\.mlp\.(fc1|fc1_x)\.", ".mlp.up_proj."),
+            (r"\.mlp\.fc2\.", ".mlp.down_proj."),
+            (r"\.mlp\.fc1_g\.", ".mlp.gate_proj."),
+            (r"^blocks\.", "model.layer."),
+        ),
+    ),
+    (r"^layer\.0\.norm1\.weight$", ((r"^layer\.", "model.layer."),)),
+    (r"^model\.layer\.0\.norm1\.weight$", ()),
 )
+CONVNEXT_RENAMES = (
+    (
+        r"^downsample_layers\.0\.0\.weight$",
+        (
+            (r"^downsample_layers\.(\d+)\.", r"model.stages.\1.downsample_layers."),
+            (r"^stages\.(\d+)\.(\d+)\.", r"model.stages.\1.layers.\2."),
+            (r"\.dwconv\.", ".depthwise_conv."),
+            (r"\.pwconv([12])\.", r".pointwise_conv\1."),
+            (r"(\.layers\.\d+)\.norm\.", r"\1.layer_norm."),
+            (r"^norm\.", "layer_norm."),
+        ),
+    ),
+    (
+        r"^stem\.0\.weight$",
+        (
+            (r"^stem\.", "model.stages.0.downsample_layers."),
+            (r"^stages\.(\d+)\.downsample\.", r"model.stages.\1.downsample_layers."),
+            (r"^stages\.(\d+)\.blocks\.(\d+)\.", r"model.stages.\1.layers.\2."),
+            (r"\.conv_dw\.", ".depthwise_conv."),
+            (r"\.mlp\.fc([12])\.", r".pointwise_conv\1."),
+            (r"(\.layers\.\d+)\.norm\.", r"\1.layer_norm."),
+            (r"^head\.norm\.", "layer_norm."),
+        ),
+    ),
+    (r"^stages\.0\.layers\.0\.gamma$", ((r"^stages\.", "model.stages."),)),
+    (r"^model\.stages\.0\.layers\.0\.gamma$", ()),
+)
+# Held by some files and known to no inference model.
+TRAINING_ONLY = r"local_cls_norm\..*|norms\.\d+\..*|rope_embed\.periods|.*\.bias_mask"
 
 
 class DoubleRope(nn.Module):
@@ -42,79 +98,133 @@ class DoubleRope(nn.Module):
         return torch.cos(angles), torch.sin(angles)
 
 
-def build(arch: ViTArchitecture) -> DINOv3ViTModel:
-    """Transformers' model of an architecture, untrained."""
-    config = DINOv3ViTConfig(
-        patch_size=arch.patch_size,
-        hidden_size=arch.embed_dim,
-        intermediate_size=arch.ffn_hidden,
-        num_hidden_layers=arch.depth,
-        num_attention_heads=arch.num_heads,
-        num_register_tokens=arch.num_registers,
-        layer_norm_eps=arch.norm_eps,
-        query_bias=arch.qkv_bias,
-        value_bias=arch.qkv_bias,
-        key_bias=False,
-        attn_implementation="sdpa",
-    )
-    return DINOv3ViTModel(config).eval()
+def build(spec: VariantSpec) -> nn.Module:
+    """Transformers' model of a variant, without memory for its weights."""
+    arch = spec.architecture
+    with torch.device("meta"):
+        if isinstance(arch, ConvNeXtArchitecture):
+            config = DINOv3ConvNextConfig(
+                hidden_sizes=list(arch.embed_dims), depths=list(arch.depths), layer_norm_eps=arch.norm_eps
+            )
+            return DINOv3ConvNextModel(config).eval()
+        return DINOv3ViTModel(
+            DINOv3ViTConfig(
+                patch_size=arch.patch_size,
+                hidden_size=arch.embed_dim,
+                intermediate_size=arch.ffn_hidden,
+                num_hidden_layers=arch.depth,
+                num_attention_heads=arch.num_heads,
+                num_register_tokens=arch.num_registers,
+                layer_norm_eps=arch.norm_eps,
+                use_gated_mlp=arch.ffn == "swiglu",
+                hidden_act="silu" if arch.ffn == "swiglu" else "gelu",
+                query_bias=arch.qkv_bias,
+                value_bias=arch.qkv_bias,
+                key_bias=False,
+                attn_implementation="sdpa",
+            )
+        ).eval()
 
 
-def to_transformers(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-    """A checkpoint's tensors under the names of transformers 5, and its RoPE periods if it holds them."""
-    if "storage_tokens" not in state:
-        return {re.sub(r"^layer\.", "model.layer.", name): tensor for name, tensor in state.items()}, None
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, replacement in FROM_META:
+def to_transformers(spec: VariantSpec, tensors: Mapping[str, LazyTensor]) -> dict[str, Reader]:
+    """A checkpoint's tensors under the names of transformers 5."""
+    arch = spec.architecture
+    layouts = CONVNEXT_RENAMES if isinstance(arch, ConvNeXtArchitecture) else VIT_RENAMES
+    renames = next((r for mark, r in layouts if any(re.search(mark, key) for key in tensors)), ())
+    state: dict[str, Reader] = {}
+    for key, tensor in tensors.items():
+        if re.fullmatch(TRAINING_ONLY, key):
+            continue
+        name = key
+        for pattern, replacement in renames:
             name = re.sub(pattern, replacement, name)
         if match := re.fullmatch(r"(.*)\.attn\.qkv\.(weight|bias)", name):
-            parts = zip("qkv", tensor.chunk(3), strict=True)
-            # Transformers has no key bias: the publisher's mask makes it zero.
-            for letter, part in parts:
+            third = tensor.shape[0] // 3
+            for index, letter in enumerate("qkv"):
+                # Transformers has no key bias: the publisher's mask makes it zero.
                 if (letter, match[2]) != ("k", "bias"):
-                    renamed[f"{match[1]}.attention.{letter}_proj.{match[2]}"] = part
+                    part = slice(index * third, (index + 1) * third)
+                    state[f"{match[1]}.attention.{letter}_proj.{match[2]}"] = reader(tensor, part)
         elif name == "embeddings.mask_token":
-            renamed[name] = tensor[None]
-        elif not name.endswith("bias_mask") and name != "rope_embed.periods":
-            renamed[name] = tensor
-    return renamed, state["rope_embed.periods"]
+            state[name] = reader(tensor, shape=(1, 1, arch.embed_dim))
+        else:
+            state[name] = reader(tensor)
+    if isinstance(arch, ViTArchitecture):
+        # What timm leaves out because it is zero, or used in training only.
+        zeros = partial(torch.zeros, arch.embed_dim)
+        state.setdefault("embeddings.mask_token", lambda: torch.zeros(1, 1, arch.embed_dim))
+        if arch.qkv_bias:
+            for index in range(arch.depth):
+                for letter in "qv":
+                    state.setdefault(f"model.layer.{index}.attention.{letter}_proj.bias", zeros)
+    return state
 
 
-def load(spec: VariantSpec, checkpoint: Path) -> tuple[DINOv3ViTModel, torch.Tensor]:
-    """The reference model filled from a checkpoint, and the RoPE periods it is to use.
+def rope_periods(arch: ViTArchitecture, tensors: Mapping[str, LazyTensor]) -> torch.Tensor:
+    """The RoPE periods that the variant asks for, taken from the checkpoint where it holds them."""
+    if arch.rope_periods == "bfloat16" and "rope_embed.periods" in tensors:
+        return reader(tensors["rope_embed.periods"])()
+    count = arch.head_dim // 4
+    periods = 100.0 ** (torch.arange(count, dtype=torch.float64) / count)
+    return periods.to(torch.bfloat16 if arch.rope_periods == "bfloat16" else torch.float32).float()
 
-    Raises `InputError` if transformers misses a tensor or knows one not.
+
+def vit_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
+    """The vision transformer step by step."""
+    rope = model.rope_embeddings(pixel_values)
+    layers = [
+        Step((f"model.layer.{index}",), partial(layer, position_embeddings=rope))
+        for index, layer in enumerate(model.model.layer)
+    ]
+    return [Step(("embeddings",), model.embeddings), *layers, Step(("norm",), model.norm)]
+
+
+def convnext_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
+    """The ConvNeXt step by step."""
+
+    def head(x: torch.Tensor) -> torch.Tensor:
+        tokens = torch.cat([model.pool(x).flatten(2), x.flatten(2)], 2).transpose(1, 2)
+        return model.layer_norm(tokens)
+
+    layers = [
+        Step((f"model.stages.{index}.{kind}.{number}",), layer)
+        for index, stage in enumerate(model.model.stages)
+        for kind, several in (("downsample_layers", stage.downsample_layers), ("layers", stage.layers))
+        for number, layer in enumerate(several)
+    ]
+    return [*layers, Step(("layer_norm",), head)]
+
+
+def features(
+    spec: VariantSpec, checkpoint: Path, cases: Mapping[str, np.ndarray], *, own_periods: bool = False
+) -> dict[str, np.ndarray]:
+    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`.
+
+    With `own_periods` transformers keeps the RoPE periods that it computes itself.
     """
+    arch = spec.architecture
     tensors = open_checkpoint(checkpoint)
-    state = {name: torch.from_numpy(tensor.read().astype(np.float32)) for name, tensor in tensors.items()}
-    renamed, periods = to_transformers(state)
-    if periods is None:
-        count = spec.architecture.head_dim // 4
-        periods = 100.0 ** (torch.arange(count, dtype=torch.float64) / count)
-        periods = periods.bfloat16().float()
-    model = build(spec.architecture)
-    try:
-        model.load_state_dict(renamed, strict=True)
-    except RuntimeError as error:
-        raise InputError(
-            f"{checkpoint} does not fit transformers' model of {spec.name}; the log names every tensor."
-        ) from error
-    model.rope_embeddings.inv_freq = 1 / periods
-    return model, periods
-
-
-def features(spec: VariantSpec, checkpoint: Path, cases: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`."""
-    model, periods = load(spec, checkpoint)
-    found = {f"float32/{case}": _run(model, torch.from_numpy(x)) for case, x in cases.items()}
-    model = model.double()
-    model.rope_embeddings = DoubleRope(periods, spec.architecture.patch_size)
-    for case, x in cases.items():
-        found[f"float64/{case}"] = _run(model, torch.from_numpy(x).double())
-    return found
-
-
-@torch.inference_mode()
-def _run(model: DINOv3ViTModel, pixel_values: torch.Tensor) -> np.ndarray:
-    return model(pixel_values[None]).last_hidden_state[0].numpy()
+    state = to_transformers(spec, tensors)
+    model = build(spec)
+    check_names(str(checkpoint), model, state)
+    if isinstance(arch, ConvNeXtArchitecture):
+        steps = partial(convnext_steps, model)
+        found = run_steps(model, state, steps, cases, torch.float32)
+        truth = run_steps(model, state, steps, cases, torch.float64)
+    else:
+        if own_periods:
+            frequencies = DINOv3ViTModel(
+                model.config.__class__(**model.config.to_dict() | {"num_hidden_layers": 0})
+            ).rope_embeddings.inv_freq
+        else:
+            frequencies = 1 / rope_periods(arch, tensors)
+        model.rope_embeddings.inv_freq = frequencies
+        steps = partial(vit_steps, model)
+        found = run_steps(model, state, steps, cases, torch.float32)
+        model.rope_embeddings = DoubleRope(
+            1 / frequencies if own_periods else rope_periods(arch, tensors), arch.patch_size
+        )
+        truth = run_steps(model, state, steps, cases, torch.float64)
+    return {f"float32/{case}": value for case, value in found.items()} | {
+        f"float64/{case}": value for case, value in truth.items()
+    }
