@@ -4,8 +4,6 @@
 rule judge_parity:
     input:
         comparison="<results>/{variant}/parity/{export}.json",
-        # Not needed, but then a run that fails here has something to read.
-        page=ancient("<results>/{variant}/parity.html"),
     output:
         verdict="<results>/{variant}/parity/{export}.verdict.json",
     log:
