@@ -16,7 +16,8 @@ def code_digest(*rooms: str) -> str:
     digest = hashlib.sha256()
     for room in rooms:
         module = PACKAGE / f"{room}.py"
-        paths = [module] if module.is_file() else sorted((PACKAGE / room).rglob("*.py"))
+        folder = (path for path in (PACKAGE / room).rglob("*") if path.is_file() and path.suffix != ".pyc")
+        paths = [module] if module.is_file() else sorted(folder)
         if not paths:
             raise ValueError(f"the package has no room {room!r}")
         for path in paths:

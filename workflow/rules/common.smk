@@ -70,7 +70,7 @@ def memory_for(base, copies):
 def everything_asked_for():
     return [
         *expand(
-            "<results>/{variant}/parity/{export}.verdict.json",
+            ["<results>/{variant}/{export}.onnx", "<results>/{variant}/parity/{export}.verdict.json"],
             variant=config["variants"],
             export=config["exports"],
         ),

@@ -45,7 +45,7 @@ rule run_reference:
         mem_mb=memory_for(base=2000, copies=5),
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        repository=config["reference"]["repository"],
+        repository=lambda wildcards: config["reference"]["repository"] if wildcards.reference == "publisher" else None,
         code=code_digest("references", "checkpoints"),
     message:
         "{wildcards.variant}: running the reference ({wildcards.reference})"
@@ -87,7 +87,7 @@ rule compare_outputs:
             "<results>/{variant}/parity/{export}.json",
             caption="../report/comparison.rst",
             category="Parity",
-            labels={"variant": "{variant}", "graph": "{export}", "file": "all numbers"},
+            labels={"variant": "{variant}", "graph": "{export}", "file": "all numbers (JSON)"},
         ),
     log:
         "<logs>/{variant}/compare_outputs_{export}.log",

@@ -10,7 +10,7 @@ rule convert_checkpoint:
             "<results>/{variant}/ledger.csv",
             caption="../report/ledger.rst",
             category="Weights",
-            labels={"variant": "{variant}", "file": "ledger of tensors"},
+            labels={"variant": "{variant}", "file": "ledger of tensors (CSV)"},
         ),
     log:
         "<logs>/{variant}/convert_checkpoint.log",
