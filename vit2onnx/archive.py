@@ -194,7 +194,9 @@ def write_model(path: Path, spec: VariantSpec, values: Iterable[tuple[str, np.nd
     skeleton = build(spec.family, spec.architecture)
     header = {"variant": spec.name, "family": spec.family, "architecture": asdict(spec.architecture)}
     with path.open("wb") as file:
-        file.write(json.dumps(header).encode() + b"\n")
+        # Padded, so that the arrays are aligned in the file, as ONNX asks of external data.
+        line = json.dumps(header).encode()
+        file.write(line.ljust(-(-(len(line) + 1) // 64) * 64 - 1) + b"\n")
         for piece in serialise(skeleton, values):
             file.write(piece)
 

@@ -14,6 +14,7 @@ from jax2onnx import to_onnx
 import vit2onnx.exporting.lowerings  # noqa: F401  registers the primitives' operators
 from vit2onnx.archive import leaf_names
 from vit2onnx.errors import InputError
+from vit2onnx.exporting.weights import write_embedded, write_external
 from vit2onnx.files import atomic
 from vit2onnx.keytable import LazyTensor
 from vit2onnx.models import Model
@@ -27,7 +28,7 @@ OUTPUTS = {
 
 
 def trace(model: Model, spec: VariantSpec, export: ExportSpec) -> ir.Model:
-    """The graph of a model for one recipe, with the parameters as graph inputs named by their path.
+    """The graph of a model for one recipe, without its parameters: nodes name them by their path in the tree.
 
     Only the shapes of the parameters are looked at, so `model` may hold `jax.ShapeDtypeStruct`s.
     """
@@ -46,7 +47,10 @@ def trace(model: Model, spec: VariantSpec, export: ExportSpec) -> ir.Model:
         input_names=[INPUT, *leaf_names(model)],
         output_names=list(OUTPUTS),
     )
-    _name_dimensions(graph, spec, pixel_values.shape)
+    _name_dimensions(graph, model, pixel_values)
+    for value in list(graph.graph.inputs):
+        if value.name != INPUT:
+            graph.graph.inputs.remove(value)
     return graph
 
 
@@ -69,55 +73,46 @@ def _input_shape(spec: VariantSpec, export: ExportSpec) -> tuple[Any, ...]:
     return tuple(jax_export.symbolic_shape(text, constraints=[f"{name} >= {least[name]}" for name in free]))
 
 
-def _name_dimensions(graph: ir.Model, spec: VariantSpec, shape: tuple[Any, ...]) -> None:
-    """Give sizes that follow from the image's their names, in place of JAX's arithmetic, and untyped shapes a type."""
-    patch = spec.architecture.patch_size
-    # As the strided convolution counts them; JAX does not simplify this to height // patch.
-    grid_height, grid_width = ((size - patch) // patch + 1 for size in shape[2:])
-    patches = grid_height * grid_width
-    names = {
-        str(grid_height): "grid_height",
-        str(grid_width): "grid_width",
-        str(patches): "patches",
-        str(patches + spec.architecture.num_prefix): "tokens",
-    }
+def _name_dimensions(graph: ir.Model, model: Model, pixel_values: jax.ShapeDtypeStruct) -> None:
+    """Name the number of tokens where a graph has it as arithmetic on the image's size, and drop other arithmetic."""
+    tokens = jax.eval_shape(lambda m, x: m(x), model, pixel_values).last_hidden_state.shape[1]
+    kept = {"batch", "height", "width"}
     for node in graph.graph:
         for value in node.outputs:
             if value.type is None:
                 value.type = ir.TensorType(ir.DataType.INT64)
             for axis, size in enumerate(value.shape or ()):
-                if isinstance(size, ir.SymbolicDim) and size.value in names:
-                    value.shape[axis] = names[size.value]
+                if isinstance(size, ir.SymbolicDim) and size.value not in kept:
+                    value.shape[axis] = "tokens" if size.value == str(tokens) else None
 
 
-def attach(graph: ir.Model, tensors: Mapping[str, LazyTensor]) -> None:
-    """Turn the parameters among the graph's inputs into initializers that are read when the file is written."""
-    for value in list(graph.graph.inputs):
-        if value.name == INPUT:
-            continue
-        tensor = tensors[value.name]
-        assert tuple(value.shape) == tensor.shape, (value.name, value.shape, tensor.shape)
-        value.const_value = ir.LazyTensor(
-            lambda read=tensor.read, name=value.name: ir.tensor(read(), name=name),
-            dtype=ir.DataType.FLOAT,
-            shape=ir.Shape(tensor.shape),
-            name=value.name,
-        )
-        graph.graph.inputs.remove(value)
-        graph.graph.initializers.add(value)
+def write(
+    graph: ir.Model,
+    path: Path,
+    export: ExportSpec,
+    metadata: Mapping[str, str],
+    tensors: Mapping[str, LazyTensor],
+    *,
+    weights: Path,
+    external: bool,
+) -> None:
+    """Write the graph with its metadata and weights to a file whose structure has passed ONNX's full check.
 
-
-def write(graph: ir.Model, path: Path, export: ExportSpec, metadata: Mapping[str, str]) -> None:
-    """Write the graph with its metadata to a file that has passed ONNX's full check."""
+    The weights stay in the file `weights`, which must lie beside `path`, if `external`; else they are copied from it,
+    one tensor in memory at a time.
+    """
     graph.producer_name = "vit2onnx"
     graph.producer_version = metadata["version"]
     graph.metadata_props.update(metadata)
     for value in graph.graph.outputs:
         value.doc_string = OUTPUTS[value.name]
     check_interface(graph, export)
+    model = ir.to_proto(graph)
     with atomic(path) as new:
-        ir.save(graph, new)
+        write_external(new, model, tensors, weights.name)
         onnx.checker.check_model(new, full_check=True)
+        if not external:
+            write_embedded(new, model, tensors)
 
 
 def check_interface(graph: ir.Model, export: ExportSpec) -> None:

@@ -67,6 +67,11 @@ def memory_for(base, copies):
     return memory
 
 
+def weights_are_external(wildcards):
+    """Whether a variant's weights stay in model.eqx, to which all its graphs refer, instead of in each graph."""
+    return 4 * VARIANTS[wildcards.variant]["parameters"] > 1e6 * config["external_weights_above_mb"]
+
+
 def everything_asked_for():
     return [
         *expand(

@@ -19,6 +19,7 @@ rule export_onnx:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
+        external=weights_are_external,
         code=code_digest("exporting", "archive", "models"),
     message:
         "{wildcards.variant}: exporting {wildcards.export}.onnx"

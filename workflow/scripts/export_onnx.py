@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit2onnx.archive import open_model
-from vit2onnx.exporting.graph import attach, trace, write
+from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.logs import logging_to
 from vit2onnx.variants import ExportSpec, VariantSpec
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def export_onnx(spec: VariantSpec, export: ExportSpec, model: Path, record: Path, graph: Path) -> None:
+def export_onnx(
+    spec: VariantSpec, export: ExportSpec, model: Path, record: Path, graph: Path, *, external: bool
+) -> None:
     skeleton, tensors = open_model(model)
     traced = trace(skeleton, spec, export)
-    attach(traced, tensors)
-    write(traced, graph, export, metadata_of(spec, export, json.loads(record.read_text())))
+    metadata = metadata_of(spec, export, json.loads(record.read_text()))
+    write(traced, graph, export, metadata, tensors, weights=model, external=external)
 
 
 if __name__ == "__main__":
@@ -29,4 +31,5 @@ if __name__ == "__main__":
             Path(snakemake.input.model),
             Path(snakemake.input.record),
             Path(snakemake.output.graph),
+            external=snakemake.params.external,
         )

@@ -1,0 +1,85 @@
+"""Write an ONNX file with weights that are never all in memory.
+
+A protobuf message is built in memory as a whole, and so would be the weights. But it is a plain sequence of fields whose
+lengths are known beforehand, so the large ones can be written by hand, between the others that the library makes. Source:
+protobuf.dev/programming-guides/encoding.
+"""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import onnx
+
+from vit2onnx.keytable import LazyTensor
+
+# Field numbers of onnx.proto.
+MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_RAW_DATA = (
+    onnx.ModelProto.GRAPH_FIELD_NUMBER,
+    onnx.GraphProto.INITIALIZER_FIELD_NUMBER,
+    onnx.TensorProto.RAW_DATA_FIELD_NUMBER,
+)
+
+
+def write_external(path: Path, model: onnx.ModelProto, tensors: Mapping[str, LazyTensor], location: str) -> None:
+    """Write a model whose initializers are to be read from the file `location` beside it, where the tensors lie."""
+    complete = onnx.ModelProto()
+    complete.CopyFrom(model)
+    for name, tensor in tensors.items():
+        array = tensor.read()
+        assert isinstance(array, np.memmap)
+        initializer = _describe(name, tensor)
+        initializer.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", array.offset), ("length", array.nbytes)):
+            initializer.external_data.add(key=key, value=str(value))
+        complete.graph.initializer.append(initializer)
+    path.write_bytes(complete.SerializeToString(deterministic=True))
+
+
+def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, LazyTensor]) -> None:
+    """Write a model with the tensors as its initializers, one tensor in memory at a time."""
+    rest = onnx.ModelProto()
+    rest.CopyFrom(model)
+    rest.ClearField("graph")
+    graph = model.graph.SerializeToString(deterministic=True)
+    heads = {name: _describe(name, tensor).SerializeToString(deterministic=True) for name, tensor in tensors.items()}
+    bodies = {name: len(heads[name]) + _field_size(TENSOR_RAW_DATA, _bytes(tensor)) for name, tensor in tensors.items()}
+    with path.open("wb") as file:
+        file.write(rest.SerializeToString(deterministic=True))
+        size = len(graph) + sum(_field_size(GRAPH_INITIALIZER, body) for body in bodies.values())
+        _start_field(file, MODEL_GRAPH, size)
+        file.write(graph)
+        for name, tensor in tensors.items():
+            _start_field(file, GRAPH_INITIALIZER, bodies[name])
+            file.write(heads[name])
+            _start_field(file, TENSOR_RAW_DATA, _bytes(tensor))
+            file.write(tensor.read().reshape(-1).data)
+
+
+def _describe(name: str, tensor: LazyTensor) -> onnx.TensorProto:
+    return onnx.TensorProto(name=name, dims=tensor.shape, data_type=onnx.TensorProto.FLOAT)
+
+
+def _bytes(tensor: LazyTensor) -> int:
+    return 4 * int(np.prod(tensor.shape))
+
+
+def _varint(number: int) -> bytes:
+    groups = bytearray()
+    while number > 0x7F:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*groups, number])
+
+
+def _start_field(file: IO[bytes], number: int, size: int) -> None:
+    # Wire type 2: bytes preceded by their length.
+    file.write(_varint(number << 3 | 2) + _varint(size))
+
+
+def _field_size(number: int, size: int) -> int:
+    head = io.BytesIO()
+    _start_field(head, number, size)
+    return len(head.getvalue()) + size
