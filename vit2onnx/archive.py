@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -241,8 +240,7 @@ def _index(file: IO[bytes], skeleton: Any) -> dict[str, LazyTensor]:
         except (ValueError, AssertionError) as error:
             raise InputError(f"{path} is damaged at leaf {name}; delete it and run again to rebuild it.") from error
         if hasattr(leaf, "shape"):
-            read = partial(np.memmap, path, dtype, "r", file.tell(), shape)
-            tensors[name] = LazyTensor(shape, dtype.name, read)
+            tensors[name] = LazyTensor.in_file(path, file.tell(), shape, dtype.name)
         file.seek(dtype.itemsize * int(np.prod(shape)), io.SEEK_CUR)
     if file.tell() > path.stat().st_size:
         raise InputError(f"{path} is truncated; delete it and run again to rebuild it.")

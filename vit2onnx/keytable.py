@@ -8,7 +8,9 @@ dtypes are checked before anything is read, and all faults are reported together
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import ml_dtypes  # noqa: F401  teaches numpy the name bfloat16
 import numpy as np
 
 from vit2onnx.errors import InputError
@@ -20,11 +22,29 @@ ACCEPTED_DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A named tensor that is read only when asked for; `dtype` is numpy's name for it."""
+    """A tensor that is read only when asked for; `dtype` is numpy's name for it.
+
+    `offset` is where its bytes begin in its file, if they stand there as they are.
+    """
 
     shape: Shape
     dtype: str
     read: Callable[[], np.ndarray]
+    offset: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    @classmethod
+    def in_file(cls, path: Path, offset: int, shape: Shape, dtype: str) -> "LazyTensor":
+        """A tensor whose bytes stand in a file in C order."""
+
+        def read() -> np.ndarray:
+            # Not a memory map, because its pages count as this process's memory while it exists.
+            return np.fromfile(path, dtype, count=int(np.prod(shape)), offset=offset).reshape(shape)
+
+        return cls(shape, dtype, read, offset)
 
 
 @dataclass(frozen=True)

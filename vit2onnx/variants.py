@@ -91,7 +91,9 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
 
 def architecture_from_mapping(family: str, mapping: Mapping[str, Any]) -> Architecture:
     """The architecture of a family from its YAML or JSON."""
-    hashable: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()}
+    hashable: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()
+    }
     return ARCHITECTURES[family](**hashable)
 
 

@@ -1,7 +1,8 @@
 """Open a published checkpoint as a mapping of names to lazy tensors, without running any code in it."""
 
+import json
 import pickle
-import zipfile
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +10,13 @@ import ml_dtypes
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vit2onnx.errors import InputError
 from vit2onnx.keytable import LazyTensor
+
+# How torch's files begin: those of today, and those of torch before 1.6.
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 
 
 def open_checkpoint(path: Path) -> dict[str, LazyTensor]:
@@ -31,55 +36,71 @@ def open_checkpoint(path: Path) -> dict[str, LazyTensor]:
         )
     if head.startswith(b"version https://git-lfs"):
         raise InputError(f"{path} is a Git LFS pointer and not the file itself; run 'git lfs pull' beside it.")
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        return _open_torch(path)
+    # Before the pickle, because the length that stands before the brace may begin like one.
     if head[8:9] == b"{":
         return _open_safetensors(path)
+    if head.startswith((ZIP, PICKLE)):
+        return _open_torch(path, is_zip=head.startswith(ZIP))
     raise InputError(f"{path} is neither a PyTorch nor a safetensors file; download or copy it again.")
 
 
-def _open_torch(path: Path) -> dict[str, LazyTensor]:
-    is_zip = zipfile.is_zipfile(path)
-    if not is_zip and path.open("rb").read(1) == b"P":
-        raise InputError(f"{path} is truncated; download or copy the checkpoint again.")
+def _open_torch(path: Path, *, is_zip: bool) -> dict[str, LazyTensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with path.open("rb") as file, FakeTensorMode() if is_zip else nullcontext():
+            # Given the file and not its path, because torch takes a name's ending for its format. Without the values,
+            # which are read from the file one at a time.
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} holds Python objects other than tensors, which could run code, and was not loaded; get the"
-            " checkpoint from its publisher."
+            f"{path} is damaged or holds Python objects other than tensors, which could run code, and was not loaded;"
+            " get the checkpoint from its publisher."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged; download or copy the checkpoint again.") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+    # Any exception, because what torch raises depends on which byte is broken: IndexError, struct.error and others.
+    except Exception as error:
+        raise InputError(f"{path} is damaged or truncated; download or copy the checkpoint again.") from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    ):
         raise InputError(f"{path} is no flat mapping of names to tensors; give the file as its publisher offers it.")
-    return {
-        name: LazyTensor(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), partial(to_numpy, tensor))
-        for name, tensor in state.items()
-    }
+    return {name: _lazy(path, tensor) for name, tensor in state.items()}
+
+
+def _lazy(path: Path, tensor: torch.Tensor) -> LazyTensor:
+    shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    if start is None:
+        # Torch's format of before 1.6 is loaded as a whole.
+        return LazyTensor(shape, dtype, partial(to_numpy, tensor))
+    if not tensor.is_contiguous():
+        raise InputError(f"{path} holds tensors that are views of others; give the file as its publisher offers it.")
+    return LazyTensor.in_file(path, start + tensor.storage_offset() * tensor.element_size(), shape, dtype)
 
 
 def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
     try:
-        # Torch tensors, because the numpy reader knows no bfloat16.
-        file = safe_open(path, framework="pt")
+        # Only to check the file: its tensors would stay in memory once they are read.
+        with safe_open(path, framework="numpy"):
+            pass
     except SafetensorError as error:
         raise InputError(f"{path} is damaged or truncated; download or copy the checkpoint again.") from error
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(length))
+    head.pop("__metadata__", None)
     dtypes = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-
-    def read(name: str) -> np.ndarray:
-        return to_numpy(file.get_tensor(name))
-
-    tensors = {}
-    for name in list(file.keys()):
-        view = file.get_slice(name)
-        dtype = view.get_dtype()
-        tensors[name] = LazyTensor(tuple(view.get_shape()), dtypes.get(dtype, dtype), partial(read, name))
-    return tensors
+    return {
+        name: LazyTensor.in_file(
+            path,
+            8 + length + entry["data_offsets"][0],
+            tuple(entry["shape"]),
+            dtypes.get(entry["dtype"], entry["dtype"]),
+        )
+        for name, entry in head.items()
+    }
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     """The tensor as numpy array, bfloat16 included, which torch itself does not hand over."""
     if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+        return tensor.detach().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.detach().numpy()

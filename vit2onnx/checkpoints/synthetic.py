@@ -4,17 +4,21 @@ A freshly initialised model is too tame to test with: its LayerScale of 1e-5 mut
 and its norms are identities. Here every tensor matters, so that a wrong key, mask, order, epsilon or transpose shows.
 """
 
+import json
 import re
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vit2onnx.archive import archive_skeleton, array_shapes
 from vit2onnx.checkpoints.layouts import tables_of
-from vit2onnx.checkpoints.layouts.dinov3_vit import rope_periods
+from vit2onnx.checkpoints.layouts.dinov3_vit import MASK_KEY_BIAS, rope_periods
+from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT
 from vit2onnx.files import atomic
 from vit2onnx.keytable import Shape, assign
@@ -44,26 +48,66 @@ def synthetic_value(name: str, shape: Shape, seed: int) -> np.ndarray:
     return noise
 
 
+def synthetic_tensors(spec: VariantSpec, *, seed: int, layout: str) -> Iterator[tuple[str, np.ndarray]]:
+    """All tensors of a synthetic checkpoint by their names in a layout, one at a time."""
+    table = tables_of(spec)[layout]
+    for assignment in assign(table, array_shapes(archive_skeleton(spec))):
+        value = synthetic_value(assignment.target, assignment.shape, seed).astype(np.float32)
+        sources = [np.ascontiguousarray(source) for source in assignment.transform.invert(value)]
+        if assignment.transform is MASK_KEY_BIAS:
+            # What the mask removes is large, so that a reader that forgets the mask is far off.
+            bias, mask = sources
+            bias[mask == 0] = 3 * synthetic_value(assignment.sources[1], bias.shape, seed)[mask == 0]
+        yield from zip(assignment.sources, sources, strict=True)
+        for key, entry in table.ignored.items():
+            if entry.same_as in assignment.sources:
+                yield key, sources[assignment.sources.index(entry.same_as)]
+    for key, entry in table.ignored.items():
+        if not entry.same_as:
+            yield key, synthetic_value(key, entry.shape, seed).astype(np.float32)
+
+
 def write_synthetic(spec: VariantSpec, path: Path, *, seed: int, layout: str) -> None:
     """Write a synthetic checkpoint of a variant in one of its layouts: `.pth` for Meta's, else safetensors."""
     table = tables_of(spec)[layout]
-    tensors: dict[str, np.ndarray] = {}
+    shapes: dict[str, Shape] = {}
     for assignment in assign(table, array_shapes(archive_skeleton(spec))):
-        value = synthetic_value(assignment.target, assignment.shape, seed).astype(np.float32)
-        sources = assignment.transform.invert(value)
-        tensors.update(zip(assignment.sources, map(np.ascontiguousarray, sources), strict=True))
-    for key, entry in table.ignored.items():
-        tensors[key] = tensors[entry.same_as] if entry.same_as else synthetic_value(key, entry.shape, seed)
-    for key, mask in tensors.items():
-        if key.endswith("bias_mask"):
-            # What the mask removes is large, so that a reader that forgets the mask is far off.
-            bias = tensors[key.removesuffix("_mask")]
-            junk = synthetic_value(key, bias.shape, seed)
-            bias[mask == 0] = 3 * junk[mask == 0]
+        shapes |= zip(assignment.sources, assignment.transform.shapes(assignment.shape), strict=True)
+    shapes |= {key: entry.shape for key, entry in table.ignored.items()}
+    tensors = synthetic_tensors(spec, seed=seed, layout=layout)
     with atomic(path) as new:
-        if SUFFIX_OF_LAYOUT[layout] == ".pth":
-            # A file object, because with a path torch writes the file's name into it.
-            with new.open("wb") as file:
-                torch.save({key: torch.from_numpy(value) for key, value in tensors.items()}, file)
-        else:
-            safetensors.numpy.save_file(tensors, new, metadata={"format": "pt"})
+        reserve = _reserve_torch if SUFFIX_OF_LAYOUT[layout] == ".pth" else _reserve_safetensors
+        offsets = reserve(new, shapes)
+        with new.open("r+b") as file:
+            for key, value in tensors:
+                file.seek(offsets[key])
+                file.write(value.reshape(-1).data)
+
+
+def _reserve_torch(path: Path, shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Write a torch file with room for tensors of these shapes, and tell where each goes."""
+    with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
+        state = {key: torch.empty(shape) for key, shape in shapes.items()}
+        # A file object, because with a path torch writes the file's name into it.
+        with path.open("wb") as file:
+            torch.save(state, file)
+    return {key: tensor.offset or 0 for key, tensor in open_checkpoint(path).items()}
+
+
+def _reserve_safetensors(path: Path, shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Write the head of a safetensors file and reserve the rest, and tell where each tensor goes.
+
+    Source: github.com/huggingface/safetensors, "Format".
+    """
+    head: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for key, shape in shapes.items():
+        begin, end = end, end + 4 * int(np.prod(shape))
+        head[key] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(head).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    start = 8 + len(text)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(start + end)
+    return {key: start + head[key]["data_offsets"][0] for key in shapes}

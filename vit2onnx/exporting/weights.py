@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-import numpy as np
 import onnx
 
 from vit2onnx.keytable import LazyTensor
@@ -28,11 +27,9 @@ def write_external(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
     complete = onnx.ModelProto()
     complete.CopyFrom(model)
     for name, tensor in tensors.items():
-        array = tensor.read()
-        assert isinstance(array, np.memmap)
         initializer = _describe(name, tensor)
         initializer.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", location), ("offset", array.offset), ("length", array.nbytes)):
+        for key, value in (("location", location), ("offset", tensor.offset), ("length", tensor.nbytes)):
             initializer.external_data.add(key=key, value=str(value))
         complete.graph.initializer.append(initializer)
     path.write_bytes(complete.SerializeToString(deterministic=True))
@@ -45,7 +42,7 @@ def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
     rest.ClearField("graph")
     graph = model.graph.SerializeToString(deterministic=True)
     heads = {name: _describe(name, tensor).SerializeToString(deterministic=True) for name, tensor in tensors.items()}
-    bodies = {name: len(heads[name]) + _field_size(TENSOR_RAW_DATA, _bytes(tensor)) for name, tensor in tensors.items()}
+    bodies = {name: len(heads[name]) + _field_size(TENSOR_RAW_DATA, tensor.nbytes) for name, tensor in tensors.items()}
     with path.open("wb") as file:
         file.write(rest.SerializeToString(deterministic=True))
         size = len(graph) + sum(_field_size(GRAPH_INITIALIZER, body) for body in bodies.values())
@@ -54,16 +51,12 @@ def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
         for name, tensor in tensors.items():
             _start_field(file, GRAPH_INITIALIZER, bodies[name])
             file.write(heads[name])
-            _start_field(file, TENSOR_RAW_DATA, _bytes(tensor))
+            _start_field(file, TENSOR_RAW_DATA, tensor.nbytes)
             file.write(tensor.read().reshape(-1).data)
 
 
 def _describe(name: str, tensor: LazyTensor) -> onnx.TensorProto:
     return onnx.TensorProto(name=name, dims=tensor.shape, data_type=onnx.TensorProto.FLOAT)
-
-
-def _bytes(tensor: LazyTensor) -> int:
-    return 4 * int(np.prod(tensor.shape))
 
 
 def _varint(number: int) -> bytes:
