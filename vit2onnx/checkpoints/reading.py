@@ -1,7 +1,6 @@
 """Open a published checkpoint as a mapping of names to lazy tensors, without running any code in it."""
 
 import pickle
-import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +11,9 @@ from safetensors import SafetensorError, safe_open
 
 from vit2onnx.errors import InputError
 from vit2onnx.keytable import LazyTensor
+
+# How torch's files begin: those of today, and those of torch before 1.6.
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 
 
 def open_checkpoint(path: Path) -> dict[str, LazyTensor]:
@@ -31,27 +33,33 @@ def open_checkpoint(path: Path) -> dict[str, LazyTensor]:
         )
     if head.startswith(b"version https://git-lfs"):
         raise InputError(f"{path} is a Git LFS pointer and not the file itself; run 'git lfs pull' beside it.")
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        return _open_torch(path)
+    # Before the pickle, because the length that stands before the brace may begin like one.
     if head[8:9] == b"{":
         return _open_safetensors(path)
+    if head.startswith((ZIP, PICKLE)):
+        return _open_torch(path, mmap=head.startswith(ZIP))
     raise InputError(f"{path} is neither a PyTorch nor a safetensors file; download or copy it again.")
 
 
-def _open_torch(path: Path) -> dict[str, LazyTensor]:
-    is_zip = zipfile.is_zipfile(path)
-    if not is_zip and path.open("rb").read(1) == b"P":
-        raise InputError(f"{path} is truncated; download or copy the checkpoint again.")
+def _open_torch(path: Path, *, mmap: bool) -> dict[str, LazyTensor]:
+    # Not the path where it ends like this, because torch.load then takes the name's word for the content.
+    misnamed = path.name.endswith(".safetensors")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with path.open("rb") as file:
+            state = torch.load(
+                file if misnamed else path, map_location="cpu", weights_only=True, mmap=mmap and not misnamed
+            )
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} holds Python objects other than tensors, which could run code, and was not loaded; get the"
-            " checkpoint from its publisher."
+            f"{path} is damaged or holds Python objects other than tensors, which could run code, and was not loaded;"
+            " get the checkpoint from its publisher."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged; download or copy the checkpoint again.") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+    # Any exception, because what torch raises depends on which byte is broken: IndexError, struct.error and others.
+    except Exception as error:
+        raise InputError(f"{path} is damaged or truncated; download or copy the checkpoint again.") from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    ):
         raise InputError(f"{path} is no flat mapping of names to tensors; give the file as its publisher offers it.")
     return {
         name: LazyTensor(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), partial(to_numpy, tensor))
@@ -81,5 +89,5 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     """The tensor as numpy array, bfloat16 included, which torch itself does not hand over."""
     if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+        return tensor.detach().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.detach().numpy()

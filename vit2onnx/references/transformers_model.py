@@ -88,18 +88,18 @@ def load(spec: VariantSpec, checkpoint: Path) -> tuple[DINOv3ViTModel, torch.Ten
     """
     tensors = open_checkpoint(checkpoint)
     state = {name: torch.from_numpy(tensor.read().astype(np.float32)) for name, tensor in tensors.items()}
-    renamed, periods = to_transformers(state)
+    model = build(spec.architecture)
+    try:
+        renamed, periods = to_transformers(state)
+        model.load_state_dict(renamed, strict=True)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{checkpoint} does not fit transformers' model of {spec.name}; the log names every tensor."
+        ) from error
     if periods is None:
         count = spec.architecture.head_dim // 4
         periods = 100.0 ** (torch.arange(count, dtype=torch.float64) / count)
         periods = periods.bfloat16().float()
-    model = build(spec.architecture)
-    try:
-        model.load_state_dict(renamed, strict=True)
-    except RuntimeError as error:
-        raise InputError(
-            f"{checkpoint} does not fit transformers' model of {spec.name}; the log names every tensor."
-        ) from error
     model.rope_embeddings.inv_freq = 1 / periods
     return model, periods
 
