@@ -69,7 +69,7 @@ def equimo_config(arch: ViTArchitecture) -> dict[str, Any]:
 
 
 def archive_config(spec: VariantSpec) -> dict[str, Any]:
-    """What `metadata.json` says of the model: Equimo's arguments, or the architecture where Equimo has no such model."""
+    """What `metadata.json` says of the model: Equimo's arguments, or the architecture where it has no such model."""
     arch = spec.architecture
     return equimo_config(arch) if isinstance(arch, ViTArchitecture) else asdict(arch)
 
@@ -151,7 +151,7 @@ def write_archive(path: Path, spec: VariantSpec, skeleton: Any, values: Iterable
         size += len(piece.getvalue())
     weights = io.BufferedReader(_Pieces(serialise(skeleton, values)), CHUNK)
     with (
-        lz4.frame.open(path, "wb") as compressed,
+        lz4.frame.open(path, "wb", content_checksum=True) as compressed,
         tarfile.open(fileobj=compressed, mode="w|", bufsize=CHUNK) as tar,
     ):
         for name, length, content in (
@@ -177,15 +177,20 @@ def open_archive(path: Path, spec: VariantSpec) -> Iterator[dict[str, LazyTensor
                 tarfile.open(fileobj=compressed, mode="r|", bufsize=CHUNK) as tar,
             ):
                 tar.extractall(folder, filter="data")
-            metadata = json.loads((Path(folder) / "metadata.json").read_text())
-        except (RuntimeError, EOFError, OSError, tarfile.TarError) as error:
+                if tar.getnames() != ["metadata.json", "weights.eqx"]:
+                    raise tarfile.TarError(f"it holds {tar.getnames()}")
+                while compressed.read(CHUNK):  # to the end, where the checksum is
+                    pass
+            config = json.loads((Path(folder) / "metadata.json").read_text())["model_config"]
+        # Not OSError, because a full disk is no fault of the archive.
+        except (RuntimeError, EOFError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged; delete it and run again to rebuild it.") from error
-        if metadata["model_config"] != json.loads(json.dumps(archive_config(spec))):
+        if config != json.loads(json.dumps(archive_config(spec))):
             raise InputError(
                 f"{path} holds another architecture than {spec.name}; delete it and run again to rebuild it."
             )
         with (Path(folder) / "weights.eqx").open("rb") as file:
-            yield _index(file, archive_skeleton(spec))
+            yield _index(path, file, archive_skeleton(spec))
 
 
 def write_model(path: Path, spec: VariantSpec, values: Iterable[tuple[str, np.ndarray]]) -> None:
@@ -200,25 +205,18 @@ def write_model(path: Path, spec: VariantSpec, values: Iterable[tuple[str, np.nd
             file.write(piece)
 
 
-def read_header(file: IO[bytes]) -> dict[str, Any]:
-    """The line of JSON at the start of a model file."""
-    line = file.readline(1 << 16)
-    try:
-        header: dict[str, Any] = json.loads(line)
-        return header
-    except ValueError:
-        raise InputError(f"{file.name} is no model.eqx written by vit2onnx.") from None
-
-
 def open_model(path: Path) -> tuple[Model, dict[str, LazyTensor]]:
     """The skeleton of a model file and its tensors by name, read only when asked for.
 
-    The bytes of a tensor are read through a memory map, so the file must not change meanwhile.
+    Raises `InputError` if the file is truncated or no model file.
     """
     with path.open("rb") as file:
-        header = read_header(file)
-        skeleton = build(header["family"], architecture_from_mapping(header["family"], header["architecture"]))
-        return skeleton, _index(file, skeleton)
+        try:
+            header = json.loads(file.readline(1 << 16))
+            skeleton = build(header["family"], architecture_from_mapping(header["family"], header["architecture"]))
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path} is no model.eqx written by vit2onnx.") from None
+        return skeleton, _index(path, file, skeleton)
 
 
 def load_model(path: str | Path) -> Model:
@@ -229,19 +227,20 @@ def load_model(path: str | Path) -> Model:
     return model
 
 
-def _index(file: IO[bytes], skeleton: Any) -> dict[str, LazyTensor]:
-    """Find where each leaf lies in an open `.eqx` file, from its current position on."""
+def _index(source: Path, file: IO[bytes], skeleton: Any) -> dict[str, LazyTensor]:
+    """Find where each leaf lies in an open `.eqx` file, from its current position on; faults name `source`."""
     path, tensors = Path(file.name), {}
     for name, leaf in zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True):
         try:
             assert np.lib.format.read_magic(file) == (1, 0)
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
             assert shape == tuple(getattr(leaf, "shape", ())) and not fortran
+            assert dtype == getattr(leaf, "dtype", dtype)
         except (ValueError, AssertionError) as error:
-            raise InputError(f"{path} is damaged at leaf {name}; delete it and run again to rebuild it.") from error
+            raise InputError(f"{source} is damaged at leaf {name}; delete it and run again to rebuild it.") from error
         if hasattr(leaf, "shape"):
             tensors[name] = LazyTensor.in_file(path, file.tell(), shape, dtype.name)
         file.seek(dtype.itemsize * int(np.prod(shape)), io.SEEK_CUR)
     if file.tell() > path.stat().st_size:
-        raise InputError(f"{path} is truncated; delete it and run again to rebuild it.")
+        raise InputError(f"{source} is truncated; delete it and run again to rebuild it.")
     return tensors

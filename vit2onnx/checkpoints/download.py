@@ -67,21 +67,20 @@ def download_link(
     origin.unlink()
 
 
-def download_huggingface(repo_id: str, destination: Path, *, token: str | None) -> None:
-    """Download `model.safetensors` of a repository into Hugging Face's own cache and link to it.
+def download_huggingface(repo_id: str, *, token: str | None) -> Path:
+    """Download `model.safetensors` of a repository into Hugging Face's own cache and return its path there.
 
     Without a token the library's own login serves. Raises `InputError` when the hub does not give the file.
     """
     try:
         with _logging_off():
-            path = hf_hub_download(repo_id, HUGGINGFACE_FILE, token=token or None)
+            return Path(hf_hub_download(repo_id, HUGGINGFACE_FILE, token=token or None))
     except (HTTPError, EntryNotFoundError) as error:
         raise InputError(
             f"Hugging Face did not give {HUGGINGFACE_FILE} of {repo_id} ({type(error).__name__}): accept the"
             f" licence at https://huggingface.co/{repo_id} and set HF_TOKEN, or put the official file in"
             " checkpoints/; with no access at all, `weights: synthetic` runs the whole workflow."
         ) from None
-    link_file(Path(path), destination)
 
 
 def link_file(target: Path, destination: Path) -> None:

@@ -30,8 +30,7 @@ def fetch_official(
     Raises `InputError` if the file is not what its name says or no checkpoint at all.
     """
     if source.kind == "huggingface":
-        download_huggingface(source.location, destination, token=os.environ.get("HF_TOKEN"))
-        path = destination.resolve()
+        path = download_huggingface(source.location, token=os.environ.get("HF_TOKEN"))
     elif source.kind == "link":
         path = folder / Path(source.shown).name
         download_link(source.location, path)

@@ -7,7 +7,7 @@ the dtype of its inputs; `vit2onnx.exporting.lowerings` says which ONNX operator
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,10 @@ from jaxtyping import Array, Float
 def _primitive(name: str, meaning: Callable[..., Array]) -> Primitive:
     """Make a primitive whose value and XLA lowering are `meaning`; its output has the first input's dtype."""
     primitive = Primitive(f"vit2onnx_{name}")
-    # Evaluated in compiled form, because operation by operation JAX would round differently than under `jit`.
-    primitive.def_impl(lambda *arrays, **params: jax.jit(partial(meaning, **params))(*arrays))
+    # Evaluated in compiled form, because operation by operation JAX would round differently than under `jit`;
+    # and cached, because `jit` compiles anew for each new function.
+    compiled = cache(lambda **params: jax.jit(partial(meaning, **params)))
+    primitive.def_impl(lambda *arrays, **params: compiled(**params)(*arrays))
     primitive.def_abstract_eval(
         lambda *avals, **params: ShapedArray(jax.eval_shape(partial(meaning, **params), *avals).shape, avals[0].dtype)
     )

@@ -57,12 +57,14 @@ class GraphRunner:
 
 
 def run_graph(
-    runner: GraphRunner, pixel_values: Features, batch: int, num_tokens: Mapping[Case, int]
+    runner: GraphRunner, pixel_values: Features, batch: int, spec: VariantSpec
 ) -> tuple[dict[Case, np.ndarray], list[Check]]:
     """Features of every case, run in batches of one size, and what was seen of the outputs' shapes.
 
-    The last batch is filled up with images from the front, whose features are not taken twice.
+    The last batch is filled up with images from the front, whose features are not taken twice. Features of a wrong
+    shape are left out, because nothing can be compared with them.
     """
+    arch = spec.architecture
     found: dict[Case, np.ndarray] = {}
     wrong_shape, wrong_pooler = [], []
     sizes = dict.fromkeys((case.height, case.width) for case in pixel_values)
@@ -71,11 +73,13 @@ def run_graph(
         for start in range(0, len(cases), batch):
             chunk = [cases[i % len(cases)] for i in range(start, start + batch)]
             tokens, pooled = runner.run([pixel_values[case] for case in chunk])
-            if tokens.shape[:2] != (batch, num_tokens[chunk[0]]) or tokens.dtype != np.float32:
+            if tokens.shape != (batch, arch.num_tokens(*size), arch.embed_dim) or tokens.dtype != np.float32:
                 wrong_shape.append(f"{chunk[0]}: {tokens.shape} {tokens.dtype}")
+                continue
             if not np.array_equal(tokens[:, 0], pooled):
                 wrong_pooler.append(str(chunk[0]))
-            found |= {case: one for case, one in zip(chunk, tokens, strict=True) if case not in found}
+            for case, one in zip(chunk, tokens, strict=True):
+                found.setdefault(case, one)
     return found, [
         Check("shapes", not wrong_shape, "; ".join(wrong_shape) or f"batch {batch}: as promised at every size"),
         Check("pooler_output is CLS", not wrong_pooler, "; ".join(wrong_pooler) or f"batch {batch}: everywhere"),
@@ -113,7 +117,6 @@ def compare_outputs(
     truth. The result is plain data: rows of differences and answers to checks.
     """
     pixel_values = {case: x for case, x in pixel_values.items() if export.accepts(case.height, case.width)}
-    num_tokens = {case: spec.architecture.num_tokens(case.height, case.width) for case in pixel_values}
     first = next(iter(references))
 
     def taken(features: Features) -> Features:
@@ -134,7 +137,7 @@ def compare_outputs(
         runner = GraphRunner(graph, level, threads)
         checks.append(runner.interface())
         for batch in batch_sizes if export.batch is None else [export.batch]:
-            found, seen = run_graph(runner, pixel_values, batch, num_tokens)
+            found, seen = run_graph(runner, pixel_values, batch, spec)
             checks += seen
             finite &= all(np.isfinite(x).all() for x in found.values())
             rows += compare_features(run, "truth", found, truth, spec, batch)

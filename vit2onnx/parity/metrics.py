@@ -30,34 +30,30 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
     if a.shape != b.shape or a.size == 0:
         raise ValueError(f"cannot compare arrays of shapes {a.shape} and {b.shape}")
     a, b = a.astype(np.float64), b.astype(np.float64)
-    delta = np.abs(a - b)
-    token, channel = np.unravel_index(np.argmax(np.where(np.isnan(delta), np.inf, delta)), delta.shape)
+    with np.errstate(invalid="ignore"):
+        delta = np.abs(a - b)
+    where = np.unravel_index(np.argmax(np.where(np.isnan(delta), np.inf, delta)), delta.shape)
+    token, channel = map(int, where)
+    if not np.isfinite(delta).all():
+        return Difference(None, None, None, None, token, channel)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     # Two equal vectors of zeros point the same way; one against another vector does not.
     equal = (delta.max(axis=1) == 0).astype(float)
     cosines = np.where(norms == 0, equal, (a * b).sum(axis=1) / np.where(norms == 0, 1, norms))
-    finite = bool(np.isfinite(delta).all())
-
-    def figure(value: float) -> float | None:
-        return float(value) if finite else None
-
     return Difference(
-        max_abs=figure(delta.max()),
-        p99_abs=figure(np.quantile(delta, 0.99)),
-        mean_abs=figure(delta.mean()),
-        cosine=figure(cosines.min()),
-        token=int(token),
-        channel=int(channel),
+        max_abs=float(delta.max()),
+        p99_abs=float(np.quantile(delta, 0.99)),
+        mean_abs=float(delta.mean()),
+        cosine=float(cosines.min()),
+        token=token,
+        channel=channel,
     )
 
 
 def token_groups(features: np.ndarray, num_prefix: int) -> dict[str, np.ndarray]:
     """The tokens [tokens, embed_dim] by what users take from them, each as [n, embed_dim]."""
     patches = features[num_prefix:]
-    groups = {
-        "cls": features[:1],
-        "registers": features[1:num_prefix],
-        "patches": patches,
-        "patches_mean": patches.mean(axis=0, keepdims=True, dtype=np.float64),
-    }
+    with np.errstate(invalid="ignore"):
+        mean = patches.mean(axis=0, keepdims=True, dtype=np.float64)
+    groups = {"cls": features[:1], "registers": features[1:num_prefix], "patches": patches, "patches_mean": mean}
     return {name: tokens for name, tokens in groups.items() if tokens.size}

@@ -80,9 +80,9 @@ def _distance(cosine: float | None) -> float | None:
 
 
 def _worst(rows: list[Mapping[str, Any]]) -> float:
-    """The largest difference; NaN if one of them is not a number or there are no rows."""
-    figures = [row["max_abs"] for row in rows]
-    return math.nan if not figures or None in figures else max(figures)
+    """The largest difference; NaN if one of them is not a finite number or there are no rows."""
+    figures = [math.nan if row["max_abs"] is None else row["max_abs"] for row in rows]
+    return max(figures) if figures and all(map(math.isfinite, figures)) else math.nan
 
 
 def _place(rows: list[Mapping[str, Any]]) -> str:

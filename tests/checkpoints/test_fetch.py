@@ -1,0 +1,215 @@
+"""A checkpoint is in its place when it is verified, with a record of what it is, and not before."""
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from vit2onnx.checkpoints import download
+from vit2onnx.checkpoints.fetch import check_sha256_prefix, fetch_official, fetch_synthetic
+from vit2onnx.checkpoints.sources import Source
+from vit2onnx.errors import InputError
+from vit2onnx.variants import VariantSpec
+
+SECRET = "s3cr3t"
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def release(tiny_spec, tiny_checkpoint) -> VariantSpec:
+    """A variant whose official file is the synthetic checkpoint."""
+    file = f"dinov3_tiny-{sha256(tiny_checkpoint)[:8]}.pth"
+    return replace(tiny_spec, release=replace(tiny_spec.release, file=file))
+
+
+@pytest.fixture
+def official(release, tiny_checkpoint, tmp_path) -> Path:
+    """The official file where a user may have it."""
+    path = tmp_path / "mine" / release.release.file
+    path.parent.mkdir()
+    return Path(shutil.copy(tiny_checkpoint, path))
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def server(official) -> Iterator[str]:
+    """The address of a server that offers the official file's folder."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(official.parent))) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def fetch(spec: VariantSpec, source: Source, results: Path, *, check_hash: bool = True) -> dict:
+    folder = results.parent / "checkpoints"
+    return fetch_official(spec, source, results / "checkpoint.pth", folder=folder, check_hash=check_hash)
+
+
+def refuse(spec: VariantSpec, source: Source, results: Path, **options: bool) -> str:
+    """The sentence with which a source is refused, when that leaves nothing in the results."""
+    with pytest.raises(InputError) as caught:
+        fetch(spec, source, results, **options)
+    assert not results.exists() or list(results.iterdir()) == []
+    return str(caught.value)
+
+
+def test_the_official_file_is_recognised_and_linked_to(release, official, results):
+    record = fetch(release, Source("file", str(official)), results)
+    assert record == {
+        "variant": "dinov3_tiny",
+        "weights": "official",
+        "origin": {"kind": "file", "name": official.name},
+        "layout": "meta",
+        "tensors": 38,
+        "bytes": official.stat().st_size,
+        "sha256": sha256(official),
+        "official_file": official.name,
+        "identity": f"the publisher's {official.name}",
+    }
+    assert (results / "checkpoint.pth").readlink() == official
+    assert [path.name for path in results.iterdir()] == ["checkpoint.pth"]
+
+
+def test_the_hash_and_not_the_name_says_which_file_it_is(release, official, results):
+    path = official.rename(official.with_name("renamed.bin"))
+    assert fetch(release, Source("file", str(path)), results)["official_file"] == release.release.file
+
+
+def test_another_file_is_not_the_official_one(tiny_spec, release, official, tmp_path):
+    fetch_synthetic(tiny_spec, tmp_path / "mine.pth", seed=1, layout="meta")
+    record = fetch(release, Source("file", str(tmp_path / "mine.pth")), tmp_path / "results")
+    assert record["official_file"] is None
+    assert record["identity"] == "no file whose hash the publisher states"
+
+
+def test_a_file_that_is_not_what_its_name_says_is_refused(release, official, results):
+    wrong = official.rename(official.with_name("dinov3_tiny-0123abcd.pth"))
+    sentence = refuse(release, Source("file", str(wrong)), results)
+    assert sentence.startswith(f"{wrong} has SHA-256 {sha256(wrong)[:8]}… and not 0123abcd… as its name says")
+    assert "set official.check_hash to false" in sentence
+    assert wrong.exists()
+
+
+def test_the_hash_may_be_waived(release, official, results):
+    wrong = official.rename(official.with_name("dinov3_tiny-0123abcd.pth"))
+    record = fetch(release, Source("file", str(wrong)), results, check_hash=False)
+    assert record["sha256"] == sha256(wrong)
+    assert (results / "checkpoint.pth").resolve() == wrong
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "dinov3-12345678901.pth", "dinov3-ABCDEF01.pth", "a-0123abc.pth"]
+)
+def test_a_name_without_eight_digits_promises_nothing(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    check_sha256_prefix(tmp_path / name)
+
+
+def test_a_link_in_the_way_is_replaced_and_its_target_kept(release, official, results):
+    results.mkdir()
+    other = results.parent / "other"
+    other.write_bytes(b"precious")
+    (results / "checkpoint.pth").symlink_to(other)
+    fetch(release, Source("file", str(official)), results)
+    assert (results / "checkpoint.pth").resolve() == official
+    assert other.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [(b"", "is empty"), (b"<html>", "is a web page"), (b"PK\x03\x04abc", "is damaged or truncated")],
+    ids=["empty", "web page", "truncated"],
+)
+@pytest.mark.parametrize("check_hash", [True, False])
+def test_what_is_no_checkpoint_is_refused(release, results, content, says, check_hash):
+    path = results.parent / "file.pth"
+    path.write_bytes(content)
+    assert f"{path} {says}" in refuse(release, Source("file", str(path)), results, check_hash=check_hash)
+
+
+def test_a_link_is_kept_in_the_folder_and_its_signature_nowhere(release, official, server, results, capfd):
+    source = Source("link", f"{server}/{official.name}?Policy={SECRET}&Signature={SECRET}")
+    record = fetch(release, source, results)
+    kept = results.parent / "checkpoints" / official.name
+    assert kept.read_bytes() == official.read_bytes()
+    assert (results / "checkpoint.pth").readlink() == kept
+    assert record["origin"] == {"kind": "link", "name": f"{server}/{official.name}"}
+    assert record["official_file"] == official.name
+    assert [path.name for path in kept.parent.iterdir()] == [official.name]
+    assert SECRET not in json.dumps(record) + "".join(capfd.readouterr())
+
+
+def test_a_link_to_a_broken_file_leaves_nothing_in_the_results(release, official, server, results):
+    wrong = official.rename(official.with_name("dinov3_tiny-0123abcd.pth"))
+    kept = results.parent / "checkpoints" / wrong.name
+    sentence = refuse(release, Source("link", f"{server}/{wrong.name}?Signature={SECRET}"), results)
+    assert sentence.startswith(f"{kept} has SHA-256 ")
+    assert SECRET not in sentence
+
+
+def test_an_expired_link_leaves_nothing(release, server, results):
+    sentence = refuse(release, Source("link", f"{server}/absent.pth?Signature={SECRET}"), results)
+    assert f"{server}/absent.pth answered 404" in sentence
+    assert list((results.parent / "checkpoints").iterdir()) == []
+
+
+def from_hub(monkeypatch: pytest.MonkeyPatch, cached: Path) -> Source:
+    """A repository whose file the hub's library has put into its cache."""
+    monkeypatch.setattr(download, "hf_hub_download", lambda *arguments, **options: str(cached))
+    return Source("huggingface", "facebook/dinov3-tiny")
+
+
+def test_a_hub_file_is_linked_to_and_named_by_its_repository(tiny_spec, tiny_checkpoints, results, monkeypatch):
+    cached = tiny_checkpoints["huggingface"]
+    record = fetch(tiny_spec, from_hub(monkeypatch, cached), results)
+    assert record["origin"] == {"kind": "huggingface", "name": "facebook/dinov3-tiny"}
+    assert record["layout"] == "huggingface"
+    assert (results / "checkpoint.pth").readlink() == cached
+
+
+def test_a_broken_hub_file_leaves_nothing(tiny_spec, tiny_checkpoints, results, monkeypatch):
+    broken = results.parent / "model.safetensors"
+    broken.write_bytes(tiny_checkpoints["huggingface"].read_bytes()[:-1])
+    assert refuse(tiny_spec, from_hub(monkeypatch, broken), results).startswith(f"{broken} is damaged or truncated")
+
+
+@pytest.mark.parametrize("layout", ["meta", "huggingface", "huggingface5"])
+def test_synthetic_weights_say_so(tiny_spec, tiny_checkpoints, tmp_path, layout):
+    """Even where the hash would say otherwise."""
+    path = tmp_path / "results" / "checkpoint"
+    digest = sha256(tiny_checkpoints[layout])
+    spec = replace(tiny_spec, release=replace(tiny_spec.release, file=f"dinov3_tiny-{digest[:8]}.pth"))
+    record = fetch_synthetic(spec, path, seed=0, layout=layout)
+    assert path.read_bytes() == tiny_checkpoints[layout].read_bytes()
+    assert record == {
+        "variant": "dinov3_tiny",
+        "weights": "synthetic",
+        "origin": {"kind": "synthetic", "seed": 0},
+        "layout": layout,
+        "tensors": {"meta": 38}.get(layout, 41),
+        "bytes": path.stat().st_size,
+        "sha256": digest,
+        "official_file": None,
+        "identity": "synthetic weights, made here",
+    }

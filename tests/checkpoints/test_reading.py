@@ -1,0 +1,169 @@
+"""What a checkpoint may look like from inside and outside: read to the bit, or refused in one clear sentence."""
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.errors import InputError
+
+STATE = {
+    "matrix": torch.arange(6, dtype=torch.float32).reshape(2, 3) / 7,
+    "transposed": torch.arange(6, dtype=torch.float32).reshape(2, 3).T,
+    "rounded": torch.linspace(-3, 3, 5).to(torch.bfloat16),
+    "halved": torch.linspace(-3, 3, 5).half(),
+    "scalar": torch.tensor(0.5),
+    "counts": torch.arange(3),
+}
+LINES = {"is empty": b"", "web page": b"\n <!DOCTYPE html><html></html>", "LFS pointer": b"version https://git-lfs.x"}
+
+
+def torch_bytes(state: object, **options: bool) -> bytes:
+    file = io.BytesIO()
+    torch.save(state, file, **options)
+    return file.getvalue()
+
+
+def legacy_bytes(state: object) -> bytes:
+    """As torch wrote it before 1.6: a pickle and no zip."""
+    return torch_bytes(state, _use_new_zipfile_serialization=False)
+
+
+def safetensors_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
+
+
+WRITERS = {"pth": torch_bytes, "legacy pth": legacy_bytes, "safetensors": safetensors_bytes}
+
+
+def refusal(path: Path, content: bytes) -> str:
+    """The sentence with which a file is refused, after its path."""
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        open_checkpoint(path)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{path} ")
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    return sentence.removeprefix(f"{path} ")
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pth", "checkpoint.safetensors", "checkpoint"])
+@pytest.mark.parametrize("form", WRITERS)
+def test_every_tensor_is_read_whatever_the_file_is_called(tmp_path, form, name):
+    path = tmp_path / name
+    path.write_bytes(WRITERS[form](STATE))
+    found = open_checkpoint(path)
+    assert found.keys() == STATE.keys()
+    for key, tensor in STATE.items():
+        array = found[key].read()
+        assert found[key].shape == array.shape == tuple(tensor.shape)
+        assert np.array_equal(array.astype(np.float64), tensor.double().numpy())
+    dtypes = {key: tensor.dtype for key, tensor in found.items()}
+    assert [dtypes[key] for key in ("matrix", "rounded", "halved")] == ["float32", "bfloat16", "float16"]
+    assert dtypes["counts"] not in ("float32", "bfloat16", "float16")
+    assert found["rounded"].read().dtype == ml_dtypes.bfloat16
+    assert found["halved"].read().dtype == np.float16
+
+
+def test_parameters_are_tensors_too(tmp_path):
+    path = tmp_path / "file.pth"
+    path.write_bytes(torch_bytes(torch.nn.Linear(2, 3).state_dict(keep_vars=True)))
+    assert open_checkpoint(path)["weight"].read().shape == (3, 2)
+
+
+def test_a_safetensors_header_may_begin_like_a_pickle(tmp_path):
+    """The file begins with the header's length, and one length in 32 begins with a pickle's first byte."""
+    path = tmp_path / "file.safetensors"
+    lengths = {}
+    for filling in range(0, 256, 8):
+        content = safetensors.torch.save({"a": torch.ones(2)}, metadata={"filling": "x" * filling})
+        lengths[content[0]] = content
+    path.write_bytes(lengths[0x80])
+    assert open_checkpoint(path)["a"].read().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_a_tensor_is_read_when_it_is_asked_for_and_not_before(tmp_path, form):
+    """What is changed in the file after opening it is what is read."""
+    path = tmp_path / "file"
+    path.write_bytes(WRITERS[form]({"a": torch.full((4,), 1.5)}))
+    tensors = open_checkpoint(path)
+    before, after = (np.full(4, value, np.float32).tobytes() for value in (1.5, -2.5))
+    with path.open("r+b") as file:
+        file.seek(path.read_bytes().index(before))
+        file.write(after)
+    assert tensors["a"].read().tolist() == [-2.5] * 4
+
+
+@pytest.mark.parametrize("says", LINES)
+def test_what_a_failed_download_or_clone_leaves_is_named(tmp_path, says):
+    assert says in refusal(tmp_path / "checkpoint.pth", LINES[says])
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path, form):
+    content = WRITERS[form]({f"layer.{i}": torch.randn(10, 10) for i in range(3)})
+    lengths = [*range(1, 40), *range(40, len(content) - 1, 97), len(content) - 1]
+    for length in lengths:
+        sentence = refusal(tmp_path / f"{length}.pth", content[:length])
+        assert "damaged or" in sentence or (length <= 8 and "neither a PyTorch nor a safetensors" in sentence)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_flipped_byte_gives_no_error_of_another_kind(tmp_path, form):
+    """A byte within a tensor is found by its hash alone, so that a file may as well open."""
+    content = WRITERS[form]({f"layer.{i}": torch.randn(4, 4) for i in range(2)})
+    refused = 0
+    for position in range(0, len(content), max(1, len(content) // 150)):
+        path = tmp_path / str(position)
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x15]) + content[position + 1 :])
+        try:
+            open_checkpoint(path)
+        except InputError:
+            refused += 1
+    assert refused > 10
+
+
+def test_random_bytes_are_refused(tmp_path):
+    content = np.random.default_rng(0).bytes(1000)
+    assert "neither a PyTorch nor a safetensors file" in refusal(tmp_path / "checkpoint.pth", content)
+
+
+class Payload:
+    """A pickle of it creates a file when it is loaded by Python's own pickle."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("form", ["pth", "legacy pth", "bare pickle"])
+def test_code_in_a_pickle_is_not_run(tmp_path, form):
+    trap = tmp_path / "trap"
+    payload = {"weights": torch.ones(2), "more": Payload(trap)}
+    # Loading it without care does spring the trap.
+    pickle.loads(pickle.dumps(Payload(trap))).close()
+    trap.unlink()
+    content = pickle.dumps(Payload(trap), 2) if form == "bare pickle" else WRITERS[form](payload)
+    sentence = refusal(tmp_path / "checkpoint.pth", content)
+    assert "could run code, and was not loaded; get the checkpoint from its publisher" in sentence
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{"model": STATE}, {**STATE, "epoch": 3}, [torch.ones(2)], torch.ones(2), {1: torch.ones(2)}],
+    ids=["nested", "with a number", "list", "tensor", "numbered"],
+)
+def test_only_a_flat_mapping_of_names_to_tensors_will_do(tmp_path, state):
+    assert "is no flat mapping of names to tensors" in refusal(tmp_path / "checkpoint.pth", torch_bytes(state))

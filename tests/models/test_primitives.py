@@ -1,0 +1,189 @@
+"""Every primitive against an oracle that shares no code with it: torch, or numpy one number at a time.
+
+The oracle computes in double precision for both of ours, so that what is measured is our rounding alone. The inputs
+are such that a wrong epsilon, a tanh GELU, a missing scale or swapped axes would show: variances around epsilon,
+large logits, images that are neither square nor a multiple of the patch. One layer cannot show how errors add up
+over a model; `test_dinov3_vit.py` does.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from vit2onnx.models import primitives
+
+HEADS, EPS = 3, 1e-5
+
+
+class Example(NamedTuple):
+    """A primitive, what it is called with, what it should give, and how far it may be from it in each precision."""
+
+    function: Callable[..., jax.Array]
+    inputs: tuple[np.ndarray, ...]
+    expected: np.ndarray
+    limits: dict[str, float]
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    """Values that single precision holds exactly, so that both precisions start from the same."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32).astype(np.float64)
+
+
+def in_torch(function: Callable[..., torch.Tensor], *arrays: np.ndarray) -> np.ndarray:
+    return function(*map(torch.from_numpy, arrays)).numpy()
+
+
+def torch_attention(*query_key_value: torch.Tensor) -> torch.Tensor:
+    heads = [x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in query_key_value]
+    return functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+
+
+def rotate_half(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """Per head and token: the first half becomes x1 cos - x2 sin, the second x2 cos + x1 sin."""
+    batch, tokens, embed_dim = x.shape
+    head_dim = embed_dim // HEADS
+    half = head_dim // 2
+    rotated = np.empty_like(x)
+    for b, t, head, i in np.ndindex(batch, tokens, HEADS, half):
+        first, second = head * head_dim + i, head * head_dim + half + i
+        rotated[b, t, first] = x[b, t, first] * cos[b, t, i] - x[b, t, second] * sin[b, t, i]
+        rotated[b, t, second] = x[b, t, second] * cos[b, t, i] + x[b, t, first] * sin[b, t, i]
+    return rotated
+
+
+def examples() -> dict[str, Example]:
+    """An example of every primitive. Limits are about ten times what was measured, which stands beside them."""
+    x, weight, bias, gamma = normal(0, 2, 7, 24), normal(1, 24, 40), normal(2, 40), normal(3, 24)
+    shift = normal(4, 24)
+    # Rows whose variance is from far below to far above EPS, about a mean that is not zero.
+    deviations = np.logspace(-4, 1, 14, dtype=np.float32).astype(np.float64).reshape(2, 7, 1)
+    uneven = ((normal(5, 2, 7, 24) + 0.5) * deviations).astype(np.float32).astype(np.float64)
+    images, kernel, kernel_bias = normal(6, 2, 3, 50, 37), normal(7, 24, 3, 16, 16), normal(8, 24)
+    angles = normal(9, 2, 7, 4)
+    cos, sin = (table.astype(np.float32).astype(np.float64) for table in (np.cos(angles), np.sin(angles)))
+    logits = np.linspace(-12, 12, 481, dtype=np.float32).astype(np.float64)
+    query_key_value = tuple(3 * normal(seed, 2, 7, 24) for seed in (10, 11, 12))
+    return {
+        "linear": Example(
+            primitives.linear,
+            (x, weight, bias),
+            in_torch(functional.linear, x, weight.T.copy(), bias),
+            {"float32": 3e-5, "float64": 4e-14},  # measured 3.2e-6 and 3.6e-15
+        ),
+        "linear_without_bias": Example(
+            lambda x, weight: primitives.linear(x, weight, None),
+            (x, weight),
+            in_torch(functional.linear, x, weight.T.copy()),
+            {"float32": 3e-5, "float64": 4e-14},  # measured 2.7e-6 and 3.6e-15
+        ),
+        "layer_norm": Example(
+            partial(primitives.layer_norm, eps=EPS),
+            (uneven, gamma, shift),
+            in_torch(lambda x, weight, bias: functional.layer_norm(x, (24,), weight, bias, EPS), uneven, gamma, shift),
+            {"float32": 6e-6, "float64": 1e-14},  # measured 5.5e-7 and 8.9e-16
+        ),
+        "scale": Example(
+            primitives.scale,
+            (x, gamma),
+            x * gamma,
+            {"float32": 2e-6, "float64": 0.0},  # measured 2.0e-7 and 0
+        ),
+        "project_patches": Example(
+            primitives.project_patches,
+            (images, kernel, kernel_bias),
+            in_torch(partial(functional.conv2d, stride=16), images, kernel, kernel_bias),
+            {"float32": 6e-4, "float64": 2e-12},  # measured 6.3e-5 and 1.6e-13, of sums of 768 products
+        ),
+        "gelu": Example(
+            primitives.gelu,
+            (logits,),
+            in_torch(functional.gelu, logits),
+            {
+                "float32": 6e-6,
+                "float64": 1e-14,
+            },  # measured 5.6e-7 and 1.1e-16, where one unit in the last place of 12 is 2e-15
+        ),
+        "rotary_embedding": Example(
+            partial(primitives.rotary_embedding, num_heads=HEADS),
+            (x, cos, sin),
+            rotate_half(x, cos, sin),
+            {"float32": 2e-6, "float64": 5e-15},  # measured 1.6e-7 and 0, where one unit in the last place is 4e-16
+        ),
+        "attention": Example(
+            partial(primitives.attention, num_heads=HEADS),
+            query_key_value,
+            in_torch(torch_attention, *query_key_value),
+            {"float32": 2e-5, "float64": 4e-14},  # measured 2.0e-6 and 2.7e-15
+        ),
+    }
+
+
+EXAMPLES = examples()
+every_example = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The precision of a test, which JAX is set to."""
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+@every_example
+def test_value_is_the_oracles(example: Example, dtype: str):
+    found = example.function(*(jnp.asarray(x, dtype) for x in example.inputs))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, example.expected, rtol=0, atol=example.limits[dtype])
+
+
+@every_example
+def test_eager_and_compiled_values_are_the_same_bits(example: Example, dtype: str):
+    inputs = [jnp.asarray(x, dtype) for x in example.inputs]
+    np.testing.assert_array_equal(example.function(*inputs), jax.jit(example.function)(*inputs))
+
+
+@every_example
+def test_shape_and_dtype_are_known_without_values(example: Example, dtype: str):
+    inputs = [jax.ShapeDtypeStruct(x.shape, dtype) for x in example.inputs]
+    traced = jax.eval_shape(example.function, *inputs)
+    assert (traced.shape, traced.dtype) == (example.expected.shape, dtype)
+
+
+@every_example
+def test_a_traced_call_is_one_operation(example: Example):
+    inputs = [jax.ShapeDtypeStruct(x.shape, "float32") for x in example.inputs]
+    names = [equation.primitive.name for equation in jax.make_jaxpr(example.function)(*inputs).eqns]
+    assert len(names) == 1
+    assert names[0].startswith("vit2onnx_")
+
+
+def test_every_primitive_has_an_example():
+    ours = {name.removesuffix("_p") for name in vars(primitives) if name.endswith("_p")}
+    assert ours == EXAMPLES.keys() - {"linear_without_bias"}
+
+
+def test_gelu_is_not_the_tanh_approximation():
+    logits = EXAMPLES["gelu"].inputs[0]
+    approximated = in_torch(partial(functional.gelu, approximate="tanh"), logits)
+    # Measured 4.7e-4, a thousand times our own rounding, so that the limit tells the two apart.
+    assert np.abs(approximated - primitives.gelu(jnp.asarray(logits, "float32"))).max() > 4e-4
+
+
+def test_attention_survives_logits_that_overflow_an_exponential():
+    x = jnp.full((1, 3, 8), 100.0)
+    found = primitives.attention(x, x, x, num_heads=1)
+    # Measured one unit in the last place, 7.6e-6.
+    np.testing.assert_allclose(found, x, rtol=1e-6, atol=0)
+
+
+def test_patches_ignore_pixels_beyond_the_last_whole_one():
+    images, kernel, bias = (jnp.asarray(x, "float32") for x in EXAMPLES["project_patches"].inputs)
+    found = primitives.project_patches(images.at[:, :, 48:].set(jnp.nan).at[:, :, :, 32:].set(jnp.nan), kernel, bias)
+    np.testing.assert_array_equal(found, primitives.project_patches(images, kernel, bias))

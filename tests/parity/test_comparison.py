@@ -1,0 +1,467 @@
+"""Comparing real graphs: a healthy one passes with the limits of the config, and every planted fault fails.
+
+Faults are planted in the ONNX file and not in the features, so that everything from the file to the verdict has to
+notice them. They are as small as faults are that do happen: an epsilon, an activation, one element of one tensor.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import yaml
+from onnx import numpy_helper
+
+from vit2onnx.archive import open_model
+from vit2onnx.cases import Case
+from vit2onnx.checkpoints.fetch import describe
+from vit2onnx.exporting.graph import attach, trace, write
+from vit2onnx.exporting.metadata import metadata_of
+from vit2onnx.models import Model, inference
+from vit2onnx.parity.comparison import GraphRunner, compare_features, compare_outputs, run_graph
+from vit2onnx.parity.verdict import judge
+from vit2onnx.references import transformers_model
+from vit2onnx.variants import ExportSpec, VariantSpec
+
+CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
+LIMITS = {name: limit["limit"] for name, limit in yaml.safe_load(CONFIG.read_text())["parity"]["limits"].items()}
+DYNAMIC = ExportSpec("dynamic", None, None, None, opset=23)
+# Five images of one size, which batches of three do not divide, one of another, and one that is no multiple of the
+# patch; (height, width).
+CASES = [Case(f"noise{i}", 48, 112) for i in range(5)] + [Case("tall", 64, 32), Case("odd", 50, 37)]
+
+Features = Mapping[Case, np.ndarray]
+
+
+def by_precision(features: Mapping[str, np.ndarray]) -> tuple[Features, Features]:
+    return tuple(
+        {Case.parse(key.removeprefix(kind)): x for key, x in features.items() if key.startswith(kind)}
+        for kind in ("float32/", "float64/")
+    )
+
+
+@pytest.fixture(scope="module")
+def pixel_values() -> Features:
+    rng = np.random.default_rng(0)
+    return {case: rng.standard_normal((3, case.height, case.width), np.float32) for case in CASES}
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_spec: VariantSpec, tiny_checkpoint: Path, pixel_values: Features) -> tuple[Features, Features]:
+    named = {str(case): x for case, x in pixel_values.items()}
+    return by_precision(transformers_model.features(tiny_spec, tiny_checkpoint, named))
+
+
+@pytest.fixture(scope="module")
+def equinox(tiny_model: Model, pixel_values: Features) -> tuple[Features, Features]:
+    return by_precision(inference.features(tiny_model, {str(case): x for case, x in pixel_values.items()}))
+
+
+@pytest.fixture(scope="module")
+def graph(
+    tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The dynamic graph of the tiny model."""
+    path = tmp_path_factory.mktemp("graph") / "dynamic.onnx"
+    record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
+    skeleton, tensors = open_model(tiny_model_file)
+    traced = trace(skeleton, tiny_spec, DYNAMIC)
+    attach(traced, tensors)
+    write(traced, path, DYNAMIC, metadata_of(tiny_spec, DYNAMIC, record))
+    return path
+
+
+@pytest.fixture(scope="module")
+def compare(tiny_spec: VariantSpec, pixel_values: Features, reference, equinox) -> Callable[..., dict[str, Any]]:
+    """Compare a graph with the tiny model's features, or with others that are given."""
+
+    def run(
+        graph: Path, export: ExportSpec = DYNAMIC, batch_sizes: Sequence[int] = (3,), **other: Any
+    ) -> dict[str, Any]:
+        given = {"pixel_values": pixel_values, "references": {"transformers": reference}, "equinox": equinox} | other
+        return compare_outputs(tiny_spec, export, graph, batch_sizes=batch_sizes, threads=1, **given)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def healthy(graph: Path, compare) -> dict[str, Any]:
+    return compare(graph, batch_sizes=(1, 3))
+
+
+def test_a_healthy_graph_passes_with_the_configs_limits(healthy: Mapping[str, Any]):
+    verdict = judge(healthy, LIMITS)
+    assert verdict.passed, verdict.faults
+    # Measured: 3.8e-6 from the reference, 0.8 of its own distance from float64, and 5.8e-15 between the two truths.
+    assert {finding.leg for finding in verdict.findings} == {"reference", "truth", "sanity"}
+
+
+def test_everything_is_compared_with_everything(healthy: Mapping[str, Any]):
+    pairs = {(row["subject"], row["other"]) for row in healthy["differences"]}
+    runs = ("onnx", "onnx_unoptimized")
+    assert pairs == {
+        ("equinox_float64", "truth"),
+        ("equinox", "truth"),
+        ("transformers", "truth"),
+        ("equinox", "transformers"),
+        *((run, other) for run in runs for other in ("truth", "equinox", "transformers")),
+    }
+    for run in runs:
+        found = [row for row in healthy["differences"] if (row["subject"], row["other"]) == (run, "transformers")]
+        seen = {(Case(row["image"], row["height"], row["width"]), row["batch"], row["group"]) for row in found}
+        groups = ("cls", "registers", "patches", "patches_mean")
+        assert seen == {(case, batch, group) for case in CASES for batch in (1, 3) for group in groups}
+        assert len(found) == len(seen)
+
+
+def test_a_second_reference_is_compared_with_the_first(graph: Path, compare, reference):
+    found = compare(graph, references={"transformers": reference, "publisher": reference})
+    pairs = {(row["subject"], row["other"]) for row in found["differences"]}
+    assert pairs >= {
+        ("publisher", "truth"),
+        ("publisher_float64", "truth"),
+        ("publisher", "transformers"),
+        ("equinox", "publisher"),
+        ("onnx", "publisher"),
+        ("onnx_unoptimized", "publisher"),
+    }
+    assert judge(found, LIMITS).passed
+
+
+def test_a_static_graphs_batch_is_its_own(graph: Path, compare, pixel_values: Features):
+    one_size = {case: x for case, x in pixel_values.items() if case.height == 48}
+    export = ExportSpec("static", 2, 48, 112, opset=23)
+    found = compare(graph, export, pixel_values=one_size)
+    assert {row["batch"] for row in found["differences"] if row["subject"] == "onnx"} == {2}
+
+
+def test_only_sizes_that_the_recipe_accepts_are_compared(graph: Path, compare):
+    found = compare(graph, ExportSpec("static", 1, 64, 32, opset=23))
+    assert {(row["height"], row["width"]) for row in found["differences"]} == {(64, 32)}
+    assert judge(found, LIMITS).passed
+
+
+def test_comparing_nothing_fails(graph: Path, compare):
+    found = compare(graph, ExportSpec("static", 1, 96, 96, opset=23))
+    assert found["differences"] == []
+    assert not judge(found, LIMITS).passed
+
+
+# Faults planted in the graph.
+
+
+def node(model: onnx.ModelProto, operator: str, index: int = 0) -> onnx.NodeProto:
+    return [node for node in model.graph.node if node.op_type == operator][index]
+
+
+def set_attribute(node: onnx.NodeProto, name: str, value: object) -> None:
+    for attribute in [attribute for attribute in node.attribute if attribute.name == name]:
+        node.attribute.remove(attribute)
+    node.attribute.append(onnx.helper.make_attribute(name, value))
+
+
+def change(model: onnx.ModelProto, name: str, edit: Callable[[np.ndarray], np.ndarray | None]) -> None:
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
+    array = numpy_helper.to_array(tensor).copy()
+    changed = edit(array)
+    tensor.CopyFrom(numpy_helper.from_array(array if changed is None else changed, name))
+
+
+def one_element(model: onnx.ModelProto) -> None:
+    def edit(weight: np.ndarray) -> None:
+        weight[17, 5] += 1e-3
+
+    change(model, "blocks.1.mlp.fc2.weight", edit)
+
+
+def one_bias(model: onnx.ModelProto) -> None:
+    def edit(bias: np.ndarray) -> None:
+        bias[5] += 1e-3
+
+    change(model, "blocks.0.attn.proj.bias", edit)
+
+
+def swapped_registers(model: onnx.ModelProto) -> None:
+    change(model, "register_tokens", lambda tokens: tokens[:, [1, 0, 2, 3]])
+
+
+def unrounded_periods(model: onnx.ModelProto) -> None:
+    change(model, "rope_periods", lambda periods: (100 ** (np.arange(4) / 4)).astype(np.float32))
+
+
+def unmasked_key_bias(model: onnx.ModelProto) -> None:
+    def edit(bias: np.ndarray) -> None:
+        bias[48:96] += 0.01
+
+    change(model, "blocks.0.attn.qkv.bias", edit)
+
+
+def swapped_query_and_key(model: onnx.ModelProto) -> None:
+    for name in ("weight", "bias"):
+        change(
+            model,
+            f"blocks.1.attn.qkv.{name}",
+            lambda x: np.concatenate([x[..., 48:96], x[..., :48], x[..., 96:]], axis=-1),
+        )
+
+
+def half_precision_tensor(model: onnx.ModelProto) -> None:
+    change(model, "blocks.1.mlp.fc1.weight", lambda weight: weight.astype(np.float16).astype(np.float32))
+
+
+def no_final_norm(model: onnx.ModelProto) -> None:
+    last = node(model, "LayerNormalization", -1)
+    assert last.output == ["last_hidden_state"]
+    last.op_type = "Identity"
+    del last.input[1:], last.attribute[:]
+
+
+def other_epsilon(model: onnx.ModelProto) -> None:
+    for i in range(5):
+        set_attribute(node(model, "LayerNormalization", i), "epsilon", 1e-6)
+
+
+def tanh_gelu(model: onnx.ModelProto) -> None:
+    set_attribute(node(model, "Gelu", 1), "approximate", "tanh")
+
+
+def interleaved_rope(model: onnx.ModelProto) -> None:
+    set_attribute(node(model, "RotaryEmbedding", 1), "interleaved", 1)
+
+
+def unscaled_attention(model: onnx.ModelProto) -> None:
+    set_attribute(node(model, "Attention", 1), "scale", 1.0)
+
+
+def causal_attention(model: onnx.ModelProto) -> None:
+    set_attribute(node(model, "Attention", 1), "is_causal", 1)
+
+
+def rope_of_swapped_axes(model: onnx.ModelProto) -> None:
+    # The angles of rows and of columns, which a Concat joins along its last axis.
+    joined = [node for node in model.graph.node if node.op_type == "Concat" and len(node.input) == 2]
+    (angles,) = [node for node in joined if all(name.startswith("div_out") for name in node.input)]
+    angles.input[:] = angles.input[::-1]
+
+
+def infinite_weight(model: onnx.ModelProto) -> None:
+    def edit(weight: np.ndarray) -> None:
+        weight[0] = np.inf
+
+    change(model, "norm.weight", edit)
+
+
+def nan_in_a_register(model: onnx.ModelProto) -> None:
+    def edit(tokens: np.ndarray) -> None:
+        tokens[0, 2, 3] = np.nan
+
+    change(model, "register_tokens", edit)
+
+
+def pooled_register(model: onnx.ModelProto) -> None:
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == node(model, "Gather", -1).input[1]]
+    assert node(model, "Gather", -1).output == ["pooler_output"]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
+
+
+# Each with what the verdict must say.
+FAULTS = {
+    one_element: "transformers, max |difference|",
+    one_bias: "transformers, max |difference|",
+    swapped_registers: "registers",
+    unrounded_periods: "transformers, max |difference|",
+    unmasked_key_bias: "transformers, max |difference|",
+    swapped_query_and_key: "transformers, 1 - lowest cosine",
+    half_precision_tensor: "transformers, max |difference|",
+    no_final_norm: "transformers, max |difference|",
+    other_epsilon: "distance from float64",
+    tanh_gelu: "transformers, max |difference|",
+    interleaved_rope: "transformers, 1 - lowest cosine",
+    unscaled_attention: "transformers, 1 - lowest cosine",
+    causal_attention: "transformers, 1 - lowest cosine",
+    rope_of_swapped_axes: "transformers, 1 - lowest cosine",
+    infinite_weight: "finite: NaN or infinity",
+    nan_in_a_register: "finite: NaN or infinity",
+    pooled_register: "pooler_output is CLS",
+}
+
+
+@pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
+def test_a_planted_fault_fails(graph: Path, compare, tmp_path: Path, plant: Callable[[onnx.ModelProto], None]):
+    model = onnx.load(graph)
+    plant(model)
+    spoilt = tmp_path / "spoilt.onnx"
+    onnx.save(model, spoilt)
+    found = compare(spoilt)
+    verdict = judge(found, LIMITS)
+    assert not verdict.passed
+    assert any(FAULTS[plant] in fault for fault in verdict.faults), verdict.faults
+    # The numbers can be written down whatever they are.
+    json.dumps(found, allow_nan=False)
+
+
+def test_saving_a_graph_again_plants_no_fault(graph: Path, compare, tmp_path: Path):
+    onnx.save(onnx.load(graph), tmp_path / "again.onnx")
+    assert judge(compare(tmp_path / "again.onnx"), LIMITS).passed
+
+
+def shifted(features: Features, case: Case, token: int, channel: int, by: float) -> Features:
+    """Features of which one element of one case is another."""
+    changed = features[case].copy()
+    changed[token, channel] += by
+    return {**features, case: changed}
+
+
+# Token 5 + 7 * 2 + 4 of a 3x7 grid is the patch in row 2, column 4.
+ROW_2_COLUMN_4 = 23
+
+
+def test_the_worst_place_is_where_the_fault_is(graph: Path, compare, reference):
+    single, double = reference
+    case = CASES[3]
+    found = compare(graph, references={"transformers": (shifted(single, case, ROW_2_COLUMN_4, 31, 1e-3), double)})
+    pair = [row for row in found["differences"] if (row["subject"], row["other"]) == ("onnx", "transformers")]
+    worst = max(pair, key=lambda row: row["max_abs"])
+    assert (worst["image"], worst["group"], worst["token"], worst["channel"]) == ("noise3", "patches", 18, 31)
+    assert (worst["row"], worst["column"]) == (2, 4)
+    assert worst["max_abs"] == pytest.approx(1e-3, abs=1e-5)
+    fault = judge(found, LIMITS).faults[0]
+    assert "worst at noise3 48x112, batch 3, patch 2,4" in fault
+
+
+@pytest.mark.parametrize(
+    ("by", "fault"),
+    [
+        (1e-3, "equinox's distance from float64"),
+        (math.nan, "equinox's distance from float64"),
+    ],
+)
+def test_a_fault_in_the_equinox_model_fails(graph: Path, compare, equinox, by: float, fault: str):
+    single, double = equinox
+    verdict = judge(compare(graph, equinox=(shifted(single, CASES[0], 0, 0, by), double)), LIMITS)
+    assert not verdict.passed
+    assert any(fault in found for found in verdict.faults)
+
+
+def test_two_truths_that_differ_fail(graph: Path, compare, equinox):
+    single, double = equinox
+    # A billionth, which no comparison in single precision could show.
+    verdict = judge(compare(graph, equinox=(single, shifted(double, CASES[0], 0, 0, 1e-9))), LIMITS)
+    (fault,) = verdict.faults
+    assert fault.startswith("equinox_float64 - truth, max |difference|: 1.00e-09 > 1.00e-10")
+
+
+def test_a_second_reference_that_differs_fails(graph: Path, compare, reference):
+    single, double = reference
+    other = shifted(single, CASES[0], 2, 0, 1e-3), double
+    verdict = judge(compare(graph, references={"transformers": reference, "publisher": other}), LIMITS)
+    assert any("onnx - publisher" in fault for fault in verdict.faults)
+    other = single, shifted(double, CASES[0], 2, 0, 1e-9)
+    verdict = judge(compare(graph, references={"transformers": reference, "publisher": other}), LIMITS)
+    (fault,) = verdict.faults
+    assert fault.startswith("publisher_float64 - truth")
+
+
+def test_the_interface_is_looked_at(graph: Path, tmp_path: Path):
+    level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    assert GraphRunner(graph, level, threads=1).interface().passed
+    model = onnx.load(graph)
+    model.graph.node.append(onnx.helper.make_node("Identity", ["pooler_output"], ["pooled"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, ["batch", 48]))
+    onnx.save(model, tmp_path / "three_outputs.onnx")
+    check = GraphRunner(tmp_path / "three_outputs.onnx", level, threads=1).interface()
+    assert not check.passed
+    assert "pooled" in check.detail
+
+
+class FakeRunner:
+    """Features that tell the image, the place in the batch and the token; `spoil` may change what is returned."""
+
+    def __init__(self, spec: VariantSpec, spoil: Callable[[np.ndarray, np.ndarray], Any] = lambda *outputs: outputs):
+        self.spec, self.spoil, self.batches = spec, spoil, []
+
+    def run(self, pixel_values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        numbers = [int(image[0, 0, 0]) for image in pixel_values]
+        self.batches.append(numbers)
+        tokens = self.spec.architecture.num_tokens(*pixel_values[0].shape[1:])
+        features = np.zeros((len(numbers), tokens, self.spec.architecture.embed_dim), np.float32)
+        features[:, :, 0] = np.array(numbers)[:, None]
+        features[:, :, 1] = np.arange(len(numbers))[:, None]
+        features[:, :, 2] = np.arange(tokens)
+        return self.spoil(features, features[:, 0])
+
+
+@pytest.fixture
+def numbered() -> Features:
+    return {case: np.full((3, case.height, case.width), i, np.float32) for i, case in enumerate(CASES)}
+
+
+@pytest.mark.parametrize(
+    ("batch", "batches"),
+    [
+        (1, [[0], [1], [2], [3], [4], [5], [6]]),
+        (2, [[0, 1], [2, 3], [4, 0], [5, 5], [6, 6]]),
+        (3, [[0, 1, 2], [3, 4, 0], [5, 5, 5], [6, 6, 6]]),
+        (5, [[0, 1, 2, 3, 4], [5] * 5, [6] * 5]),
+        (7, [[0, 1, 2, 3, 4, 0, 1], [5] * 7, [6] * 7]),
+    ],
+)
+def test_every_image_is_run_in_full_batches_of_its_size(
+    tiny_spec: VariantSpec, numbered: Features, batch: int, batches: list[list[int]]
+):
+    runner = FakeRunner(tiny_spec)
+    found, checks = run_graph(runner, numbered, batch, tiny_spec)
+    assert runner.batches == batches
+    assert all(check.passed for check in checks)
+    assert [check.name for check in checks] == ["shapes", "pooler_output is CLS"]
+    # Each image's own features, from where it was run first.
+    assert {case: x[0, 0] for case, x in found.items()} == {case: x[0, 0, 0] for case, x in numbered.items()}
+    places = {case: x[0, 1] for case, x in found.items()}
+    assert places == {case: i % batch if i < 5 else 0 for i, case in enumerate(CASES)}
+
+
+SPOILT_SHAPES = {
+    "batch": lambda tokens, pooled: (tokens[:1], pooled[:1]),
+    "tokens": lambda tokens, pooled: (tokens[:, :-1], pooled),
+    "channels": lambda tokens, pooled: (tokens[:, :, :-1], pooled[:, :-1]),
+    "dtype": lambda tokens, pooled: (tokens.astype(np.float64), pooled),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT_SHAPES)
+def test_features_of_a_wrong_shape_fail_and_are_left_out(tiny_spec: VariantSpec, numbered: Features, spoil: str):
+    def tall_only(tokens: np.ndarray, pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # The tall image has 5 + 8 tokens.
+        return SPOILT_SHAPES[spoil](tokens, pooled) if tokens.shape[1] == 13 else (tokens, pooled)
+
+    found, (shapes, pooler) = run_graph(FakeRunner(tiny_spec, tall_only), numbered, 3, tiny_spec)
+    assert not shapes.passed
+    assert shapes.detail.startswith("tall@64x32: ")
+    assert pooler.passed
+    assert found.keys() == set(CASES) - {CASES[5]}
+
+
+def test_a_pooled_token_that_is_not_cls_fails(tiny_spec: VariantSpec, numbered: Features):
+    runner = FakeRunner(tiny_spec, lambda tokens, pooled: (tokens, pooled + np.float32(1e-7)))
+    _, (shapes, pooler) = run_graph(runner, numbered, 3, tiny_spec)
+    assert shapes.passed
+    assert not pooler.passed
+    assert "tall@64x32" in pooler.detail
+
+
+def test_rows_say_what_was_compared_and_where(tiny_spec: VariantSpec, equinox):
+    single, _ = equinox
+    case = CASES[0]
+    rows = list(compare_features("a", "b", {case: single[case]}, shifted(single, case, 2, 7, 0.5), tiny_spec, batch=3))
+    assert [row["group"] for row in rows] == ["cls", "registers", "patches", "patches_mean"]
+    assert all((row["subject"], row["other"], row["batch"]) == ("a", "b", 3) for row in rows)
+    assert all((row["image"], row["height"], row["width"]) == ("noise0", 48, 112) for row in rows)
+    assert [row["max_abs"] for row in rows] == [0, pytest.approx(0.5, abs=1e-6), 0, 0]
+    # Token 2 is the second register.
+    assert (rows[1]["token"], rows[1]["channel"]) == (1, 7)
+    assert [set(row) >= {"row", "column"} for row in rows] == [False, False, True, False]

@@ -1,0 +1,198 @@
+"""The verdict: a healthy comparison passes, and everything that can be wrong with one fails by name.
+
+The comparison is made up, so that each number stands just on or just over the limit that config gives it; real
+graphs with planted faults are in `test_comparison.py`.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from vit2onnx.parity.verdict import LEGS, Verdict, judge
+
+CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
+LIMITS = {name: limit["limit"] for name, limit in yaml.safe_load(CONFIG.read_text())["parity"]["limits"].items()}
+# The reference's own distance from float64; a power of two, so that multiples of it are exact.
+OWN = 2.0**-19
+RUNS = ("onnx", "onnx_unoptimized")
+REFERENCES = ("transformers", "publisher")
+
+Comparison = dict[str, Any]
+
+
+def row(subject: str, other: str, max_abs: float | None, cosine: float | None = 1.0, **where: Any) -> dict[str, Any]:
+    place = {"image": "cat", "height": 48, "width": 112, "batch": 1, "group": "cls", "token": 0, "channel": 7}
+    return {"subject": subject, "other": other, "max_abs": max_abs, "cosine": cosine} | place | where
+
+
+def healthy() -> Comparison:
+    """A comparison in which everything is right: two references, two runs of the graph, two groups of tokens."""
+    pairs = [("equinox_float64", "truth", 1e-15), ("equinox", "truth", OWN), ("publisher_float64", "truth", 0.0)]
+    for reference in REFERENCES:
+        pairs += [(reference, "truth", OWN), ("equinox", reference, OWN)]
+    for run in RUNS:
+        pairs += [(run, "truth", OWN), (run, "equinox", OWN), *((run, reference, OWN) for reference in REFERENCES)]
+    patches = {"group": "patches", "token": 9, "row": 1, "column": 2}
+    return {
+        "references": list(REFERENCES),
+        "checks": [{"name": "interface", "passed": True, "detail": "as promised"}],
+        "differences": [
+            row(subject, other, max_abs * factor, **where)
+            for subject, other, max_abs in pairs
+            for factor, where in ((1, {}), (0.5, patches))
+        ],
+    }
+
+
+def rows(comparison: Comparison, subject: str, other: str) -> list[dict[str, Any]]:
+    found = [row for row in comparison["differences"] if (row["subject"], row["other"]) == (subject, other)]
+    assert found
+    return found
+
+
+def without(comparison: Comparison, subject: str, other: str) -> Comparison:
+    """The comparison without one of its pairs."""
+    gone = rows(comparison, subject, other)
+    return comparison | {"differences": [row for row in comparison["differences"] if row not in gone]}
+
+
+def test_a_healthy_comparison_passes():
+    verdict = judge(healthy(), LIMITS)
+    assert verdict.passed
+    assert verdict.faults == []
+    assert {finding.leg for finding in verdict.findings} == {"reference", "truth", "sanity"}
+
+
+def test_one_reference_is_enough():
+    comparison = healthy()
+    comparison["references"] = ["transformers"]
+    comparison["differences"] = [row for row in comparison["differences"] if "publisher" not in str(row)]
+    assert judge(comparison, LIMITS).passed
+
+
+GRAPH_AND_REFERENCE = [(run, reference) for run in RUNS for reference in REFERENCES]
+# Which pairs each limit of the config is for.
+PAIRS = {
+    "max_abs": GRAPH_AND_REFERENCE,
+    "cosine": GRAPH_AND_REFERENCE,
+    "truth_ratio": [(subject, "truth") for subject in (*RUNS, "equinox")],
+    "truth_agreement": [(subject, "truth") for subject in ("equinox_float64", "publisher_float64")],
+}
+every_judged_figure = pytest.mark.parametrize(
+    ("limit", "subject", "other"), [(limit, *pair) for limit, pairs in PAIRS.items() for pair in pairs]
+)
+either_group = pytest.mark.parametrize("index", [0, 1])
+
+
+def test_every_limit_of_the_config_is_tried():
+    assert PAIRS.keys() == LIMITS.keys()
+
+
+@every_judged_figure
+@either_group
+def test_a_limit_lets_itself_pass_and_nothing_beyond(limit: str, subject: str, other: str, index: int):
+    figure = "cosine" if limit == "cosine" else "max_abs"
+    on_limit = LIMITS[limit] * (OWN if limit == "truth_ratio" else 1)
+    beyond = float(np.nextafter(on_limit, 0 if limit == "cosine" else math.inf))
+    comparison = healthy()
+    rows(comparison, subject, other)[index][figure] = on_limit
+    assert judge(comparison, LIMITS).passed
+    rows(comparison, subject, other)[index][figure] = beyond
+    verdict = judge(comparison, LIMITS)
+    assert not verdict.passed
+    (fault,) = verdict.faults
+    assert fault.startswith((f"{subject} - {other}", f"{subject}'s distance"))
+
+
+@every_judged_figure
+@either_group
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+def test_a_figure_that_is_no_number_fails(limit: str, subject: str, other: str, index: int, value: float | None):
+    comparison = healthy()
+    rows(comparison, subject, other)[index]["cosine" if limit == "cosine" else "max_abs"] = value
+    assert not judge(comparison, LIMITS).passed
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, 0.0])
+def test_a_reference_whose_own_error_is_no_measure_fails(value: float | None):
+    # Zero, too: then what is called single precision was computed in double.
+    comparison = healthy()
+    for found in rows(comparison, "transformers", "truth"):
+        found["max_abs"] = value
+    verdict = judge(comparison, LIMITS)
+    assert not verdict.passed
+    assert any("multiples of transformers's own" in fault for fault in verdict.faults)
+
+
+@pytest.mark.parametrize(
+    ("subject", "other"),
+    [
+        *((run, other) for run in RUNS for other in (*REFERENCES, "truth")),
+        ("equinox", "truth"),
+        ("transformers", "truth"),
+        ("equinox_float64", "truth"),
+        ("publisher_float64", "truth"),
+    ],
+)
+def test_a_pair_that_was_not_compared_fails(subject: str, other: str):
+    verdict = judge(without(healthy(), subject, other), LIMITS)
+    assert not verdict.passed
+    assert any(subject in fault for fault in verdict.faults)
+
+
+@pytest.mark.parametrize("leg", LEGS)
+def test_a_missing_leg_fails_by_name(leg: str):
+    findings = judge(healthy(), LIMITS).findings
+    verdict = Verdict(tuple(finding for finding in findings if finding.leg != leg))
+    assert not verdict.passed
+    assert verdict.faults == [f"nothing was found on the {leg} leg"]
+
+
+@pytest.mark.parametrize(("key", "leg"), [("references", "reference"), ("checks", "sanity")])
+def test_a_comparison_without_references_or_checks_fails(key: str, leg: str):
+    verdict = judge(healthy() | {key: []}, LIMITS)
+    assert not verdict.passed
+    assert f"nothing was found on the {leg} leg" in verdict.faults
+
+
+def test_comparing_nothing_fails():
+    verdict = judge({"references": ["transformers"], "differences": [], "checks": []}, LIMITS)
+    assert not verdict.passed
+    assert not any(finding.passed for finding in verdict.findings)
+
+
+def test_a_failed_check_fails_with_its_detail():
+    comparison = healthy()
+    comparison["checks"].append({"name": "finite", "passed": False, "detail": "NaN or infinity in an output"})
+    verdict = judge(comparison, LIMITS)
+    assert not verdict.passed
+    assert verdict.faults == ["finite: NaN or infinity in an output"]
+
+
+def test_a_fault_says_where_the_worst_element_is():
+    comparison = healthy()
+    rows(comparison, "onnx", "transformers")[1] |= {"max_abs": 0.5, "image": "dog", "batch": 3}
+    (fault,) = judge(comparison, LIMITS).faults
+    assert "worst at dog 48x112, batch 3, patch 1,2" in fault
+    assert "5.00e-01 > 1.00e-05" in fault
+    rows(comparison, "onnx", "transformers")[0]["max_abs"] = None
+    (fault,) = judge(comparison, LIMITS).faults
+    assert "worst at cat 48x112, batch 1, cls 0" in fault
+
+
+def test_faults_of_several_limits_are_all_told():
+    comparison = healthy()
+    rows(comparison, "onnx", "transformers")[0] |= {"max_abs": 0.5, "cosine": 0.5}
+    rows(comparison, "equinox_float64", "truth")[0]["max_abs"] = 0.5
+    assert len(judge(comparison, LIMITS).faults) == 3
+
+
+def test_a_comparison_that_was_written_and_read_is_judged_the_same():
+    comparison = healthy()
+    rows(comparison, "onnx", "transformers")[0]["max_abs"] = None
+    assert str(judge(json.loads(json.dumps(comparison)), LIMITS)) == str(judge(comparison, LIMITS))

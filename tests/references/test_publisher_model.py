@@ -1,0 +1,82 @@
+"""The publisher's code as reference, with a stand-in for it; a clone of the real one is the user's to bring."""
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vit2onnx.errors import InputError
+from vit2onnx.references import publisher_model, transformers_model
+from vit2onnx.variants import VariantSpec
+
+STAND_IN = Path(__file__).with_name("publisher_stand_in.py")
+# Wide, tall, and no multiple of the patch.
+SIZES = [(48, 112), (112, 48), (50, 37)]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that looks like a clone; what is imported from it is forgotten after the test."""
+    models = tmp_path / "clone" / "dinov3" / "models"
+    models.mkdir(parents=True)
+    shutil.copy(STAND_IN, models / "vision_transformer.py")
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    yield tmp_path / "clone"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dinov3"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {str(size): rng.standard_normal((3, *size), np.float32) for size in SIZES}
+
+
+def test_features_are_those_of_the_other_reference(
+    tiny_spec: VariantSpec, tiny_checkpoint: Path, repository: Path, images: Mapping[str, np.ndarray]
+):
+    found = publisher_model.features(tiny_spec, tiny_checkpoint, repository, images)
+    other = transformers_model.features(tiny_spec, tiny_checkpoint, images)
+    assert found.keys() == other.keys()
+    for precision, limit in (("float32", 1e-5), ("float64", 1e-12)):  # measured 9.5e-7 and 0
+        for size in SIZES:
+            key = f"{precision}/{size}"
+            assert found[key].dtype == precision
+            np.testing.assert_allclose(found[key], other[key], rtol=0, atol=limit, err_msg=key)
+
+
+@pytest.mark.parametrize("content", [None, "README.md", "dinov3/README.md", "dinov3/models/vision_transformer"])
+def test_a_folder_that_is_no_clone_is_an_error(
+    tiny_spec: VariantSpec, tiny_checkpoint: Path, tmp_path: Path, content: str | None
+):
+    folder = tmp_path / "clone"
+    if content:
+        (folder / content).parent.mkdir(parents=True)
+        (folder / content).touch()
+    before = sys.path.copy()
+    with pytest.raises(InputError, match=rf"^reference\.repository: {folder} is no clone of github\.com/"):
+        publisher_model.load(tiny_spec, tiny_checkpoint, folder)
+    assert sys.path == before
+    assert "dinov3" not in sys.modules
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "huggingface5"])
+def test_another_layout_is_an_error(
+    tiny_spec: VariantSpec, tiny_checkpoints: Mapping[str, Path], repository: Path, layout: str
+):
+    with pytest.raises(InputError, match=r"is not in the publisher's own layout.*leave reference\.repository empty"):
+        publisher_model.load(tiny_spec, tiny_checkpoints[layout], repository)
+
+
+def test_a_missing_tensor_is_an_error(tiny_spec: VariantSpec, tiny_checkpoint: Path, repository: Path, tmp_path: Path):
+    state = torch.load(tiny_checkpoint, weights_only=True)
+    del state["blocks.1.attn.qkv.bias_mask"]
+    path = tmp_path / "damaged.pth"
+    torch.save(state, path)
+    with pytest.raises(InputError, match=f"^{path} ") as caught:
+        publisher_model.load(tiny_spec, path, repository)
+    assert "blocks.1.attn.qkv.bias_mask" in str(caught.value.__cause__)

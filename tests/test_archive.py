@@ -1,0 +1,320 @@
+"""The archive and the model file: Equinox's own bytes, the same each time, streamed, and sound or refused."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import weakref
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lz4.frame
+import numpy as np
+import pytest
+
+from vit2onnx.archive import (
+    array_shapes,
+    equimo_config,
+    equimo_skeleton,
+    leaf_names,
+    load_model,
+    npy_size,
+    open_archive,
+    open_model,
+    serialise,
+    write_archive,
+    write_model,
+)
+from vit2onnx.checkpoints.synthetic import synthetic_value
+from vit2onnx.errors import InputError
+from vit2onnx.models import build
+
+
+def values(skeleton: object, seed: int = 0) -> dict[str, np.ndarray]:
+    """Synthetic values of all array leaves."""
+    shapes = array_shapes(skeleton)
+    return {name: synthetic_value(name, shape, seed).astype(np.float32) for name, shape in shapes.items()}
+
+
+def members(archive: Path) -> dict[str, bytes]:
+    with lz4.frame.open(archive) as file, tarfile.open(fileobj=file) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}
+
+
+def pack(path: Path, files: dict[str, bytes]) -> None:
+    """Write an archive of files, as Equimo does."""
+    with lz4.frame.open(path, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def refusal(path: Path, spec) -> str:
+    """The sentence with which an archive is refused, after its path, when nothing unpacked is left."""
+    with pytest.raises(InputError) as caught, open_archive(path, spec):
+        pytest.fail("opened")
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert str(caught.value).startswith(f"{path} ")
+    return str(caught.value).removeprefix(f"{path} ")
+
+
+def model_refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        load_model(path)
+    assert str(caught.value).startswith(f"{path} ")
+    return str(caught.value).removeprefix(f"{path} ")
+
+
+def test_leaves_are_named_by_their_path_in_tree_order(tiny_spec):
+    names = leaf_names(build(tiny_spec.family, tiny_spec.architecture))
+    assert names[:4] == ["patch_embed.weight", "patch_embed.bias", "cls_token", "register_tokens"]
+    assert names[4:10] == [
+        "rope_periods",
+        "blocks.0.norm1.weight",
+        "blocks.0.norm1.bias",
+        "blocks.0.attn.qkv.weight",
+        "blocks.0.attn.qkv.bias",
+        "blocks.0.attn.proj.weight",
+    ]
+    assert names[-1] == "norm.bias"
+    assert len(names) == len(set(names)) == 5 + 2 * 14 + 2
+    assert leaf_names({"a": [1.0, jnp.zeros(2)], "b": (3,)}) == ["a.0", "a.1", "b.0"]
+
+
+def test_numbers_among_the_leaves_have_a_name_but_no_shape():
+    tree = {"a": [1.0, jnp.zeros((2, 3))], "b": jax.ShapeDtypeStruct((), jnp.float32)}
+    assert array_shapes(tree) == {"a.1": (2, 3), "b": ()}
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (384,), (1, 1, 4096), (384, 3, 16, 16), (10**6,)])
+def test_npy_size_is_what_numpy_writes(shape):
+    file = io.BytesIO()
+    np.save(file, np.zeros(shape, np.float32))
+    assert npy_size(shape) == len(file.getvalue())
+
+
+def test_serialised_bytes_are_those_of_equinox():
+    """Numbers of every kind among the leaves included, which Equimo's models have."""
+    tree = {"w": jnp.arange(6.0).reshape(2, 3), "s": jnp.float32(2.5), "eps": 1e-5, "n": 3, "flag": True}
+    arrays = [(name, np.asarray(tree[name])) for name in ("s", "w")]
+    expected = io.BytesIO()
+    eqx.tree_serialise_leaves(expected, tree)
+    assert b"".join(serialise(tree, arrays)) == expected.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name, value", [("v", np.zeros(2, np.float32)), ("w", np.zeros(3, np.float32)), ("w", np.zeros(2))]
+)
+def test_serialising_another_leaf_than_the_skeletons_fails(name, value):
+    with pytest.raises(AssertionError):
+        list(serialise({"w": jax.ShapeDtypeStruct((2,), jnp.float32)}, [(name, value)]))
+
+
+def test_an_archive_holds_equinoxs_bytes_and_equimos_metadata(tiny_spec, tiny_archive):
+    found = members(tiny_archive)
+    assert list(found) == ["metadata.json", "weights.eqx"]
+    metadata = json.loads(found["metadata.json"])
+    assert metadata["model_config"] == equimo_config(tiny_spec.architecture)
+    assert metadata["vit2onnx"] == {"variant": "dinov3_tiny", "family": "dinov3_vit"}
+    skeleton = equimo_skeleton(tiny_spec.architecture)
+    arrays = iter(values(skeleton).values())
+    tree = jax.tree_util.tree_map(lambda leaf: jnp.asarray(next(arrays)) if hasattr(leaf, "shape") else leaf, skeleton)
+    expected = io.BytesIO()
+    eqx.tree_serialise_leaves(expected, tree)
+    assert found["weights.eqx"] == expected.getvalue()
+
+
+def test_an_archive_tells_nothing_of_where_and_when_it_was_written(tiny_archive):
+    with lz4.frame.open(tiny_archive) as file, tarfile.open(fileobj=file) as tar:
+        for member in tar:
+            assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (0, 0, 0, "", "")
+
+
+def test_an_archive_is_read_back_to_the_bit_and_cleared_away(tiny_spec, tmp_path):
+    skeleton = equimo_skeleton(tiny_spec.architecture)
+    expected = values(skeleton, seed=3)
+    path = tmp_path / "archive.tar.lz4"
+    write_archive(path, tiny_spec, skeleton, expected.items())
+    with open_archive(path, tiny_spec) as tensors:
+        assert list(tensors) == list(expected)
+        for name in reversed(expected):
+            assert tensors[name].dtype == "float32"
+            assert tensors[name].shape == expected[name].shape
+            assert tensors[name].read().tobytes() == expected[name].tobytes()
+        assert len(list(tmp_path.iterdir())) == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_consumers_own_error_passes_and_clears_away_too(tiny_spec, tiny_archive, tmp_path):
+    path = Path(shutil.copy(tiny_archive, tmp_path))
+    with pytest.raises(KeyError), open_archive(path, tiny_spec) as tensors:
+        tensors["no such leaf"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_damaged_archive_is_refused_wherever_it_is_damaged(tiny_spec, tiny_archive, tmp_path):
+    content = tiny_archive.read_bytes()
+    path = tmp_path / "archive.tar.lz4"
+    for length in [0, 1, 7, 20, *range(100, len(content), 20_011), len(content) - 5, len(content) - 1]:
+        path.write_bytes(content[:length])
+        assert refusal(path, tiny_spec) == "is damaged; delete it and run again to rebuild it.", length
+    for position in range(0, len(content), 20_011):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x10]) + content[position + 1 :])
+        assert "delete it and run again" in refusal(path, tiny_spec), position
+
+
+def test_a_foreign_archive_is_refused(tiny_spec, tiny_archive, tmp_path):
+    path = tmp_path / "archive.tar.lz4"
+    own = members(tiny_archive)
+    for change in (
+        {"metadata.json": b"{"},
+        {"metadata.json": b"{}"},
+        {"metadata.json": b"[]"},
+        {"metadata.json": b"\xff"},
+        {"weights.eqx": b""},
+        {"weights.eqx": own["weights.eqx"][:-1]},
+        {"weights.eqx": own["weights.eqx"].replace(b"'<f4'", b"'<i4'")},
+        {"weights.eqx": own["weights.eqx"].replace(b"False", b"True ")},
+        {"../escaped": b"x"},
+        {"more": b"x"},
+    ):
+        pack(path, own | change)
+        assert "delete it and run again to rebuild it." in refusal(path, tiny_spec), change.keys()
+    for name in own:
+        pack(path, {name: own[name]})
+        assert "is damaged" in refusal(path, tiny_spec)
+    for content in (b"hello", lz4.frame.compress(b"hello")):
+        path.write_bytes(content)
+        assert "is damaged" in refusal(path, tiny_spec)
+    pack(path, own)
+    with open_archive(path, tiny_spec) as tensors:
+        assert tensors.keys() == array_shapes(equimo_skeleton(tiny_spec.architecture)).keys()
+
+
+def test_the_leaf_at_which_an_archive_is_damaged_is_named(tiny_spec, tiny_archive, tmp_path):
+    path = tmp_path / "archive.tar.lz4"
+    own = members(tiny_archive)
+    middle = own["weights.eqx"].index(b"'shape': (144, 48)")
+    broken = own["weights.eqx"][:middle] + own["weights.eqx"][middle:].replace(b"(144, 48)", b"(48, 144)", 1)
+    pack(path, own | {"weights.eqx": broken})
+    assert refusal(path, tiny_spec).startswith("is damaged at leaf blocks.0.blocks.0.attn.qkv.weight;")
+
+
+@pytest.mark.parametrize("change", [{"depth": 3}, {"norm_eps": 1e-6}, {"num_heads": 6}, {"ffn_hidden": 192}])
+def test_an_archive_of_another_architecture_is_refused(tiny_spec, tiny_archive, tmp_path, change):
+    """Of these, only depth and ffn_hidden would show in the leaves."""
+    other = replace(tiny_spec, name="other", architecture=replace(tiny_spec.architecture, **change))
+    path = Path(shutil.copy(tiny_archive, tmp_path))
+    assert refusal(path, other).startswith("holds another architecture than other;")
+
+
+def test_a_model_is_read_back_to_the_bit(tiny_spec, tmp_path):
+    skeleton = build(tiny_spec.family, tiny_spec.architecture)
+    expected = values(skeleton, seed=3)
+    path = tmp_path / "model.eqx"
+    write_model(path, tiny_spec, expected.items())
+    model = load_model(str(path))
+    assert jax.tree_util.tree_structure(model) == jax.tree_util.tree_structure(skeleton)
+    found = dict(zip(leaf_names(model), jax.tree_util.tree_leaves(model), strict=True))
+    for name, value in expected.items():
+        assert np.asarray(found[name]).tobytes() == value.tobytes()
+        assert found[name].dtype == jnp.float32
+    _, tensors = open_model(path)
+    assert {name: tensor.shape for name, tensor in tensors.items()} == array_shapes(skeleton)
+
+
+def test_a_model_file_says_what_it_holds_and_goes_on_as_equinox_would(tiny_spec, tiny_model_file, tiny_model):
+    with tiny_model_file.open("rb") as file:
+        header = json.loads(file.readline())
+        assert header["variant"] == "dinov3_tiny"
+        assert header["family"] == "dinov3_vit"
+        assert header["architecture"] == asdict(tiny_spec.architecture)
+        like = build(tiny_spec.family, tiny_spec.architecture)
+        assert eqx.tree_equal(eqx.tree_deserialise_leaves(file, like), tiny_model)
+        assert file.read() == b""
+
+
+def test_a_model_loads_and_runs_in_three_lines(tiny_model_file, tmp_path):
+    """In a new Python and another folder, with no configuration at hand."""
+    lines = f"""
+from vit2onnx.archive import load_model
+model = load_model({str(tiny_model_file)!r})
+print(model(__import__("numpy").zeros((1, 3, 32, 48), "float32")).last_hidden_state.shape)
+"""
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", lines], cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True
+    )
+    assert done.stdout == "(1, 11, 48)\n", done.stderr
+
+
+def test_a_truncated_model_is_refused_wherever_it_ends(tiny_model_file, tmp_path):
+    content = tiny_model_file.read_bytes()
+    path = tmp_path / "model.eqx"
+    start = content.index(b"\n") + 1
+    for length in (0, 1, start - 2):
+        path.write_bytes(content[:length])
+        assert model_refusal(path) == "is no model.eqx written by vit2onnx."
+    for length in [start, start + 5, start + 100, start + 128, *range(start + 200, len(content), 20_011)]:
+        path.write_bytes(content[:length])
+        assert model_refusal(path).startswith("is damaged at leaf ")
+    path.write_bytes(content[:-1])
+    assert model_refusal(path) == "is truncated; delete it and run again to rebuild it."
+
+
+def test_a_foreign_model_file_is_refused(tiny_model_file, tmp_path):
+    header, leaves = tiny_model_file.read_bytes().split(b"\n", 1)
+    path = tmp_path / "model.eqx"
+    other = json.loads(header)
+    headers = [b"{}", b"[]", b"3", b"not json", b"\xff", leaves[:40]]
+    headers += [json.dumps(other | change).encode() for change in ({"family": "bert"}, {"architecture": {"depth": 2}})]
+    for first in headers:
+        path.write_bytes(first + b"\n" + leaves)
+        assert model_refusal(path) == "is no model.eqx written by vit2onnx.", first
+    path.write_bytes(header + b"\n" + leaves.replace(b"'<f4'", b"'<i4'", 1))
+    assert model_refusal(path).startswith("is damaged at leaf patch_embed.weight;")
+
+
+@pytest.mark.parametrize("kind", ["archive", "model"])
+def test_leaves_are_let_go_as_they_are_written(tiny_spec, tmp_path, kind):
+    """Each value is made when it is asked for; by then no more than the one before it is still alive."""
+    skeleton = {
+        "archive": equimo_skeleton(tiny_spec.architecture),
+        "model": build(tiny_spec.family, tiny_spec.architecture),
+    }[kind]
+    made: list[weakref.ref] = []
+    most = 0
+
+    def stream() -> Iterator[tuple[str, np.ndarray]]:
+        nonlocal most
+        for name, shape in array_shapes(skeleton).items():
+            most = max(most, sum(reference() is not None for reference in made))
+            value = np.ones(shape, np.float32)
+            made.append(weakref.ref(value))
+            yield name, value
+            del value
+
+    if kind == "archive":
+        write_archive(tmp_path / "file", tiny_spec, skeleton, stream())
+    else:
+        write_model(tmp_path / "file", tiny_spec, stream())
+    assert len(made) == len(array_shapes(skeleton))
+    assert most <= 1
+
+
+def test_opening_reads_no_tensor(tiny_model_file, tmp_path):
+    """What is changed in the file after opening it is what is read."""
+    path = Path(shutil.copy(tiny_model_file, tmp_path))
+    _, tensors = open_model(path)
+    end = len(path.read_bytes())
+    with path.open("r+b") as file:
+        file.seek(end - 48 * 4)
+        file.write(np.full(48, 7, np.float32).tobytes())
+    assert tensors["norm.bias"].read().tolist() == [7] * 48

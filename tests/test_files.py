@@ -1,0 +1,79 @@
+"""Files appear complete or not at all."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vit2onnx.files import atomic, read_arrays, sha256_of, write_arrays
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.txt"
+    with atomic(path) as new:
+        assert new.parent == path.parent
+        new.write_text("half")
+        assert not path.exists()
+        new.write_text("whole")
+    assert path.read_text() == "whole"
+    assert names(path.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_broken_write_changes_nothing(tmp_path, before):
+    path = tmp_path / "file.txt"
+    if before:
+        path.write_text(before)
+
+    def write() -> None:
+        with atomic(path) as new:
+            new.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert names(tmp_path) == (["file.txt"] if before else [])
+    assert not before or path.read_text() == before
+
+
+def test_a_failure_before_the_first_byte_is_not_masked(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic(tmp_path / "file.txt"):
+        _ = 1 / 0
+
+
+def test_the_hash_is_that_of_the_whole_file(tmp_path):
+    content = np.random.default_rng(0).bytes(3_000_001)
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_arrays_come_back_with_their_names_dtypes_and_bits(tmp_path):
+    arrays = {
+        "float32/astronaut@224x224": np.array([[1, -0.0, np.nan]], np.float32),
+        "float64/camera@48x112": np.arange(6.0).reshape(2, 3).T,
+        "count": np.array(3),
+    }
+    write_arrays(tmp_path / "arrays.npz", arrays)
+    found = read_arrays(tmp_path / "arrays.npz")
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].tobytes() == array.tobytes()
+
+
+def test_the_same_arrays_give_the_same_bytes(tmp_path):
+    for name in ("one.npz", "two.npz"):
+        write_arrays(tmp_path / name, {"a": np.arange(3), "b": np.ones(2)})
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    assert names(tmp_path) == ["one.npz", "two.npz"]
+
+
+def test_objects_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="allow_pickle"):
+        write_arrays(tmp_path / "arrays.npz", {"a": np.array([object()])})
+    assert names(tmp_path) == []
