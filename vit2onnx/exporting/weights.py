@@ -1,7 +1,7 @@
 """Write an ONNX file with weights that are never all in memory.
 
-A protobuf message is built in memory as a whole, and so would be the weights. But it is a plain sequence of fields whose
-lengths are known beforehand, so the large ones can be written by hand, between the others that the library makes.
+A protobuf message is built in memory as a whole, and so would be the weights. But it is a plain sequence of fields
+whose lengths are known beforehand, so the large ones can be written by hand, between the others that the library makes.
 Source: protobuf.dev/programming-guides/encoding.
 """
 
