@@ -1,32 +1,115 @@
-"""A tiny variant of the real architecture and the files that the spine makes of it, made once for all tests.
+"""Tiny variants of the real architectures and the files that the spine makes of them, made once for all tests.
 
-Tests that change a file copy it first.
+Tests that change a file copy it first. `tiny` is the smallest; a test that asks for `small` runs for each released
+variant.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
 
-from vit2onnx.archive import load_model, open_archive, write_model
+from vit2onnx.archive import load_model, read_archive, write_model
 from vit2onnx.checkpoints.convert import convert_checkpoint
-from vit2onnx.checkpoints.layouts import LAYOUTS
+from vit2onnx.checkpoints.layouts import tables_of
 from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.mapping import map_model
 from vit2onnx.models import Model
-from vit2onnx.variants import VariantSpec, read_variants
+from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, read_variants
 
 REAL = "dinov3_vits16_pretrain_lvd1689m"
 VARIANTS = Path(__file__).parents[1] / "config" / "variants"
+NAMES = [path.stem for path in sorted(VARIANTS.glob("*.yaml"))]
+CONVNEXTS = [name for name in NAMES if "_convnext_" in name]
+VITS = [name for name in NAMES if name not in CONVNEXTS]
 SEED = 0
 
 
+def short(name: str) -> str:
+    """As in `vits16_lvd1689m`."""
+    return name.removeprefix("dinov3_").replace("_pretrain", "")
+
+
+class Spine:
+    """A variant and what the spine makes of synthetic weights of it, each file when it is first asked for."""
+
+    def __init__(self, spec: VariantSpec, folder: Path):
+        self.spec, self.folder = spec, folder
+
+    @cached_property
+    def checkpoints(self) -> Mapping[str, Path]:
+        """A checkpoint in every layout, all of the same weights but for timm's that has no bias in attention."""
+        paths = {}
+        for layout in tables_of(self.spec):
+            paths[layout] = self.folder / f"{layout}{SUFFIX_OF_LAYOUT[layout]}"
+            write_synthetic(self.spec, paths[layout], seed=SEED, layout=layout)
+        return paths
+
+    @cached_property
+    def archive(self) -> Path:
+        """The archive of the publisher's layout; `ledger.csv` lies beside it."""
+        path = self.folder / "archive" / "archive.tar.lz4"
+        convert_checkpoint(self.spec, self.checkpoints["meta"], path, path.with_name("ledger.csv"))
+        return path
+
+    @cached_property
+    def model_file(self) -> Path:
+        """The inference model."""
+        path = self.folder / "model.eqx"
+        write_model(path, self.spec, map_model(self.spec, read_archive(self.archive, self.spec)))
+        return path
+
+    @cached_property
+    def model(self) -> Model:
+        """The inference model, loaded."""
+        return load_model(self.model_file)
+
+
+def shrink(spec: VariantSpec) -> VariantSpec:
+    """The variant with all that sets it apart from the others, but narrow and shallow."""
+    arch = spec.architecture
+    if isinstance(arch, ConvNeXtArchitecture):
+        return replace(spec, architecture=replace(arch, embed_dims=(8, 12, 16, 20), depths=(1, 1, 2, 1)))
+    return replace(spec, architecture=replace(arch, embed_dim=2 * arch.head_dim, depth=2, num_heads=2, ffn_hidden=96))
+
+
 @pytest.fixture(scope="session")
-def real_spec() -> VariantSpec:
+def released() -> Mapping[str, VariantSpec]:
+    """The specs of all released variants."""
+    return {name: VariantSpec.from_mapping(name, mapping) for name, mapping in read_variants(VARIANTS).items()}
+
+
+@pytest.fixture(scope="session")
+def spines(released: Mapping[str, VariantSpec], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Spine]:
+    """The spine of a released variant made small, by its name."""
+    return cache(lambda name: Spine(shrink(released[name]), tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(params=NAMES, ids=short)
+def small(spines: Callable[[str], Spine], request: pytest.FixtureRequest) -> Spine:
+    """Every released variant made small."""
+    return spines(request.param)
+
+
+@pytest.fixture(params=VITS, ids=short)
+def small_vit(spines: Callable[[str], Spine], request: pytest.FixtureRequest) -> Spine:
+    """Every released vision transformer made small."""
+    return spines(request.param)
+
+
+@pytest.fixture(params=CONVNEXTS, ids=short)
+def small_convnext(spines: Callable[[str], Spine], request: pytest.FixtureRequest) -> Spine:
+    """Every released ConvNeXt made small."""
+    return spines(request.param)
+
+
+@pytest.fixture(scope="session")
+def real_spec(released: Mapping[str, VariantSpec]) -> VariantSpec:
     """The spec of a released variant."""
-    return VariantSpec.from_mapping(REAL, read_variants(VARIANTS)[REAL])
+    return released[REAL]
 
 
 @pytest.fixture(scope="session")
@@ -37,41 +120,36 @@ def tiny_spec(real_spec: VariantSpec) -> VariantSpec:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoints(tiny_spec: VariantSpec, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """A synthetic checkpoint of the same weights in every layout."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    paths = {}
-    for table in LAYOUTS[tiny_spec.family]:
-        path = folder / f"{table.layout}{SUFFIX_OF_LAYOUT[table.layout]}"
-        write_synthetic(tiny_spec, path, seed=SEED, layout=table.layout)
-        paths[table.layout] = path
-    return paths
+def tiny(tiny_spec: VariantSpec, tmp_path_factory: pytest.TempPathFactory) -> Spine:
+    """The spine of the tiny variant."""
+    return Spine(tiny_spec, tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tiny_checkpoints: Mapping[str, Path]) -> Path:
+def tiny_checkpoints(tiny: Spine) -> Mapping[str, Path]:
+    """A synthetic checkpoint in every layout, all of the same weights but for timm's that has no bias in attention."""
+    return tiny.checkpoints
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny: Spine) -> Path:
     """The synthetic checkpoint as the publisher would offer it."""
-    return tiny_checkpoints["meta"]
+    return tiny.checkpoints["meta"]
 
 
 @pytest.fixture(scope="session")
-def tiny_archive(tiny_spec: VariantSpec, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_archive(tiny: Spine) -> Path:
     """The archive of the synthetic checkpoint; `ledger.csv` lies beside it."""
-    archive = tmp_path_factory.mktemp("archive") / "archive.tar.lz4"
-    convert_checkpoint(tiny_spec, tiny_checkpoint, archive, archive.with_name("ledger.csv"))
-    return archive
+    return tiny.archive
 
 
 @pytest.fixture(scope="session")
-def tiny_model_file(tiny_spec: VariantSpec, tiny_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model_file(tiny: Spine) -> Path:
     """The inference model of the synthetic checkpoint."""
-    path = tmp_path_factory.mktemp("model") / "model.eqx"
-    with open_archive(tiny_archive, tiny_spec) as tensors:
-        write_model(path, tiny_spec, map_model(tiny_spec, tensors))
-    return path
+    return tiny.model_file
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_model_file: Path) -> Model:
+def tiny_model(tiny: Spine) -> Model:
     """The inference model, loaded."""
-    return load_model(tiny_model_file)
+    return tiny.model

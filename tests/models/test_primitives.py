@@ -66,6 +66,8 @@ def examples() -> dict[str, Example]:
     deviations = np.logspace(-4, 1, 14, dtype=np.float32).astype(np.float64).reshape(2, 7, 1)
     uneven = ((normal(5, 2, 7, 24) + 0.5) * deviations).astype(np.float32).astype(np.float64)
     images, kernel, kernel_bias = normal(6, 2, 3, 50, 37), normal(7, 24, 3, 16, 16), normal(8, 24)
+    # Smaller than the kernel in height, so that its padding on both sides counts.
+    maps, depthwise = normal(13, 2, 24, 5, 9), normal(14, 24, 1, 7, 7)
     angles = normal(9, 2, 7, 4)
     cos, sin = (table.astype(np.float32).astype(np.float64) for table in (np.cos(angles), np.sin(angles)))
     logits = np.linspace(-12, 12, 481, dtype=np.float32).astype(np.float64)
@@ -95,11 +97,29 @@ def examples() -> dict[str, Example]:
             x * gamma,
             {"float32": 2e-6, "float64": 0.0},  # measured 2.0e-7 and 0
         ),
-        "project_patches": Example(
-            primitives.project_patches,
+        "convolution": Example(
+            partial(primitives.convolution, stride=16),
             (images, kernel, kernel_bias),
             in_torch(partial(functional.conv2d, stride=16), images, kernel, kernel_bias),
             {"float32": 6e-4, "float64": 2e-12},  # measured 6.3e-5 and 1.6e-13, of sums of 768 products
+        ),
+        "depthwise_convolution": Example(
+            partial(primitives.convolution, stride=1, padding=3, groups=24),
+            (maps, depthwise, kernel_bias),
+            in_torch(partial(functional.conv2d, padding=3, groups=24), maps, depthwise, kernel_bias),
+            {"float32": 2e-5, "float64": 7e-14},  # measured 1.7e-6 and 7.1e-15
+        ),
+        "mean_tokens": Example(
+            primitives.mean_tokens,
+            (uneven,),
+            uneven.mean(1, keepdims=True),
+            {"float32": 4e-6, "float64": 5e-15},  # measured 3.4e-7 and 4.4e-16
+        ),
+        "silu": Example(
+            primitives.silu,
+            (logits,),
+            in_torch(functional.silu, logits),
+            {"float32": 1e-5, "float64": 2e-14},  # measured 9.5e-7 and 1.8e-15
         ),
         "gelu": Example(
             primitives.gelu,
@@ -166,7 +186,7 @@ def test_a_traced_call_is_one_operation(example: Example):
 
 def test_every_primitive_has_an_example():
     ours = {name.removesuffix("_p") for name in vars(primitives) if name.endswith("_p")}
-    assert ours == EXAMPLES.keys() - {"linear_without_bias"}
+    assert ours == EXAMPLES.keys() - {"linear_without_bias", "depthwise_convolution"}
 
 
 def test_gelu_is_not_the_tanh_approximation():
@@ -184,6 +204,12 @@ def test_attention_survives_logits_that_overflow_an_exponential():
 
 
 def test_patches_ignore_pixels_beyond_the_last_whole_one():
-    images, kernel, bias = (jnp.asarray(x, "float32") for x in EXAMPLES["project_patches"].inputs)
-    found = primitives.project_patches(images.at[:, :, 48:].set(jnp.nan).at[:, :, :, 32:].set(jnp.nan), kernel, bias)
-    np.testing.assert_array_equal(found, primitives.project_patches(images, kernel, bias))
+    images, kernel, bias = (jnp.asarray(x, "float32") for x in EXAMPLES["convolution"].inputs)
+    project = partial(primitives.convolution, stride=16)
+    found = project(images.at[:, :, 48:].set(jnp.nan).at[:, :, :, 32:].set(jnp.nan), kernel, bias)
+    np.testing.assert_array_equal(found, project(images, kernel, bias))
+
+
+def test_silu_survives_logits_that_overflow_an_exponential():
+    found = primitives.silu(jnp.asarray([-1e4, 1e4], "float32"))
+    np.testing.assert_array_equal(found, [0, 1e4])
