@@ -19,16 +19,18 @@ import numpy as np
 import pytest
 
 from vit2onnx.archive import (
+    archive_config,
+    archive_skeleton,
     array_shapes,
     equimo_config,
-    equimo_skeleton,
     leaf_names,
     load_model,
-    npy_size,
-    open_archive,
+    npy_header,
     open_model,
+    read_archive,
     serialise,
     write_archive,
+    write_leaves,
     write_model,
 )
 from vit2onnx.checkpoints.synthetic import synthetic_value
@@ -57,9 +59,9 @@ def pack(path: Path, files: dict[str, bytes]) -> None:
 
 
 def refusal(path: Path, spec) -> str:
-    """The sentence with which an archive is refused, after its path, when nothing unpacked is left."""
-    with pytest.raises(InputError) as caught, open_archive(path, spec):
-        pytest.fail("opened")
+    """The sentence with which an archive is refused, after its path, when nothing is left beside it."""
+    with pytest.raises(InputError) as caught:
+        list(read_archive(path, spec))
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert str(caught.value).startswith(f"{path} ")
     return str(caught.value).removeprefix(f"{path} ")
@@ -94,19 +96,49 @@ def test_numbers_among_the_leaves_have_a_name_but_no_shape():
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (384,), (1, 1, 4096), (384, 3, 16, 16), (10**6,)])
-def test_npy_size_is_what_numpy_writes(shape):
+def test_npy_header_is_what_numpy_writes(shape):
     file = io.BytesIO()
     np.save(file, np.zeros(shape, np.float32))
-    assert npy_size(shape) == len(file.getvalue())
+    assert npy_header(shape) + bytes(4 * int(np.prod(shape))) == file.getvalue()
+
+
+TREE = {"w": jnp.arange(6.0).reshape(2, 3), "s": jnp.float32(2.5), "eps": 1e-5, "n": 3, "flag": True}
+
+
+def equinox_bytes(tree: object) -> bytes:
+    file = io.BytesIO()
+    eqx.tree_serialise_leaves(file, tree)
+    return file.getvalue()
 
 
 def test_serialised_bytes_are_those_of_equinox():
     """Numbers of every kind among the leaves included, which Equimo's models have."""
-    tree = {"w": jnp.arange(6.0).reshape(2, 3), "s": jnp.float32(2.5), "eps": 1e-5, "n": 3, "flag": True}
-    arrays = [(name, np.asarray(tree[name])) for name in ("s", "w")]
-    expected = io.BytesIO()
-    eqx.tree_serialise_leaves(expected, tree)
-    assert b"".join(serialise(tree, arrays)) == expected.getvalue()
+    arrays = [(name, np.asarray(TREE[name])) for name in ("s", "w")]
+    assert b"".join(serialise(TREE, arrays)) == equinox_bytes(TREE)
+
+
+@pytest.mark.parametrize("order", [("s", "w"), ("w", "s")])
+def test_leaves_written_in_any_order_are_those_of_equinox_too(order):
+    file = io.BytesIO(b"head" + b"x" * 999)
+    file.seek(4)
+    write_leaves(file, TREE, [(name, np.asarray(TREE[name])) for name in order])
+    assert file.getvalue() == b"head" + equinox_bytes(TREE)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [("w", np.zeros((2, 3), np.float32))],
+        [("w", np.zeros((2, 3), np.float32)), ("s", np.zeros((), np.float64))],
+        [("w", np.zeros((3, 2), np.float32)), ("s", np.zeros((), np.float32))],
+        [("w", np.zeros((2, 3), np.float32)), ("s", np.zeros((), np.float32)), ("x", np.zeros((), np.float32))],
+        [("w", np.zeros((2, 3), np.float32)), ("w", np.zeros((2, 3), np.float32))],
+    ],
+    ids=["missing", "dtype", "shape", "unknown", "twice"],
+)
+def test_leaves_other_than_the_skeletons_are_not_written(values):
+    with pytest.raises((AssertionError, KeyError)):
+        write_leaves(io.BytesIO(), TREE, values)
 
 
 @pytest.mark.parametrize(
@@ -123,12 +155,12 @@ def test_an_archive_holds_equinoxs_bytes_and_equimos_metadata(tiny_spec, tiny_ar
     metadata = json.loads(found["metadata.json"])
     assert metadata["model_config"] == equimo_config(tiny_spec.architecture)
     assert metadata["vit2onnx"] == {"variant": "dinov3_tiny", "family": "dinov3_vit"}
-    skeleton = equimo_skeleton(tiny_spec.architecture)
-    arrays = iter(values(skeleton).values())
+    skeleton = archive_skeleton(tiny_spec)
+    # What only training uses is as before training.
+    expected = values(skeleton)
+    arrays = iter((expected | {"mask_token": np.zeros_like(expected["mask_token"])}).values())
     tree = jax.tree_util.tree_map(lambda leaf: jnp.asarray(next(arrays)) if hasattr(leaf, "shape") else leaf, skeleton)
-    expected = io.BytesIO()
-    eqx.tree_serialise_leaves(expected, tree)
-    assert found["weights.eqx"] == expected.getvalue()
+    assert found["weights.eqx"] == equinox_bytes(tree)
 
 
 def test_an_archive_tells_nothing_of_where_and_when_it_was_written(tiny_archive):
@@ -137,26 +169,28 @@ def test_an_archive_tells_nothing_of_where_and_when_it_was_written(tiny_archive)
             assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (0, 0, 0, "", "")
 
 
-def test_an_archive_is_read_back_to_the_bit_and_cleared_away(tiny_spec, tmp_path):
-    skeleton = equimo_skeleton(tiny_spec.architecture)
+def test_an_archive_is_read_back_to_the_bit(small, tmp_path):
+    spec = small.spec
+    skeleton = archive_skeleton(spec)
     expected = values(skeleton, seed=3)
     path = tmp_path / "archive.tar.lz4"
-    write_archive(path, tiny_spec, skeleton, expected.items())
-    with open_archive(path, tiny_spec) as tensors:
-        assert list(tensors) == list(expected)
-        for name in reversed(expected):
-            assert tensors[name].dtype == "float32"
-            assert tensors[name].shape == expected[name].shape
-            assert tensors[name].read().tobytes() == expected[name].tobytes()
-        assert len(list(tmp_path.iterdir())) == 2
+    write_archive(path, spec, skeleton, expected.items())
+    names = []
+    for name, array in read_archive(path, spec):
+        names.append(name)
+        assert array.dtype == np.float32
+        assert array.shape == expected[name].shape
+        assert array.tobytes() == expected[name].tobytes()
+    assert names == list(expected)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_consumers_own_error_passes_and_clears_away_too(tiny_spec, tiny_archive, tmp_path):
-    path = Path(shutil.copy(tiny_archive, tmp_path))
-    with pytest.raises(KeyError), open_archive(path, tiny_spec) as tensors:
-        tensors["no such leaf"]
-    assert list(tmp_path.iterdir()) == [path]
+def test_an_archive_says_of_its_architecture_all_that_sets_it_apart(released):
+    """Or one variant's archive would be taken for another's of the same shapes."""
+    architectures = {spec.architecture for spec in released.values()}
+    configs = {json.dumps(archive_config(spec), sort_keys=True) for spec in released.values()}
+    # Both 7B have the same, but for the images they were trained on.
+    assert len(configs) == len(architectures) == len(released) - 1
 
 
 def test_a_damaged_archive_is_refused_wherever_it_is_damaged(tiny_spec, tiny_archive, tmp_path):
@@ -194,8 +228,7 @@ def test_a_foreign_archive_is_refused(tiny_spec, tiny_archive, tmp_path):
         path.write_bytes(content)
         assert "is damaged" in refusal(path, tiny_spec)
     pack(path, own)
-    with open_archive(path, tiny_spec) as tensors:
-        assert tensors.keys() == array_shapes(equimo_skeleton(tiny_spec.architecture)).keys()
+    assert [name for name, _ in read_archive(path, tiny_spec)] == list(array_shapes(archive_skeleton(tiny_spec)))
 
 
 def test_the_leaf_at_which_an_archive_is_damaged_is_named(tiny_spec, tiny_archive, tmp_path):
@@ -215,30 +248,45 @@ def test_an_archive_of_another_architecture_is_refused(tiny_spec, tiny_archive, 
     assert refusal(path, other).startswith("holds another architecture than other;")
 
 
-def test_a_model_is_read_back_to_the_bit(tiny_spec, tmp_path):
-    skeleton = build(tiny_spec.family, tiny_spec.architecture)
+def test_a_model_is_written_and_read_back_to_the_bit(small, tmp_path):
+    spec = small.spec
+    skeleton = build(spec.family, spec.architecture)
+    structure = jax.tree_util.tree_structure(skeleton)
     expected = values(skeleton, seed=3)
     path = tmp_path / "model.eqx"
-    write_model(path, tiny_spec, expected.items())
-    model = load_model(str(path))
-    assert jax.tree_util.tree_structure(model) == jax.tree_util.tree_structure(skeleton)
-    found = dict(zip(leaf_names(model), jax.tree_util.tree_leaves(model), strict=True))
-    for name, value in expected.items():
-        assert np.asarray(found[name]).tobytes() == value.tobytes()
-        assert found[name].dtype == jnp.float32
-    _, tensors = open_model(path)
-    assert {name: tensor.shape for name, tensor in tensors.items()} == array_shapes(skeleton)
-
-
-def test_a_model_file_says_what_it_holds_and_goes_on_as_equinox_would(tiny_spec, tiny_model_file, tiny_model):
-    with tiny_model_file.open("rb") as file:
+    write_model(path, spec, reversed(expected.items()))
+    with path.open("rb") as file:
         header = json.loads(file.readline())
-        assert header["variant"] == "dinov3_tiny"
-        assert header["family"] == "dinov3_vit"
-        assert header["architecture"] == asdict(tiny_spec.architecture)
+        assert header.keys() == {"variant", "family", "architecture"}
+        assert (header["variant"], header["family"]) == (spec.name, spec.family)
+        assert header["architecture"] == json.loads(json.dumps(asdict(spec.architecture)))
+        assert file.read() == equinox_bytes(jax.tree_util.tree_unflatten(structure, expected.values()))
+    found, tensors = open_model(path)
+    assert eqx.tree_equal(found, skeleton)
+    assert list(tensors) == list(expected)
+    for name, value in expected.items():
+        assert (tensors[name].shape, tensors[name].dtype) == (value.shape, "float32")
+        assert tensors[name].read().tobytes() == value.tobytes()
+
+
+def test_a_model_is_loaded_with_arrays_of_jax(tiny_spec, tiny_model_file, tiny_model):
+    model = load_model(str(tiny_model_file))
+    assert {type(leaf) for leaf in jax.tree_util.tree_leaves(model)} == {type(jnp.zeros(1))}
+    assert {leaf.dtype for leaf in jax.tree_util.tree_leaves(model)} == {np.dtype("float32")}
+    with tiny_model_file.open("rb") as file:
+        file.readline()
         like = build(tiny_spec.family, tiny_spec.architecture)
-        assert eqx.tree_equal(eqx.tree_deserialise_leaves(file, like), tiny_model)
-        assert file.read() == b""
+        assert eqx.tree_equal(eqx.tree_deserialise_leaves(file, like), model, tiny_model)
+
+
+def test_weights_of_every_release_are_aligned_in_the_model_file(released, tiny_model_file):
+    """To 64 bytes, so that a runtime can map them: the head of the file and of each array, and the arrays before."""
+    with tiny_model_file.open("rb") as file:
+        assert len(file.readline()) % 64 == 0
+    for spec in released.values():
+        for name, shape in array_shapes(build(spec.family, spec.architecture)).items():
+            assert len(npy_header(shape)) % 64 == 0
+            assert 4 * int(np.prod(shape)) % 64 == 0, (spec.name, name)
 
 
 def test_a_model_loads_and_runs_in_three_lines(tiny_model_file, tmp_path):
@@ -259,10 +307,10 @@ def test_a_truncated_model_is_refused_wherever_it_ends(tiny_model_file, tmp_path
     content = tiny_model_file.read_bytes()
     path = tmp_path / "model.eqx"
     start = content.index(b"\n") + 1
-    for length in (0, 1, start - 2):
+    for length in (0, 1, len(content[:start].rstrip()) - 1):
         path.write_bytes(content[:length])
         assert model_refusal(path) == "is no model.eqx written by vit2onnx."
-    for length in [start, start + 5, start + 100, start + 128, *range(start + 200, len(content), 20_011)]:
+    for length in [start - 1, start, start + 5, start + 100, start + 128, *range(start + 200, len(content), 20_011)]:
         path.write_bytes(content[:length])
         assert model_refusal(path).startswith("is damaged at leaf ")
     path.write_bytes(content[:-1])
@@ -286,7 +334,7 @@ def test_a_foreign_model_file_is_refused(tiny_model_file, tmp_path):
 def test_leaves_are_let_go_as_they_are_written(tiny_spec, tmp_path, kind):
     """Each value is made when it is asked for; by then no more than the one before it is still alive."""
     skeleton = {
-        "archive": equimo_skeleton(tiny_spec.architecture),
+        "archive": archive_skeleton(tiny_spec),
         "model": build(tiny_spec.family, tiny_spec.architecture),
     }[kind]
     made: list[weakref.ref] = []
