@@ -1,6 +1,10 @@
 """The models' leaves against the checkpoint's own tensors, and the interchange file in the class that it is for."""
 
+import contextlib
 import functools
+import weakref
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,29 +15,23 @@ import pytest
 import torch
 from jax2onnx.plugins.examples.eqx.dino import VisionTransformer
 
-from vit2onnx.archive import array_shapes, equimo_skeleton, leaf_names, load_model, open_archive, write_model
+from vit2onnx.archive import (
+    archive_skeleton,
+    array_shapes,
+    leaf_names,
+    load_model,
+    open_model,
+    read_archive,
+    write_model,
+)
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
-from vit2onnx.keytable import LazyTensor, assign
-from vit2onnx.mapping import (
-    JAX2ONNX_EXAMPLE_TABLE,
-    MODEL_TABLES,
-    jax2onnx_example_skeleton,
-    map_archive,
-    map_model,
-)
+from vit2onnx.keytable import assign
+from vit2onnx.mapping import JAX2ONNX_EXAMPLE_TABLE, MODEL_TABLES, TRAINING_ONLY, jax2onnx_example_skeleton, map_model
 from vit2onnx.models import Features, build
-from vit2onnx.variants import VariantSpec
+from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
 from workflow.scripts.map_jax2onnx_example import map_jax2onnx_example
-
-KEY = slice(48, 96)
-
-
-@pytest.fixture(scope="module")
-def state(tiny_checkpoint) -> dict[str, np.ndarray]:
-    """The tensors as published."""
-    return {name: tensor.numpy() for name, tensor in torch.load(tiny_checkpoint, weights_only=True).items()}
 
 
 @pytest.fixture(scope="module")
@@ -50,87 +48,139 @@ def example_folder(example_spec, tmp_path_factory) -> Path:
     archive = folder / "archive.tar.lz4"
     write_synthetic(example_spec, folder / "checkpoint.pth", seed=0, layout="meta")
     convert_checkpoint(example_spec, folder / "checkpoint.pth", archive, folder / "ledger.csv")
-    with open_archive(archive, example_spec) as tensors:
-        write_model(folder / "model.eqx", example_spec, map_model(example_spec, tensors))
+    write_model(folder / "model.eqx", example_spec, map_model(example_spec, read_archive(archive, example_spec)))
     map_jax2onnx_example(example_spec, archive, folder / "jax2onnx_example.eqx")
     return folder
 
 
-def test_every_leaf_of_the_model_is_the_published_tensor(tiny_model, state):
-    """Matrices are transposed, for the export model multiplies from the right; nothing else is rearranged."""
-    expected = {
-        "patch_embed.weight": state["patch_embed.proj.weight"],
-        "patch_embed.bias": state["patch_embed.proj.bias"],
-        "cls_token": state["cls_token"],
-        "register_tokens": state["storage_tokens"],
-        "rope_periods": state["rope_embed.periods"],
-        "norm.weight": state["norm.weight"],
-        "norm.bias": state["norm.bias"],
-    }
-    for i in (0, 1):
-        block = f"blocks.{i}."
-        for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
-            expected[f"{block}{name}.weight"] = np.transpose(state[f"{block}{name}.weight"])
-        same = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "ls1.gamma", "ls2.gamma")
-        for name in (*same, "attn.proj.bias", "mlp.fc1.bias", "mlp.fc2.bias"):
-            expected[block + name] = state[block + name]
-        masked = state[f"{block}attn.qkv.bias"].copy()
-        masked[KEY] = 0
-        expected[f"{block}attn.qkv.bias"] = masked
-    found = dict(zip(leaf_names(tiny_model), jax.tree_util.tree_leaves(tiny_model), strict=True))
+def published_leaves(spec: VariantSpec, checkpoint: Path) -> dict[str, np.ndarray]:
+    """Every leaf of the model by hand, from the publisher's file.
+
+    Matrices are transposed, for the export model multiplies from the right; nothing else is rearranged.
+    """
+    state = {name: tensor.numpy() for name, tensor in torch.load(checkpoint, weights_only=True).items()}
+    leaves = {f"norm.{leaf}": state[f"norm.{leaf}"] for leaf in ("weight", "bias")}
+
+    def linear(target: str, source: str) -> None:
+        leaves[f"{target}.weight"] = np.transpose(state[f"{source}.weight"])
+        leaves[f"{target}.bias"] = state[f"{source}.bias"]
+
+    def same(target: str, source: str, *names: str) -> None:
+        leaves.update({f"{target}.{name}": state[f"{source}.{name}"] for name in names or ("weight", "bias")})
+
+    if isinstance(arch := spec.architecture, ConvNeXtArchitecture):
+        for i, depth in enumerate(arch.depths):
+            conv, norm = ("0", "1") if i == 0 else ("1", "0")
+            same(f"stages.{i}.downsample.conv", f"downsample_layers.{i}.{conv}")
+            same(f"stages.{i}.downsample.norm", f"downsample_layers.{i}.{norm}")
+            for j in range(depth):
+                target, source = f"stages.{i}.blocks.{j}", f"stages.{i}.{j}"
+                same(f"{target}.dwconv", f"{source}.dwconv")
+                same(f"{target}.norm", f"{source}.norm")
+                linear(f"{target}.pwconv1", f"{source}.pwconv1")
+                linear(f"{target}.pwconv2", f"{source}.pwconv2")
+                leaves[f"{target}.gamma"] = state[f"{source}.gamma"]
+        return leaves
+    same("patch_embed", "patch_embed.proj")
+    leaves["cls_token"], leaves["register_tokens"] = state["cls_token"], state["storage_tokens"]
+    leaves["rope_periods"] = state["rope_embed.periods"]
+    for i in range(arch.depth):
+        block = f"blocks.{i}"
+        for name in ("norm1", "norm2"):
+            same(f"{block}.{name}", f"{block}.{name}")
+        for name in ("ls1", "ls2"):
+            same(f"{block}.{name}", f"{block}.{name}", "gamma")
+        for name in (
+            "attn.proj",
+            *(("mlp.w1", "mlp.w2", "mlp.w3") if arch.ffn == "swiglu" else ("mlp.fc1", "mlp.fc2")),
+        ):
+            linear(f"{block}.{name}", f"{block}.{name}")
+        leaves[f"{block}.attn.qkv.weight"] = np.transpose(state[f"{block}.attn.qkv.weight"])
+        if arch.qkv_bias:
+            masked = state[f"{block}.attn.qkv.bias"].copy()
+            masked[arch.embed_dim : 2 * arch.embed_dim] = 0
+            leaves[f"{block}.attn.qkv.bias"] = masked
+    return leaves
+
+
+def test_every_leaf_of_the_model_is_the_published_tensor(small):
+    expected = published_leaves(small.spec, small.checkpoints["meta"])
+    _, found = open_model(small.model_file)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].shape == value.shape, name
-        assert np.asarray(found[name]).tobytes() == np.ascontiguousarray(value).tobytes(), name
+        assert found[name].read().tobytes() == np.ascontiguousarray(value).tobytes(), name
 
 
-@pytest.mark.parametrize("table", ["model", "jax2onnx"])
-def test_tables_use_the_whole_archive_but_the_mask_token(real_spec, table):
-    arch = real_spec.architecture
-    table, skeleton = {
-        "model": (MODEL_TABLES[real_spec.family], build(real_spec.family, arch)),
-        "jax2onnx": (JAX2ONNX_EXAMPLE_TABLE, jax2onnx_example_skeleton(arch)),
-    }[table]
-    leaves = array_shapes(skeleton)
-    assignments = assign(table, leaves)
+def test_the_model_uses_the_whole_archive_but_what_is_for_training(released):
+    for spec in released.values():
+        leaves = array_shapes(build(spec.family, spec.architecture))
+        assignments = assign(MODEL_TABLES[spec.family], leaves)
+        assert [assignment.target for assignment in assignments] == list(leaves)
+        used = Counter(key for assignment in assignments for key in assignment.sources)
+        assert set(used.values()) == {1}
+        unused = set(array_shapes(archive_skeleton(spec))) - set(used)
+        arch = spec.architecture
+        training = {"mask_token"} if isinstance(arch, ViTArchitecture) else set()
+        if getattr(arch, "local_cls_norm", False):
+            training |= {"local_cls_norm.weight", "local_cls_norm.bias"}
+        assert unused == training
+        assert training <= set(TRAINING_ONLY)
+
+
+def test_the_example_class_uses_the_whole_archive_but_the_mask_token(real_spec):
+    leaves = array_shapes(jax2onnx_example_skeleton(real_spec.architecture))
+    assignments = assign(JAX2ONNX_EXAMPLE_TABLE, leaves)
     assert [assignment.target for assignment in assignments] == list(leaves)
     used = {key for assignment in assignments for key in assignment.sources}
-    assert set(array_shapes(equimo_skeleton(arch))) - used == {"mask_token"}
-    assert table.ignored == {"mask_token": "replaces patches in training only"}
+    assert set(array_shapes(archive_skeleton(real_spec))) - used == {"mask_token"}
 
 
-def test_an_archive_that_lacks_a_leaf_is_refused_before_any_is_read(tiny_spec):
-    def read() -> np.ndarray:
-        raise AssertionError("read")
-
-    shapes = array_shapes(equimo_skeleton(tiny_spec.architecture))
-    archive = {name: LazyTensor(shape, "float32", read) for name, shape in shapes.items()}
-    del archive["norm.bias"]
-    archive["norm.weight"] = LazyTensor((96,), "float32", read)
-    with pytest.raises(InputError, match=r"norm\.weight is 96 instead of 48; tensor norm\.bias 48 is missing"):
-        list(map_model(tiny_spec, archive))
+def zeros(spec: VariantSpec) -> dict[str, np.ndarray]:
+    """An archive of zeros."""
+    return {name: np.zeros(shape, np.float32) for name, shape in array_shapes(archive_skeleton(spec)).items()}
 
 
-def test_one_leaf_is_made_at_a_time(tiny_spec, tiny_archive):
-    """The order is the skeleton's, and no tensor is read before its leaf is asked for."""
-    reads: list[str] = []
+@pytest.mark.parametrize(
+    "change, fault",
+    [
+        ({"norm.weight": np.zeros(96, np.float32)}, r"norm\.weight is \(96,\) instead of \(48,\)"),
+        ({"norm.scale": np.zeros(48, np.float32)}, r"norm\.scale, which no leaf needs"),
+        ({"norm.bias": None}, r"lacks \['norm\.bias'\]"),
+    ],
+    ids=["shape", "unknown", "missing"],
+)
+def test_an_archive_that_does_not_fit_the_model_is_a_fault_of_ours(tiny_spec, change, fault):
+    """Because the archive's own reader has compared it with the architecture."""
+    archive = {name: array for name, array in (zeros(tiny_spec) | change).items() if array is not None}
+    with pytest.raises(AssertionError, match=fault):
+        list(map_model(tiny_spec, archive.items()))
 
-    def counted(name: str, tensor: LazyTensor) -> LazyTensor:
-        def read() -> np.ndarray:
-            reads.append(name)
-            return tensor.read()
 
-        return replace(tensor, read=read)
+def test_one_leaf_is_made_at_a_time(tiny_spec):
+    """Nothing is taken from the archive before a leaf is asked for, nor kept once its leaf is given."""
+    made: list[weakref.ref[np.ndarray]] = []
+    most = 0
 
-    with open_archive(tiny_archive, tiny_spec) as tensors:
-        archive = {name: counted(name, tensor) for name, tensor in tensors.items()}
-        skeleton = build(tiny_spec.family, tiny_spec.architecture)
-        names = []
-        for count, (name, value) in enumerate(map_archive(MODEL_TABLES["dinov3_vit"], skeleton, archive), start=1):
-            names.append(name)
-            assert len(reads) == count
-            assert value.flags.c_contiguous
-    assert names == leaf_names(skeleton)
+    def archive() -> Iterator[tuple[str, np.ndarray]]:
+        nonlocal most
+        for name, shape in array_shapes(archive_skeleton(tiny_spec)).items():
+            most = max(most, sum(reference() is not None for reference in made))
+            value = np.ones(shape, np.float32)
+            made.append(weakref.ref(value))
+            yield name, value
+            del value
+
+    mapped = map_model(tiny_spec, archive())
+    assert not made
+    names = []
+    for name, value in mapped:
+        names.append(name)
+        assert value.flags.c_contiguous
+        del value
+    assert most <= 1
+    # In the archive's order, and all of them.
+    assert sorted(names) == sorted(leaf_names(build(tiny_spec.family, tiny_spec.architecture)))
 
 
 def test_the_example_class_of_jax2onnx_loads_the_file_and_gives_our_features(example_spec, example_folder):
@@ -161,8 +211,22 @@ def test_the_example_class_of_jax2onnx_loads_the_file_and_gives_our_features(exa
     assert np.abs(found - expected).max() <= 1e-5
 
 
-def test_a_variant_that_the_example_class_cannot_hold_is_refused(tiny_spec, tiny_archive, tmp_path):
-    """Its feed-forward layers are always four times as wide as its tokens."""
-    with pytest.raises(InputError, match=r"tensor blocks\.0\.blocks\.0\.mlp\.fc1\.weight is 96x48 instead of 192x48"):
-        map_jax2onnx_example(tiny_spec, tiny_archive, tmp_path / "results" / "jax2onnx_example.eqx")
-    assert list((tmp_path / "results").iterdir()) == []
+def test_a_variant_that_the_example_class_cannot_hold_is_refused(small, tmp_path):
+    """Its feed-forward layers are always four times as wide as its tokens, and never SwiGLU."""
+    with pytest.raises(InputError, match="MLP four times as wide as its tokens; this variant is not"):
+        map_jax2onnx_example(small.spec, small.archive, tmp_path / "results" / "jax2onnx_example.eqx")
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_example_class_holds_the_releases_with_an_mlp(released):
+    held = set()
+    for name, spec in released.items():
+        with contextlib.suppress(InputError):
+            jax2onnx_example_skeleton(spec.architecture)
+            held.add(name)
+    assert held == {
+        "dinov3_vits16_pretrain_lvd1689m",
+        "dinov3_vitb16_pretrain_lvd1689m",
+        "dinov3_vitl16_pretrain_lvd1689m",
+        "dinov3_vitl16_pretrain_sat493m",
+    }
