@@ -17,12 +17,14 @@ from vit2onnx.keytable import (
     FUSE_QV,
     TRANSPOSE,
     Entry,
+    Ignored,
     KeyTable,
     LazyTensor,
     Shape,
     Transform,
     assign,
     check,
+    restoring,
     third,
     value_of,
 )
@@ -34,7 +36,7 @@ TABLE = KeyTable(
         Entry("blocks.{i}.qkv", ("layer.{i}.q", "layer.{i}.k", "layer.{i}.v"), FUSE_QKV),
         Entry("blocks.{i}.fc", ("layer.{i}.fc",), TRANSPOSE),
     ),
-    ignored={"step": "counts training steps", "layer.{i}.mask": "is all ones"},
+    ignored={"step": Ignored("counts training steps", ()), "layer.3.mask": Ignored("is all ones", (9,))},
 )
 TARGETS: dict[str, Shape] = {"blocks.10.fc": (2, 5), "stem": (7,), "blocks.10.qkv": (6, 3), "blocks.0.fc": (2, 5)}
 SOURCES: dict[str, Shape] = {
@@ -53,10 +55,11 @@ CASES = [
     (ADD_PIXEL_AXES, (4, 1, 1), ((4,),)),
     (DROP_PIXEL_AXES, (4,), ((4, 1, 1),)),
     (TRANSPOSE, (4, 6), ((6, 4),)),
+    (TRANSPOSE, (300, 129), ((129, 300),)),
     (FUSE_QKV, (12, 5), ((4, 5), (4, 5), (4, 5))),
     (FUSE_QKV, (12,), ((4,), (4,), (4,))),
 ]
-IDS = [f"{transform.name}-{len(target)}d" for transform, target, _ in CASES]
+IDS = [f"{transform.name}-{target}" for transform, target, _ in CASES]
 
 
 def noise(shape: Shape, seed: int = 0) -> np.ndarray:
@@ -118,11 +121,17 @@ def test_other_dtypes_are_not(dtype):
 
 def test_ignored_sources_are_returned_with_their_reason():
     sources = lazy(SOURCES) | lazy({"step": (), "layer.3.mask": (9,)}, "int64")
-    found = check("the file", TABLE, assign(TABLE, TARGETS), sources)
-    assert found == {"step": "counts training steps", "layer.3.mask": "is all ones"}
+    assert check("the file", TABLE, assign(TABLE, TARGETS), sources) == TABLE.ignored
+    del sources["step"]
+    assert check("the file", TABLE, assign(TABLE, TARGETS), sources).keys() == {"layer.3.mask"}
 
 
-@pytest.mark.parametrize("key", ["steps", "layer.3.mask.0", "model.layer.3.mask", "layer.x.mask", "layer.0.q"])
+def test_an_ignored_source_of_another_shape_is_a_fault():
+    _, notes = faults_of(lazy(SOURCES) | lazy({"layer.3.mask": (3, 3)}))
+    assert notes == ["tensor layer.3.mask is 3x3 instead of 9"]
+
+
+@pytest.mark.parametrize("key", ["steps", "layer.3.mask.0", "model.layer.3.mask", "layer.4.mask", "layer.0.q"])
 def test_what_is_neither_used_nor_ignored_is_unknown(key):
     _, notes = faults_of(lazy(SOURCES) | lazy({key: (8, 4)}))
     assert notes == [f"tensor {key} 8x4 is not known"]
@@ -172,8 +181,9 @@ def test_apply_undoes_invert_and_invert_undoes_apply(transform: Transform, targe
 
 def test_transforms_put_each_element_where_it_belongs():
     """Round trips alone would not see a transform that shuffles and its inverse that shuffles back."""
-    matrix = noise((6, 4))
-    assert TRANSPOSE.apply([matrix], (4, 6))[3, 5] == matrix[5, 3]
+    # Beyond one block of the transpose in both directions.
+    matrix = noise((300, 129))
+    assert np.array_equal(TRANSPOSE.apply([matrix], (129, 300)), matrix.T)
     query, key, value = (noise((4, 5), seed) for seed in range(3))
     fused = FUSE_QKV.apply([query, key, value], (12, 5))
     assert np.array_equal(fused[:4], query)
@@ -208,7 +218,61 @@ def test_values_are_float32_and_contiguous(dtype):
 
 def test_the_source_pattern_knows_the_layouts_keys_and_no_others():
     pattern = TABLE.source_pattern()
-    for key in ("embeddings.stem", "layer.0.q", "layer.39.v", "step", "layer.7.mask"):
+    for key in ("embeddings.stem", "layer.0.q", "layer.39.v", "step", "layer.3.mask"):
         assert pattern.fullmatch(key)
-    for key in ("embeddings_stem", "stem", "layer.q", "layer.0.qk", "model.layer.0.q", "layer.{i}.q", "steps"):
+    for key in (
+        "embeddings_stem",
+        "stem",
+        "layer.q",
+        "layer.0.qk",
+        "model.layer.0.q",
+        "layer.{i}.q",
+        "steps",
+        "layer.7.mask",
+    ):
         assert not pattern.fullmatch(key)
+
+
+def test_two_numbers_and_a_path_are_carried_over():
+    table = KeyTable("deep", (Entry("s.{i}.b.{j}.w", ("{i}.{j}",)), Entry("head.{path}", ("top.{path}.x",))))
+    found = assign(table, {"s.3.b.12.w": (2,), "head.a.0.bias": (2,)})
+    assert [assignment.sources for assignment in found] == [("3.12",), ("top.a.0.bias.x",)]
+    pattern = table.source_pattern()
+    assert pattern.fullmatch("3.12")
+    assert pattern.fullmatch("top.a.0.bias.x")
+    assert not pattern.fullmatch("3.x")
+    assert not pattern.fullmatch("top..x")
+
+
+def test_what_is_restored_has_no_sources_and_says_how():
+    ones = restoring("ones, as before training", lambda shape: np.ones(shape, np.float32))
+    table = KeyTable("lacking", (Entry("scale", (), ones),))
+    (found,) = assign(table, {"scale": (2, 3)})
+    assert check("the file", table, [found], {}) == {}
+    assert found.transform.name == "restored: ones, as before training"
+    assert value_of(found, []).tolist() == [[1] * 3] * 2
+    assert ones.shapes((2, 3)) == ()
+    assert ones.invert(np.zeros((2, 3), np.float32)) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(2, 3), (5,), (1, 2, 3), ()])
+def test_a_tensor_in_a_file_is_read_where_it_lies(tmp_path, shape, dtype):
+    value = noise(shape).astype(dtype)
+    path = tmp_path / "file"
+    path.write_bytes(b"head" + value.tobytes() + b"tail")
+    tensor = LazyTensor.in_file(path, 4, shape, dtype)
+    assert (tensor.shape, tensor.dtype, tensor.offset, tensor.nbytes) == (shape, dtype, 4, value.nbytes)
+    found = tensor.read()
+    assert (found.shape, found.dtype) == (shape, value.dtype)
+    assert found.tobytes() == value.tobytes()
+    # Read anew each time, and not kept.
+    path.write_bytes(b"head" + (2 * value).astype(dtype).tobytes())
+    assert np.array_equal(tensor.read(), (2 * value).astype(dtype))
+
+
+def test_a_file_that_became_shorter_is_no_shorter_tensor(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(8))
+    with pytest.raises(ValueError, match="reshape"):
+        LazyTensor.in_file(path, 0, (3,), "float32").read()

@@ -30,18 +30,88 @@ def test_every_variant_of_the_project_becomes_a_spec():
         assert spec.release.file.startswith(f"{name}-")
 
 
-def test_the_small_vit_is_as_published(real_spec):
-    """As in MODELS.md C.1."""
-    arch = real_spec.architecture
-    assert (arch.embed_dim, arch.depth, arch.num_heads, arch.ffn_hidden) == (384, 12, 6, 1536)
-    assert (arch.patch_size, arch.num_registers, arch.norm_eps, arch.qkv_bias) == (16, 4, 1e-5, True)
-    assert (arch.head_dim, arch.num_prefix) == (64, 5)
-    assert real_spec.parameters == 21_601_152
-    assert real_spec.release.sha256_prefix == "08c60483"
-    assert real_spec.release.huggingface == "facebook/dinov3-vits16-pretrain-lvd1689m"
-    assert real_spec.preprocessing.mean == (0.485, 0.456, 0.406)
-    assert real_spec.preprocessing.std == (0.229, 0.224, 0.225)
-    assert hash(real_spec) == hash(real_spec)
+# As in MODELS.md C.1: hash, embed_dim, depth, heads, ffn and its width, qkv bias, norm of local crops' CLS, parameters.
+VITS = {
+    "vits16_lvd1689m": ("08c60483", 384, 12, 6, "mlp", 1536, True, False, 21_601_152),
+    "vits16plus_lvd1689m": ("4057cbaa", 384, 12, 6, "swiglu", 1536, True, False, 28_697_472),
+    "vitb16_lvd1689m": ("73cec8be", 768, 12, 12, "mlp", 3072, True, False, 85_669_632),
+    "vitl16_lvd1689m": ("8aa4cbdd", 1024, 24, 16, "mlp", 4096, True, False, 303_154_176),
+    "vitl16_sat493m": ("eadcf0ff", 1024, 24, 16, "mlp", 4096, True, True, 303_156_224),
+    "vith16plus_lvd1689m": ("7c1da9a5", 1280, 32, 20, "swiglu", 5120, True, False, 840_633_600),
+    "vit7b16_lvd1689m": ("a955f4ea", 4096, 40, 32, "swiglu", 8192, False, True, 6_716_043_264),
+    "vit7b16_sat493m": ("a6675841", 4096, 40, 32, "swiglu", 8192, False, True, 6_716_043_264),
+}
+# Hash, channels and blocks per stage, parameters.
+CONVNEXTS = {
+    "convnext_tiny_lvd1689m": ("21b726bb", (96, 192, 384, 768), (3, 3, 9, 3), 27_820_128),
+    "convnext_small_lvd1689m": ("296db49d", (96, 192, 384, 768), (3, 3, 27, 3), 49_454_688),
+    "convnext_base_lvd1689m": ("801f2ba9", (128, 256, 512, 1024), (3, 3, 27, 3), 87_566_464),
+    "convnext_large_lvd1689m": ("61fa432d", (192, 384, 768, 1536), (3, 3, 27, 3), 196_230_336),
+}
+# timm's names, but for what stands after the dot.
+TIMM = {
+    "vits16": "vit_small_patch16_dinov3",
+    "vits16plus": "vit_small_plus_patch16_dinov3",
+    "vitb16": "vit_base_patch16_dinov3",
+    "vitl16": "vit_large_patch16_dinov3",
+    "vith16plus": "vit_huge_plus_patch16_dinov3",
+    "vit7b16": "vit_7b_patch16_dinov3",
+}
+
+
+def test_there_are_all_twelve_releases(released):
+    assert {
+        name.removeprefix("dinov3_").replace("_pretrain", "") for name in released
+    } == VITS.keys() | CONVNEXTS.keys()
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_vision_transformers_are_as_published(released, name):
+    arch, data = name.rsplit("_", 1)
+    spec = released[f"dinov3_{arch}_pretrain_{data}"]
+    found = spec.architecture
+    assert (
+        spec.release.sha256_prefix,
+        found.embed_dim,
+        found.depth,
+        found.num_heads,
+        found.ffn,
+        found.ffn_hidden,
+        found.qkv_bias,
+        found.local_cls_norm,
+        spec.parameters,
+    ) == VITS[name]
+    assert (found.patch_size, found.num_registers, found.num_prefix, found.norm_eps) == (16, 4, 5, 1e-5)
+    assert found.head_dim == (128 if arch == "vit7b16" else 64)
+    assert found.rope_periods == "bfloat16"
+    assert spec.release.huggingface == f"facebook/dinov3-{arch}-pretrain-{data}"
+    assert spec.release.timm == f"{TIMM[arch]}.{data}"
+    assert spec.release.url == f"https://dinov3.llamameta.net/dinov3_{arch}/"
+
+
+@pytest.mark.parametrize("name", CONVNEXTS)
+def test_convnexts_are_as_published(released, name):
+    arch, data = name.rsplit("_", 1)
+    spec = released[f"dinov3_{arch}_pretrain_{data}"]
+    found = spec.architecture
+    assert (spec.release.sha256_prefix, found.embed_dims, found.depths, spec.parameters) == CONVNEXTS[name]
+    assert (found.patch_size, found.num_registers, found.num_prefix, found.norm_eps) == (32, 0, 1, 1e-6)
+    assert found.embed_dim == found.embed_dims[-1]
+    assert spec.release.huggingface == f"facebook/dinov3-{arch.replace('_', '-')}-pretrain-{data}"
+    assert spec.release.timm == f"{arch}.dinov3_{data}"
+    assert spec.release.url == f"https://dinov3.llamameta.net/dinov3_{arch}/"
+
+
+def test_pictures_are_normalised_as_the_training_images_were(released):
+    for name, spec in released.items():
+        found = spec.preprocessing
+        assert found.interpolation == "bilinear"
+        if name.endswith("sat493m"):
+            assert (found.mean, found.std) == ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
+        else:
+            assert (found.mean, found.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        assert spec.licence.id == "DINOv3-License"
+        assert hash(spec) == hash(spec)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +120,24 @@ def test_the_small_vit_is_as_published(real_spec):
 )
 def test_pixels_beyond_the_last_whole_patch_make_no_token(real_spec, height, width, tokens):
     assert real_spec.architecture.num_tokens(height, width) == tokens
+
+
+@pytest.mark.parametrize(
+    "height, width, tokens", [(224, 224, 1 + 49), (32, 32, 1 + 1), (64, 96, 1 + 6), (63, 97, 1 + 3), (250, 170, 1 + 35)]
+)
+def test_a_convnext_has_a_token_per_32_pixels(released, height, width, tokens):
+    arch = released["dinov3_convnext_tiny_pretrain_lvd1689m"].architecture
+    assert arch.num_tokens(height, width) == tokens
+
+
+def test_stages_without_a_depth_are_named():
+    name = "dinov3_convnext_tiny_pretrain_lvd1689m"
+    mapping = yaml.safe_load((ROOT / "config" / "variants" / f"{name}.yaml").read_text())
+    mapping["architecture"]["depths"].pop()
+    with pytest.raises(
+        InputError, match=r"config/variants/tiny\.yaml: architecture\.embed_dims names 4 stages and dept"
+    ):
+        VariantSpec.from_mapping("tiny", mapping)
 
 
 @pytest.mark.parametrize("embed_dim, num_heads", [(384, 5), (384, 7), (36, 6), (48, 8)])
