@@ -7,11 +7,10 @@ the weights, so the same weights give the same bytes.
 """
 
 import io
+import itertools
 import json
 import tarfile
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -84,11 +83,11 @@ def archive_skeleton(spec: VariantSpec) -> Any:
     return eqx.filter_eval_shape(lambda: VisionTransformer(**config, key=key))
 
 
-def npy_size(shape: Shape) -> int:
-    """Bytes that a float32 array takes as `.npy`, its header included."""
+def npy_header(shape: Shape) -> bytes:
+    """What stands before the bytes of a float32 array in the npy format."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    return len(header.getvalue()) + 4 * int(np.prod(shape))
+    return header.getvalue()
 
 
 def serialise(skeleton: Any, values: Iterable[tuple[str, np.ndarray]]) -> Iterator[bytes | memoryview]:
@@ -98,16 +97,32 @@ def serialise(skeleton: Any, values: Iterable[tuple[str, np.ndarray]]) -> Iterat
     """
     arrays = iter(values)
     for name, leaf in zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True):
-        piece = io.BytesIO()
         if hasattr(leaf, "shape"):
             found, value = next(arrays)
             assert (found, value.shape, value.dtype) == (name, leaf.shape, leaf.dtype), (found, name)
-            np.lib.format.write_array_header_1_0(piece, np.lib.format.header_data_from_array_1_0(value))
-            yield piece.getvalue()
+            yield npy_header(value.shape)
             yield value.reshape(-1).data
         else:
-            eqx.default_serialise_filter_spec(piece, leaf)
-            yield piece.getvalue()
+            yield _number(leaf)
+
+
+def _number(leaf: Any) -> bytes:
+    """A Python number among the leaves, as Equinox writes it."""
+    piece = io.BytesIO()
+    eqx.default_serialise_filter_spec(piece, leaf)
+    return piece.getvalue()
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    """What stands before a file in a tar; it carries no time, user or mode of this machine."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    # GNU's format has room here for the size of any model.
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % tarfile.BLOCKSIZE)
 
 
 class _Pieces(io.RawIOBase):
@@ -143,66 +158,120 @@ def write_archive(path: Path, spec: VariantSpec, skeleton: Any, values: Iterable
         "vit2onnx": {"variant": spec.name, "family": spec.family},
     }
     text = json.dumps(metadata, indent=1).encode()
-    size = sum(map(npy_size, array_shapes(skeleton).values()))
-    numbers = (leaf for leaf in jax.tree_util.tree_leaves(skeleton) if not hasattr(leaf, "shape"))
-    for number in numbers:
-        piece = io.BytesIO()
-        eqx.default_serialise_filter_spec(piece, number)
-        size += len(piece.getvalue())
-    weights = io.BufferedReader(_Pieces(serialise(skeleton, values)), CHUNK)
-    with (
-        lz4.frame.open(path, "wb", content_checksum=True) as compressed,
-        tarfile.open(fileobj=compressed, mode="w|", bufsize=CHUNK) as tar,
-    ):
-        for name, length, content in (
-            ("metadata.json", len(text), io.BytesIO(text)),
-            ("weights.eqx", size, weights),
-        ):
-            # A TarInfo of its own carries no time, user or mode of this machine.
-            info = tarfile.TarInfo(name)
-            info.size = length
-            tar.addfile(info, content)
+    sizes = (
+        len(npy_header(leaf.shape)) + 4 * int(np.prod(leaf.shape)) if hasattr(leaf, "shape") else len(_number(leaf))
+        for leaf in jax.tree_util.tree_leaves(skeleton)
+    )
+    # Not through lz4.frame.open and tarfile.open, because their buffers take longer than the compression.
+    compressor = lz4.frame.LZ4FrameCompressor(content_checksum=True)
+    with path.open("wb") as file:
+        file.write(compressor.begin())
+        size = sum(sizes)
+        head = [_tar_header("metadata.json", len(text)), text, _padding(len(text)), _tar_header("weights.eqx", size)]
+        tail = [_padding(size), bytes(2 * tarfile.BLOCKSIZE)]
+        for piece in itertools.chain(head, serialise(skeleton, values), tail):
+            view = memoryview(piece).cast("B")
+            for start in range(0, len(view), CHUNK):
+                file.write(compressor.compress(view[start : start + CHUNK]))
+        file.write(compressor.flush())
 
 
-@contextmanager
-def open_archive(path: Path, spec: VariantSpec) -> Iterator[dict[str, LazyTensor]]:
-    """The tensors of an archive by Equimo's names, readable in any order while the context is open.
+def read_archive(path: Path, spec: VariantSpec) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of an archive with their names, in its own order, one in memory at a time.
 
-    Raises `InputError` if the archive is damaged or holds another variant.
+    Raises `InputError` if the archive is damaged, which may show at its end only, or holds another variant.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".archive-") as folder:
-        try:
-            with (
-                lz4.frame.open(path, "rb") as compressed,
-                tarfile.open(fileobj=compressed, mode="r|", bufsize=CHUNK) as tar,
-            ):
-                tar.extractall(folder, filter="data")
-                if tar.getnames() != ["metadata.json", "weights.eqx"]:
-                    raise tarfile.TarError(f"it holds {tar.getnames()}")
-                while compressed.read(CHUNK):  # to the end, where the checksum is
-                    pass
-            config = json.loads((Path(folder) / "metadata.json").read_text())["model_config"]
-        # Not OSError, because a full disk is no fault of the archive.
-        except (RuntimeError, EOFError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged; delete it and run again to rebuild it.") from error
-        if config != json.loads(json.dumps(archive_config(spec))):
-            raise InputError(
-                f"{path} holds another architecture than {spec.name}; delete it and run again to rebuild it."
-            )
-        with (Path(folder) / "weights.eqx").open("rb") as file:
-            yield _index(path, file, archive_skeleton(spec))
+    try:
+        with path.open("rb") as file:
+            stream = io.BufferedReader(_Pieces(_decompress(file)), CHUNK)
+            size = _enter_member(stream, "metadata.json")
+            config = json.loads(stream.read(size))["model_config"]
+            if config != json.loads(json.dumps(archive_config(spec))):
+                raise InputError(
+                    f"{path} holds another architecture than {spec.name}; delete it and run again to rebuild it."
+                )
+            stream.read(len(_padding(size)))
+            _enter_member(stream, "weights.eqx")
+            yield from _read_leaves(stream, archive_skeleton(spec))
+            if stream.read().strip(tarfile.NUL):
+                raise ValueError("it holds more than metadata and weights")
+    # Not OSError, because a full disk is no fault of the archive.
+    except (RuntimeError, EOFError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged; delete it and run again to rebuild it.") from error
+
+
+def _decompress(file: IO[bytes]) -> Iterator[bytes]:
+    """The content of an lz4 frame. Not through `lz4.frame.open`, because that takes 8 KiB at a time."""
+    decompressor = lz4.frame.LZ4FrameDecompressor()
+    while chunk := file.read(CHUNK):
+        yield decompressor.decompress(chunk)
+    if not decompressor.eof:
+        raise EOFError("the lz4 frame is truncated")
+
+
+def _enter_member(stream: IO[bytes], name: str) -> int:
+    """Read a tar header up to the member's content and return its size. Raises `ValueError` for another member."""
+    info = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "strict")
+    if info.name != name:
+        raise ValueError(f"it holds {info.name} instead of {name}")
+    return info.size
+
+
+def _read_leaves(file: IO[bytes], skeleton: Any) -> Iterator[tuple[str, np.ndarray]]:
+    for name, leaf in zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True):
+        shape, dtype = _read_npy_header(file, leaf)
+        array = np.empty(shape, dtype)
+        rest = array.reshape(-1).data.cast("B")
+        while rest:
+            count = file.readinto(rest)  # type: ignore[attr-defined]
+            if not count:
+                raise EOFError(f"it ends within {name}")
+            rest = rest[count:]
+        if hasattr(leaf, "shape"):
+            yield name, array
+
+
+def _read_npy_header(file: IO[bytes], leaf: Any) -> tuple[Shape, np.dtype[Any]]:
+    """Shape and dtype of the next array. Raises `ValueError` if they are not the leaf's."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("it is of another version of the npy format")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if fortran or shape != tuple(getattr(leaf, "shape", ())) or dtype != getattr(leaf, "dtype", dtype):
+        raise ValueError(f"it is {shape} {dtype}")
+    return shape, dtype
+
+
+def write_leaves(file: IO[bytes], skeleton: Any, values: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write an `.eqx` file from its current position on, as `equinox.tree_serialise_leaves` does.
+
+    `values` gives the array leaves in any order; each is written to its place at once.
+    """
+    offsets: dict[str, int] = {}
+    leaves = dict(zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True))
+    for name, leaf in leaves.items():
+        if hasattr(leaf, "shape"):
+            file.write(npy_header(leaf.shape))
+            offsets[name] = file.tell()
+            file.seek(4 * int(np.prod(leaf.shape)), io.SEEK_CUR)
+        else:
+            file.write(_number(leaf))
+    end = file.tell()
+    for name, value in values:
+        assert (value.shape, value.dtype) == (leaves[name].shape, leaves[name].dtype), name
+        file.seek(offsets.pop(name))
+        file.write(value.reshape(-1).data)
+    assert not offsets, f"no values for {list(offsets)}"
+    file.truncate(end)
 
 
 def write_model(path: Path, spec: VariantSpec, values: Iterable[tuple[str, np.ndarray]]) -> None:
     """Write the inference model of a variant: a line of JSON, then the leaves."""
-    skeleton = build(spec.family, spec.architecture)
     header = {"variant": spec.name, "family": spec.family, "architecture": asdict(spec.architecture)}
     with path.open("wb") as file:
         # Padded, so that the arrays are aligned in the file, as ONNX asks of external data.
         line = json.dumps(header).encode()
         file.write(line.ljust(-(-(len(line) + 1) // 64) * 64 - 1) + b"\n")
-        for piece in serialise(skeleton, values):
-            file.write(piece)
+        write_leaves(file, build(spec.family, spec.architecture), values)
 
 
 def open_model(path: Path) -> tuple[Model, dict[str, LazyTensor]]:
@@ -227,20 +296,16 @@ def load_model(path: str | Path) -> Model:
     return model
 
 
-def _index(source: Path, file: IO[bytes], skeleton: Any) -> dict[str, LazyTensor]:
-    """Find where each leaf lies in an open `.eqx` file, from its current position on; faults name `source`."""
-    path, tensors = Path(file.name), {}
+def _index(path: Path, file: IO[bytes], skeleton: Any) -> dict[str, LazyTensor]:
+    """Find where each leaf lies in an open `.eqx` file, from its current position on."""
+    tensors = {}
     for name, leaf in zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True):
         try:
-            assert np.lib.format.read_magic(file) == (1, 0)
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            assert shape == tuple(getattr(leaf, "shape", ())) and not fortran
-            assert dtype == getattr(leaf, "dtype", dtype)
-        except (ValueError, AssertionError) as error:
-            raise InputError(f"{source} is damaged at leaf {name}; delete it and run again to rebuild it.") from error
-        if hasattr(leaf, "shape"):
-            tensors[name] = LazyTensor.in_file(path, file.tell(), shape, dtype.name)
-        file.seek(dtype.itemsize * int(np.prod(shape)), io.SEEK_CUR)
+            shape, dtype = _read_npy_header(file, leaf)
+        except ValueError as error:
+            raise InputError(f"{path} is damaged at leaf {name}; delete it and run again to rebuild it.") from error
+        tensors[name] = LazyTensor.in_file(path, file.tell(), shape, dtype.name)
+        file.seek(tensors[name].nbytes, io.SEEK_CUR)
     if file.tell() > path.stat().st_size:
-        raise InputError(f"{source} is truncated; delete it and run again to rebuild it.")
+        raise InputError(f"{path} is truncated; delete it and run again to rebuild it.")
     return tensors

@@ -1,27 +1,27 @@
 """From the archive's tree to the trees of inference models, as key tables."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import equinox as eqx
 import jax
 import numpy as np
 
 from vit2onnx.archive import array_shapes
+from vit2onnx.errors import InputError
 from vit2onnx.keytable import (
     ADD_FIRST_AXIS,
     COPY,
     DROP_PIXEL_AXES,
     TRANSPOSE,
+    Assignment,
     Entry,
     KeyTable,
-    LazyTensor,
     assign,
-    check,
     third,
     value_of,
 )
 from vit2onnx.models import build
-from vit2onnx.variants import VariantSpec, ViTArchitecture
+from vit2onnx.variants import Architecture, VariantSpec, ViTArchitecture
 
 BLOCK = "blocks.0.blocks.{i}"
 
@@ -90,8 +90,17 @@ JAX2ONNX_EXAMPLE_TABLE = KeyTable(
 )
 
 
-def jax2onnx_example_skeleton(arch: ViTArchitecture) -> eqx.Module:
-    """The example vision transformer that jax2onnx ships, with a shape in place of every array."""
+def jax2onnx_example_skeleton(arch: Architecture) -> eqx.Module:
+    """The example vision transformer that jax2onnx ships, with a shape in place of every array.
+
+    Raises `InputError` for an architecture that it does not have.
+    """
+    held = ("mlp", 4 * arch.embed_dim, True)
+    if not isinstance(arch, ViTArchitecture) or (arch.ffn, arch.ffn_hidden, arch.qkv_bias) != held:
+        raise InputError(
+            "jax2onnx's example class is a vision transformer with a bias in attention and an MLP four times as wide as"
+            " its tokens; this variant is not, so use its model.eqx."
+        )
     from jax2onnx.plugins.examples.eqx.dino import VisionTransformer
 
     return eqx.filter_eval_shape(
@@ -108,20 +117,22 @@ def jax2onnx_example_skeleton(arch: ViTArchitecture) -> eqx.Module:
 
 
 def map_archive(
-    table: KeyTable, skeleton: eqx.Module, archive: Mapping[str, LazyTensor]
+    table: KeyTable, skeleton: eqx.Module, archive: Iterable[tuple[str, np.ndarray]]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every array leaf of the skeleton with its value from the archive, one at a time."""
-    assignments = assign(table, array_shapes(skeleton))
-    needed = {name: tensor for name, tensor in archive.items() if name not in TRAINING_ONLY}
-    check("the archive", table, assignments, needed)
-    for assignment in assignments:
-        yield (
-            assignment.target,
-            value_of(assignment, [archive[key].read() for key in assignment.sources]),
-        )
+    """Every array leaf of the skeleton with its value, in the order in which the archive gives their sources."""
+    by_source: dict[str, list[Assignment]] = {}
+    for assignment in assign(table, array_shapes(skeleton)):
+        (source,) = assignment.sources
+        by_source.setdefault(source, []).append(assignment)
+    for name, array in archive:
+        assert name in by_source or name in TRAINING_ONLY, f"the archive holds {name}, which no leaf needs"
+        for assignment in by_source.pop(name, []):
+            (expected,) = assignment.transform.shapes(assignment.shape)
+            assert array.shape == expected, f"{name} is {array.shape} instead of {expected}"
+            yield assignment.target, value_of(assignment, [array])
+    assert not by_source, f"the archive lacks {list(by_source)}"
 
 
-def map_model(spec: VariantSpec, archive: Mapping[str, LazyTensor]) -> Iterator[tuple[str, np.ndarray]]:
+def map_model(spec: VariantSpec, archive: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
     """The leaves of the inference model of a variant."""
-    skeleton = build(spec.family, spec.architecture)
-    return map_archive(MODEL_TABLES[spec.family], skeleton, archive)
+    return map_archive(MODEL_TABLES[spec.family], build(spec.family, spec.architecture), archive)

@@ -44,26 +44,31 @@ def convert_checkpoint(spec: VariantSpec, checkpoint: Path, archive: Path, ledge
     rows: list[LedgerRow] = []
     faults: list[str] = []
 
-    def row(source: str, target: str, transform: str, array: np.ndarray, target_sha256: str) -> LedgerRow:
+    def row(source: str, target: str, transform: str, array: np.ndarray, digest: str, target_digest: str) -> LedgerRow:
         if not np.isfinite(array.astype(np.float32, copy=False)).all():
             faults.append(f"tensor {source} holds values that are not finite")
         shape = "x".join(map(str, array.shape))
-        return LedgerRow(source, target, transform, shape, array.dtype.name, sha256(array), target_sha256)
+        return LedgerRow(source, target, transform, shape, array.dtype.name, digest, target_digest)
 
     def values() -> Iterator[tuple[str, np.ndarray]]:
         for assignment in assignments:
             sources = [tensors[key].read() for key in assignment.sources]
             value = value_of(assignment, sources)
-            digest = sha256(value)
-            named = zip(assignment.sources or ("",), sources or (value,), strict=True)
-            rows.extend(row(key, assignment.target, assignment.transform.name, array, digest) for key, array in named)
+            digests = [sha256(array) for array in sources]
+            # A value that is its source in another shape has the same bytes.
+            same = len(sources) == 1 and np.shares_memory(value, sources[0])
+            target_digest = digests[0] if same else sha256(value)
+            for key, array, digest in zip(
+                assignment.sources or [""], sources or [value], digests or [target_digest], strict=True
+            ):
+                rows.append(row(key, assignment.target, assignment.transform.name, array, digest, target_digest))
             yield assignment.target, value
 
     with atomic(archive) as new_archive, atomic(ledger) as new_ledger:
         write_archive(new_archive, spec, skeleton, values())
         for key, entry in ignored.items():
             value = tensors[key].read()
-            rows.append(row(key, "", f"ignored: {entry.reason}", value, ""))
+            rows.append(row(key, "", f"ignored: {entry.reason}", value, sha256(value), ""))
             if entry.same_as and not np.array_equal(value, tensors[entry.same_as].read()):
                 faults.append(f"tensor {key} is not the same as {entry.same_as}")
         raise_faults(str(checkpoint), faults)

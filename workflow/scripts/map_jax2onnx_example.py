@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.archive import open_archive, serialise
+from vit2onnx.archive import read_archive, write_leaves
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
 from vit2onnx.mapping import JAX2ONNX_EXAMPLE_TABLE, jax2onnx_example_skeleton, map_archive
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def map_jax2onnx_example(spec: VariantSpec, archive: Path, model: Path) -> None:
     skeleton = jax2onnx_example_skeleton(spec.architecture)
-    with open_archive(archive, spec) as tensors, atomic(model) as new, new.open("wb") as file:
-        for piece in serialise(skeleton, map_archive(JAX2ONNX_EXAMPLE_TABLE, skeleton, tensors)):
-            file.write(piece)
+    leaves = map_archive(JAX2ONNX_EXAMPLE_TABLE, skeleton, read_archive(archive, spec))
+    with atomic(model) as new, new.open("wb") as file:
+        write_leaves(file, skeleton, leaves)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.archive import open_archive, write_model
+from vit2onnx.archive import read_archive, write_model
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
 from vit2onnx.mapping import map_model
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def map_weights(spec: VariantSpec, archive: Path, model: Path) -> None:
-    with open_archive(archive, spec) as tensors, atomic(model) as new:
-        write_model(new, spec, map_model(spec, tensors))
+    with atomic(model) as new:
+        write_model(new, spec, map_model(spec, read_archive(archive, spec)))
 
 
 if __name__ == "__main__":
