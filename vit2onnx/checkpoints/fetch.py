@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vit2onnx.checkpoints.download import download_huggingface, download_link, link_file
+from vit2onnx.checkpoints.identity import check_identity
 from vit2onnx.checkpoints.layouts import detect
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.checkpoints.sources import Source
@@ -67,6 +68,8 @@ def describe(spec: VariantSpec, path: Path, *, origin: dict[str, Any], official:
     tensors = open_checkpoint(path)
     layout = detect(str(path), spec, tensors).layout
     sha256 = sha256_of(path)
+    if official:
+        check_identity(spec, path, tensors, sha256)
     is_release = official and sha256.startswith(spec.release.sha256_prefix)
     return {
         "variant": spec.name,

@@ -1,0 +1,63 @@
+"""Which released model a checkpoint file is."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from vit2onnx.archive import archive_skeleton, array_shapes
+from vit2onnx.checkpoints.layouts import detect
+from vit2onnx.errors import InputError
+from vit2onnx.keytable import LazyTensor, assign, check
+from vit2onnx.provenance import PACKAGE
+from vit2onnx.variants import VariantSpec, read_variants
+
+VARIANTS = PACKAGE.parent / "config" / "variants"
+
+
+def known_variants() -> dict[str, VariantSpec]:
+    """The specs of all variant files of the project."""
+    return {name: VariantSpec.from_mapping(name, mapping) for name, mapping in read_variants(VARIANTS).items()}
+
+
+def check_identity(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTensor], sha256: str) -> None:
+    """Raise `InputError` if a file is another variant's, by its hash, its tensors or the name that it came under."""
+    others = [other for other in known_variants().values() if other.name != spec.name]
+    for other in others:
+        if sha256.startswith(other.release.sha256_prefix):
+            raise InputError(f"{path} is not {spec.name} but {other.name}: it is the publisher's {other.release.file}.")
+    try:
+        faults_of(spec, path, tensors)
+    except InputError as error:
+        raise InputError(f"{error} {closest(path, tensors, others)}") from error
+    # Two releases of one architecture differ in their values only, of which the file's name is all that speaks.
+    for other in others:
+        names = {other.name, other.release.timm, other.release.huggingface.partition("/")[2]}
+        own = {spec.name, spec.release.timm, spec.release.huggingface.partition("/")[2]}
+        where = path.resolve().as_posix()
+        if _names(names, where) and not _names(own, where):
+            raise InputError(
+                f"{path} calls itself {other.name}, not {spec.name}, and its tensors fit both; build that variant, or"
+                " rename the file if its name is wrong."
+            )
+
+
+def closest(path: Path, tensors: Mapping[str, LazyTensor], others: list[VariantSpec]) -> str:
+    """One sentence on which of other variants the tensors fit, if any."""
+    for other in others:
+        try:
+            faults_of(other, path, tensors)
+        except InputError:
+            continue
+        return f"It is a {other.name}, or another model of its shape; name that variant in the config."
+    return "It is none of the other variants either."
+
+
+def faults_of(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """Raise `InputError` if names, shapes or dtypes of the tensors are not the variant's in any layout."""
+    table = detect(str(path), spec, tensors)
+    assignments = assign(table, array_shapes(archive_skeleton(spec)))
+    check(f"{path} is no complete {spec.name} in {table.layout} layout", table, assignments, tensors)
+
+
+def _names(names: set[str], text: str) -> bool:
+    return any(re.search(rf"(?<![\w.]){re.escape(name)}(?![a-z])", text) for name in names)
