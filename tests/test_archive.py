@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from vit2onnx.archive import (
+    CHUNK,
     archive_config,
     archive_skeleton,
     array_shapes,
@@ -44,8 +45,8 @@ def values(skeleton: object, seed: int = 0) -> dict[str, np.ndarray]:
     return {name: synthetic_value(name, shape, seed).astype(np.float32) for name, shape in shapes.items()}
 
 
-def members(archive: Path) -> dict[str, bytes]:
-    with lz4.frame.open(archive) as file, tarfile.open(fileobj=file) as tar:
+def members(path: Path) -> dict[str, bytes]:
+    with lz4.frame.open(path) as file, tarfile.open(fileobj=file) as tar:
         return {member.name: tar.extractfile(member).read() for member in tar}
 
 
@@ -153,7 +154,27 @@ def test_an_archive_holds_equinoxs_bytes_and_equimos_metadata(tiny_spec, tiny_ar
     found = members(tiny_archive)
     assert list(found) == ["metadata.json", "weights.eqx"]
     metadata = json.loads(found["metadata.json"])
-    assert metadata["model_config"] == equimo_config(tiny_spec.architecture)
+    assert metadata["model_config"] == {
+        "img_size": 224,
+        "in_channels": 3,
+        "patch_size": 16,
+        "dim": 48,
+        "num_heads": 3,
+        "depths": [2],
+        "mlp_ratio": 2,
+        "qkv_bias": True,
+        "reg_tokens": 4,
+        "use_mask_token": True,
+        "use_global_pos_embed": False,
+        "use_local_pos_embed": True,
+        "dynamic_img_size": True,
+        "act_layer": "exactgelu",
+        "init_values": 1e-5,
+        "eps": 1e-5,
+        "num_classes": 0,
+        "ffn_layer": "mlp",
+        "untie_global_and_local_cls_norm": False,
+    }
     assert metadata["vit2onnx"] == {"variant": "dinov3_tiny", "family": "dinov3_vit"}
     skeleton = archive_skeleton(tiny_spec)
     # What only training uses is as before training.
@@ -202,6 +223,17 @@ def test_a_damaged_archive_is_refused_wherever_it_is_damaged(tiny_spec, tiny_arc
     for position in range(0, len(content), 20_011):
         path.write_bytes(content[:position] + bytes([content[position] ^ 0x10]) + content[position + 1 :])
         assert "delete it and run again" in refusal(path, tiny_spec), position
+
+
+def test_the_checksum_is_read_however_much_padding_stands_before_it(tiny_spec, tiny_archive, tmp_path):
+    with lz4.frame.open(tiny_archive) as file:
+        padded = lz4.frame.compress(file.read() + bytes(4 * CHUNK), content_checksum=True)
+    path = tmp_path / "archive.tar.lz4"
+    path.write_bytes(padded)
+    with open_archive(path, tiny_spec):
+        pass
+    path.write_bytes(padded[:-1] + bytes([padded[-1] ^ 1]))
+    assert "is damaged" in refusal(path, tiny_spec)
 
 
 def test_a_foreign_archive_is_refused(tiny_spec, tiny_archive, tmp_path):
@@ -301,6 +333,17 @@ print(model(__import__("numpy").zeros((1, 3, 32, 48), "float32")).last_hidden_st
         [sys.executable, "-c", lines], cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True
     )
     assert done.stdout == "(1, 11, 48)\n", done.stderr
+
+
+def test_a_loaded_model_compiles_once(tiny_model, caplog):
+    """Or each call as documented, without `jit`, would take seconds."""
+    pixel_values = np.zeros((1, 3, 32, 64), np.float32)
+    tiny_model(pixel_values)
+    with jax.log_compiles():
+        tiny_model(pixel_values)
+        assert [record.getMessage() for record in caplog.records if "ompil" in record.getMessage()] == []
+        tiny_model(np.zeros((1, 3, 48, 64), np.float32))
+        assert any("ompil" in record.getMessage() for record in caplog.records)
 
 
 def test_a_truncated_model_is_refused_wherever_it_ends(tiny_model_file, tmp_path):

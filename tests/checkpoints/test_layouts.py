@@ -1,151 +1,222 @@
-"""The key tables against names written by hand from the publishers' files, and against transformers' own."""
+"""The key tables against names and shapes written by hand from the publishers' files, and transformers' own."""
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 import safetensors
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-from vit2onnx.archive import array_shapes, equimo_skeleton
-from vit2onnx.checkpoints.layouts import (
-    LAYOUTS,
-    MASK_KEY_BIAS,
-    RESTORE_ROPE_PERIODS,
-    detect,
-    released_rope_periods,
-    table_of,
-)
+from vit2onnx.archive import archive_skeleton, array_shapes
+from vit2onnx.checkpoints.layouts import detect, tables_of
+from vit2onnx.checkpoints.layouts.dinov3_vit import MASK_KEY_BIAS, rope_periods
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.keytable import assign
+from vit2onnx.references import transformers_model
+from vit2onnx.variants import ConvNeXtArchitecture
 
-FAMILY = "dinov3_vit"
-NAMES = [table.layout for table in LAYOUTS[FAMILY]]
-META_BLOCK = [
-    *("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "ls1.gamma", "ls2.gamma"),
-    *("attn.qkv.weight", "attn.qkv.bias", "attn.qkv.bias_mask", "attn.proj.weight", "attn.proj.bias"),
-    *("mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias"),
-]
-META_REST = [
-    *("cls_token", "storage_tokens", "mask_token", "rope_embed.periods"),
-    *("patch_embed.proj.weight", "patch_embed.proj.bias", "norm.weight", "norm.bias"),
-]
-HUGGINGFACE_BLOCK = [
-    *("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "layer_scale1.lambda1", "layer_scale2.lambda1"),
-    *("attention.q_proj.weight", "attention.q_proj.bias", "attention.k_proj.weight", "attention.v_proj.weight"),
-    *("attention.v_proj.bias", "attention.o_proj.weight", "attention.o_proj.bias"),
-    *("mlp.up_proj.weight", "mlp.up_proj.bias", "mlp.down_proj.weight", "mlp.down_proj.bias"),
-]
-HUGGINGFACE_REST = [
-    *("embeddings.cls_token", "embeddings.register_tokens", "embeddings.mask_token"),
-    *("embeddings.patch_embeddings.weight", "embeddings.patch_embeddings.bias", "norm.weight", "norm.bias"),
-]
+VIT_LAYOUTS = ["meta", "huggingface", "huggingface5", "timm", "timm_qkvb"]
+# Parameters in the publisher's file and in Hugging Face's, as counted on their models (MODELS.md C.1).
+PARAMETERS = {
+    "dinov3_vits16_pretrain_lvd1689m": (21_601_152, 21_596_544),
+    "dinov3_vits16plus_pretrain_lvd1689m": (28_697_472, 28_692_864),
+    "dinov3_vitb16_pretrain_lvd1689m": (85_669_632, 85_660_416),
+    "dinov3_vitl16_pretrain_lvd1689m": (303_154_176, 303_129_600),
+    "dinov3_vitl16_pretrain_sat493m": (303_156_224, 303_129_600),
+    "dinov3_vith16plus_pretrain_lvd1689m": (840_633_600, 840_592_640),
+    "dinov3_vit7b16_pretrain_lvd1689m": (6_716_043_264, 6_716_035_072),
+    "dinov3_vit7b16_pretrain_sat493m": (6_716_043_264, 6_716_035_072),
+    "dinov3_convnext_tiny_pretrain_lvd1689m": (27_820_128, 27_820_128),
+    "dinov3_convnext_small_pretrain_lvd1689m": (49_454_688, 49_454_688),
+    "dinov3_convnext_base_pretrain_lvd1689m": (87_566_464, 87_566_464),
+    "dinov3_convnext_large_pretrain_lvd1689m": (196_230_336, 196_230_336),
+}
+BUFFERS = ("bias_mask", "periods")
 
 
-def keys_of(layout: str, depth: int) -> list[str]:
-    """The names in a file of a layout, written out by hand."""
-    block, rest, prefix = {
-        "meta": (META_BLOCK, META_REST, "blocks"),
-        "huggingface": (HUGGINGFACE_BLOCK, HUGGINGFACE_REST, "layer"),
-        "huggingface5": (HUGGINGFACE_BLOCK, HUGGINGFACE_REST, "model.layer"),
-    }[layout]
-    return [*rest, *(f"{prefix}.{i}.{name}" for i in range(depth) for name in block)]
+def layouts_of(spec) -> list[str]:
+    return [layout for layout in VIT_LAYOUTS if layout != "timm_qkvb" or not is_convnext(spec)]
 
 
-@pytest.fixture(scope="module")
-def transformers_model(tiny_spec) -> DINOv3ViTModel:
-    arch = tiny_spec.architecture
-    return DINOv3ViTModel(
-        DINOv3ViTConfig(
-            hidden_size=arch.embed_dim,
-            num_hidden_layers=arch.depth,
-            num_attention_heads=arch.num_heads,
-            intermediate_size=arch.ffn_hidden,
-            num_register_tokens=arch.num_registers,
-        )
-    )
+def is_convnext(spec) -> bool:
+    return isinstance(spec.architecture, ConvNeXtArchitecture)
 
 
-@pytest.mark.parametrize("layout", NAMES)
-def test_the_layout_is_told_by_the_keys(layout):
-    keys = keys_of(layout, depth=12)
-    assert detect("a name that says nothing", FAMILY, keys) is table_of(FAMILY, layout)
-    assert detect("file", FAMILY, reversed(keys)).layout == layout
+def told(spec, layout: str) -> str:
+    """The name of the layout whose keys a file of `layout` has: without any bias, timm's two are one."""
+    no_bias = layout == "timm_qkvb" and not spec.architecture.qkv_bias
+    return "timm" if no_bias else layout
 
 
-@pytest.mark.parametrize("layout", NAMES)
-def test_the_file_name_has_no_say(layout, tiny_checkpoints, tmp_path):
-    path = tmp_path / ("meta.pth" if layout != "meta" else "huggingface.safetensors")
-    path.symlink_to(tiny_checkpoints[layout])
-    assert detect(str(path), FAMILY, open_checkpoint(path)).layout == layout
+def sources_of(spec, layout: str) -> dict[str, tuple[int, ...]]:
+    """What a table asks for and ignores, when every leaf is filled once and every source is used once."""
+    table = tables_of(spec)[layout]
+    leaves = array_shapes(archive_skeleton(spec))
+    assignments = assign(table, leaves)
+    assert [assignment.target for assignment in assignments] == list(leaves)
+    shapes = [
+        pair
+        for assignment in assignments
+        for pair in zip(assignment.sources, assignment.transform.shapes(assignment.shape), strict=True)
+    ]
+    shapes += [(key, entry.shape) for key, entry in table.ignored.items()]
+    assert set(Counter(key for key, _ in shapes).values()) == {1}
+    return dict(shapes)
 
 
-@pytest.mark.parametrize("layout", NAMES)
-def test_faulty_files_are_still_told_so_that_each_fault_can_be_named(layout):
-    keys = keys_of(layout, depth=12)
-    assert detect("file", FAMILY, [*keys[::2], "head.weight", "head.bias"]).layout == layout
+def test_the_names_written_by_hand_hold_as_many_parameters_as_the_models(released, published):
+    assert released.keys() == PARAMETERS.keys()
+    for name, spec in released.items():
+        layouts = published(spec)
+        assert list(layouts) == layouts_of(spec)
+        counts = {
+            layout: sum(
+                int(np.prod(shape))
+                for key, shape in shapes.items()
+                # Not the same norm once more.
+                if not key.endswith(BUFFERS) and not key.startswith("norms.")
+            )
+            for layout, shapes in layouts.items()
+        }
+        assert (counts["meta"], counts["huggingface"]) == PARAMETERS[name]
+        assert counts["huggingface5"] == counts["huggingface"]
+        if is_convnext(spec):
+            assert counts["timm"] == counts["meta"]
+        else:
+            arch = spec.architecture
+            assert counts["timm_qkvb"] == counts["huggingface"] - arch.embed_dim
+            assert counts["timm"] == counts["timm_qkvb"] - arch.qkv_bias * 2 * arch.depth * arch.embed_dim
+
+
+def test_every_table_knows_the_names_and_shapes_of_the_files(small, published):
+    spec = small.spec
+    assert list(tables_of(spec)) == layouts_of(spec)
+    for layout, shapes in published(spec).items():
+        assert sources_of(spec, layout) == shapes, layout
+
+
+@pytest.mark.parametrize("name", ["dinov3_vits16plus_pretrain_lvd1689m", "dinov3_convnext_small_pretrain_lvd1689m"])
+def test_tables_know_files_of_full_width_and_depth_too(released, published, name):
+    for layout, shapes in published(released[name]).items():
+        assert sources_of(released[name], layout) == shapes, layout
+
+
+def test_no_line_of_a_table_is_dead(spines):
+    """Some variant needs it, or it would be a line that no test sees."""
+    lines, used = defaultdict(set), defaultdict(set)
+    for name in PARAMETERS:
+        spec = spines(name).spec
+        leaves = array_shapes(archive_skeleton(spec))
+        for layout, table in tables_of(spec).items():
+            lines[spec.family, layout] |= {entry.target for entry in table.entries}
+            for assignment in assign(table, leaves):
+                target = re.sub(r"^blocks\.0\.blocks\.\d", "blocks.0.blocks.{i}", assignment.target)
+                used[spec.family, layout].add(re.sub(r"^stages\.\d\.blocks\.\d", "stages.{i}.blocks.{j}", target))
+    assert lines == used
+
+
+def test_the_layout_is_told_by_the_keys(released, published):
+    for spec in released.values():
+        for layout, shapes in published(spec).items():
+            assert detect("a name that says nothing", spec, shapes).layout == told(spec, layout)
+            assert detect("file", spec, reversed(shapes)).layout == told(spec, layout)
+
+
+def test_the_file_name_has_no_say(small, tmp_path):
+    for layout, file in small.checkpoints.items():
+        path = tmp_path / ("huggingface.safetensors" if layout == "meta" else "meta.pth")
+        path.unlink(missing_ok=True)
+        path.symlink_to(file)
+        assert detect(str(path), small.spec, open_checkpoint(path)).layout == told(small.spec, layout)
+
+
+def test_faulty_files_are_still_told_so_that_each_fault_can_be_named(released, published):
+    for spec in released.values():
+        for layout, shapes in published(spec).items():
+            keys = [key for index, key in enumerate(shapes) if index % 5]
+            found = detect("file", spec, [*keys, "head.weight", "head.bias"]).layout
+            assert found == told(spec, layout), spec.name
+
+
+@pytest.mark.parametrize("layout", VIT_LAYOUTS)
+def test_half_a_file_is_still_told(layout, real_spec, published):
+    keys = list(published(real_spec)[layout])
+    assert detect("file", real_spec, [*keys[::2], "head.weight", "head.bias"]).layout == layout
 
 
 @pytest.mark.parametrize(
     "keys, shown",
     [
         (["bert.encoder.0", "bert.encoder.1", "bert.encoder.2", "bert.encoder.3"], "like bert.encoder.0, bert.enc"),
-        ([f"module.{key}" for key in keys_of("meta", 12)], "its 188 tensors are named like module.cls_token, "),
+        (None, "its 188 tensors are named like module.cls_token, "),
         ([], "its 0 tensors are named like nothing"),
         (["model", "optimizer", "norm.weight", "iteration"], "like model, optimizer, norm.weight;"),
     ],
     ids=["another model", "prefixed", "empty", "one key in four"],
 )
-def test_an_unknown_layout_is_named_with_its_keys_and_the_way_out(keys, shown):
+def test_an_unknown_layout_is_named_with_its_keys_and_the_way_out(keys, shown, real_spec, published):
+    if keys is None:
+        keys = [f"module.{key}" for key in published(real_spec)["meta"]]
     with pytest.raises(InputError) as caught:
-        detect("folder/model.pth", FAMILY, keys)
+        detect("folder/model.pth", real_spec, keys)
     sentence = str(caught.value)
-    assert sentence.startswith(f"folder/model.pth holds no {FAMILY} checkpoint in a known layout (meta, huggingface,")
+    assert sentence.startswith("folder/model.pth holds no dinov3_vit checkpoint in a known layout (meta, huggingface,")
     assert shown in sentence
     assert sentence.endswith("give the file as its publisher offers it.")
 
 
-@pytest.mark.parametrize("layout", NAMES)
-def test_each_table_fills_each_archive_leaf_once_from_each_key_once(layout, real_spec):
-    depth = real_spec.architecture.depth
-    leaves = array_shapes(equimo_skeleton(real_spec.architecture))
-    assignments = assign(table_of(FAMILY, layout), leaves)
-    assert [assignment.target for assignment in assignments] == list(leaves)
-    used = Counter(key for assignment in assignments for key in assignment.sources)
-    assert used == Counter(keys_of(layout, depth))
+@pytest.mark.parametrize("layout", ["meta", "huggingface", "huggingface5", "timm"])
+def test_a_file_of_the_other_family_is_named_as_unknown(layout, released, published):
+    vit, convnext = (released[f"dinov3_{name}_pretrain_lvd1689m"] for name in ("vitb16", "convnext_tiny"))
+    for spec, other in ((vit, convnext), (convnext, vit)):
+        with pytest.raises(InputError, match=f"holds no {spec.family} checkpoint in a known layout"):
+            detect("file", spec, published(other)[layout])
 
 
-@pytest.mark.parametrize("layout", NAMES)
-def test_no_line_of_a_table_is_dead(layout, tiny_spec):
-    leaves = array_shapes(equimo_skeleton(tiny_spec.architecture))
-    table = table_of(FAMILY, layout)
-    targets = {assignment.target for assignment in assign(table, leaves)}
-    depth = tiny_spec.architecture.depth
-    assert targets == {entry.target.format(i=i) for entry in table.entries for i in range(depth)}
+def test_huggingface5_is_what_transformers_holds(released, published):
+    for spec in released.values():
+        model = transformers_model.build(spec)
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        assert published(spec)["huggingface5"] == expected, spec.name
 
 
-def test_huggingface5_is_what_transformers_holds(transformers_model, tiny_checkpoints):
-    expected = {name: tuple(tensor.shape) for name, tensor in transformers_model.state_dict().items()}
-    assert {name: t.shape for name, t in open_checkpoint(tiny_checkpoints["huggingface5"]).items()} == expected
-
-
-def test_huggingface_is_what_transformers_writes(transformers_model, tiny_checkpoints, tmp_path):
-    transformers_model.save_pretrained(tmp_path)
+def test_huggingface_is_what_transformers_writes(small, published, tmp_path):
+    transformers_model.build(small.spec).to_empty(device="cpu").save_pretrained(tmp_path)
     with safetensors.safe_open(tmp_path / "model.safetensors", framework="np") as file:
         expected = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    assert {name: t.shape for name, t in open_checkpoint(tiny_checkpoints["huggingface"]).items()} == expected
+    assert published(small.spec)["huggingface"] == expected
+
+
+# As MODELS.md C.2 gives them for a head of 64 channels, to the four decimals that it prints: released and unrounded.
+ROUNDED = [1, 1.3359, 1.7812, 2.375, 3.1562, 4.2188, 5.625, 7.5, 10, 13.3125, 17.75, 23.75, 31.625, 42.25, 56.25, 75]
+UNROUNDED = [1, 1.3335, 1.7783, 2.3714, 3.1623]
 
 
 def test_the_released_rope_periods():
-    """As MODELS.md C.2 gives them for a head of 64 channels, to the four decimals that it prints."""
-    printed = [1, 1.3359, 1.7812, 2.375, 3.1562, 4.2188, 5.625, 7.5, 10]
-    printed += [13.3125, 17.75, 23.75, 31.625, 42.25, 56.25, 75]
-    found = released_rope_periods(16)
+    found = rope_periods(16, "bfloat16")
     assert found.dtype == np.float32
-    assert [round(period, 4) for period in found.tolist()] == printed
+    assert [round(period, 4) for period in found.tolist()] == ROUNDED
     # A bfloat16 is a float32 whose lower 16 bits are zero.
     assert not (found.view(np.uint32) & 0xFFFF).any()
+
+
+def test_the_rope_periods_that_transformers_computes(released):
+    found = rope_periods(16, "float32")
+    assert found.dtype == np.float32
+    assert [round(period, 4) for period in found.tolist()[:5]] == UNROUNDED
+    assert (found.view(np.uint32) & 0xFFFF).any()
+    for name, count, change in (
+        ("dinov3_vits16_pretrain_lvd1689m", 16, 1.9e-3),
+        ("dinov3_vit7b16_pretrain_lvd1689m", 32, 3.2e-3),
+    ):
+        rounded, unrounded = (rope_periods(count, precision) for precision in ("bfloat16", "float32"))
+        # The largest relative change that was measured apart from this project.
+        assert np.abs(rounded / unrounded - 1).max() == pytest.approx(change, abs=5e-5)
+        small = transformers_model.build(released[name]).config
+        frequencies = 1 / small.rope_theta ** np.arange(0, 1, 4 / small.head_dim, np.float32)
+        # Measured 1.2e-7, one unit in the last place.
+        np.testing.assert_allclose(1 / frequencies, unrounded, rtol=1e-6)
 
 
 def test_the_mask_removes_even_the_sign_of_the_key_bias():
@@ -158,7 +229,34 @@ def test_the_mask_removes_even_the_sign_of_the_key_bias():
     assert [part.tolist() for part in MASK_KEY_BIAS.invert(bias)] == [bias.tolist(), mask.tolist()]
 
 
-def test_periods_are_restored_from_nothing_where_a_layout_lacks_them():
-    assert RESTORE_ROPE_PERIODS.shapes((4,)) == ()
-    assert RESTORE_ROPE_PERIODS.invert(np.ones(4, np.float32)) == []
-    assert RESTORE_ROPE_PERIODS.apply([], (4,)).tolist() == [1, 3.15625, 10, 31.625]
+RESTORED = {
+    "meta": {},
+    "huggingface": {"local_pos_embed.patch_rope.freqs"},
+    "huggingface5": {"local_pos_embed.patch_rope.freqs"},
+    "timm": {"local_pos_embed.patch_rope.freqs"},
+    "timm_qkvb": {"local_pos_embed.patch_rope.freqs"},
+}
+
+
+@pytest.mark.parametrize("layout", VIT_LAYOUTS)
+def test_what_a_layout_lacks_is_restored_and_nothing_else(layout, released):
+    for spec in released.values():
+        if is_convnext(spec):
+            continue
+        arch = spec.architecture
+        restored = {"mask_token"} | set(RESTORED[layout])
+        if arch.local_cls_norm:
+            restored |= {"local_cls_norm.weight", "local_cls_norm.bias"}
+        if layout == "timm" and arch.qkv_bias:
+            restored |= {f"blocks.0.blocks.{i}.attn.qkv.bias" for i in range(arch.depth)}
+        leaves = array_shapes(archive_skeleton(spec))
+        found = [a for a in assign(tables_of(spec)[layout], leaves) if not a.sources]
+        assert {assignment.target for assignment in found} == restored
+        for assignment in found:
+            assert assignment.transform.name.startswith("restored: ")
+            value = assignment.transform.apply([], assignment.shape)
+            assert (value.shape, value.dtype) == (assignment.shape, np.float32)
+            expected = np.ones(1) if assignment.target == "local_cls_norm.weight" else np.zeros(1)
+            if assignment.target.endswith("freqs"):
+                expected = rope_periods(arch.head_dim // 4, "bfloat16")
+            assert np.array_equal(value, np.broadcast_to(expected, value.shape))

@@ -23,8 +23,8 @@ from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.exporting.graph import attach, trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.models import Model, inference
-from vit2onnx.parity.comparison import GraphRunner, compare_features, compare_outputs, run_graph
-from vit2onnx.parity.verdict import judge
+from vit2onnx.parity.comparison import RUNS, GraphRunner, compare_features, compare_outputs, run_graph
+from vit2onnx.parity.verdict import GRAPH_RUNS, judge
 from vit2onnx.references import transformers_model
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -365,6 +365,17 @@ def test_a_second_reference_that_differs_fails(graph: Path, compare, reference):
     verdict = judge(compare(graph, references={"transformers": reference, "publisher": other}), LIMITS)
     (fault,) = verdict.faults
     assert fault.startswith("publisher_float64 - truth")
+
+
+def test_the_graph_is_run_as_users_run_it_and_as_it_is_written(graph: Path):
+    assert RUNS == {
+        "onnx": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        "onnx_unoptimized": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    }
+    assert tuple(RUNS) == GRAPH_RUNS
+    for level in RUNS.values():
+        options = GraphRunner(graph, level, threads=2).session.get_session_options()
+        assert (options.graph_optimization_level, options.intra_op_num_threads) == (level, 2)
 
 
 def test_the_interface_is_looked_at(graph: Path, tmp_path: Path):
