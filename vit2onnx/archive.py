@@ -113,6 +113,14 @@ def _number(leaf: Any) -> bytes:
     return piece.getvalue()
 
 
+def eqx_size(skeleton: Any) -> int:
+    """The size in bytes of an `.eqx` file."""
+    return sum(
+        len(npy_header(leaf.shape)) + 4 * int(np.prod(leaf.shape)) if hasattr(leaf, "shape") else len(_number(leaf))
+        for leaf in jax.tree_util.tree_leaves(skeleton)
+    )
+
+
 def _tar_header(name: str, size: int) -> bytes:
     """What stands before a file in a tar; it carries no time, user or mode of this machine."""
     info = tarfile.TarInfo(name)
@@ -158,15 +166,11 @@ def write_archive(path: Path, spec: VariantSpec, skeleton: Any, values: Iterable
         "vit2onnx": {"variant": spec.name, "family": spec.family},
     }
     text = json.dumps(metadata, indent=1).encode()
-    sizes = (
-        len(npy_header(leaf.shape)) + 4 * int(np.prod(leaf.shape)) if hasattr(leaf, "shape") else len(_number(leaf))
-        for leaf in jax.tree_util.tree_leaves(skeleton)
-    )
     # Not through lz4.frame.open and tarfile.open, because their buffers take longer than the compression.
     compressor = lz4.frame.LZ4FrameCompressor(content_checksum=True)
     with path.open("wb") as file:
         file.write(compressor.begin())
-        size = sum(sizes)
+        size = eqx_size(skeleton)
         head = [_tar_header("metadata.json", len(text)), text, _padding(len(text)), _tar_header("weights.eqx", size)]
         tail = [_padding(size), bytes(2 * tarfile.BLOCKSIZE)]
         for piece in itertools.chain(head, serialise(skeleton, values), tail):
@@ -185,19 +189,22 @@ def read_archive(path: Path, spec: VariantSpec) -> Iterator[tuple[str, np.ndarra
         with path.open("rb") as file:
             stream = io.BufferedReader(_Pieces(_decompress(file)), CHUNK)
             size = _enter_member(stream, "metadata.json")
-            config = json.loads(stream.read(size))["model_config"]
-            if config != json.loads(json.dumps(archive_config(spec))):
+            metadata = json.loads(stream.read(size))
+            found = metadata["vit2onnx"]["variant"], metadata["model_config"]
+            if found != (spec.name, json.loads(json.dumps(archive_config(spec)))):
                 raise InputError(
-                    f"{path} holds another architecture than {spec.name}; delete it and run again to rebuild it."
+                    f"{path} holds {found[0]} and not {spec.name} as it is now; delete it and run again to rebuild it."
                 )
             stream.read(len(_padding(size)))
-            _enter_member(stream, "weights.eqx")
-            yield from _read_leaves(stream, archive_skeleton(spec))
+            skeleton = archive_skeleton(spec)
+            if _enter_member(stream, "weights.eqx") != eqx_size(skeleton):
+                raise ValueError("its weights are of another size")
+            yield from _read_leaves(stream, skeleton)
             if stream.read().strip(tarfile.NUL):
                 raise ValueError("it holds more than metadata and weights")
     # Not OSError, because a full disk is no fault of the archive.
     except (RuntimeError, EOFError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged; delete it and run again to rebuild it.") from error
+        raise InputError(f"{path} is damaged ({error}); delete it and run again to rebuild it.") from error
 
 
 def _decompress(file: IO[bytes]) -> Iterator[bytes]:
@@ -219,7 +226,7 @@ def _enter_member(stream: IO[bytes], name: str) -> int:
 
 def _read_leaves(file: IO[bytes], skeleton: Any) -> Iterator[tuple[str, np.ndarray]]:
     for name, leaf in zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True):
-        shape, dtype = _read_npy_header(file, leaf)
+        shape, dtype = _read_npy_header(file, name, leaf)
         array = np.empty(shape, dtype)
         rest = array.reshape(-1).data.cast("B")
         while rest:
@@ -231,13 +238,16 @@ def _read_leaves(file: IO[bytes], skeleton: Any) -> Iterator[tuple[str, np.ndarr
             yield name, array
 
 
-def _read_npy_header(file: IO[bytes], leaf: Any) -> tuple[Shape, np.dtype[Any]]:
-    """Shape and dtype of the next array. Raises `ValueError` if they are not the leaf's."""
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("it is of another version of the npy format")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran or shape != tuple(getattr(leaf, "shape", ())) or dtype != getattr(leaf, "dtype", dtype):
-        raise ValueError(f"it is {shape} {dtype}")
+def _read_npy_header(file: IO[bytes], name: str, leaf: Any) -> tuple[Shape, np.dtype[Any]]:
+    """Shape and dtype of the next array. Raises `ValueError` if they are not those of the leaf `name`."""
+    try:
+        version = np.lib.format.read_magic(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    except ValueError as error:
+        raise ValueError(f"at leaf {name}") from error
+    wanted = tuple(getattr(leaf, "shape", ())), getattr(leaf, "dtype", dtype)
+    if version != (1, 0) or fortran or (shape, dtype) != wanted:
+        raise ValueError(f"leaf {name} is {shape} {dtype}")
     return shape, dtype
 
 
@@ -301,9 +311,9 @@ def _index(path: Path, file: IO[bytes], skeleton: Any) -> dict[str, LazyTensor]:
     tensors = {}
     for name, leaf in zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True):
         try:
-            shape, dtype = _read_npy_header(file, leaf)
+            shape, dtype = _read_npy_header(file, name, leaf)
         except ValueError as error:
-            raise InputError(f"{path} is damaged at leaf {name}; delete it and run again to rebuild it.") from error
+            raise InputError(f"{path} is damaged ({error}); delete it and run again to rebuild it.") from error
         tensors[name] = LazyTensor.in_file(path, file.tell(), shape, dtype.name)
         file.seek(tensors[name].nbytes, io.SEEK_CUR)
     if file.tell() > path.stat().st_size:
