@@ -23,7 +23,7 @@ from onnx.reference import ReferenceEvaluator
 from vit2onnx.archive import leaf_names, open_model
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.errors import InputError
-from vit2onnx.exporting.graph import OUTPUTS, attach, check_interface, trace, write
+from vit2onnx.exporting.graph import OUTPUTS, check_interface, detach, trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.keytable import LazyTensor
 from vit2onnx.models import Model, build
@@ -77,8 +77,7 @@ def export(tiny_spec: VariantSpec, tiny_model_file: Path, metadata: Mapping[str,
     def run(recipe: ExportSpec, path: Path) -> Path:
         skeleton, tensors = open_model(tiny_model_file)
         graph = trace(skeleton, tiny_spec, recipe)
-        attach(graph, tensors)
-        write(graph, path, recipe, metadata)
+        write(graph, path, recipe, metadata, tensors, weights=tiny_model_file, external=False)
         return path
 
     return run
@@ -135,9 +134,9 @@ def test_weights_are_read_once_and_when_the_file_is_written(
         return replace(tensor, read=read)
 
     _, tensors = open_model(tiny_model_file)
-    attach(traced, {name: counting(name, tensor) for name, tensor in tensors.items()})
-    assert not reads
-    write(traced, tmp_path / "static.onnx", RECIPES["static"], metadata)
+    counted = {name: counting(name, tensor) for name, tensor in tensors.items()}
+    path = tmp_path / "static.onnx"
+    write(traced, path, RECIPES["static"], metadata, counted, weights=tiny_model_file, external=False)
     assert reads == dict.fromkeys(tensors, 1)
 
 
@@ -271,9 +270,9 @@ def test_a_write_that_fails_leaves_what_was_there(
     if existing:
         path.write_bytes(existing)
     _, tensors = open_model(tiny_model_file)
-    attach(traced, tensors | {"norm.bias": unreadable("norm.bias", tensors["norm.bias"])})
-    with pytest.raises(ir.serde.SerdeError):
-        write(traced, path, RECIPES["static"], metadata)
+    broken = tensors | {"norm.bias": unreadable("norm.bias", tensors["norm.bias"])}
+    with pytest.raises(OSError, match=r"norm\.bias cannot be read"):
+        write(traced, path, RECIPES["static"], metadata, broken, weights=tiny_model_file, external=False)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == ({path.name: existing} if existing else {})
 
 
@@ -281,17 +280,19 @@ def test_a_graph_that_fails_the_check_leaves_no_file(
     traced: ir.Model, tiny_model_file: Path, metadata: Mapping[str, str], tmp_path: Path
 ):
     _, tensors = open_model(tiny_model_file)
-    attach(traced, tensors)
     traced.graph.node(0).attributes["strides"] = ir.AttrString("strides", "sixteen")
+    path = tmp_path / "static.onnx"
     with pytest.raises(onnx.checker.ValidationError):
-        write(traced, tmp_path / "static.onnx", RECIPES["static"], metadata)
+        write(traced, path, RECIPES["static"], metadata, tensors, weights=tiny_model_file, external=False)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_weight_of_another_shape_is_not_attached(traced: ir.Model, tiny_model_file: Path):
+def test_a_weight_of_another_shape_is_refused(traced: ir.Model, tiny_model_file: Path):
     _, tensors = open_model(tiny_model_file)
     with pytest.raises(AssertionError, match=r"norm\.bias"):
-        attach(traced, tensors | {"norm.bias": replace(tensors["norm.bias"], shape=(47,))})
+        detach(traced, tensors | {"norm.bias": replace(tensors["norm.bias"], shape=(47,))})
+    with pytest.raises(AssertionError, match=r"norm\.bias"):
+        detach(traced, {name: tensor for name, tensor in tensors.items() if name != "norm.bias"})
 
 
 def rename_input(graph: ir.Model) -> None:
@@ -317,7 +318,7 @@ def free_batch(graph: ir.Model) -> None:
 @pytest.mark.parametrize("spoil", [rename_input, rename_output, drop_output, change_type, free_batch])
 def test_an_edge_that_is_not_the_recipes_is_found(traced: ir.Model, tiny_model_file: Path, spoil):
     _, tensors = open_model(tiny_model_file)
-    attach(traced, tensors)
+    detach(traced, tensors)
     check_interface(traced, RECIPES["static"])
     spoil(traced)
     with pytest.raises(AssertionError, match=r"graph inputs are|graph outputs are| is "):

@@ -20,9 +20,9 @@ from onnx import numpy_helper
 from vit2onnx.archive import open_model
 from vit2onnx.cases import Case
 from vit2onnx.checkpoints.fetch import describe
-from vit2onnx.exporting.graph import attach, trace, write
+from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
-from vit2onnx.models import Model, inference
+from vit2onnx.models import inference
 from vit2onnx.parity.comparison import RUNS, GraphRunner, compare_features, compare_outputs, run_graph
 from vit2onnx.parity.verdict import GRAPH_RUNS, judge
 from vit2onnx.references import transformers_model
@@ -58,8 +58,8 @@ def reference(tiny_spec: VariantSpec, tiny_checkpoint: Path, pixel_values: Featu
 
 
 @pytest.fixture(scope="module")
-def equinox(tiny_model: Model, pixel_values: Features) -> tuple[Features, Features]:
-    return by_precision(inference.features(tiny_model, {str(case): x for case, x in pixel_values.items()}))
+def equinox(tiny_model_file: Path, pixel_values: Features) -> tuple[Features, Features]:
+    return by_precision(inference.features(tiny_model_file, {str(case): x for case, x in pixel_values.items()}))
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def graph(
     record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
     skeleton, tensors = open_model(tiny_model_file)
     traced = trace(skeleton, tiny_spec, DYNAMIC)
-    attach(traced, tensors)
-    write(traced, path, DYNAMIC, metadata_of(tiny_spec, DYNAMIC, record))
+    metadata = metadata_of(tiny_spec, DYNAMIC, record)
+    write(traced, path, DYNAMIC, metadata, tensors, weights=tiny_model_file, external=False)
     return path
 
 

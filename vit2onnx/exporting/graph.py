@@ -28,7 +28,7 @@ OUTPUTS = {
 
 
 def trace(model: Model, spec: VariantSpec, export: ExportSpec) -> ir.Model:
-    """The graph of a model for one recipe, without its parameters: nodes name them by their path in the tree.
+    """The graph of a model for one recipe, with the parameters as graph inputs named by their path in the tree.
 
     Only the shapes of the parameters are looked at, so `model` may hold `jax.ShapeDtypeStruct`s.
     """
@@ -48,9 +48,6 @@ def trace(model: Model, spec: VariantSpec, export: ExportSpec) -> ir.Model:
         output_names=list(OUTPUTS),
     )
     _name_dimensions(graph, model, pixel_values)
-    for value in list(graph.graph.inputs):
-        if value.name != INPUT:
-            graph.graph.inputs.remove(value)
     return graph
 
 
@@ -86,6 +83,15 @@ def _name_dimensions(graph: ir.Model, model: Model, pixel_values: jax.ShapeDtype
                     value.shape[axis] = "tokens" if size.value == str(tokens) else None
 
 
+def detach(graph: ir.Model, tensors: Mapping[str, LazyTensor]) -> None:
+    """Take the parameters off the graph's inputs, checking that they are these tensors."""
+    parameters = {value.name: value for value in graph.graph.inputs if value.name != INPUT}
+    found = {name: tuple(value.shape) for name, value in parameters.items()}
+    assert found == {name: tensor.shape for name, tensor in tensors.items()}, f"parameters are {found}"
+    for value in parameters.values():
+        graph.graph.inputs.remove(value)
+
+
 def write(
     graph: ir.Model,
     path: Path,
@@ -96,22 +102,25 @@ def write(
     weights: Path,
     external: bool,
 ) -> None:
-    """Write the graph with its metadata and weights to a file whose structure has passed ONNX's full check.
+    """Write the graph, once it has passed ONNX's full check, with its metadata and weights.
 
-    The weights stay in the file `weights`, which must lie beside `path`, if `external`; else they are copied from it,
-    one tensor in memory at a time.
+    If `external`, the weights stay in the file `weights`, which lies beside `path`; else they are copied, one tensor in
+    memory at a time.
     """
     graph.producer_name = "vit2onnx"
     graph.producer_version = metadata["version"]
     graph.metadata_props.update(metadata)
     for value in graph.graph.outputs:
         value.doc_string = OUTPUTS[value.name]
+    # While the parameters are inputs, so that there is nothing large to be checked.
+    onnx.checker.check_model(ir.to_proto(graph), full_check=True)
+    detach(graph, tensors)
     check_interface(graph, export)
     model = ir.to_proto(graph)
     with atomic(path) as new:
-        write_external(new, model, tensors, weights.name)
-        onnx.checker.check_model(new, full_check=True)
-        if not external:
+        if external:
+            write_external(new, model, tensors, weights.name)
+        else:
             write_embedded(new, model, tensors)
 
 

@@ -46,7 +46,7 @@ rule run_reference:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         repository=lambda wildcards: config["reference"]["repository"] if wildcards.reference == "publisher" else None,
-        code=code_digest("references", "checkpoints"),
+        code=code_digest("references", "checkpoints", "keytable"),
     message:
         "{wildcards.variant}: running the reference ({wildcards.reference})"
     script:
@@ -69,7 +69,7 @@ rule run_equinox:
     resources:
         mem_mb=memory_for(base=2000, copies=5),
     params:
-        code=code_digest("models", "archive"),
+        code=code_digest("models", "archive", "keytable"),
     message:
         "{wildcards.variant}: running the Equinox model"
     script:

@@ -23,7 +23,7 @@ rule convert_checkpoint:
         mem_mb=memory_for(base=1000, copies=1),
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        code=code_digest("checkpoints", "keytable", "archive"),
+        code=code_digest("checkpoints", "keytable", "archive", "models"),
     message:
         "{wildcards.variant}: converting the checkpoint to the Equinox archive"
     script:
