@@ -1,12 +1,17 @@
 """Synthetic checkpoints: as the publishers write them, the same each time, and no tensor that could hide a fault."""
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch_file
 
-from vit2onnx.checkpoints.synthetic import synthetic_value, write_synthetic
+from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.checkpoints.synthetic import synthetic_tensors, synthetic_value, write_synthetic
 
 # Names and shapes as in MODELS.md C.4 for embed_dim 48, two blocks, three heads, ffn_hidden 96, four registers.
 META = {
@@ -63,13 +68,59 @@ def test_meta_files_have_the_publishers_names_shapes_and_dtypes(meta):
     assert {tensor.dtype for tensor in meta.values()} == {np.dtype(np.float32)}
 
 
-def test_the_same_seed_gives_the_same_bytes(tiny_spec, tiny_checkpoints, tmp_path):
-    for layout, path in tiny_checkpoints.items():
+def test_files_of_every_release_and_layout_have_the_published_names_shapes_and_dtypes(small, published):
+    expected = published(small.spec)
+    assert list(small.checkpoints) == list(expected)
+    for layout, path in small.checkpoints.items():
+        # With the libraries that they are for, and not with our own reader.
+        state = torch.load(path, weights_only=True) if layout == "meta" else load_torch_file(path)
+        assert {name: tuple(tensor.shape) for name, tensor in state.items()} == expected[layout]
+        assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+        assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_tensors_are_written_as_they_are_made(small):
+    for layout, path in small.checkpoints.items():
+        tensors = dict(synthetic_tensors(small.spec, seed=0, layout=layout))
+        found = open_checkpoint(path)
+        assert found.keys() == tensors.keys()
+        assert all(np.array_equal(found[name].read(), value) for name, value in tensors.items())
+
+
+def test_the_same_seed_gives_the_same_bytes(small, tmp_path):
+    for layout, path in small.checkpoints.items():
         # Another name and folder, because torch by itself writes the file's name into the file.
         again = tmp_path / layout / "again"
-        write_synthetic(tiny_spec, again, seed=0, layout=layout)
+        write_synthetic(small.spec, again, seed=0, layout=layout)
         assert again.read_bytes() == path.read_bytes()
         assert [file.name for file in again.parent.iterdir()] == ["again"]
+
+
+def test_a_failing_write_leaves_nothing(tiny_spec, tmp_path, monkeypatch):
+    def no_bias(name, shape, seed):
+        if name == "norm.bias":
+            raise OSError("the disk is full")
+        return synthetic_value(name, shape, seed)
+
+    monkeypatch.setattr("vit2onnx.checkpoints.synthetic.synthetic_value", no_bias)
+    for layout in ("meta", "huggingface"):
+        with pytest.raises(OSError, match="disk is full"):
+            write_synthetic(tiny_spec, tmp_path / "file", seed=0, layout=layout)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_does_not_grow_with_depth(tiny_spec, tmp_path):
+    for layout in ("meta", "timm_qkvb"):
+        peaks = []
+        for depth in (2, 8):
+            spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, embed_dim=192, depth=depth))
+            write_synthetic(spec, tmp_path / "file", seed=0, layout=layout)
+            tracemalloc.start()
+            write_synthetic(spec, tmp_path / "file", seed=0, layout=layout)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        # The six blocks have 4.5 MB of weights.
+        assert peaks[1] - peaks[0] < 1e6, layout
 
 
 def test_another_seed_changes_every_tensor_that_is_drawn(tiny_spec, meta, tmp_path):
@@ -139,38 +190,75 @@ def test_periods_are_those_of_the_releases(meta):
     assert meta["rope_embed.periods"].tolist() == [1, 3.15625, 10, 31.625]
 
 
-@pytest.mark.parametrize("layout, prefix", [("huggingface", "layer"), ("huggingface5", "model.layer")])
-def test_layouts_hold_the_same_weights(meta, tiny_checkpoints, layout, prefix):
-    expected = {
-        "embeddings.cls_token": meta["cls_token"],
-        "embeddings.register_tokens": meta["storage_tokens"],
-        "embeddings.mask_token": meta["mask_token"][None],
-        "embeddings.patch_embeddings.weight": meta["patch_embed.proj.weight"],
-        "embeddings.patch_embeddings.bias": meta["patch_embed.proj.bias"],
-        "norm.weight": meta["norm.weight"],
-        "norm.bias": meta["norm.bias"],
+def huggingface_block(block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    weights, biases = np.split(block["attn.qkv.weight"], 3), np.split(block["attn.qkv.bias"], 3)
+    return {
+        "attention.q_proj.weight": weights[0],
+        "attention.k_proj.weight": weights[1],
+        "attention.v_proj.weight": weights[2],
+        "attention.q_proj.bias": biases[0],
+        "attention.v_proj.bias": biases[2],
+        "attention.o_proj.weight": block["attn.proj.weight"],
+        "attention.o_proj.bias": block["attn.proj.bias"],
+        "layer_scale1.lambda1": block["ls1.gamma"],
+        "layer_scale2.lambda1": block["ls2.gamma"],
+        "mlp.up_proj.weight": block["mlp.fc1.weight"],
+        "mlp.up_proj.bias": block["mlp.fc1.bias"],
+        "mlp.down_proj.weight": block["mlp.fc2.weight"],
+        "mlp.down_proj.bias": block["mlp.fc2.bias"],
     }
+
+
+def timm_block(block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    biases = np.split(block["attn.qkv.bias"], 3)
+    same = ("attn.qkv.weight", "attn.proj.weight", "attn.proj.bias", "mlp.fc1.weight", "mlp.fc1.bias")
+    return {name: block[name] for name in (*same, "mlp.fc2.weight", "mlp.fc2.bias")} | {
+        "attn.q_bias": biases[0],
+        "attn.v_bias": biases[2],
+        "gamma_1": block["ls1.gamma"],
+        "gamma_2": block["ls2.gamma"],
+    }
+
+
+LAYOUTS = {
+    "huggingface": ("layer", huggingface_block),
+    "huggingface5": ("model.layer", huggingface_block),
+    "timm": ("blocks", timm_block),
+    "timm_qkvb": ("blocks", timm_block),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_hold_the_same_weights(meta, tiny_checkpoints, layout):
+    prefix, rename = LAYOUTS[layout]
+    expected = {"norm.weight": meta["norm.weight"], "norm.bias": meta["norm.bias"]}
+    if layout.startswith("timm"):
+        expected |= {
+            "cls_token": meta["cls_token"],
+            "reg_token": meta["storage_tokens"],
+            "patch_embed.proj.weight": meta["patch_embed.proj.weight"],
+            "patch_embed.proj.bias": meta["patch_embed.proj.bias"],
+        }
+    else:
+        expected |= {
+            "embeddings.cls_token": meta["cls_token"],
+            "embeddings.register_tokens": meta["storage_tokens"],
+            "embeddings.patch_embeddings.weight": meta["patch_embed.proj.weight"],
+            "embeddings.patch_embeddings.bias": meta["patch_embed.proj.bias"],
+        }
     for i in (0, 1):
         block = {name.removeprefix(f"blocks.{i}."): t for name, t in meta.items() if name.startswith(f"blocks.{i}.")}
-        weights, biases = np.split(block["attn.qkv.weight"], 3), np.split(block["attn.qkv.bias"], 3)
-        renamed = {
-            "attention.q_proj.weight": weights[0],
-            "attention.k_proj.weight": weights[1],
-            "attention.v_proj.weight": weights[2],
-            "attention.q_proj.bias": biases[0],
-            "attention.v_proj.bias": biases[2],
-            "attention.o_proj.weight": block["attn.proj.weight"],
-            "attention.o_proj.bias": block["attn.proj.bias"],
-            "layer_scale1.lambda1": block["ls1.gamma"],
-            "layer_scale2.lambda1": block["ls2.gamma"],
-            "mlp.up_proj.weight": block["mlp.fc1.weight"],
-            "mlp.up_proj.bias": block["mlp.fc1.bias"],
-            "mlp.down_proj.weight": block["mlp.fc2.weight"],
-            "mlp.down_proj.bias": block["mlp.fc2.bias"],
-        }
-        renamed |= {name: tensor for name, tensor in block.items() if name.startswith("norm")}
+        renamed = rename(block) | {name: tensor for name, tensor in block.items() if name.startswith("norm")}
         expected |= {f"{prefix}.{i}.{name}": tensor for name, tensor in renamed.items()}
     found = load_file(tiny_checkpoints[layout])
+    # It is no weight of the model, so that each file may have its own.
+    mask_token = found.pop("embeddings.mask_token", None)
+    assert (mask_token is None) == layout.startswith("timm")
+    if mask_token is not None:
+        assert mask_token.shape == (1, 1, 48)
+        assert len(np.unique(mask_token)) == 48
+    if layout == "timm":
+        expected = {name: tensor for name, tensor in expected.items() if not name.endswith(("q_bias", "v_bias"))}
     assert {name: tensor.shape for name, tensor in found.items()} == {name: t.shape for name, t in expected.items()}
     for name, tensor in found.items():
         assert tensor.dtype == np.float32
