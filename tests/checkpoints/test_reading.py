@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from vit2onnx.errors import InputError
 STATE = {
     "matrix": torch.arange(6, dtype=torch.float32).reshape(2, 3) / 7,
     "transposed": torch.arange(6, dtype=torch.float32).reshape(2, 3).T,
+    "channels last": torch.arange(120, dtype=torch.float32).reshape(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    "part": torch.arange(12, dtype=torch.float32)[4:8],
+    "column": torch.arange(12, dtype=torch.float32).reshape(3, 4)[1:, 2],
+    "repeated": torch.arange(3, dtype=torch.float32).expand(4, 3),
+    "empty": torch.ones(0, 3),
+    "doubled": torch.linspace(-3, 3, 5).double(),
     "rounded": torch.linspace(-3, 3, 5).to(torch.bfloat16),
     "halved": torch.linspace(-3, 3, 5).half(),
     "scalar": torch.tensor(0.5),
@@ -65,10 +72,11 @@ def test_every_tensor_is_read_whatever_the_file_is_called(tmp_path, form, name):
     for key, tensor in STATE.items():
         array = found[key].read()
         assert found[key].shape == array.shape == tuple(tensor.shape)
+        assert array.dtype == found[key].dtype
         assert np.array_equal(array.astype(np.float64), tensor.double().numpy())
     dtypes = {key: tensor.dtype for key, tensor in found.items()}
     assert [dtypes[key] for key in ("matrix", "rounded", "halved")] == ["float32", "bfloat16", "float16"]
-    assert dtypes["counts"] not in ("float32", "bfloat16", "float16")
+    assert (dtypes["counts"], dtypes["doubled"]) == ("int64", "float64")
     assert found["rounded"].read().dtype == ml_dtypes.bfloat16
     assert found["halved"].read().dtype == np.float16
 
@@ -90,6 +98,20 @@ def test_a_safetensors_header_may_begin_like_a_pickle(tmp_path):
     assert open_checkpoint(path)["a"].read().tolist() == [1, 1]
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.float8_e4m3fn]
+)
+@pytest.mark.parametrize("form", WRITERS)
+def test_other_dtypes_are_named_as_numpy_names_them(tmp_path, form, dtype):
+    if form == "legacy pth" and dtype == torch.float8_e4m3fn:
+        return  # torch had no such dtype then
+    path = tmp_path / "file"
+    path.write_bytes(WRITERS[form]({"a": torch.ones(3).to(dtype)}))
+    tensor = open_checkpoint(path)["a"]
+    assert tensor.dtype == str(dtype).removeprefix("torch.")
+    assert tensor.nbytes == 3 * dtype.itemsize
+
+
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
 def test_a_tensor_is_read_when_it_is_asked_for_and_not_before(tmp_path, form):
     """What is changed in the file after opening it is what is read."""
@@ -101,6 +123,34 @@ def test_a_tensor_is_read_when_it_is_asked_for_and_not_before(tmp_path, form):
         file.seek(path.read_bytes().index(before))
         file.write(after)
     assert tensors["a"].read().tolist() == [-2.5] * 4
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_a_tensor_that_lies_in_the_file_as_it_is_can_be_pointed_to(tmp_path, form):
+    path = tmp_path / "file"
+    path.write_bytes(WRITERS[form](STATE))
+    content = path.read_bytes()
+    for key, tensor in open_checkpoint(path).items():
+        strided = form == "pth" and key in ("transposed", "channels last", "column", "repeated")
+        assert (tensor.offset is None) == strided, key
+        if tensor.offset is not None:
+            assert content[tensor.offset : tensor.offset + tensor.nbytes] == tensor.read().tobytes()
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_opening_takes_no_memory_for_the_tensors(tmp_path, form):
+    path = tmp_path / "file"
+    path.write_bytes(WRITERS[form]({f"layer.{i}": torch.ones(500, 500) for i in range(4)}))
+    open_checkpoint(path)
+    tracemalloc.start()
+    tensors = open_checkpoint(path)
+    # The tensors have 1 MB each. Measured 0.03 MB and less.
+    assert tracemalloc.get_traced_memory()[1] < 2e5
+    tracemalloc.reset_peak()
+    for tensor in tensors.values():
+        tensor.read()
+    assert tracemalloc.get_traced_memory()[1] < 1.3e6
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("says", LINES)

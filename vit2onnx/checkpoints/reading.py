@@ -13,10 +13,16 @@ from safetensors import SafetensorError, safe_open
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vit2onnx.errors import InputError
-from vit2onnx.keytable import LazyTensor
+from vit2onnx.keytable import LazyTensor, Shape
 
 # How torch's files begin: those of today, and those of torch before 1.6.
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+# Numpy's names for the dtypes of safetensors.
+SAFETENSORS_DTYPES = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
+    **{f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
 
 
 def open_checkpoint(path: Path) -> dict[str, LazyTensor]:
@@ -71,9 +77,17 @@ def _lazy(path: Path, tensor: torch.Tensor) -> LazyTensor:
     if start is None:
         # Torch's format of before 1.6 is loaded as a whole.
         return LazyTensor(shape, dtype, partial(to_numpy, tensor))
-    if not tensor.is_contiguous():
-        raise InputError(f"{path} holds tensors that are views of others; give the file as its publisher offers it.")
-    return LazyTensor.in_file(path, start + tensor.storage_offset() * tensor.element_size(), shape, dtype)
+    offset = start + tensor.storage_offset() * tensor.element_size()
+    if tensor.is_contiguous():
+        return LazyTensor.in_file(path, offset, shape, dtype)
+    return LazyTensor(shape, dtype, partial(_read_strided, path, offset, shape, dtype, tensor.stride()))
+
+
+def _read_strided(path: Path, offset: int, shape: Shape, dtype: str, strides: Shape) -> np.ndarray:
+    """Read a tensor that was saved transposed, or with its channels last: its elements are in another order."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    flat = np.fromfile(path, dtype, count=extent, offset=offset)
+    return np.lib.stride_tricks.as_strided(flat, shape, [stride * flat.itemsize for stride in strides]).copy("C")
 
 
 def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
@@ -87,13 +101,12 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
         length = int.from_bytes(file.read(8), "little")
         head = json.loads(file.read(length))
     head.pop("__metadata__", None)
-    dtypes = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     return {
         name: LazyTensor.in_file(
             path,
             8 + length + entry["data_offsets"][0],
             tuple(entry["shape"]),
-            dtypes.get(entry["dtype"], entry["dtype"]),
+            SAFETENSORS_DTYPES.get(entry["dtype"], entry["dtype"]),
         )
         for name, entry in head.items()
     }
