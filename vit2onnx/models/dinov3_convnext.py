@@ -88,7 +88,7 @@ class Dinov3ConvNeXt(eqx.Module):
         batch, grid_height, grid_width, channels = x.shape
         patches = x.reshape(batch, grid_height * grid_width, channels)
         tokens = self.norm(jax.lax.concatenate([mean_tokens(patches), patches], 1))
-        return Features(tokens, tokens[:, 0])
+        return Features(tokens, jax.lax.index_in_dim(tokens, 0, axis=1, keepdims=False))
 
     def __call__(self, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
         """Features of normalised RGB images; `height` and `width` are in pixels and at least 32."""

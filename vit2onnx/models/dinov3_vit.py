@@ -99,7 +99,7 @@ class Dinov3ViT(eqx.Module):
     def head(self, tokens: Tokens) -> Features:
         """Features from the last block's tokens."""
         tokens = self.norm(tokens)
-        return Features(tokens, tokens[:, 0])
+        return Features(tokens, jax.lax.index_in_dim(tokens, 0, axis=1, keepdims=False))
 
     def __call__(self, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
         """Features of normalised RGB images; `height` and `width` are in pixels and at least one patch."""
