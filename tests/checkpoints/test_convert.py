@@ -2,10 +2,12 @@
 
 import csv
 import hashlib
+import re
 import shutil
 import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 import equimo.io
@@ -16,15 +18,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from vit2onnx.archive import open_archive
+from vit2onnx.archive import archive_skeleton, array_shapes, read_archive
 from vit2onnx.checkpoints.convert import convert_checkpoint
-from vit2onnx.checkpoints.layouts import LAYOUTS
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
+from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec
 
 Tensors = dict[str, torch.Tensor]
-LAYOUT_NAMES = ["meta", "huggingface", "huggingface5"]
-RESTORED = "restored: 100^(k/count) rounded to bfloat16, as released"
+LAYOUT_NAMES = ["meta", "huggingface", "huggingface5", "timm", "timm_qkvb"]
+AS_BEFORE = "as before training"
 
 
 def load(path: Path) -> Tensors:
@@ -39,6 +41,10 @@ def save(tensors: Mapping[str, torch.Tensor], path: Path) -> Path:
     else:
         safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
     return path
+
+
+def sha256(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
 def convert(spec, checkpoint: Path, folder: Path) -> tuple[bytes, list[dict[str, str]]]:
@@ -60,17 +66,63 @@ def refuse(spec, checkpoint: Path, folder: Path) -> InputError:
     return caught.value
 
 
+def leaves_of(archive: Path, spec: VariantSpec) -> dict[str, np.ndarray]:
+    return dict(read_archive(archive, spec))
+
+
 @pytest.fixture(scope="module")
 def converted(tiny_spec, tiny_checkpoints, tmp_path_factory) -> dict[str, tuple[bytes, list[dict[str, str]]]]:
-    """Archive and ledger of the same weights in every layout."""
+    """Archive and ledger of every layout."""
     return {
         layout: convert(tiny_spec, path, tmp_path_factory.mktemp(layout)) for layout, path in tiny_checkpoints.items()
     }
 
 
-def test_all_layouts_of_the_same_weights_give_the_same_bytes(converted):
-    assert list(converted) == LAYOUT_NAMES
-    assert len({archive for archive, _ in converted.values()}) == 1
+def test_all_layouts_of_the_same_weights_give_the_same_bytes(small, tmp_path):
+    arch = small.spec.architecture
+    expected = small.archive.read_bytes()
+    for layout, path in small.checkpoints.items():
+        # Its file is of other weights if there are biases that it leaves out.
+        same = layout != "timm" or isinstance(arch, ConvNeXtArchitecture) or not arch.qkv_bias
+        (tmp_path / layout).mkdir()
+        assert (convert(small.spec, path, tmp_path / layout)[0] == expected) == same, layout
+
+
+def timm_by_hand(state: Tensors) -> Tensors:
+    """What timm makes of a publisher's file whose queries, keys and values have no bias."""
+    dropped = r"mask_token|local_cls_norm\..*|rope_embed\.periods|.*\.qkv\.bias(_mask)?"
+    renames = {
+        "storage_tokens": "reg_token",
+        ".ls1.gamma": ".gamma_1",
+        ".ls2.gamma": ".gamma_2",
+        ".mlp.w1.": ".mlp.fc1_g.",
+        ".mlp.w2.": ".mlp.fc1_x.",
+        ".mlp.w3.": ".mlp.fc2.",
+    }
+    timm = {}
+    for name, tensor in state.items():
+        if not re.fullmatch(dropped, name):
+            for old, new in renames.items():
+                name = name.replace(old, new)
+            timm[name] = tensor
+    return timm
+
+
+def test_timms_file_without_biases_gives_the_same_bytes_where_they_are_zero(small_vit, tmp_path):
+    """As in the releases. The key's may be anything, for the mask removes it."""
+    state = load(small_vit.checkpoints["meta"])
+    for name, tensor in state.items():
+        if name.endswith("qkv.bias"):
+            query, key, value = tensor.chunk(3)
+            assert key.abs().min() > 0
+            query.zero_()
+            value.zero_()
+    found = []
+    for layout, tensors in (("meta.pth", state), ("timm.safetensors", timm_by_hand(state))):
+        (tmp_path / layout.partition(".")[0]).mkdir()
+        found.append(convert(small_vit.spec, save(tensors, tmp_path / layout), tmp_path / layout.partition(".")[0])[0])
+    assert found[0] == found[1]
+    assert (found[0] == small_vit.archive.read_bytes()) != small_vit.spec.architecture.qkv_bias
 
 
 def test_converting_again_elsewhere_gives_the_same_bytes(tiny_spec, tiny_checkpoint, converted, tmp_path):
@@ -91,86 +143,192 @@ def test_the_layout_is_returned(tiny_spec, tiny_checkpoints, tmp_path, layout):
     assert found == layout
 
 
-@pytest.mark.parametrize("layout", LAYOUT_NAMES)
-def test_the_ledger_has_every_source_tensor_once_with_its_hash(tiny_checkpoints, converted, layout):
-    tensors = load(tiny_checkpoints[layout])
-    rows = [row for row in converted[layout][1] if row["source"]]
-    assert sorted(row["source"] for row in rows) == sorted(tensors)
-    for row in rows:
-        tensor = tensors[row["source"]]
-        assert row["sha256"] == hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
-        assert row["shape"] == "x".join(str(size) for size in tensor.shape)
-        assert row["dtype"] == "float32"
-        assert row["target"] and row["transform"]
+def test_the_ledger_has_every_source_tensor_once_with_its_hash(small, tmp_path):
+    for layout, path in small.checkpoints.items():
+        tensors = load(path)
+        (tmp_path / layout).mkdir()
+        rows = [row for row in convert(small.spec, path, tmp_path / layout)[1] if row["source"]]
+        assert sorted(row["source"] for row in rows) == sorted(tensors)
+        for row in rows:
+            tensor = tensors[row["source"]]
+            assert row["sha256"] == sha256(tensor)
+            assert row["shape"] == "x".join(str(size) for size in tensor.shape)
+            assert row["dtype"] == "float32"
+            assert bool(row["target"]) == bool(row["target_sha256"]) != row["transform"].startswith("ignored: ")
 
 
 @pytest.mark.parametrize("layout", LAYOUT_NAMES)
-def test_the_ledger_has_the_hash_of_every_archive_leaf(tiny_spec, tiny_archive, converted, layout):
-    rows = converted[layout][1]
-    with open_archive(tiny_archive, tiny_spec) as leaves:
-        expected = {name: hashlib.sha256(leaf.read().tobytes()).hexdigest() for name, leaf in leaves.items()}
-    assert {row["target"]: row["target_sha256"] for row in rows} == expected
+def test_the_ledger_has_the_hash_of_every_archive_leaf(tiny_spec, tiny_checkpoints, tmp_path, layout):
+    _, rows = convert(tiny_spec, tiny_checkpoints[layout], tmp_path)
+    leaves = leaves_of(tmp_path / "archive.tar.lz4", tiny_spec)
+    expected = {name: hashlib.sha256(leaf.tobytes()).hexdigest() for name, leaf in leaves.items()}
+    assert {row["target"]: row["target_sha256"] for row in rows if row["target"]} == expected
 
 
-@pytest.mark.parametrize("layout", LAYOUT_NAMES)
-def test_the_ledger_says_what_was_restored(converted, layout):
-    restored = [row for row in converted[layout][1] if not row["source"]]
-    if layout == "meta":
-        assert restored == []
-        return
-    # The published numbers for a head of 16 channels.
-    digest = hashlib.sha256(np.array([1, 3.15625, 10, 31.625], np.float32).tobytes()).hexdigest()
-    assert restored == [
-        {
-            "source": "",
-            "target": "local_pos_embed.patch_rope.freqs",
-            "transform": RESTORED,
-            "shape": "4",
-            "dtype": "float32",
-            "sha256": digest,
-            "target_sha256": digest,
-        }
+def restored_row(target: str, how: str, value: np.ndarray) -> dict[str, str]:
+    digest = hashlib.sha256(value.astype(np.float32).tobytes()).hexdigest()
+    return {
+        "source": "",
+        "target": target,
+        "transform": f"restored: {how}",
+        "shape": "x".join(map(str, value.shape)),
+        "dtype": "float32",
+        "sha256": digest,
+        "target_sha256": digest,
+    }
+
+
+def test_the_ledger_says_what_was_restored(small, tmp_path):
+    arch = small.spec.architecture
+    expected = {layout: [] for layout in small.checkpoints}
+    if not isinstance(arch, ConvNeXtArchitecture):
+        dim = arch.embed_dim
+        always = [restored_row("mask_token", f"zeros, {AS_BEFORE}", np.zeros((1, dim)))]
+        if arch.local_cls_norm:
+            always.append(restored_row("local_cls_norm.weight", f"ones, {AS_BEFORE}", np.ones(dim)))
+            always.append(restored_row("local_cls_norm.bias", f"zeros, {AS_BEFORE}", np.zeros(dim)))
+        # Rounded by another library than ours.
+        count = arch.head_dim // 4
+        periods = (100 ** (torch.arange(count, dtype=torch.float64) / count)).bfloat16().float().numpy()
+        how = "100^(k/count) in bfloat16, as released"
+        periods = restored_row("local_pos_embed.patch_rope.freqs", how, periods)
+        how = "zeros, which timm leaves out because the released ones are"
+        biases = [
+            restored_row(f"blocks.0.blocks.{i}.attn.qkv.bias", how, np.zeros(3 * dim))
+            for i in range(arch.depth if arch.qkv_bias else 0)
+        ]
+        expected = {layout: [*always, periods] for layout in small.checkpoints}
+        expected |= {"meta": always, "timm": [*always, periods, *biases]}
+    for layout, path in small.checkpoints.items():
+        (tmp_path / layout).mkdir()
+        found = [row for row in convert(small.spec, path, tmp_path / layout)[1] if not row["source"]]
+        assert sorted(found, key=itemgetter("target")) == sorted(expected[layout], key=itemgetter("target")), layout
+
+
+def test_the_ledger_says_what_was_ignored_and_why(small, tmp_path):
+    arch = small.spec.architecture
+    if isinstance(arch, ConvNeXtArchitecture):
+        once_more = "the final norm once more"
+        expected = {"meta": {"norms.3.weight": once_more, "norms.3.bias": once_more}}
+    else:
+        mask = "replaces patches in training only"
+        local = "norms the CLS token of local crops in training only"
+        meta = {"local_cls_norm.weight": local, "local_cls_norm.bias": local} if arch.local_cls_norm else {}
+        huggingface = {"embeddings.mask_token": mask}
+        expected = {"meta": meta | {"mask_token": mask}, "huggingface": huggingface, "huggingface5": huggingface}
+    for layout, path in small.checkpoints.items():
+        (tmp_path / layout).mkdir()
+        rows = convert(small.spec, path, tmp_path / layout)[1]
+        found = {row["source"]: row["transform"] for row in rows if not row["target"]}
+        assert found == {key: f"ignored: {reason}" for key, reason in expected.get(layout, {}).items()}
+
+
+def test_what_is_ignored_has_no_effect(small_vit, tmp_path):
+    state = load(small_vit.checkpoints["meta"])
+    ignored = [name for name in state if name == "mask_token" or name.startswith("local_cls_norm.")]
+    assert len(ignored) == (3 if small_vit.spec.architecture.local_cls_norm else 1)
+    for kind, change in (("other", lambda name: state[name] + 1), ("absent", None)):
+        tensors = {name: t for name, t in state.items() if name not in ignored or change}
+        tensors |= {name: change(name) for name in ignored if change}
+        (tmp_path / kind).mkdir()
+        archive, rows = convert(small_vit.spec, save(tensors, tmp_path / f"{kind}.pth"), tmp_path / kind)
+        assert archive == small_vit.archive.read_bytes()
+        assert {row["source"] for row in rows if not row["target"]} == (set(ignored) if change else set())
+
+
+def test_a_norm_that_the_variant_does_not_have_is_unknown(tiny_spec, tiny_checkpoint, tmp_path):
+    norm = {"local_cls_norm.weight": torch.ones(48), "local_cls_norm.bias": torch.zeros(48)}
+    error = refuse(tiny_spec, save(load(tiny_checkpoint) | norm, tmp_path / "file.pth"), tmp_path / "results")
+    assert error.__notes__ == [
+        "tensor local_cls_norm.bias 48 is not known",
+        "tensor local_cls_norm.weight 48 is not known",
     ]
 
 
-def test_the_ledger_says_what_was_ignored_and_why(tiny_spec, tiny_checkpoints, converted, tmp_path, monkeypatch):
-    tables = tuple(replace(table, ignored={"head.{i}.step": "counts steps"}) for table in LAYOUTS[tiny_spec.family])
-    monkeypatch.setitem(LAYOUTS, tiny_spec.family, tables)
-    step = torch.arange(3)
-    checkpoint = save(load(tiny_checkpoints["huggingface"]) | {"head.3.step": step}, tmp_path / "file.safetensors")
-    (tmp_path / "new").mkdir()
-    archive, rows = convert(tiny_spec, checkpoint, tmp_path / "new")
-    assert archive == converted["huggingface"][0]
-    assert rows[:-1] == converted["huggingface"][1]
-    assert rows[-1] == {
-        "source": "head.3.step",
-        "target": "",
-        "transform": "ignored: counts steps",
-        "shape": "3",
-        "dtype": "int64",
-        "sha256": hashlib.sha256(step.numpy().tobytes()).hexdigest(),
-        "target_sha256": "",
-    }
+@pytest.mark.parametrize("leaf", ["weight", "bias"])
+def test_a_second_final_norm_that_differs_is_refused(spines, tmp_path, leaf):
+    tiny = spines("dinov3_convnext_tiny_pretrain_lvd1689m")
+    state = load(tiny.checkpoints["meta"])
+    assert torch.equal(state["norm.weight"], state["norms.3.weight"])
+    without = {name: tensor for name, tensor in state.items() if not name.startswith("norms.")}
+    (tmp_path / "without").mkdir()
+    archive, _ = convert(tiny.spec, save(without, tmp_path / "without.pth"), tmp_path / "without")
+    assert archive == tiny.archive.read_bytes()
+    state[f"norms.3.{leaf}"][-1] += 1e-6
+    error = refuse(tiny.spec, save(state, tmp_path / "file.pth"), tmp_path / "results")
+    assert error.__notes__ == [f"tensor norms.3.{leaf} is not the same as norm.{leaf}"]
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_norm_of_another_stage_is_unknown(spines, tmp_path, stage):
+    tiny = spines("dinov3_convnext_tiny_pretrain_lvd1689m")
+    state = load(tiny.checkpoints["meta"]) | {f"norms.{stage}.weight": torch.ones(20)}
+    error = refuse(tiny.spec, save(state, tmp_path / "file.pth"), tmp_path / "results")
+    assert error.__notes__ == [f"tensor norms.{stage}.weight 20 is not known"]
+
+
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+def test_periods_of_full_precision_are_a_switch_of_the_variant(
+    tiny_spec, tiny_checkpoints, converted, tmp_path, layout
+):
+    spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, rope_periods="float32"))
+    # 100^(k/4) in single precision.
+    unrounded = np.array([1, 3.1622777, 10, 31.622776], np.float32)
+    archive, rows = convert(spec, tiny_checkpoints[layout], tmp_path)
+    leaves = leaves_of(tmp_path / "archive.tar.lz4", spec)
+    np.testing.assert_array_equal(leaves["local_pos_embed.patch_rope.freqs"], unrounded)
+    (row,) = (row for row in rows if row["target"] == "local_pos_embed.patch_rope.freqs")
+    assert row == restored_row("local_pos_embed.patch_rope.freqs", "100^(k/count) in float32", unrounded)
+    others = [row for row in rows if "periods" in row["source"]]
+    assert [(row["source"], row["target"], row["transform"]) for row in others] == (
+        [("rope_embed.periods", "", "ignored: the variant asks for periods in another precision")]
+        if layout == "meta"
+        else []
+    )
+    # And nothing else is another.
+    changed = [row for row in converted[layout][1] if row not in rows]
+    assert {row["target"] for row in changed} == {"local_pos_embed.patch_rope.freqs"}
+    assert archive != converted[layout][0]
+
+
+def test_periods_of_full_precision_are_the_same_in_every_layout(small_vit, tmp_path):
+    spec = replace(small_vit.spec, architecture=replace(small_vit.spec.architecture, rope_periods="float32"))
+    archives = set()
+    for layout, path in small_vit.checkpoints.items():
+        if layout != "timm":
+            (tmp_path / layout).mkdir()
+            archives.add(convert(spec, path, tmp_path / layout)[0])
+    assert len(archives) == 1
+    assert archives != {small_vit.archive.read_bytes()}
 
 
 def test_the_mask_removes_the_key_bias_and_nothing_else(tiny_spec, tiny_checkpoint, tiny_archive):
     state = load(tiny_checkpoint)
-    with open_archive(tiny_archive, tiny_spec) as leaves:
-        for block in (0, 1):
-            expected = state[f"blocks.{block}.attn.qkv.bias"].numpy().copy()
-            assert np.abs(expected[48:96]).max() > 1
-            expected[48:96] = 0
-            found = leaves[f"blocks.0.blocks.{block}.attn.qkv.bias"].read()
-            # Bytes, because minus zero equals zero.
-            assert found.tobytes() == expected.tobytes()
+    leaves = leaves_of(tiny_archive, tiny_spec)
+    for block in (0, 1):
+        expected = state[f"blocks.{block}.attn.qkv.bias"].numpy().copy()
+        assert np.abs(expected[48:96]).max() > 1
+        expected[48:96] = 0
+        # Bytes, because minus zero equals zero.
+        assert leaves[f"blocks.0.blocks.{block}.attn.qkv.bias"].tobytes() == expected.tobytes()
+
+
+def test_attention_without_bias_has_none(released, spines):
+    """And no mask either: 7B alone."""
+    for name in released:
+        spec = spines(name).spec
+        if not isinstance(spec.architecture, ConvNeXtArchitecture):
+            held = any("qkv.bias" in leaf for leaf in array_shapes(archive_skeleton(spec)))
+            assert held == any("qkv.bias" in key for key in load(spines(name).checkpoints["meta"]))
+            assert held == ("vit7b16" not in name)
 
 
 def test_periods_are_those_of_the_checkpoint_where_it_has_them(tiny_spec, tiny_checkpoint, tmp_path):
     periods = torch.tensor([1.0, 2.0, 3.0, 5.0])
     checkpoint = save(load(tiny_checkpoint) | {"rope_embed.periods": periods}, tmp_path / "file.pth")
     convert_checkpoint(tiny_spec, checkpoint, tmp_path / "archive.tar.lz4", tmp_path / "ledger.csv")
-    with open_archive(tmp_path / "archive.tar.lz4", tiny_spec) as leaves:
-        assert leaves["local_pos_embed.patch_rope.freqs"].read().tolist() == [1, 2, 3, 5]
+    leaves = leaves_of(tmp_path / "archive.tar.lz4", tiny_spec)
+    assert leaves["local_pos_embed.patch_rope.freqs"].tolist() == [1, 2, 3, 5]
 
 
 @pytest.mark.parametrize("dtype, name", [(torch.bfloat16, "bfloat16"), (torch.float16, "float16")])
@@ -270,7 +428,7 @@ def test_another_variants_file_is_refused(tiny_spec, tiny_checkpoints, tmp_path,
     other = replace(tiny_spec, name="other", architecture=replace(tiny_spec.architecture, **size))
     error = refuse(other, tiny_checkpoints[layout], tmp_path / "results")
     assert f"is no complete other in {layout} layout: tensor " in str(error)
-    names = {"num_registers": "_tokens", "embed_dim": "is 48 instead of 96", "depth": ".norm1.bias 48 is "}
+    names = {"num_registers": "_token", "embed_dim": "is 48 instead of 96", "depth": ".norm1.bias 48 is "}
     assert any(names[next(iter(size))] in note for note in error.__notes__)
 
 
@@ -285,18 +443,22 @@ def test_a_broken_run_leaves_the_last_good_files(tiny_spec, tiny_checkpoint, con
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_equimos_own_loader_opens_the_archive_and_gives_our_features(tiny_archive, tiny_model, tmp_path):
+@pytest.mark.parametrize("name", ["vits16", "vits16plus", "vitl16_sat", "vit7b16"])
+def test_equimos_own_loader_opens_the_archive_and_gives_our_features(released, spines, tmp_path, name):
+    """With an MLP, SwiGLU, the norm of local crops' CLS, and heads of 128 channels without bias."""
+    spine = spines(next(n for n in released if n.startswith(f"dinov3_{name.replace('_', '_pretrain_')}")))
+    dim = spine.spec.architecture.embed_dim
     # Equimo unpacks beside the archive.
-    archive = Path(shutil.copy(tiny_archive, tmp_path))
+    archive = Path(shutil.copy(spine.archive, tmp_path))
     # Compiled, because Equimo first draws random weights, which is slow operation by operation.
     model = eqx.filter_jit(equimo.io.load_model)("vit", path=archive)
     # Neither square nor of the size that Equimo is made for.
     pixel_values = np.random.default_rng(0).standard_normal((3, 80, 144), np.float32)
     found = eqx.filter_jit(model.forward_features)(pixel_values, key=jax.random.PRNGKey(0), inference=True)
     order = ("x_norm_cls_token", "x_norm_reg_tokens", "x_norm_patchtokens")
-    theirs = np.concatenate([np.asarray(found[name]).reshape(-1, 48) for name in order])
-    ours = np.asarray(tiny_model(pixel_values[None]).last_hidden_state[0])
-    assert theirs.shape == ours.shape == (1 + 4 + 5 * 9, 48)
+    theirs = np.concatenate([np.asarray(found[name]).reshape(-1, dim) for name in order])
+    ours = np.asarray(spine.model(pixel_values[None]).last_hidden_state[0])
+    assert theirs.shape == ours.shape == (1 + 4 + 5 * 9, dim)
     # Measured: 1.0e-6.
     assert np.abs(theirs - ours).max() <= 1e-5
 
