@@ -182,9 +182,10 @@ def assign(
 
     Raises `AssertionError` where the table itself is at fault: no line for a target, or more than one.
     """
+    lines = [(entry, re.compile(_pattern(entry.target))) for entry in table.entries]
     assignments = []
     for target, shape in targets.items():
-        found = [(entry, m) for entry in table.entries if (m := re.fullmatch(_pattern(entry.target), target))]
+        found = [(entry, match) for entry, pattern in lines if (match := pattern.fullmatch(target))]
         assert len(found) == 1, f"{len(found)} lines of the {table.layout} table match {target}"
         entry, match = found[0]
         sources = tuple(source.format(**match.groupdict()) for source in entry.sources)

@@ -459,7 +459,7 @@ def test_equimos_own_loader_opens_the_archive_and_gives_our_features(released, s
     theirs = np.concatenate([np.asarray(found[name]).reshape(-1, dim) for name in order])
     ours = np.asarray(spine.model(pixel_values[None]).last_hidden_state[0])
     assert theirs.shape == ours.shape == (1 + 4 + 5 * 9, dim)
-    # Measured: 1.0e-6.
+    # Measured: 4.1e-6.
     assert np.abs(theirs - ours).max() <= 1e-5
 
 

@@ -31,10 +31,8 @@ def check_identity(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTens
         raise InputError(f"{error} {closest(path, tensors, others)}") from error
     # Two releases of one architecture differ in their values only, of which the file's name is all that speaks.
     for other in others:
-        names = {other.name, other.release.timm, other.release.huggingface.partition("/")[2]}
-        own = {spec.name, spec.release.timm, spec.release.huggingface.partition("/")[2]}
         where = path.resolve().as_posix()
-        if _names(names, where) and not _names(own, where):
+        if _is_named(other, where) and not _is_named(spec, where):
             raise InputError(
                 f"{path} calls itself {other.name}, not {spec.name}, and its tensors fit both; build that variant, or"
                 " rename the file if its name is wrong."
@@ -59,5 +57,9 @@ def faults_of(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTensor]) 
     check(f"{path} is no complete {spec.name} in {table.layout} layout", table, assignments, tensors)
 
 
-def _names(names: set[str], text: str) -> bool:
+def _is_named(spec: VariantSpec, text: str) -> bool:
+    """Whether a text holds one of the names that its publisher, Hugging Face or timm gave to a variant."""
+    huggingface = spec.release.huggingface.partition("/")[2]
+    with_bias = spec.release.timm.replace(".", "_qkvb.")
+    names = (spec.name, huggingface, spec.release.timm, with_bias)
     return any(re.search(rf"(?<![\w.]){re.escape(name)}(?![a-z])", text) for name in names)
