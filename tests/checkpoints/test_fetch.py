@@ -103,6 +103,12 @@ def test_another_file_is_not_the_official_one(tiny_spec, release, official, tmp_
     assert record["identity"] == "no file whose hash the publisher states"
 
 
+def test_another_variants_file_is_refused_and_named(release, official, results):
+    path = official.rename(official.with_name("dinov3_vits16_pretrain_lvd1689m.pth"))
+    sentence = refuse(release, Source("file", str(path)), results)
+    assert sentence.startswith(f"{path} calls itself dinov3_vits16_pretrain_lvd1689m, not dinov3_tiny")
+
+
 def test_a_file_that_is_not_what_its_name_says_is_refused(release, official, results):
     wrong = official.rename(official.with_name("dinov3_tiny-0123abcd.pth"))
     sentence = refuse(release, Source("file", str(wrong)), results)
@@ -194,8 +200,10 @@ def test_a_broken_hub_file_leaves_nothing(tiny_spec, tiny_checkpoints, results, 
     assert refuse(tiny_spec, from_hub(monkeypatch, broken), results).startswith(f"{broken} is damaged or truncated")
 
 
-@pytest.mark.parametrize("layout", ["meta", "huggingface", "huggingface5"])
-def test_synthetic_weights_say_so(tiny_spec, tiny_checkpoints, tmp_path, layout):
+@pytest.mark.parametrize(
+    "layout, tensors", [("meta", 38), ("huggingface", 41), ("huggingface5", 41), ("timm", 32), ("timm_qkvb", 36)]
+)
+def test_synthetic_weights_say_so(tiny_spec, tiny_checkpoints, tmp_path, layout, tensors):
     """Even where the hash would say otherwise."""
     path = tmp_path / "results" / "checkpoint"
     digest = sha256(tiny_checkpoints[layout])
@@ -207,7 +215,7 @@ def test_synthetic_weights_say_so(tiny_spec, tiny_checkpoints, tmp_path, layout)
         "weights": "synthetic",
         "origin": {"kind": "synthetic", "seed": 0},
         "layout": layout,
-        "tensors": {"meta": 38}.get(layout, 41),
+        "tensors": tensors,
         "bytes": path.stat().st_size,
         "sha256": digest,
         "official_file": None,
