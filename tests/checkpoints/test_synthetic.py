@@ -155,9 +155,9 @@ def test_no_tensor_is_trivial(meta):
         ("attn.proj.bias", 0.1, 0.4),
         ("fc1.bias", 0.1, 0.4),
         # What enters the first norm, so that its epsilon counts.
-        ("patch_embed.proj.bias", 0.02, 0.05),
-        ("cls_token", 0.02, 0.05),
-        ("storage_tokens", 0.02, 0.05),
+        ("patch_embed.proj.bias", 0.2, 0.5),
+        ("cls_token", 0.2, 0.5),
+        ("storage_tokens", 0.2, 0.5),
     ],
 )
 def test_scales_keep_activations_near_one(meta, ending, low, high):
@@ -171,7 +171,7 @@ def test_weights_keep_the_variance_of_their_input(meta):
     for name, tensor in meta.items():
         if name.endswith("weight") and tensor.ndim > 1:
             # But for what enters the first norm.
-            scale = 0.03 if name.startswith("patch_embed.") else 1
+            scale = 0.3 if name.startswith("patch_embed.") else 1
             # Measured: 0.99 to 1.04.
             assert np.var(tensor / scale) * tensor[0].size == pytest.approx(1, abs=0.1), name
 

@@ -41,7 +41,7 @@ def synthetic_value(name: str, shape: Shape, seed: int) -> np.ndarray:
         return 1 + 0.2 * noise
     # What enters the first norm is small, as in the releases, so that another epsilon shows there.
     if name.startswith(("patch_embed.", "stages.0.downsample.conv.")) or leaf in ("cls_token", "reg_tokens"):
-        return 0.03 * noise / np.float32(np.sqrt(np.prod(shape[1:])) if leaf == "weight" else 1)
+        return 0.3 * noise / np.float32(np.sqrt(np.prod(shape[1:])) if leaf == "weight" else 1)
     if leaf == "bias":
         if ".qkv." in name:
             noise[shape[0] // 3 : 2 * shape[0] // 3] = 0
