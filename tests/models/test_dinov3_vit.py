@@ -1,7 +1,7 @@
 """The DINOv3 model against transformers' own, filled from the same checkpoint by other code.
 
 The tiny variant has every part of a real one. What it cannot show is how rounding adds up over twelve blocks and
-more; the workflow's own comparison does that.
+more; the workflow's own comparison does that. `test_inference.py` compares all the other releases' parts.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,9 @@ import pytest
 
 from vit2onnx.archive import leaf_names
 from vit2onnx.models import Model, build, inference
+from vit2onnx.models.layers import Mlp, SwiGlu
 from vit2onnx.references import transformers_model
-from vit2onnx.variants import VariantSpec
+from vit2onnx.variants import VariantSpec, ViTArchitecture
 
 # (height, width): the training size, wide, tall, one patch, and a size that is no multiple of the patch.
 SIZES = [(224, 224), (48, 112), (112, 48), (16, 16), (250, 170)]
@@ -35,8 +36,8 @@ def images() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def ours(tiny_model: Model, images: Features) -> Features:
-    return inference.features(tiny_model, images)
+def ours(tiny_model_file: Path, images: Features) -> Features:
+    return inference.features(tiny_model_file, images)
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +166,34 @@ def test_tokens_are_cls_registers_and_patches_row_by_row(tiny_model: Model):
         np.testing.assert_allclose(tokens[0, 5 + 7 * row + column], expected, rtol=0, atol=2e-5)
 
 
-def test_a_built_model_holds_shapes_only(real_spec: VariantSpec):
-    leaves = jax.tree_util.tree_leaves(build(real_spec.family, real_spec.architecture))
-    assert {type(leaf) for leaf in leaves} == {jax.ShapeDtypeStruct}
-    assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}
-    # The publisher counts the mask token, which is for training, and not the rotary periods.
-    arch = real_spec.architecture
-    assert sum(leaf.size for leaf in leaves) == real_spec.parameters - arch.embed_dim + arch.head_dim // 4
+def test_a_built_model_holds_shapes_only(released: Mapping[str, VariantSpec]):
+    for spec in released.values():
+        if not isinstance(arch := spec.architecture, ViTArchitecture):
+            continue
+        leaves = jax.tree_util.tree_leaves(build(spec.family, arch))
+        assert {type(leaf) for leaf in leaves} == {jax.ShapeDtypeStruct}
+        assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}
+        # The publisher counts what is for training, and not the rotary periods.
+        training = arch.embed_dim * (3 if arch.local_cls_norm else 1)
+        assert sum(leaf.size for leaf in leaves) == spec.parameters - training + arch.head_dim // 4
+
+
+@pytest.mark.parametrize("name", ["vits16", "vits16plus", "vit7b16"])
+def test_every_part_of_an_architecture_is_in_its_model(spines, name: str):
+    spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
+    block = spine.model.blocks[1]
+    assert type(block.mlp) is (Mlp if name == "vits16" else SwiGlu)
+    assert (block.attn.qkv.bias is None) == (name == "vit7b16")
+    assert block.attn.num_heads == 2
+    assert spine.model.rope_periods.shape == ((32,) if name == "vit7b16" else (16,))
+
+
+def test_swiglu_gates_the_first_map(spines):
+    """And not the second, which the linear maps' order would not show."""
+    mlp = spines("dinov3_vits16plus_pretrain_lvd1689m").model.blocks[0].mlp
+    x = noise(0, 1, 7, 128).astype(np.float64)
+    first, second = (x @ np.asarray(w.weight, np.float64) + np.asarray(w.bias) for w in (mlp.w1, mlp.w2))
+    gated = first / (1 + np.exp(-first)) * second
+    expected = gated @ np.asarray(mlp.w3.weight, np.float64) + np.asarray(mlp.w3.bias)
+    # Measured 1.1e-6.
+    np.testing.assert_allclose(mlp(jnp.asarray(x, "float32")), expected, rtol=0, atol=1e-5)

@@ -429,7 +429,7 @@ def test_every_image_is_run_in_full_batches_of_its_size(
     found, checks = run_graph(runner, numbered, batch, tiny_spec)
     assert runner.batches == batches
     assert all(check.passed for check in checks)
-    assert [check.name for check in checks] == ["shapes", "pooler_output is CLS"]
+    assert [check.name for check in checks] == ["shapes", "pooler_output is CLS", "finite"]
     # Each image's own features, from where it was run first.
     assert {case: x[0, 0] for case, x in found.items()} == {case: x[0, 0, 0] for case, x in numbered.items()}
     places = {case: x[0, 1] for case, x in found.items()}
@@ -450,16 +450,17 @@ def test_features_of_a_wrong_shape_fail_and_are_left_out(tiny_spec: VariantSpec,
         # The tall image has 5 + 8 tokens.
         return SPOILT_SHAPES[spoil](tokens, pooled) if tokens.shape[1] == 13 else (tokens, pooled)
 
-    found, (shapes, pooler) = run_graph(FakeRunner(tiny_spec, tall_only), numbered, 3, tiny_spec)
+    found, (shapes, pooler, finite) = run_graph(FakeRunner(tiny_spec, tall_only), numbered, 3, tiny_spec)
     assert not shapes.passed
     assert shapes.detail.startswith("tall@64x32: ")
     assert pooler.passed
+    assert finite.passed
     assert found.keys() == set(CASES) - {CASES[5]}
 
 
 def test_a_pooled_token_that_is_not_cls_fails(tiny_spec: VariantSpec, numbered: Features):
     runner = FakeRunner(tiny_spec, lambda tokens, pooled: (tokens, pooled + np.float32(1e-7)))
-    _, (shapes, pooler) = run_graph(runner, numbered, 3, tiny_spec)
+    _, (shapes, pooler, _) = run_graph(runner, numbered, 3, tiny_spec)
     assert shapes.passed
     assert not pooler.passed
     assert "tall@64x32" in pooler.detail

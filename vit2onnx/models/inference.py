@@ -47,6 +47,9 @@ def _features(path: Path, cases: Mapping[str, np.ndarray], dtype: str) -> dict[s
         own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         layer = _fill(skeleton, own, dtype)
         states = {case: (run(layer, x, context), context) for case, (x, context) in states.items()}
+        # Before the next layer is read, and not while it is.
+        jax.block_until_ready(states)
+        del layer
     return {case: np.asarray(head(arrays, x)[0]) for case, (x, _) in states.items()}
 
 

@@ -1,0 +1,119 @@
+"""Every release's model against transformers' own, filled from the same checkpoint by other code, part by part.
+
+Small models have every part of the real ones, at the real head sizes. What they cannot show is how rounding adds up
+over many blocks; the workflow's own comparison does that.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+from vit2onnx.archive import open_model
+from vit2onnx.keytable import LazyTensor
+from vit2onnx.models import build, inference
+from vit2onnx.references import transformers_model
+from vit2onnx.variants import Architecture
+
+# Neither square nor a multiple of the patch.
+SIZE = (70, 101)
+LIMITS = {"float32": 1e-5, "float64": 1e-12}  # measured 3.7e-6 and 8.4e-15
+
+Features = Mapping[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, np.ndarray]:
+    return {"noise": np.random.default_rng(0).standard_normal((3, *SIZE), np.float32)}
+
+
+@pytest.fixture(scope="module")
+def compare(images: Features) -> Callable[..., tuple[Features, Features]]:
+    """Our features and transformers' of a variant; those of variants that are the same when small are computed once."""
+    known: dict[Architecture, tuple[Features, Features]] = {}
+
+    def run(spine) -> tuple[Features, Features]:
+        arch = spine.spec.architecture
+        if arch not in known:
+            theirs = transformers_model.features(spine.spec, spine.checkpoints["meta"], images)
+            known[arch] = inference.features(spine.model_file, images), theirs
+        return known[arch]
+
+    return run
+
+
+def test_features_are_the_references(small, compare):
+    ours, theirs = compare(small)
+    assert list(ours) == list(theirs) == ["float32/noise", "float64/noise"]
+    for precision, limit in LIMITS.items():
+        key = f"{precision}/noise"
+        assert ours[key].dtype == theirs[key].dtype == precision
+        np.testing.assert_allclose(ours[key], theirs[key], rtol=0, atol=limit, err_msg=key)
+
+
+def test_every_token_is_there_at_unit_scale(small, compare):
+    arch = small.spec.architecture
+    found = compare(small)[0]["float32/noise"]
+    assert found.shape == (arch.num_tokens(*SIZE), arch.embed_dim)
+    # So that limits on absolute differences mean something: measured 1.01 to 1.08.
+    assert 0.5 < np.std(found) < 2
+
+
+def test_we_are_no_further_from_double_precision_than_the_reference(small, compare):
+    ours, theirs = compare(small)
+    own = np.abs(theirs["float32/noise"] - theirs["float64/noise"]).max()
+    # Measured 1.15 times at most.
+    assert np.abs(ours["float32/noise"] - theirs["float64/noise"]).max() <= 1.5 * own
+
+
+@pytest.mark.parametrize("name", ["vits16plus", "vit7b16", "convnext_tiny"])
+def test_another_epsilon_shows(spines, compare, images: Features, name: str):
+    """Or a wrong one would not: it differs by a factor of ten between the families."""
+    spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
+    arch = spine.spec.architecture
+    other = replace(arch, norm_eps={1e-5: 1e-6, 1e-6: 1e-5}[arch.norm_eps])
+    structure = jax.tree_util.tree_structure(build(spine.spec.family, other))
+    model = jax.tree_util.tree_unflatten(structure, jax.tree_util.tree_leaves(spine.model))
+    found = eqx.filter_jit(model)(images["noise"][None]).last_hidden_state[0]
+    # Measured 7.4e-5 at least.
+    assert np.abs(found - compare(spine)[0]["float32/noise"]).max() > 2 * LIMITS["float32"]
+
+
+@pytest.mark.parametrize("name", ["vits16plus", "convnext_tiny"])
+def test_parts_one_by_one_are_the_whole(spines, compare, images: Features, name: str):
+    spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
+    whole = eqx.filter_jit(spine.model)(images["noise"][None]).last_hidden_state[0]
+    # Block by block, XLA may fuse less than over the whole model: measured 0.
+    np.testing.assert_allclose(compare(spine)[0]["float32/noise"], whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vits16plus", "convnext_tiny"])
+def test_no_more_than_one_layer_is_in_memory(spines, monkeypatch, name: str):
+    """Besides what is in none, which stays."""
+    spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
+    model, tensors = open_model(spine.model_file)
+    sizes = {path: 0 for path, _ in model.trunk()} | {"": 0}
+    for key, tensor in tensors.items():
+        sizes[next((path for path in sizes if path and key.startswith(f"{path}.")), "")] += tensor.nbytes
+    outside = sizes.pop("")
+    most = 0
+
+    def watched(tensor: LazyTensor) -> LazyTensor:
+        def read() -> np.ndarray:
+            nonlocal most
+            most = max(most, sum(array.nbytes for array in jax.live_arrays()) - before)
+            return tensor.read()
+
+        return replace(tensor, read=read)
+
+    monkeypatch.setattr(
+        inference, "open_model", lambda path: (model, {key: watched(tensor) for key, tensor in tensors.items()})
+    )
+    before = sum(array.nbytes for array in jax.live_arrays())
+    image = np.ones((3, 32, 32), np.float64)
+    inference.features(spine.model_file, {"one cell": image})
+    # All in double precision, and activations, which are no larger than the image.
+    assert 2 * max(sizes.values()) < most <= 2 * (outside + max(sizes.values())) + 1.1 * image.nbytes
