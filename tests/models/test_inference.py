@@ -115,5 +115,6 @@ def test_no_more_than_one_layer_is_in_memory(spines, monkeypatch, name: str):
     before = sum(array.nbytes for array in jax.live_arrays())
     image = np.ones((3, 32, 32), np.float64)
     inference.features(spine.model_file, {"one cell": image})
-    # All in double precision, and activations, which are no larger than the image.
-    assert 2 * max(sizes.values()) < most <= 2 * (outside + max(sizes.values())) + 1.1 * image.nbytes
+    # All in double precision, and room for the activations.
+    largest, room = max(sizes.values()), max(1.1 * image.nbytes, 0.2 * max(sizes.values()))
+    assert 2 * largest < most <= 2 * (outside + largest) + room

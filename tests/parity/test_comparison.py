@@ -264,9 +264,10 @@ def nan_in_a_register(model: onnx.ModelProto) -> None:
 
 
 def pooled_register(model: onnx.ModelProto) -> None:
-    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == node(model, "Gather", -1).input[1]]
-    assert node(model, "Gather", -1).output == ["pooler_output"]
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
+    (last,) = [node for node in model.graph.node if node.output == ["pooler_output"]]
+    model.graph.node.remove(last)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1), "second"))
+    model.graph.node.append(onnx.helper.make_node("Gather", ["last_hidden_state", "second"], ["pooler_output"], axis=1))
 
 
 # Each with what the verdict must say.

@@ -28,6 +28,8 @@ class DinoVisionTransformer(nn.Module):
         norm_layer: str,
         mask_k_bias: bool,
         pos_embed_rope_dtype: str,
+        ffn_layer: str = "mlp",
+        untie_global_and_local_cls_norm: bool = False,
     ):
         super().__init__()
         assert qkv_bias

@@ -59,7 +59,7 @@ def test_a_folder_that_is_no_clone_is_an_error(
         (folder / content).touch()
     before = sys.path.copy()
     with pytest.raises(InputError, match=rf"^reference\.repository: {folder} is no clone of github\.com/"):
-        publisher_model.prepare(tiny_spec, tiny_checkpoint, folder)
+        publisher_model.load(tiny_spec, tiny_checkpoint, folder)
     assert sys.path == before
     assert "dinov3" not in sys.modules
 
@@ -69,7 +69,7 @@ def test_another_layout_is_an_error(
     tiny_spec: VariantSpec, tiny_checkpoints: Mapping[str, Path], repository: Path, layout: str
 ):
     with pytest.raises(InputError, match=r"is not in the publisher's own layout.*leave reference\.repository empty"):
-        publisher_model.prepare(tiny_spec, tiny_checkpoints[layout], repository)
+        publisher_model.load(tiny_spec, tiny_checkpoints[layout], repository)
 
 
 def test_a_missing_tensor_is_an_error(tiny_spec: VariantSpec, tiny_checkpoint: Path, repository: Path, tmp_path: Path):
@@ -78,4 +78,4 @@ def test_a_missing_tensor_is_an_error(tiny_spec: VariantSpec, tiny_checkpoint: P
     path = tmp_path / "damaged.pth"
     torch.save(state, path)
     with pytest.raises(InputError, match=rf"^{path} .*blocks\.1\.attn\.qkv\.bias_mask"):
-        publisher_model.prepare(tiny_spec, path, repository)
+        publisher_model.load(tiny_spec, path, repository)
