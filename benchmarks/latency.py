@@ -31,7 +31,7 @@ def export_peer(folder: Path, path: Path) -> None:
     variant = yaml.safe_load((ROOT / "config" / "variants" / f"{record['variant']}.yaml").read_text())
     spec = VariantSpec.from_mapping(record["variant"], variant)
     (checkpoint,) = (file for file in folder.glob("checkpoint.*") if file.suffix != ".json")
-    model, _ = transformers_model.load(spec, checkpoint)
+    model = transformers_model.load(spec, checkpoint)
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     example = torch.zeros(2, 3, 224, 256)
     torch.onnx.export(model, (example,), path, dynamo=True, dynamic_shapes={"pixel_values": free}, verbose=False)

@@ -67,7 +67,8 @@ def synthetic_tensors(spec: VariantSpec, *, seed: int, layout: str) -> Iterator[
                 yield key, sources[assignment.sources.index(entry.same_as)]
     for key, entry in table.ignored.items():
         if not entry.same_as:
-            yield key, synthetic_value(key, entry.shape, seed).astype(np.float32)
+            # By its name without what a layout puts before it, so that it has the same value in every layout.
+            yield key, synthetic_value(key.removeprefix("embeddings."), entry.shape, seed).astype(np.float32)
 
 
 def write_synthetic(spec: VariantSpec, path: Path, *, seed: int, layout: str) -> None:

@@ -85,7 +85,9 @@ def run_graph(
     return found, [
         Check("shapes", not wrong_shape, "; ".join(wrong_shape) or passed),
         Check("pooler_output is CLS", not wrong_pooler, "; ".join(wrong_pooler) or passed),
-        Check("finite", not infinite and bool(found), "; ".join(infinite) or passed),
+        Check(
+            "finite", not infinite and bool(found), f"NaN or infinity at {'; '.join(infinite)}" if infinite else passed
+        ),
     ]
 
 
@@ -146,7 +148,7 @@ def compare_outputs(
                 rows += compare_features(run, "equinox", found, equinox[0], spec, batch)
                 for name, (single, _) in references.items():
                     rows += compare_features(run, name, found, single, spec, batch)
-        # Any exception, because a graph that does not run is a finding like any other, and onnxruntime has no common one.
+        # Any exception, because a graph that does not run is a finding, and onnxruntime has no common one.
         except Exception as error:
             seen = [Check("runs", False, f"{type(error).__name__}: {error}")]
         checks += [replace(check, name=f"{run}: {check.name}") for check in seen]

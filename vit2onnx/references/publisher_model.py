@@ -2,8 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import nn
 
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
-from vit2onnx.references.streaming import Step, check_names, reader, run_steps
+from vit2onnx.references.streaming import check_names, fill, reader
 from vit2onnx.references.transformers_model import rope_periods
 from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
 
@@ -55,53 +54,36 @@ def build(spec: VariantSpec, repository: Path) -> nn.Module:
         ).eval()
 
 
-def vit_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
-    """The vision transformer step by step."""
-    patch = model.patch_size
-    rope = model.rope_embed(H=pixel_values.shape[2] // patch, W=pixel_values.shape[3] // patch)
-    first = ("patch_embed", "cls_token", "storage_tokens", "mask_token")
-    blocks = [
-        Step((f"blocks.{index}",), partial(block, rope_or_rope_list=rope)) for index, block in enumerate(model.blocks)
-    ]
-    return [
-        Step(first, lambda x: model.prepare_tokens_with_masks(x)[0]),
-        *blocks,
-        Step(("norm",), model.norm),
-    ]
-
-
-def convnext_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
-    """The ConvNeXt step by step."""
-
-    def head(x: torch.Tensor) -> torch.Tensor:
-        return model.norm(torch.cat([x.mean([-2, -1])[:, None], x.flatten(2).transpose(1, 2)], 1))
-
-    layers = []
-    for index, stage in enumerate(model.stages):
-        layers.append(Step((f"downsample_layers.{index}",), model.downsample_layers[index]))
-        layers += [Step((f"stages.{index}.{number}",), block) for number, block in enumerate(stage)]
-    return [*layers, Step(("norm", "norms"), head)]
-
-
-def features(
-    spec: VariantSpec, checkpoint: Path, repository: Path, cases: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`.
+def load(spec: VariantSpec, checkpoint: Path, repository: Path) -> nn.Module:
+    """The publisher's model of a variant with all its weights.
 
     Raises `InputError` if the checkpoint is not in the publisher's own layout.
     """
     model = build(spec, repository)
     tensors = open_checkpoint(checkpoint)
     state = {name: reader(tensor) for name, tensor in tensors.items()}
-    check_names(f"{checkpoint}, of which the publisher's code reads its own layout only,", model, state)
-    found: dict[str, np.ndarray] = {}
-    for dtype in (torch.float32, torch.float64):
-        steps = convnext_steps
-        if isinstance(spec.architecture, ViTArchitecture):
-            steps = vit_steps
-            model.rope_embed.periods = rope_periods(spec.architecture, tensors).to(dtype)
-            model.rope_embed.dtype = dtype
-        name = str(dtype).removeprefix("torch.")
-        values = run_steps(model, state, partial(steps, model), cases, dtype)
-        found |= {f"{name}/{case}": value for case, value in values.items()}
-    return found
+    what = f"{checkpoint} is not in the publisher's own layout, which is all that its code reads"
+    check_names(f"{what} (leave reference.repository empty for it)", model, state)
+    fill(model, state)
+    if isinstance(spec.architecture, ViTArchitecture):
+        model.rope_embed.periods = rope_periods(spec.architecture, tensors)
+    return model
+
+
+def features(
+    spec: VariantSpec, checkpoint: Path, repository: Path, cases: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`."""
+    model = load(spec, checkpoint, repository)
+    found = {f"float32/{case}": _run(model, torch.from_numpy(x)) for case, x in cases.items()}
+    model = model.double()
+    if isinstance(spec.architecture, ViTArchitecture):
+        model.rope_embed.dtype = torch.float64
+    return found | {f"float64/{case}": _run(model, torch.from_numpy(x).double()) for case, x in cases.items()}
+
+
+@torch.inference_mode()
+def _run(model: nn.Module, pixel_values: torch.Tensor) -> np.ndarray:
+    out = model.forward_features(pixel_values[None])
+    parts = [out["x_norm_clstoken"][:, None], out["x_storage_tokens"], out["x_norm_patchtokens"]]
+    return torch.cat(parts, 1)[0].numpy()

@@ -32,12 +32,16 @@ def reader(tensor: LazyTensor, part: slice = slice(None), shape: tuple[int, ...]
 
 
 def check_names(name: str, model: nn.Module, state: Mapping[str, Reader]) -> None:
-    """Raise `InputError` if the model misses a tensor or does not know one; `name` says what was read."""
+    """Raise `InputError` if the model misses a tensor or does not know one; `name` begins the sentence."""
     if differing := sorted(model.state_dict().keys() ^ state.keys()):
         raise InputError(
-            f"{name} does not fit the reference {type(model).__name__}: only one of the two has"
-            f" {', '.join(differing[:3])}{' and more' if len(differing) > 3 else ''}."
+            f"{name}: only one of the two has {', '.join(differing[:3])}{' and more' if len(differing) > 3 else ''}."
         )
+
+
+def fill(model: nn.Module, state: Mapping[str, Reader]) -> None:
+    """Load all tensors into a model at once."""
+    model.load_state_dict({key: read() for key, read in state.items()}, assign=True)
 
 
 @torch.inference_mode()

@@ -12,8 +12,9 @@ from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTCon
 from transformers.models.dinov3_vit.modeling_dinov3_vit import get_patches_center_coordinates
 
 from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.errors import InputError
 from vit2onnx.keytable import LazyTensor
-from vit2onnx.references.streaming import Reader, Step, check_names, reader, run_steps
+from vit2onnx.references.streaming import Reader, Step, check_names, fill, reader, run_steps
 from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
 
 # From the names of a file to those of transformers 5; the first pattern is a name that only this layout has. Written
@@ -149,7 +150,7 @@ def to_transformers(spec: VariantSpec, tensors: Mapping[str, LazyTensor]) -> dic
             state[name] = reader(tensor, shape=(1, 1, arch.embed_dim))
         else:
             state[name] = reader(tensor)
-    if isinstance(arch, ViTArchitecture):
+    if isinstance(arch, ViTArchitecture) and "reg_token" in tensors:
         # What timm leaves out because it is zero, or used in training only.
         zeros = partial(torch.zeros, arch.embed_dim)
         state.setdefault("embeddings.mask_token", lambda: torch.zeros(1, 1, arch.embed_dim))
@@ -161,8 +162,10 @@ def to_transformers(spec: VariantSpec, tensors: Mapping[str, LazyTensor]) -> dic
 
 
 def rope_periods(arch: ViTArchitecture, tensors: Mapping[str, LazyTensor]) -> torch.Tensor:
-    """The RoPE periods that the variant asks for, taken from the checkpoint where it holds them."""
-    if arch.rope_periods == "bfloat16" and "rope_embed.periods" in tensors:
+    """The RoPE periods that the variant asks for, taken from the checkpoint where its layout holds them."""
+    if arch.rope_periods == "bfloat16" and "storage_tokens" in tensors:
+        if "rope_embed.periods" not in tensors:
+            raise InputError("The checkpoint has no rope_embed.periods; give the file as its publisher offers it.")
         return reader(tensors["rope_embed.periods"])()
     count = arch.head_dim // 4
     periods = 100.0 ** (torch.arange(count, dtype=torch.float64) / count)
@@ -195,36 +198,36 @@ def convnext_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Ste
     return [*layers, Step(("layer_norm",), head)]
 
 
-def features(
-    spec: VariantSpec, checkpoint: Path, cases: Mapping[str, np.ndarray], *, own_periods: bool = False
-) -> dict[str, np.ndarray]:
-    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`.
+def prepare(spec: VariantSpec, checkpoint: Path) -> tuple[nn.Module, dict[str, Reader], torch.Tensor]:
+    """The model of a variant, readers of its weights from a checkpoint, and the RoPE periods, which it has already.
 
-    With `own_periods` transformers keeps the RoPE periods that it computes itself.
+    Raises `InputError` if the model misses a tensor of the checkpoint or does not know one.
     """
-    arch = spec.architecture
     tensors = open_checkpoint(checkpoint)
     state = to_transformers(spec, tensors)
     model = build(spec)
-    check_names(str(checkpoint), model, state)
-    if isinstance(arch, ConvNeXtArchitecture):
-        steps = partial(convnext_steps, model)
-        found = run_steps(model, state, steps, cases, torch.float32)
-        truth = run_steps(model, state, steps, cases, torch.float64)
-    else:
-        if own_periods:
-            frequencies = DINOv3ViTModel(
-                model.config.__class__(**model.config.to_dict() | {"num_hidden_layers": 0})
-            ).rope_embeddings.inv_freq
-        else:
-            frequencies = 1 / rope_periods(arch, tensors)
-        model.rope_embeddings.inv_freq = frequencies
-        steps = partial(vit_steps, model)
-        found = run_steps(model, state, steps, cases, torch.float32)
-        model.rope_embeddings = DoubleRope(
-            1 / frequencies if own_periods else rope_periods(arch, tensors), arch.patch_size
-        )
-        truth = run_steps(model, state, steps, cases, torch.float64)
-    return {f"float32/{case}": value for case, value in found.items()} | {
-        f"float64/{case}": value for case, value in truth.items()
-    }
+    check_names(f"{checkpoint} does not fit transformers' model of {spec.name}", model, state)
+    if isinstance(spec.architecture, ConvNeXtArchitecture):
+        return model, state, torch.empty(0)
+    periods = rope_periods(spec.architecture, tensors)
+    model.rope_embeddings.inv_freq = 1 / periods
+    return model, state, periods
+
+
+def load(spec: VariantSpec, checkpoint: Path) -> nn.Module:
+    """The model of a variant with all its weights."""
+    model, state, _ = prepare(spec, checkpoint)
+    fill(model, state)
+    return model
+
+
+def features(spec: VariantSpec, checkpoint: Path, cases: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`."""
+    model, state, periods = prepare(spec, checkpoint)
+    is_vit = isinstance(spec.architecture, ViTArchitecture)
+    steps = partial(vit_steps if is_vit else convnext_steps, model)
+    single = run_steps(model, state, steps, cases, torch.float32)
+    if is_vit:
+        model.rope_embeddings = DoubleRope(periods, spec.architecture.patch_size)
+    double = run_steps(model, state, steps, cases, torch.float64)
+    return {f"float32/{case}": x for case, x in single.items()} | {f"float64/{case}": x for case, x in double.items()}
