@@ -27,8 +27,9 @@ from vit2onnx.archive import (
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
+from vit2onnx.exporting.jax2onnx_example import JAX2ONNX_EXAMPLE_TABLE, jax2onnx_example_skeleton
 from vit2onnx.keytable import assign
-from vit2onnx.mapping import JAX2ONNX_EXAMPLE_TABLE, MODEL_TABLES, TRAINING_ONLY, jax2onnx_example_skeleton, map_model
+from vit2onnx.mapping import MODEL_TABLES, TRAINING_ONLY, map_model
 from vit2onnx.models import Features, build
 from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
 from workflow.scripts.map_jax2onnx_example import map_jax2onnx_example

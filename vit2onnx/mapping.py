@@ -3,25 +3,21 @@
 from collections.abc import Iterable, Iterator
 
 import equinox as eqx
-import jax
 import numpy as np
 
 from vit2onnx.archive import array_shapes
-from vit2onnx.errors import InputError
 from vit2onnx.keytable import (
     ADD_FIRST_AXIS,
-    COPY,
     DROP_PIXEL_AXES,
     TRANSPOSE,
     Assignment,
     Entry,
     KeyTable,
     assign,
-    third,
     value_of,
 )
 from vit2onnx.models import build
-from vit2onnx.variants import Architecture, VariantSpec, ViTArchitecture
+from vit2onnx.variants import VariantSpec
 
 BLOCK = "blocks.0.blocks.{i}"
 
@@ -31,7 +27,8 @@ def _linear(target: str, source: str) -> tuple[Entry, Entry]:
     return Entry(f"{target}.weight", (f"{source}.weight",), TRANSPOSE), Entry(f"{target}.bias", (f"{source}.bias",))
 
 
-def _same(target: str, source: str, *leaves: str) -> tuple[Entry, ...]:
+def same(target: str, source: str, *leaves: str) -> tuple[Entry, ...]:
+    """Lines for leaves that are the same on both sides."""
     return tuple(Entry(f"{target}.{leaf}", (f"{source}.{leaf}",)) for leaf in leaves)
 
 
@@ -44,18 +41,18 @@ MODEL_TABLES = {
             Entry("cls_token", ("cls_token",), ADD_FIRST_AXIS),
             Entry("register_tokens", ("reg_tokens",), ADD_FIRST_AXIS),
             Entry("rope_periods", ("local_pos_embed.patch_rope.freqs",)),
-            *_same("blocks.{i}.norm1", f"{BLOCK}.prenorm", "weight", "bias"),
+            *same("blocks.{i}.norm1", f"{BLOCK}.prenorm", "weight", "bias"),
             *_linear("blocks.{i}.attn.qkv", f"{BLOCK}.attn.qkv"),
             *_linear("blocks.{i}.attn.proj", f"{BLOCK}.attn.proj"),
-            *_same("blocks.{i}.ls1", f"{BLOCK}.ls1", "gamma"),
-            *_same("blocks.{i}.norm2", f"{BLOCK}.norm", "weight", "bias"),
+            *same("blocks.{i}.ls1", f"{BLOCK}.ls1", "gamma"),
+            *same("blocks.{i}.norm2", f"{BLOCK}.norm", "weight", "bias"),
             *_linear("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1"),
             *_linear("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2"),
             *_linear("blocks.{i}.mlp.w1", f"{BLOCK}.mlp.w1"),
             *_linear("blocks.{i}.mlp.w2", f"{BLOCK}.mlp.w2"),
             *_linear("blocks.{i}.mlp.w3", f"{BLOCK}.mlp.w3"),
-            *_same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
-            *_same("norm", "norm", "weight", "bias"),
+            *same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
+            *same("norm", "norm", "weight", "bias"),
         ),
     ),
     # The archive has this tree already.
@@ -63,57 +60,6 @@ MODEL_TABLES = {
 }
 # Equimo has a place for them, no inference model has.
 TRAINING_ONLY = ("mask_token", "local_cls_norm.weight", "local_cls_norm.bias")
-
-_THIRDS = {name: third(f"take_{name}", index) for index, name in enumerate(("query", "key", "value"))}
-
-JAX2ONNX_EXAMPLE_TABLE = KeyTable(
-    "archive",
-    entries=(
-        *_same("patch_embed.proj", "patch_embed.proj", "weight", "bias"),
-        Entry("cls_token", ("cls_token",), ADD_FIRST_AXIS),
-        Entry("storage_tokens", ("reg_tokens",), ADD_FIRST_AXIS),
-        Entry("dino_rope.periods", ("local_pos_embed.patch_rope.freqs",), COPY),
-        *_same("blocks.{i}.norm1", f"{BLOCK}.prenorm", "weight", "bias"),
-        *(
-            Entry(f"blocks.{{i}}.attn.core.attn.{name}_proj.{leaf}", (f"{BLOCK}.attn.qkv.{leaf}",), transform)
-            for name, transform in _THIRDS.items()
-            for leaf in ("weight", "bias")
-        ),
-        *_same("blocks.{i}.attn.core.attn.output_proj", f"{BLOCK}.attn.proj", "weight", "bias"),
-        *_same("blocks.{i}.norm2", f"{BLOCK}.norm", "weight", "bias"),
-        *_same("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1", "weight", "bias"),
-        *_same("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2", "weight", "bias"),
-        *_same("blocks.{i}.ls1", f"{BLOCK}.ls1", "gamma"),
-        *_same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
-        *_same("norm", "norm", "weight", "bias"),
-    ),
-)
-
-
-def jax2onnx_example_skeleton(arch: Architecture) -> eqx.Module:
-    """The example vision transformer that jax2onnx ships, with a shape in place of every array.
-
-    Raises `InputError` for an architecture that it does not have.
-    """
-    held = ("mlp", 4 * arch.embed_dim, True)
-    if not isinstance(arch, ViTArchitecture) or (arch.ffn, arch.ffn_hidden, arch.qkv_bias) != held:
-        raise InputError(
-            "jax2onnx's example class is a vision transformer with a bias in attention and an MLP four times as wide as"
-            " its tokens; this variant is not, so use its model.eqx."
-        )
-    from jax2onnx.plugins.examples.eqx.dino import VisionTransformer
-
-    return eqx.filter_eval_shape(
-        lambda: VisionTransformer(
-            img_size=224,
-            patch_size=arch.patch_size,
-            embed_dim=arch.embed_dim,
-            depth=arch.depth,
-            num_heads=arch.num_heads,
-            num_storage_tokens=arch.num_registers,
-            key=jax.random.PRNGKey(0),
-        )
-    )
 
 
 def map_archive(

@@ -40,7 +40,7 @@ rule map_jax2onnx_example:
         mem_mb=memory_for(base=1500, copies=1),
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        code=code_digest("mapping", "keytable", "archive"),
+        code=code_digest("exporting", "mapping", "keytable", "archive", "models"),
     message:
         "{wildcards.variant}: mapping the archive to the example class of jax2onnx"
     script:

@@ -1,0 +1,59 @@
+"""The archive's weights for the example vision transformer that jax2onnx ships."""
+
+import equinox as eqx
+import jax
+from jax2onnx.plugins.examples.eqx.dino import VisionTransformer
+
+from vit2onnx.errors import InputError
+from vit2onnx.keytable import ADD_FIRST_AXIS, Entry, KeyTable, third
+from vit2onnx.mapping import BLOCK, same
+from vit2onnx.variants import Architecture, ViTArchitecture
+
+_THIRDS = {name: third(f"take_{name}", index) for index, name in enumerate(("query", "key", "value"))}
+
+JAX2ONNX_EXAMPLE_TABLE = KeyTable(
+    "archive",
+    entries=(
+        *same("patch_embed.proj", "patch_embed.proj", "weight", "bias"),
+        Entry("cls_token", ("cls_token",), ADD_FIRST_AXIS),
+        Entry("storage_tokens", ("reg_tokens",), ADD_FIRST_AXIS),
+        Entry("dino_rope.periods", ("local_pos_embed.patch_rope.freqs",)),
+        *same("blocks.{i}.norm1", f"{BLOCK}.prenorm", "weight", "bias"),
+        *(
+            Entry(f"blocks.{{i}}.attn.core.attn.{name}_proj.{leaf}", (f"{BLOCK}.attn.qkv.{leaf}",), transform)
+            for name, transform in _THIRDS.items()
+            for leaf in ("weight", "bias")
+        ),
+        *same("blocks.{i}.attn.core.attn.output_proj", f"{BLOCK}.attn.proj", "weight", "bias"),
+        *same("blocks.{i}.norm2", f"{BLOCK}.norm", "weight", "bias"),
+        *same("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1", "weight", "bias"),
+        *same("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2", "weight", "bias"),
+        *same("blocks.{i}.ls1", f"{BLOCK}.ls1", "gamma"),
+        *same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
+        *same("norm", "norm", "weight", "bias"),
+    ),
+)
+
+
+def jax2onnx_example_skeleton(arch: Architecture) -> eqx.Module:
+    """The example vision transformer that jax2onnx ships, with a shape in place of every array.
+
+    Raises `InputError` for an architecture that it does not have.
+    """
+    held = ("mlp", 4 * arch.embed_dim, True)
+    if not isinstance(arch, ViTArchitecture) or (arch.ffn, arch.ffn_hidden, arch.qkv_bias) != held:
+        raise InputError(
+            "jax2onnx's example class is a vision transformer with a bias in attention and an MLP four times as wide as"
+            " its tokens; this variant is not, so use its model.eqx."
+        )
+    return eqx.filter_eval_shape(
+        lambda: VisionTransformer(
+            img_size=224,
+            patch_size=arch.patch_size,
+            embed_dim=arch.embed_dim,
+            depth=arch.depth,
+            num_heads=arch.num_heads,
+            num_storage_tokens=arch.num_registers,
+            key=jax.random.PRNGKey(0),
+        )
+    )
