@@ -42,7 +42,8 @@ rule run_reference:
         "../../envs/torch.yaml"
     threads: 2
     resources:
-        mem_mb=memory_for(base=2000, copies=5),
+        # One layer at a time, however deep the model.
+        mem_mb=3000,
     params:
         spec=lookup("{variant}", within=VARIANTS),
         repository=lambda wildcards: config["reference"]["repository"] if wildcards.reference == "publisher" else None,
@@ -67,7 +68,8 @@ rule run_equinox:
         "../../envs/jax.yaml"
     threads: 2
     resources:
-        mem_mb=memory_for(base=2000, copies=5),
+        # One layer at a time, however deep the model.
+        mem_mb=3000,
     params:
         code=code_digest("models", "archive", "keytable"),
     message:

@@ -20,7 +20,7 @@ rule convert_checkpoint:
         "../../envs/checkpoint.yaml"
     threads: 1
     resources:
-        mem_mb=memory_for(base=1000, copies=1),
+        mem_mb=1500,
     params:
         spec=lookup("{variant}", within=VARIANTS),
         code=code_digest("checkpoints", "keytable", "archive", "models"),

@@ -15,7 +15,7 @@ rule export_onnx:
         "../../envs/jax.yaml"
     threads: 1
     resources:
-        mem_mb=memory_for(base=1500, copies=3),
+        mem_mb=1500,
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),

@@ -15,7 +15,7 @@ rule fetch_checkpoint:
         "../../envs/checkpoint.yaml"
     threads: 1
     resources:
-        mem_mb=memory_for(base=1000, copies=3),
+        mem_mb=1500,
     params:
         spec=lookup("{variant}", within=VARIANTS),
         weights=config["weights"],

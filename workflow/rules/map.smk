@@ -14,7 +14,7 @@ rule map_weights:
         "../../envs/jax.yaml"
     threads: 1
     resources:
-        mem_mb=memory_for(base=1000, copies=1),
+        mem_mb=1500,
     params:
         spec=lookup("{variant}", within=VARIANTS),
         code=code_digest("mapping", "keytable", "archive", "models"),
@@ -37,7 +37,7 @@ rule map_jax2onnx_example:
         "../../envs/jax.yaml"
     threads: 1
     resources:
-        mem_mb=memory_for(base=1500, copies=1),
+        mem_mb=1500,
     params:
         spec=lookup("{variant}", within=VARIANTS),
         code=code_digest("exporting", "mapping", "keytable", "archive", "models"),
