@@ -43,7 +43,7 @@ rule run_reference:
     threads: 2
     resources:
         # One layer at a time, however deep the model.
-        mem_mb=3000,
+        mem_mb=4500,
     params:
         spec=lookup("{variant}", within=VARIANTS),
         repository=lambda wildcards: config["reference"]["repository"] if wildcards.reference == "publisher" else None,
@@ -69,7 +69,7 @@ rule run_equinox:
     threads: 2
     resources:
         # One layer at a time, however deep the model.
-        mem_mb=3000,
+        mem_mb=4500,
     params:
         code=code_digest("models", "archive", "keytable"),
     message:
