@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import onnx
 
 from vit2onnx.keytable import LazyTensor
@@ -27,6 +28,7 @@ def write_external(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
     complete = onnx.ModelProto()
     complete.CopyFrom(model)
     for name, tensor in tensors.items():
+        assert tensor.offset is not None, f"{name} lies in no file"
         initializer = _describe(name, tensor)
         initializer.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (("location", location), ("offset", tensor.offset), ("length", tensor.nbytes)):
@@ -52,11 +54,17 @@ def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
             _start_field(file, GRAPH_INITIALIZER, bodies[name])
             file.write(heads[name])
             _start_field(file, TENSOR_RAW_DATA, tensor.nbytes)
-            file.write(tensor.read().reshape(-1).data)
+            file.write(_bytes_of(name, tensor))
 
 
 def _describe(name: str, tensor: LazyTensor) -> onnx.TensorProto:
     return onnx.TensorProto(name=name, dims=tensor.shape, data_type=onnx.TensorProto.FLOAT)
+
+
+def _bytes_of(name: str, tensor: LazyTensor) -> memoryview:
+    value = tensor.read()
+    assert (value.shape, value.dtype) == (tensor.shape, np.float32), f"{name} is {value.shape} {value.dtype}"
+    return value.reshape(-1).data
 
 
 def _varint(number: int) -> bytes:
