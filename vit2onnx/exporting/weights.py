@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-import numpy as np
 import onnx
 
 from vit2onnx.keytable import LazyTensor
@@ -63,7 +62,8 @@ def _describe(name: str, tensor: LazyTensor) -> onnx.TensorProto:
 
 def _bytes_of(name: str, tensor: LazyTensor) -> memoryview:
     value = tensor.read()
-    assert (value.shape, value.dtype) == (tensor.shape, np.float32), f"{name} is {value.shape} {value.dtype}"
+    found = value.shape, value.dtype.name
+    assert found == (tensor.shape, "float32"), f"{name} is {found}"
     return value.reshape(-1).data
 
 
