@@ -28,16 +28,19 @@ class DinoVisionTransformer(nn.Module):
         norm_layer: str,
         mask_k_bias: bool,
         pos_embed_rope_dtype: str,
-        ffn_layer: str = "mlp",
-        untie_global_and_local_cls_norm: bool = False,
+        ffn_layer: str,
+        untie_global_and_local_cls_norm: bool,
     ):
         super().__init__()
-        assert qkv_bias
         assert mask_k_bias
         assert layerscale_init
         assert norm_layer == "layernormbf16"
         self.patch_size, self.depth, self.num_heads = patch_size, depth, num_heads
+        self.qkv_bias, self.swiglu = qkv_bias, {"mlp": False, "swiglu": True}[ffn_layer]
         hidden = int(embed_dim * ffn_ratio)
+        if self.swiglu:
+            # Two thirds, rounded up to a multiple of eight.
+            hidden = -(-int(hidden * 2 / 3) // 8) * 8
         shapes = {
             "cls_token": (1, 1, embed_dim),
             "storage_tokens": (1, n_storage_tokens, embed_dim),
@@ -48,18 +51,20 @@ class DinoVisionTransformer(nn.Module):
             "norm.weight": (embed_dim,),
             "norm.bias": (embed_dim,),
         }
+        if untie_global_and_local_cls_norm:
+            shapes |= {"local_cls_norm.weight": (embed_dim,), "local_cls_norm.bias": (embed_dim,)}
+        wide, narrow = (hidden, embed_dim), (embed_dim, hidden)
+        ffn = {"w1": wide, "w2": wide, "w3": narrow} if self.swiglu else {"fc1": wide, "fc2": narrow}
+        maps = {"attn.proj": (embed_dim, embed_dim), **{f"mlp.{name}": shape for name, shape in ffn.items()}}
         for i in range(depth):
             shapes |= {
                 f"blocks.{i}.{norm}.{leaf}": (embed_dim,) for norm in ("norm1", "norm2") for leaf in ("weight", "bias")
             }
             shapes |= {f"blocks.{i}.{scale}.gamma": (embed_dim,) for scale in ("ls1", "ls2")}
-            shapes[f"blocks.{i}.attn.qkv.bias_mask"] = (3 * embed_dim,)
-            for name, rows, columns in (
-                ("attn.qkv", 3 * embed_dim, embed_dim),
-                ("attn.proj", embed_dim, embed_dim),
-                ("mlp.fc1", hidden, embed_dim),
-                ("mlp.fc2", embed_dim, hidden),
-            ):
+            shapes[f"blocks.{i}.attn.qkv.weight"] = (3 * embed_dim, embed_dim)
+            if qkv_bias:
+                shapes |= {f"blocks.{i}.attn.qkv.{leaf}": (3 * embed_dim,) for leaf in ("bias", "bias_mask")}
+            for name, (rows, columns) in maps.items():
                 shapes |= {f"blocks.{i}.{name}.weight": (rows, columns), f"blocks.{i}.{name}.bias": (rows,)}
         for name, shape in shapes.items():
             *path, leaf = name.split(".")
@@ -75,7 +80,10 @@ class DinoVisionTransformer(nn.Module):
         p = self.state_dict()
 
         def linear(x: torch.Tensor, name: str) -> torch.Tensor:
-            return functional.linear(x, p[f"{name}.weight"], p[f"{name}.bias"] * p.get(f"{name}.bias_mask", 1))
+            bias = p.get(f"{name}.bias")
+            return functional.linear(
+                x, p[f"{name}.weight"], None if bias is None else bias * p.get(f"{name}.bias_mask", 1)
+            )
 
         def norm(x: torch.Tensor, name: str) -> torch.Tensor:
             return functional.layer_norm(x, x.shape[-1:], p[f"{name}.weight"], p[f"{name}.bias"], 1e-5)
@@ -100,8 +108,12 @@ class DinoVisionTransformer(nn.Module):
             mixed = functional.scaled_dot_product_attention(rotate(heads[0]), rotate(heads[1]), heads[2])
             mixed = linear(mixed.transpose(1, 2).flatten(2), f"{block}.attn.proj")
             tokens = tokens + mixed * p[f"{block}.ls1.gamma"]
-            hidden = functional.gelu(linear(norm(tokens, f"{block}.norm2"), f"{block}.mlp.fc1"))
-            tokens = tokens + linear(hidden, f"{block}.mlp.fc2") * p[f"{block}.ls2.gamma"]
+            normed = norm(tokens, f"{block}.norm2")
+            if self.swiglu:
+                hidden = functional.silu(linear(normed, f"{block}.mlp.w1")) * linear(normed, f"{block}.mlp.w2")
+            else:
+                hidden = functional.gelu(linear(normed, f"{block}.mlp.fc1"))
+            tokens = tokens + linear(hidden, f"{block}.mlp.{'w3' if self.swiglu else 'fc2'}") * p[f"{block}.ls2.gamma"]
         tokens = norm(tokens, "norm")
         return {
             "x_norm_clstoken": tokens[:, 0],

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ from vit2onnx.errors import InputError
 from vit2onnx.references import publisher_model, transformers_model
 from vit2onnx.variants import VariantSpec
 
-STAND_IN = Path(__file__).with_name("publisher_stand_in.py")
+STAND_INS = {
+    "vision_transformer.py": Path(__file__).with_name("publisher_stand_in.py"),
+    "convnext.py": Path(__file__).with_name("publisher_convnext_stand_in.py"),
+}
 # Wide, tall, and no multiple of the patch.
 SIZES = [(48, 112), (112, 48), (50, 37)]
 
@@ -23,7 +27,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     """A folder that looks like a clone; what is imported from it is forgotten after the test."""
     models = tmp_path / "clone" / "dinov3" / "models"
     models.mkdir(parents=True)
-    shutil.copy(STAND_IN, models / "vision_transformer.py")
+    for name, stand_in in STAND_INS.items():
+        shutil.copy(stand_in, models / name)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     yield tmp_path / "clone"
     for name in [name for name in sys.modules if name.partition(".")[0] == "dinov3"]:
@@ -49,6 +54,27 @@ def test_features_are_those_of_the_other_reference(
             np.testing.assert_allclose(found[key], other[key], rtol=0, atol=limit, err_msg=key)
 
 
+def test_features_of_every_release_are_those_of_the_other_reference(small, repository: Path):
+    image = {"x": np.random.default_rng(0).standard_normal((3, 70, 101), np.float32)}
+    path = small.checkpoints["meta"]
+    found = publisher_model.features(small.spec, path, repository, image)
+    other = transformers_model.features(small.spec, path, image)
+    for precision, limit in (("float32", 1e-5), ("float64", 1e-12)):  # measured 1.4e-6 and 3.8e-15
+        np.testing.assert_allclose(found[f"{precision}/x"], other[f"{precision}/x"], rtol=0, atol=limit)
+
+
+def test_unrounded_periods_are_a_switch_of_the_variant(
+    tiny_spec: VariantSpec, tiny_checkpoint: Path, repository: Path, images: Mapping[str, np.ndarray]
+):
+    unrounded = replace(tiny_spec, architecture=replace(tiny_spec.architecture, rope_periods="float32"))
+    found = publisher_model.features(unrounded, tiny_checkpoint, repository, images)
+    other = transformers_model.features(unrounded, tiny_checkpoint, images)
+    rounded = transformers_model.features(tiny_spec, tiny_checkpoint, images)
+    for key, x in found.items():
+        np.testing.assert_allclose(x, other[key], rtol=0, atol=1e-5 if "float32" in key else 1e-12)
+        assert np.abs(x - rounded[key]).max() > 1e-4
+
+
 @pytest.mark.parametrize("content", [None, "README.md", "dinov3/README.md", "dinov3/models/vision_transformer"])
 def test_a_folder_that_is_no_clone_is_an_error(
     tiny_spec: VariantSpec, tiny_checkpoint: Path, tmp_path: Path, content: str | None
@@ -64,7 +90,7 @@ def test_a_folder_that_is_no_clone_is_an_error(
     assert "dinov3" not in sys.modules
 
 
-@pytest.mark.parametrize("layout", ["huggingface", "huggingface5"])
+@pytest.mark.parametrize("layout", ["huggingface", "huggingface5", "timm", "timm_qkvb"])
 def test_another_layout_is_an_error(
     tiny_spec: VariantSpec, tiny_checkpoints: Mapping[str, Path], repository: Path, layout: str
 ):

@@ -158,6 +158,8 @@ DROPPED = {
     "meta": ["cls_token", "storage_tokens", "rope_embed.periods", "blocks.1.attn.qkv.weight", "norm.bias"],
     "huggingface": ["embeddings.register_tokens", "layer.1.attention.v_proj.bias"],
     "huggingface5": ["embeddings.register_tokens", "model.layer.1.attention.v_proj.bias"],
+    "timm": ["blocks.1.gamma_2", "blocks.0.attn.qkv.weight"],
+    "timm_qkvb": ["blocks.1.attn.v_bias", "blocks.0.mlp.fc1.weight"],
 }
 
 
@@ -166,11 +168,14 @@ def test_a_missing_tensor_is_an_error(
     tiny_spec: VariantSpec, tiny_checkpoints: Mapping[str, Path], tmp_path: Path, layout: str, name: str
 ):
     path = damaged(tiny_checkpoints[layout], layout, tmp_path, drop=name)
-    with pytest.raises(InputError, match=f"^{path} does not fit transformers' model of dinov3_tiny|rope_embed.periods"):
+    fault = (
+        "The checkpoint has no" if "periods" in name else f"{path} does not fit transformers' model of dinov3_tiny: "
+    )
+    with pytest.raises(InputError, match=f"^{fault}"):
         transformers_model.load(tiny_spec, path)
 
 
-@pytest.mark.parametrize("layout", ["meta", "huggingface", "huggingface5"])
+@pytest.mark.parametrize("layout", ["meta", "huggingface", "huggingface5", "timm", "timm_qkvb"])
 def test_an_unknown_tensor_is_an_error(
     tiny_spec: VariantSpec, tiny_checkpoints: Mapping[str, Path], tmp_path: Path, layout: str
 ):
@@ -185,11 +190,40 @@ def test_another_variants_checkpoint_is_an_error(tiny_spec: VariantSpec, tiny_ch
         transformers_model.load(deeper, tiny_checkpoint)
 
 
-def test_running_it_step_by_step_is_running_it(
-    tiny_spec: VariantSpec, tiny_checkpoint: Path, images: Mapping[str, np.ndarray], features
-):
-    model = transformers_model.load(tiny_spec, tiny_checkpoint)
-    for name, image in images.items():
+def test_every_layout_of_every_release_gives_the_same_features(small):
+    image = {"x": np.random.default_rng(0).standard_normal((3, 70, 101), np.float32)}
+    expected = transformers_model.features(small.spec, small.checkpoints["meta"], image)
+    for layout, path in small.checkpoints.items():
+        found = transformers_model.features(small.spec, path, image)
+        same = layout != "timm" or not getattr(small.spec.architecture, "qkv_bias", False)
+        for key, x in found.items():
+            assert np.array_equal(x, expected[key]) == same, f"{layout}: {key}"
+
+
+def test_a_timm_file_without_biases_has_zeros_there(tiny_spec: VariantSpec, tiny_checkpoints: Mapping[str, Path]):
+    parameters = dict(transformers_model.load(tiny_spec, tiny_checkpoints["timm"]).named_parameters())
+    biases = [name for name in parameters if name.endswith(("q_proj.bias", "v_proj.bias"))]
+    assert len(biases) == 4
+    assert not any(parameters[name].any() for name in biases)
+
+
+@pytest.mark.parametrize("name", ["vits16", "vit7b16"])
+def test_unrounded_periods_are_transformers_own(spines, name: str, images: Mapping[str, np.ndarray]):
+    """Where the variant asks for them, its reference is transformers' model as it is."""
+    spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
+    rounded = spine.spec
+    unrounded = replace(rounded, architecture=replace(rounded.architecture, rope_periods="float32"))
+    case = str(SIZES[0])
+    for layout in ("meta", "huggingface", "timm_qkvb"):
+        path = spine.checkpoints[layout]
+        model = transformers_model.load(unrounded, path)
+        own = type(model.rope_embeddings)(model.config).eval()
+        # Measured 1.2e-7, one unit in the last place, because ours are the inverses of the periods.
+        np.testing.assert_allclose(model.rope_embeddings.inv_freq, own.inv_freq, rtol=1e-6, atol=0)
+        model.rope_embeddings = own
         with torch.inference_mode():
-            whole = model(torch.from_numpy(image[None])).last_hidden_state[0].numpy()
-        np.testing.assert_array_equal(features["meta"][f"float32/{name}"], whole)
+            expected = model(torch.from_numpy(images[case][None])).last_hidden_state[0].numpy()
+        found = transformers_model.features(unrounded, path, {case: images[case]})[f"float32/{case}"]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        other = transformers_model.features(rounded, path, {case: images[case]})[f"float32/{case}"]
+        assert np.abs(found - other).max() > 1e-4

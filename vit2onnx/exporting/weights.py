@@ -27,6 +27,7 @@ def write_external(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
     complete = onnx.ModelProto()
     complete.CopyFrom(model)
     for name, tensor in tensors.items():
+        assert tensor.offset is not None, f"{name} lies in no file"
         initializer = _describe(name, tensor)
         initializer.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (("location", location), ("offset", tensor.offset), ("length", tensor.nbytes)):
@@ -52,11 +53,18 @@ def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
             _start_field(file, GRAPH_INITIALIZER, bodies[name])
             file.write(heads[name])
             _start_field(file, TENSOR_RAW_DATA, tensor.nbytes)
-            file.write(tensor.read().reshape(-1).data)
+            file.write(_bytes_of(name, tensor))
 
 
 def _describe(name: str, tensor: LazyTensor) -> onnx.TensorProto:
     return onnx.TensorProto(name=name, dims=tensor.shape, data_type=onnx.TensorProto.FLOAT)
+
+
+def _bytes_of(name: str, tensor: LazyTensor) -> memoryview:
+    value = tensor.read()
+    found = value.shape, value.dtype.name
+    assert found == (tensor.shape, "float32"), f"{name} is {found}"
+    return value.reshape(-1).data
 
 
 def _varint(number: int) -> bytes:

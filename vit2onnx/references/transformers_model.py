@@ -151,13 +151,13 @@ def to_transformers(spec: VariantSpec, tensors: Mapping[str, LazyTensor]) -> dic
         else:
             state[name] = reader(tensor)
     if isinstance(arch, ViTArchitecture) and "reg_token" in tensors:
-        # What timm leaves out because it is zero, or used in training only.
-        zeros = partial(torch.zeros, arch.embed_dim)
-        state.setdefault("embeddings.mask_token", lambda: torch.zeros(1, 1, arch.embed_dim))
-        if arch.qkv_bias:
-            for index in range(arch.depth):
-                for letter in "qv":
-                    state.setdefault(f"model.layer.{index}.attention.{letter}_proj.bias", zeros)
+        # What timm leaves out because it is used in training only, or is zero.
+        state["embeddings.mask_token"] = lambda: torch.zeros(1, 1, arch.embed_dim)
+        if arch.qkv_bias and not any(key.endswith(("attn.q_bias", "attn.v_bias")) for key in tensors):
+            names = [
+                f"model.layer.{index}.attention.{letter}_proj.bias" for index in range(arch.depth) for letter in "qv"
+            ]
+            state |= dict.fromkeys(names, partial(torch.zeros, arch.embed_dim))
     return state
 
 

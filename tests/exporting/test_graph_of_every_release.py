@@ -1,0 +1,137 @@
+"""Graphs of every release, made small, against transformers' own model at sizes that nothing was traced at."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from vit2onnx.archive import open_model
+from vit2onnx.checkpoints.fetch import describe
+from vit2onnx.exporting.graph import trace, write
+from vit2onnx.exporting.metadata import metadata_of
+from vit2onnx.references import transformers_model
+from vit2onnx.variants import Architecture, ConvNeXtArchitecture, ExportSpec
+
+DYNAMIC = ExportSpec("dynamic", None, None, None, opset=23)
+STATIC = ExportSpec("static", 1, 70, 101, opset=23)
+# (height, width), none a multiple of the patch but the second: wide, one ConvNeXt patch high, tall.
+SIZES = [(70, 101), (32, 96), (131, 47)]
+# Largest |difference|, as in config: measured 4.7e-6 over all releases.
+LIMIT = 1e-5
+
+Features = dict[str, np.ndarray]
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((3, 3, height, width), np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected() -> Callable[..., Features]:
+    """Transformers' features of the first of `noise`; of variants that are the same when small, once."""
+    known: dict[Architecture, Features] = {}
+
+    def run(spine) -> Features:
+        arch = spine.spec.architecture
+        if arch not in known:
+            images = {str(size): noise(*size)[0] for size in SIZES}
+            known[arch] = transformers_model.features(spine.spec, spine.checkpoints["meta"], images)
+        return known[arch]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Export a small model by a recipe, as the workflow does; once, if several tests ask."""
+    folder = tmp_path_factory.mktemp("graphs")
+
+    def run(spine, recipe: ExportSpec) -> Path:
+        path = folder / f"{spine.spec.name}_{recipe.name}.onnx"
+        if not path.exists():
+            skeleton, tensors = open_model(spine.model_file)
+            record = describe(spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic"}, official=False)
+            metadata = metadata_of(spine.spec, recipe, record)
+            graph = trace(skeleton, spine.spec, recipe)
+            write(graph, path, recipe, metadata, tensors, weights=spine.model_file, external=False)
+        return path
+
+    return run
+
+
+def run_graph(path: Path, pixel_values: np.ndarray, level: str) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.run(["last_hidden_state", "pooler_output"], {"pixel_values": pixel_values})
+
+
+@pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
+def test_the_dynamic_graph_is_within_the_limit_of_the_reference_at_every_size(small, export, expected, level: str):
+    path = export(small, DYNAMIC)
+    arch = small.spec.architecture
+    for size in SIZES:
+        tokens, pooled = run_graph(path, noise(*size), level)
+        assert tokens.shape == (3, arch.num_tokens(*size), arch.embed_dim)
+        np.testing.assert_allclose(tokens[0], expected(small)[f"float32/{size}"], rtol=0, atol=LIMIT, err_msg=str(size))
+        np.testing.assert_array_equal(pooled, tokens[:, 0])
+        # And each image of a batch is itself.
+        alone = np.concatenate([run_graph(path, image[None], level)[0] for image in noise(*size)])
+        np.testing.assert_allclose(tokens, alone, rtol=0, atol=LIMIT)
+
+
+def test_the_static_graph_is_too(small, export, expected):
+    tokens, pooled = run_graph(export(small, STATIC), noise(70, 101)[:1], "ORT_ENABLE_ALL")
+    np.testing.assert_allclose(tokens[0], expected(small)[f"float32/{SIZES[0]}"], rtol=0, atol=LIMIT)
+    np.testing.assert_array_equal(pooled, tokens[:, 0])
+
+
+def test_what_has_an_operator_is_one_node(small, export):
+    arch = small.spec.architecture
+    for recipe in (DYNAMIC, STATIC):
+        model = onnx.load(export(small, recipe))
+        found = Counter(node.op_type for node in model.graph.node)
+        if isinstance(arch, ConvNeXtArchitecture):
+            blocks, stages = sum(arch.depths), len(arch.depths)
+            expected = {"Conv": stages + blocks, "LayerNormalization": stages + blocks + 1, "MatMul": 2 * blocks}
+            expected |= {"Gelu": blocks, "ReduceMean": 1}
+        else:
+            blocks, swiglu = arch.depth, arch.ffn == "swiglu"
+            expected = {"Conv": 1, "LayerNormalization": 2 * blocks + 1, "MatMul": (5 if swiglu else 4) * blocks}
+            expected |= {"Attention": blocks, "RotaryEmbedding": 2 * blocks, "Split": blocks}
+            expected |= {"Sigmoid": blocks} if swiglu else {"Gelu": blocks}
+        names = expected.keys() | {"Attention", "RotaryEmbedding", "Gelu", "Sigmoid", "ReduceMean", "Split"}
+        assert {name: found[name] for name in names} == {name: expected.get(name, 0) for name in names}
+        # What the operators above stand for, and where jax2onnx takes refuge.
+        assert not found.keys() & {"Einsum", "Gemm", "Softmax", "Erf", "Sqrt", "Exp", "If", "Loop", "Scan", "Pad"}
+        assert {node.domain for node in model.graph.node} == {""}
+
+
+def test_every_weight_of_the_model_is_in_the_graph(small, export):
+    _, tensors = open_model(small.model_file)
+    for recipe in (DYNAMIC, STATIC):
+        held = {tensor.name: tensor for tensor in onnx.load(export(small, recipe)).graph.initializer}
+        for name, tensor in tensors.items():
+            assert onnx.numpy_helper.to_array(held[name]).tobytes() == tensor.read().tobytes(), name
+        assert all(np.prod(held[name].dims) <= 4 for name in held.keys() - tensors.keys())
+
+
+def test_what_a_graph_says_of_itself_is_its_variants(small, export):
+    metadata = {entry.key: entry.value for entry in onnx.load(export(small, DYNAMIC)).metadata_props}
+    arch = small.spec.architecture
+    assert (metadata["variant"], metadata["family"]) == (small.spec.name, small.spec.family)
+    assert f'"patch_size": {arch.patch_size}' in metadata["tokens"]
+    assert f'"first_patch": {arch.num_prefix}' in metadata["tokens"]
+    for value in (*small.spec.preprocessing.mean, *small.spec.preprocessing.std):
+        assert str(value) in metadata["preprocessing"]
+
+
+def test_a_size_below_a_patch_is_refused_by_the_graph(small, export):
+    patch = small.spec.architecture.patch_size
+    with pytest.raises(Exception, match=r"Conv|ShapeInfer|shape|Reshape|dim"):
+        run_graph(export(small, DYNAMIC), noise(patch - 1, 64), "ORT_ENABLE_ALL")
