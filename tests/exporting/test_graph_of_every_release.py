@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +136,31 @@ def test_a_size_below_a_patch_is_refused_by_the_graph(small, export):
     patch = small.spec.architecture.patch_size
     with pytest.raises(Exception, match=r"Conv|ShapeInfer|shape|Reshape|dim"):
         run_graph(export(small, DYNAMIC), noise(patch - 1, 64), "ORT_ENABLE_ALL")
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        (
+            "vits16plus",
+            {"embed_dim": 96, "num_heads": 3, "depth": 1, "ffn_hidden": 72, "num_registers": 2, "patch_size": 8},
+        ),
+        (
+            "vits16",
+            {"embed_dim": 64, "num_heads": 1, "depth": 3, "ffn_hidden": 160, "qkv_bias": False, "norm_eps": 1e-6},
+        ),
+        ("convnext_tiny", {"embed_dims": (6, 10, 14), "depths": (2, 1, 3), "norm_eps": 1e-5}),
+    ],
+)
+def test_a_release_that_there_is_none_of_yet_goes_all_the_way(
+    released, tiny, export, tmp_path, name: str, change: dict
+):
+    """With all that a variant file can say of its architecture, in every layout."""
+    spec = released[f"dinov3_{name}_pretrain_lvd1689m"]
+    spec = replace(spec, name=f"dinov3_new_{name}", architecture=replace(spec.architecture, **change))
+    new = type(tiny)(spec, tmp_path)
+    tokens, _ = run_graph(export(new, DYNAMIC), noise(70, 101), "ORT_ENABLE_ALL")
+    for layout, path in new.checkpoints.items():
+        if layout != "timm" or not getattr(spec.architecture, "qkv_bias", False):
+            theirs = transformers_model.features(spec, path, {"x": noise(70, 101)[0]})["float32/x"]
+            np.testing.assert_allclose(tokens[0], theirs, rtol=0, atol=LIMIT, err_msg=layout)
