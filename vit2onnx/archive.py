@@ -3,7 +3,7 @@
 The archive, `.tar.lz4`, is Equimo's format: `metadata.json` with the arguments of its `VisionTransformer`, and
 `weights.eqx` with all leaves of that class in tree order. The model file starts with one line of JSON that says what
 it holds, then come the leaves of our model. Both are written leaf by leaf and contain nothing but what follows from
-the weights, so the same weights give the same bytes.
+the weights and, in the archive, the versions of the tools, so the same weights give the same bytes.
 """
 
 import io

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 
+from vit2onnx.checkpoints.sources import LAYOUTS_OF_FAMILY
 from vit2onnx.errors import InputError
 from vit2onnx.variants import ExportSpec, VariantSpec, read_variants
 
@@ -31,6 +32,18 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
         specs = [VariantSpec.from_mapping(name, variants[name]) for name in config["variants"]]
         patch = max(spec.architecture.patch_size for spec in specs)
         faults = _size_faults(config, patch)
+        layout = config["synthetic"]["layout"]
+        faults += [
+            f"synthetic.layout: there is no {layout} layout of {spec.name}, only {', '.join(layouts)}"
+            for spec in specs
+            if config["weights"] == "synthetic" and layout not in (layouts := LAYOUTS_OF_FAMILY[spec.family])
+        ]
+        results = Path("results").resolve()
+        faults += [
+            f"official.checkpoints.{name}: {path} lies in results/, whose files are made anew; keep it in checkpoints/"
+            for name, path in config["official"]["checkpoints"].items()
+            if results in Path(path).expanduser().absolute().parents
+        ]
     _raise("config", faults)
     return variants
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +12,31 @@ import numpy as np
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, moved to `path` when the context ends well and deleted when it does not."""
+    """A path beside `path` to write to, moved to `path` when the context ends well and deleted when it does not.
+
+    What a killed process has left of an earlier attempt is deleted first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    host = socket.gethostname()
+    for left in path.parent.glob(f".{path.name}.{host}.*"):
+        if not _is_alive(int(left.name.rpartition(".")[2])):
+            left.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.{host}.{os.getpid()}")
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sha256_of(path: Path) -> str:

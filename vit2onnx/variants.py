@@ -194,4 +194,10 @@ class ExportSpec:
 
 def read_variants(folder: Path) -> dict[str, dict[str, Any]]:
     """Read every variant file of a folder; the file's stem is the variant's name."""
-    return {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))}
+    variants = {}
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            variants[path.stem] = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise InputError(f"config/variants/{path.name} is no valid YAML: {' '.join(str(error).split())}.") from None
+    return variants

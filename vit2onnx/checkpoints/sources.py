@@ -25,6 +25,14 @@ SUFFIX_OF_LAYOUT = {
     "timm_qkvb": ".safetensors",
 }
 
+# Which of them a family has, so that the configuration can be checked without its key tables.
+LAYOUTS_OF_FAMILY = {
+    "dinov3_vit": tuple(SUFFIX_OF_LAYOUT),
+    "dinov3_convnext": ("meta", "huggingface", "huggingface5", "timm"),
+}
+# Where users put checkpoints and e-mailed links, in the working directory.
+FOLDER, LINKS_FILE = Path("checkpoints"), Path("config/links.txt")
+
 
 @dataclass(frozen=True)
 class Source:

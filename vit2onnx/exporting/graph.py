@@ -138,3 +138,8 @@ def check_interface(graph: ir.Model, export: ExportSpec) -> None:
     wanted = [export.batch or "batch", 3, export.height or "height", export.width or "width"]
     found = [size.value if isinstance(size, ir.SymbolicDim) else size for size in inputs[INPUT].shape]
     assert found == wanted, f"{INPUT} is {found} instead of {wanted}"
+    is_free = None in (export.height, export.width)
+    for value, axes in zip(outputs.values(), (["batch", "tokens"], ["batch"]), strict=True):
+        sizes = [size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape][: len(axes)]
+        free = [axis for axis in axes if (axis == "batch" and export.batch is None) or (axis == "tokens" and is_free)]
+        assert [size for size in sizes if not isinstance(size, int)] == free, f"{value.name} is {sizes}"

@@ -35,7 +35,7 @@ def metadata_of(spec: VariantSpec, export: ExportSpec, checkpoint: Mapping[str, 
             "grid": "height // patch_size rows of width // patch_size patches; the remainder is dropped",
         },
         "outputs": OUTPUTS,
-        "versions": versions(["vit2onnx", "jax", "equinox", "jax2onnx", "onnx", "onnx-ir"]),
+        "versions": versions(["jax", "equinox", "jax2onnx", "onnx", "onnx-ir"]),
     }
     plain = {
         "version": vit2onnx.__version__,

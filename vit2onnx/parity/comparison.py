@@ -1,5 +1,6 @@
 """Compare an exported graph with references, with the Equinox model and with the float64 truth."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from vit2onnx.files import sha256_of
 from vit2onnx.parity.metrics import difference, token_groups
 from vit2onnx.variants import ExportSpec, VariantSpec
 
+logger = logging.getLogger(__name__)
 Features = Mapping[Case, np.ndarray]
 
 # How the graph is run. As users run it, with all of onnxruntime's optimisations; and as it is written, so that a
@@ -91,6 +93,23 @@ def run_graph(
     ]
 
 
+def try_graph(
+    path: Path, level: ort.GraphOptimizationLevel, threads: int, pixel_values: Features, batch: int, spec: VariantSpec
+) -> tuple[dict[Case, np.ndarray], list[Check]]:
+    """Features of every case and what was seen; a graph that does not load or run is a finding, not an end.
+
+    The session ends with the call, so that no two are in memory at once.
+    """
+    try:
+        runner = GraphRunner(path, level, threads)
+        found, seen = run_graph(runner, pixel_values, batch, spec)
+    # Any exception, because onnxruntime has none in common to all of its own.
+    except Exception as error:
+        logger.exception("%s does not run", path)
+        return {}, [Check("runs", False, f"{type(error).__name__}: {error}")]
+    return found, [runner.interface(), *seen]
+
+
 def compare_features(
     subject: str, other: str, a: Features, b: Features, spec: VariantSpec, batch: int
 ) -> Iterator[dict[str, Any]]:
@@ -138,20 +157,13 @@ def compare_outputs(
             rows += compare_features(name, first, taken(single), references[first][0], spec, 1)
     checks: list[Check] = []
     for run, level in RUNS.items():
-        try:
-            runner = GraphRunner(graph, level, threads)
-            seen = [runner.interface()]
-            for batch in batch_sizes if export.batch is None else [export.batch]:
-                found, of_batch = run_graph(runner, pixel_values, batch, spec)
-                seen += of_batch
-                rows += compare_features(run, "truth", found, truth, spec, batch)
-                rows += compare_features(run, "equinox", found, equinox[0], spec, batch)
-                for name, (single, _) in references.items():
-                    rows += compare_features(run, name, found, single, spec, batch)
-        # Any exception, because a graph that does not run is a finding, and onnxruntime has no common one.
-        except Exception as error:
-            seen = [Check("runs", False, f"{type(error).__name__}: {error}")]
-        checks += [replace(check, name=f"{run}: {check.name}") for check in seen]
+        for batch in batch_sizes if export.batch is None else [export.batch]:
+            found, seen = try_graph(graph, level, threads, pixel_values, batch, spec)
+            checks += [replace(check, name=f"{run}: {check.name}") for check in seen]
+            rows += compare_features(run, "truth", found, truth, spec, batch)
+            rows += compare_features(run, "equinox", found, equinox[0], spec, batch)
+            for name, (single, _) in references.items():
+                rows += compare_features(run, name, found, single, spec, batch)
     return {
         "variant": spec.name,
         "export": export.name,

@@ -1,10 +1,12 @@
 """Configuration, checked before any job runs, and what rule files ask about it."""
 
+import os
+import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from vit2onnx.cases import sizes_of
-from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT, locate
+from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, SUFFIX_OF_LAYOUT, locate
 from vit2onnx.configuration import check_configuration
 from vit2onnx.errors import InputError
 from vit2onnx.provenance import code_digest
@@ -17,8 +19,8 @@ except InputError as error:
 
 
 wildcard_constraints:
-    variant="|".join(VARIANTS),
-    export="|".join(config["exports"]),
+    variant="|".join(map(re.escape, VARIANTS)),
+    export="|".join(map(re.escape, config["exports"])),
 
 
 def checkpoint_suffix(variant):
@@ -30,8 +32,8 @@ def checkpoint_suffix(variant):
         source = locate(
             VariantSpec.from_mapping(variant, VARIANTS[variant]),
             configured=Path(configured) if configured else None,
-            folder=Path("checkpoints"),
-            links_file=Path("config/links.txt"),
+            folder=FOLDER,
+            links_file=LINKS_FILE,
             environ=os.environ,
         )
     except InputError as error:

@@ -19,7 +19,7 @@ rule preprocess_images:
         spec=lookup("{variant}", within=VARIANTS),
         names=list(config["images"]),
         sizes=compared_sizes(),
-        code=code_digest("images", "cases"),
+        code=code_digest("variants", "files", "images", "cases"),
     message:
         "{wildcards.variant}: preparing the photographs"
     script:
@@ -47,7 +47,7 @@ rule run_reference:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         repository=lambda wildcards: config["reference"]["repository"] if wildcards.reference == "publisher" else None,
-        code=code_digest("references", "checkpoints", "keytable"),
+        code=code_digest("variants", "files", "references", "checkpoints", "keytable"),
     message:
         "{wildcards.variant}: running the reference ({wildcards.reference})"
     script:
@@ -71,7 +71,7 @@ rule run_equinox:
         # One layer at a time, however deep the model.
         mem_mb=4500,
     params:
-        code=code_digest("models", "archive", "keytable"),
+        code=code_digest("variants", "files", "models", "archive", "keytable"),
     message:
         "{wildcards.variant}: running the Equinox model"
     script:
@@ -105,7 +105,7 @@ rule compare_outputs:
         recipe=lookup("{export}", within=config["exports"]),
         references=references(),
         batch_sizes=config["parity"]["batch_sizes"],
-        code=code_digest("parity", "cases"),
+        code=code_digest("variants", "files", "parity", "cases"),
     message:
         "{wildcards.variant}: comparing {wildcards.export}.onnx with {params.references}"
     script:

@@ -23,7 +23,7 @@ rule convert_checkpoint:
         mem_mb=1500,
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        code=code_digest("checkpoints", "keytable", "archive", "models"),
+        code=code_digest("variants", "files", "checkpoints", "keytable", "archive", "models"),
     message:
         "{wildcards.variant}: converting the checkpoint to the Equinox archive"
     script:

@@ -26,7 +26,7 @@ rule render_parity:
         mem_mb=1000,
     params:
         limits=config["parity"]["limits"],
-        code=code_digest("reporting", "parity"),
+        code=code_digest("variants", "files", "reporting", "parity"),
     message:
         "{wildcards.variant}: rendering the parity page"
     script:
@@ -65,7 +65,7 @@ rule summarise_parity:
     params:
         limits=config["parity"]["limits"],
         weights=config["weights"],
-        code=code_digest("reporting", "parity"),
+        code=code_digest("variants", "files", "reporting", "parity"),
     message:
         "Summarising the verdicts on all graphs"
     script:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit2onnx.checkpoints.fetch import fetch_official, fetch_synthetic
-from vit2onnx.checkpoints.sources import locate
+from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, locate
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
 from vit2onnx.variants import VariantSpec
@@ -28,15 +28,14 @@ def fetch_checkpoint(
     if synthetic is not None:
         found = fetch_synthetic(spec, checkpoint, **synthetic)
     else:
-        folder = Path("checkpoints")
         source = locate(
             spec,
             configured=Path(configured) if configured else None,
-            folder=folder,
-            links_file=Path("config/links.txt"),
+            folder=FOLDER,
+            links_file=LINKS_FILE,
             environ=os.environ,
         )
-        found = fetch_official(spec, source, checkpoint, folder=folder, check_hash=check_hash)
+        found = fetch_official(spec, source, checkpoint, folder=FOLDER, check_hash=check_hash)
     with atomic(record) as new:
         new.write_text(json.dumps(found, indent=2) + "\n")
 

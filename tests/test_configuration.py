@@ -1,0 +1,96 @@
+"""A wrong key or value is named before any job runs."""
+
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vit2onnx.checkpoints.layouts import tables_of
+from vit2onnx.checkpoints.sources import LAYOUTS_OF_FAMILY
+from vit2onnx.configuration import check_configuration
+from vit2onnx.errors import InputError
+from vit2onnx.variants import VariantSpec, read_variants
+
+ROOT = Path(__file__).parents[1]
+CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+VIT, CONVNEXT = "dinov3_vits16_pretrain_lvd1689m", "dinov3_convnext_tiny_pretrain_lvd1689m"
+
+FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
+    "unknown key": (lambda c: c.update(weigths="official"), "top level: .*'weigths' was unexpected"),
+    "unknown key below": (lambda c: c["parity"].update(size=[]), "parity: .*'size' was unexpected"),
+    "missing key": (lambda c: c.pop("images"), "top level: 'images' is a required property"),
+    "wrong choice": (lambda c: c.update(weights="real"), "weights: 'real' is not one of"),
+    "wrong type": (lambda c: c["synthetic"].update(seed="0"), "synthetic.seed: '0' is not of type 'integer'"),
+    "wrong size": (
+        lambda c: c["exports"]["static"].update(batch="free"),
+        "exports.static.batch: 'free' does not match",
+    ),
+    "no variants": (lambda c: c.update(variants=[]), "variants: "),
+    "unknown variant": (lambda c: c.update(variants=["dinov3_vits8"]), "there is no config/variants/dinov3_vits8.yaml"),
+    "no images": (lambda c: c.update(images={}), "images: "),
+    "limit without a reason": (lambda c: c["parity"]["limits"]["cosine"].pop("why"), "parity.limits.cosine: 'why'"),
+    "size below a patch": (lambda c: c["parity"]["sizes"].append([8, 224]), "parity.sizes: 8x224 is smaller than one"),
+    "recipe below a patch": (lambda c: c["exports"]["static"].update(width=15), "exports.static.width: 15 is smaller"),
+    "recipe nothing fits": (
+        lambda c: c["exports"]["static"].update(height=225, width="dynamic"),
+        "exports.static: no size of parity.sizes fits it",
+    ),
+    "checkpoint of an unknown variant": (
+        lambda c: c["official"]["checkpoints"].update(dinov3_vits8="x.pth"),
+        "there is no config/variants/dinov3_vits8.yaml",
+    ),
+    "checkpoint among the results": (
+        lambda c: c["official"]["checkpoints"].update({VIT: "results/official/checkpoint.pth"}),
+        "lies in results/, whose files are made anew",
+    ),
+    "layout that the family lacks": (
+        lambda c: (c.update(variants=[CONVNEXT]), c["synthetic"].update(layout="timm_qkvb")),
+        f"there is no timm_qkvb layout of {CONVNEXT}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named(name: str):
+    change, sentence = FAULTS[name]
+    config = copy.deepcopy(CONFIG)
+    change(config)
+    with pytest.raises(InputError, match=f"^config: .*{sentence}"):
+        check_configuration(config, ROOT)
+
+
+def test_the_config_as_it_comes_has_no_fault():
+    assert VIT in check_configuration(CONFIG, ROOT)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda v: v.pop("family"), "top level: 'family' is a required property.$"),
+        (lambda v: v["architecture"].update(embed_dims=[1]), "architecture: .*'embed_dims' was unexpected"),
+        (lambda v: v["release"].update(file="vits16.pth"), "release.file: 'vits16.pth' does not match"),
+        (lambda v: v["architecture"].update(num_heads=7), "must be a multiple of 4 x num_heads"),
+    ],
+)
+def test_a_fault_in_a_variant_file_is_named(tmp_path: Path, change: Callable[[dict], Any], sentence: str):
+    for folder in ("config", "workflow/schemas"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    path = tmp_path / "config" / "variants" / f"{VIT}.yaml"
+    variant = yaml.safe_load(path.read_text())
+    change(variant)
+    path.write_text(yaml.safe_dump(variant))
+    with pytest.raises(InputError, match=rf"^config/variants/{VIT}\.yaml: .*{sentence}"):
+        check_configuration(CONFIG, tmp_path)
+    path.write_text("family: [")
+    with pytest.raises(InputError, match=rf"^config/variants/{VIT}\.yaml is no valid YAML: "):
+        check_configuration(CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("name", [VIT, CONVNEXT])
+def test_the_layouts_of_a_family_are_those_it_has_tables_for(name: str):
+    spec = VariantSpec.from_mapping(name, read_variants(ROOT / "config" / "variants")[name])
+    assert tuple(tables_of(spec)) == LAYOUTS_OF_FAMILY[spec.family]
