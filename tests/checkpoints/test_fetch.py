@@ -16,6 +16,7 @@ from vit2onnx.checkpoints import download
 from vit2onnx.checkpoints.fetch import check_sha256_prefix, fetch_official, fetch_synthetic
 from vit2onnx.checkpoints.sources import Source
 from vit2onnx.errors import InputError
+from vit2onnx.files import sha256_of
 from vit2onnx.variants import VariantSpec
 
 SECRET = "s3cr3t"
@@ -129,7 +130,7 @@ def test_the_hash_may_be_waived(release, official, results):
 )
 def test_a_name_without_eight_digits_promises_nothing(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
-    check_sha256_prefix(tmp_path / name)
+    check_sha256_prefix(tmp_path / name, sha256_of(tmp_path / name))
 
 
 def test_a_link_in_the_way_is_replaced_and_its_target_kept(release, official, results):

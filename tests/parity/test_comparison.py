@@ -17,12 +17,12 @@ import pytest
 import yaml
 from onnx import numpy_helper
 
+from vit2onnx import inference
 from vit2onnx.archive import open_model
 from vit2onnx.cases import Case
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
-from vit2onnx.models import inference
 from vit2onnx.parity.comparison import RUNS, GraphRunner, compare_features, compare_outputs, run_graph
 from vit2onnx.parity.verdict import GRAPH_RUNS, judge
 from vit2onnx.references import transformers_model

@@ -37,11 +37,13 @@ def fetch_official(
         download_link(source.location, path)
     else:
         path = Path(source.location)
+    sha256 = sha256_of(path)
     if check_hash:
-        check_sha256_prefix(path)
+        check_sha256_prefix(path, sha256)
     record = describe(
         spec,
         path,
+        sha256=sha256,
         origin={"kind": source.kind, "name": path.name if source.kind == "file" else source.shown},
         official=True,
     )
@@ -49,13 +51,12 @@ def fetch_official(
     return record
 
 
-def check_sha256_prefix(path: Path) -> None:
-    """Compare a file with the eight digits at the end of its name, if it has them.
+def check_sha256_prefix(path: Path, found: str) -> None:
+    """Compare a file's SHA-256 with the eight digits at the end of its name, if it has them.
 
     That they begin the file's SHA-256 is the convention of torch.hub, which the publisher's own code relies on.
     """
     promised = re.search(r"-([0-9a-f]{8})$", path.stem)
-    found = sha256_of(path) if promised else ""
     if promised and not found.startswith(promised[1]):
         raise InputError(
             f"{path} has SHA-256 {found[:8]}… and not {promised[1]}… as its name says: it is incomplete or another"
@@ -63,11 +64,13 @@ def check_sha256_prefix(path: Path) -> None:
         )
 
 
-def describe(spec: VariantSpec, path: Path, *, origin: dict[str, Any], official: bool) -> dict[str, Any]:
-    """What a checkpoint file is: origin, layout, size, hash, and which official file it is, if any."""
+def describe(
+    spec: VariantSpec, path: Path, *, origin: dict[str, Any], official: bool, sha256: str | None = None
+) -> dict[str, Any]:
+    """What a checkpoint file is: origin, layout, size, hash (unless given), and which official file."""
     tensors = open_checkpoint(path)
     layout = detect(str(path), spec, tensors).layout
-    sha256 = sha256_of(path)
+    sha256 = sha256 or sha256_of(path)
     if official:
         check_identity(spec, path, tensors, sha256)
     is_release = official and sha256.startswith(spec.release.sha256_prefix)

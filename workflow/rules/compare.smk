@@ -71,7 +71,7 @@ rule run_equinox:
         # One layer at a time, however deep the model.
         mem_mb=4500,
     params:
-        code=code_digest("variants", "files", "models", "archive", "keytable"),
+        code=code_digest("variants", "files", "inference", "models", "archive", "keytable"),
     message:
         "{wildcards.variant}: running the Equinox model"
     script:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit2onnx.files import read_arrays, write_arrays
+from vit2onnx.inference import features
 from vit2onnx.logs import logging_to
-from vit2onnx.models.inference import features
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

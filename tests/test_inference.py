@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
+from vit2onnx import inference
 from vit2onnx.archive import open_model
 from vit2onnx.keytable import LazyTensor
-from vit2onnx.models import build, inference
+from vit2onnx.models import build
 from vit2onnx.references import transformers_model
 from vit2onnx.variants import Architecture
 
