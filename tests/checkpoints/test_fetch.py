@@ -106,8 +106,11 @@ def test_another_file_is_not_the_official_one(tiny_spec, release, official, tmp_
 
 def test_another_variants_file_is_refused_and_named(release, official, results):
     path = official.rename(official.with_name("dinov3_vits16_pretrain_lvd1689m.pth"))
-    sentence = refuse(release, Source("file", str(path)), results)
+    other = replace(release, release=replace(release.release, file="dinov3_tiny-0123abcd.pth"))
+    sentence = refuse(other, Source("file", str(path)), results)
     assert sentence.startswith(f"{path} calls itself dinov3_vits16_pretrain_lvd1689m, not dinov3_tiny")
+    # A name counts for nothing where the hash is the release's.
+    assert fetch(release, Source("file", str(path)), results)["official_file"] == release.release.file
 
 
 def test_a_file_that_is_not_what_its_name_says_is_refused(release, official, results):

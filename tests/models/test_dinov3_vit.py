@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vit2onnx import inference
 from vit2onnx.archive import leaf_names
-from vit2onnx.models import Model, build, inference
+from vit2onnx.models import Model, build
 from vit2onnx.models.layers import Mlp, SwiGlu
 from vit2onnx.references import transformers_model
 from vit2onnx.variants import VariantSpec, ViTArchitecture
