@@ -6,10 +6,17 @@ from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
+from jsonschema.validators import extend
 
 from vit2onnx.checkpoints.sources import LAYOUTS_OF_FAMILY
 from vit2onnx.errors import InputError
 from vit2onnx.variants import ExportSpec, VariantSpec, read_variants
+
+# JSON Schema takes 224.0 for an integer, JAX does not.
+STRICT = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int),
+)
 
 
 def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict[str, Any]]:
@@ -38,6 +45,14 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
             for spec in specs
             if config["weights"] == "synthetic" and layout not in (layouts := LAYOUTS_OF_FAMILY[spec.family])
         ]
+        faults += [
+            f"images.{name}: there is no file {path}"
+            for name, path in config["images"].items()
+            if not Path(path).is_file()
+        ]
+        repository = config["reference"]["repository"]
+        if repository and not Path(repository).expanduser().is_dir():
+            faults.append(f"reference.repository: there is no folder {repository}")
         results = Path("results").resolve()
         faults += [
             f"official.checkpoints.{name}: {path} lies in results/, whose files are made anew; keep it in checkpoints/"
@@ -49,7 +64,7 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
 
 
 def _check(file: str, mapping: Mapping[str, Any], schema: Path) -> None:
-    validator = Draft202012Validator(yaml.safe_load(schema.read_text()))
+    validator = STRICT(yaml.safe_load(schema.read_text()))
     errors = sorted(validator.iter_errors(mapping), key=lambda error: [str(key) for key in error.absolute_path])
     _raise(file, [f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}" for error in errors])
 

@@ -17,6 +17,11 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
+# A link whose file was moved away would stop Snakemake for good; without it, the file is looked for again.
+for _link in Path("results").glob("*/*/checkpoint.*"):
+    if _link.is_symlink() and not _link.exists():
+        _link.unlink()
+
 
 wildcard_constraints:
     variant="|".join(map(re.escape, VARIANTS)),

@@ -4,6 +4,7 @@
 rule convert_checkpoint:
     input:
         checkpoint=checkpoint_of,
+        record="<results>/{variant}/checkpoint.json",
     output:
         archive="<results>/{variant}/archive.tar.lz4",
         ledger=report(

@@ -1,5 +1,9 @@
 """Show the result: a page per variant, a summary of all graphs, and a table at the end of the run."""
 
+import atexit
+
+from vit2onnx.reporting.terminal import compared_graphs, print_summary
+
 
 rule render_parity:
     input:
@@ -73,12 +77,11 @@ rule summarise_parity:
 
 
 onsuccess:
-    from vit2onnx.reporting.terminal import compared_graphs, print_summary
-
-    print_summary(compared_graphs(workflow.dag), config["parity"]["limits"], config["weights"])
+    # At the very end, because the logger's live display would be drawn over it.
+    atexit.register(print_summary, compared_graphs(workflow.dag), config["parity"]["limits"], config["weights"])
 
 
 onerror:
-    from vit2onnx.reporting.terminal import compared_graphs, print_summary
-
-    print_summary(compared_graphs(workflow.dag), config["parity"]["limits"], config["weights"], complete=False)
+    atexit.register(
+        print_summary, compared_graphs(workflow.dag), config["parity"]["limits"], config["weights"], complete=False
+    )

@@ -1,17 +1,31 @@
 """Convert a checkpoint of any layout to the Equinox archive."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit2onnx.checkpoints.convert import convert_checkpoint
+from vit2onnx.errors import InputError
+from vit2onnx.files import sha256_of
 from vit2onnx.logs import logging_to
 from vit2onnx.variants import VariantSpec
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
+
+def check_record(checkpoint: Path, record: Path) -> None:
+    """Raise `InputError` if a file is no longer the one that was fetched, as a link's target may change."""
+    if sha256_of(checkpoint) != json.loads(record.read_text())["sha256"]:
+        raise InputError(
+            f"{checkpoint} has changed since it was fetched, so {record} tells of another file; run once with"
+            " --forcerun fetch_checkpoint fetch_checkpoint_safetensors."
+        )
+
+
 if __name__ == "__main__":
     with logging_to(snakemake.log[0]):
+        check_record(Path(snakemake.input.checkpoint), Path(snakemake.input.record))
         convert_checkpoint(
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
             Path(snakemake.input.checkpoint),
