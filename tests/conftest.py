@@ -10,6 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
+import torch
 
 from vit2onnx.archive import load_model, read_archive, write_model
 from vit2onnx.checkpoints.convert import convert_checkpoint
@@ -19,6 +20,9 @@ from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.mapping import map_model
 from vit2onnx.models import Model
 from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, read_variants
+
+# Models are so small that more threads only wait for each other.
+torch.set_num_threads(1)
 
 REAL = "dinov3_vits16_pretrain_lvd1689m"
 VARIANTS = Path(__file__).parents[1] / "config" / "variants"

@@ -119,3 +119,19 @@ def test_no_more_than_one_layer_is_in_memory(spines, monkeypatch, name: str):
     # All in double precision, and room for the activations.
     largest, room = max(sizes.values()), max(1.1 * image.nbytes, 0.2 * max(sizes.values()))
     assert 2 * largest < most <= 2 * (outside + largest) + room
+
+
+@pytest.mark.parametrize("name", ["vits16", "vit7b16"])
+@pytest.mark.parametrize("layout", ["meta", "huggingface"])
+def test_unrounded_periods_are_a_switch_that_both_follow(spines, compare, images: Features, tmp_path, name, layout):
+    rounded = spines(f"dinov3_{name}_pretrain_lvd1689m")
+    arch = replace(rounded.spec.architecture, rope_periods="float32")
+    unrounded = type(rounded)(replace(rounded.spec, architecture=arch), tmp_path)
+    unrounded.checkpoints = {"meta": rounded.checkpoints[layout]}
+    theirs = transformers_model.features(unrounded.spec, unrounded.checkpoints["meta"], images)
+    ours = inference.features(unrounded.model_file, images)
+    for precision, limit in LIMITS.items():
+        found = ours[f"{precision}/noise"]
+        np.testing.assert_allclose(found, theirs[f"{precision}/noise"], rtol=0, atol=limit)
+        # Far more than rounding, so that a mixture of the two would show.
+        assert np.abs(found - compare(rounded)[0][f"{precision}/noise"]).max() > 10 * LIMITS["float32"]

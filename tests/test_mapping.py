@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import tracemalloc
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -182,6 +183,21 @@ def test_one_leaf_is_made_at_a_time(tiny_spec):
     assert most <= 1
     # In the archive's order, and all of them.
     assert sorted(names) == sorted(leaf_names(build(tiny_spec.family, tiny_spec.architecture)))
+
+
+def test_memory_does_not_grow_with_depth(tiny_spec, tmp_path):
+    peaks = []
+    for depth in (2, 8):
+        spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, embed_dim=192, depth=depth))
+        archive = tmp_path / "archive.tar.lz4"
+        write_synthetic(spec, tmp_path / "checkpoint.pth", seed=0, layout="meta")
+        convert_checkpoint(spec, tmp_path / "checkpoint.pth", archive, tmp_path / "ledger.csv")
+        tracemalloc.start()
+        write_model(tmp_path / "model.eqx", spec, map_model(spec, read_archive(archive, spec)))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # The six blocks have 4.5 MB of weights.
+    assert peaks[1] - peaks[0] < 1e6
 
 
 def test_the_example_class_of_jax2onnx_loads_the_file_and_gives_our_features(example_spec, example_folder):

@@ -12,6 +12,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -73,6 +74,7 @@ def archive_config(spec: VariantSpec) -> dict[str, Any]:
     return equimo_config(arch) if isinstance(arch, ViTArchitecture) else asdict(arch)
 
 
+@cache
 def archive_skeleton(spec: VariantSpec) -> Any:
     """The tree of a variant's archive with a shape in place of every array: Equimo's, or our own model's."""
     if not isinstance(spec.architecture, ViTArchitecture):

@@ -25,6 +25,8 @@ from vit2onnx.errors import InputError
 from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec
 
 Tensors = dict[str, torch.Tensor]
+# An archive's bytes and a ledger's rows.
+Conversion = tuple[bytes, list[dict[str, str]]]
 LAYOUT_NAMES = ["meta", "huggingface", "huggingface5", "timm", "timm_qkvb"]
 AS_BEFORE = "as before training"
 
@@ -47,7 +49,7 @@ def sha256(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
-def convert(spec, checkpoint: Path, folder: Path) -> tuple[bytes, list[dict[str, str]]]:
+def convert(spec, checkpoint: Path, folder: Path) -> Conversion:
     """The archive's bytes and the ledger's rows."""
     archive, ledger = folder / "archive.tar.lz4", folder / "ledger.csv"
     convert_checkpoint(spec, checkpoint, archive, ledger)
@@ -71,21 +73,35 @@ def leaves_of(archive: Path, spec: VariantSpec) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def converted(tiny_spec, tiny_checkpoints, tmp_path_factory) -> dict[str, tuple[bytes, list[dict[str, str]]]]:
+def converted(tiny_spec, tiny_checkpoints, tmp_path_factory) -> dict[str, Conversion]:
     """Archive and ledger of every layout."""
     return {
         layout: convert(tiny_spec, path, tmp_path_factory.mktemp(layout)) for layout, path in tiny_checkpoints.items()
     }
 
 
-def test_all_layouts_of_the_same_weights_give_the_same_bytes(small, tmp_path):
+@pytest.fixture(scope="module")
+def conversions(tmp_path_factory) -> Callable[..., dict[str, Conversion]]:
+    """Archive and ledger of every layout of a small variant, made when it is first asked for."""
+    known: dict[str, dict[str, Conversion]] = {}
+
+    def run(spine) -> dict[str, Conversion]:
+        name = spine.spec.name
+        if name not in known:
+            paths = spine.checkpoints.items()
+            known[name] = {layout: convert(spine.spec, path, tmp_path_factory.mktemp(layout)) for layout, path in paths}
+        return known[name]
+
+    return run
+
+
+def test_all_layouts_of_the_same_weights_give_the_same_bytes(small, conversions):
     arch = small.spec.architecture
     expected = small.archive.read_bytes()
-    for layout, path in small.checkpoints.items():
+    for layout, (archive, _) in conversions(small).items():
         # Its file is of other weights if there are biases that it leaves out.
         same = layout != "timm" or isinstance(arch, ConvNeXtArchitecture) or not arch.qkv_bias
-        (tmp_path / layout).mkdir()
-        assert (convert(small.spec, path, tmp_path / layout)[0] == expected) == same, layout
+        assert (archive == expected) == same, layout
 
 
 def timm_by_hand(state: Tensors) -> Tensors:
@@ -143,11 +159,10 @@ def test_the_layout_is_returned(tiny_spec, tiny_checkpoints, tmp_path, layout):
     assert found == layout
 
 
-def test_the_ledger_has_every_source_tensor_once_with_its_hash(small, tmp_path):
-    for layout, path in small.checkpoints.items():
-        tensors = load(path)
-        (tmp_path / layout).mkdir()
-        rows = [row for row in convert(small.spec, path, tmp_path / layout)[1] if row["source"]]
+def test_the_ledger_has_every_source_tensor_once_with_its_hash(small, conversions):
+    for layout, (_, ledger) in conversions(small).items():
+        tensors = load(small.checkpoints[layout])
+        rows = [row for row in ledger if row["source"]]
         assert sorted(row["source"] for row in rows) == sorted(tensors)
         for row in rows:
             tensor = tensors[row["source"]]
@@ -178,7 +193,7 @@ def restored_row(target: str, how: str, value: np.ndarray) -> dict[str, str]:
     }
 
 
-def test_the_ledger_says_what_was_restored(small, tmp_path):
+def test_the_ledger_says_what_was_restored(small, conversions):
     arch = small.spec.architecture
     expected = {layout: [] for layout in small.checkpoints}
     if not isinstance(arch, ConvNeXtArchitecture):
@@ -199,13 +214,12 @@ def test_the_ledger_says_what_was_restored(small, tmp_path):
         ]
         expected = {layout: [*always, periods] for layout in small.checkpoints}
         expected |= {"meta": always, "timm": [*always, periods, *biases]}
-    for layout, path in small.checkpoints.items():
-        (tmp_path / layout).mkdir()
-        found = [row for row in convert(small.spec, path, tmp_path / layout)[1] if not row["source"]]
+    for layout, (_, ledger) in conversions(small).items():
+        found = [row for row in ledger if not row["source"]]
         assert sorted(found, key=itemgetter("target")) == sorted(expected[layout], key=itemgetter("target")), layout
 
 
-def test_the_ledger_says_what_was_ignored_and_why(small, tmp_path):
+def test_the_ledger_says_what_was_ignored_and_why(small, conversions):
     arch = small.spec.architecture
     if isinstance(arch, ConvNeXtArchitecture):
         once_more = "the final norm once more"
@@ -216,10 +230,8 @@ def test_the_ledger_says_what_was_ignored_and_why(small, tmp_path):
         meta = {"local_cls_norm.weight": local, "local_cls_norm.bias": local} if arch.local_cls_norm else {}
         huggingface = {"embeddings.mask_token": mask}
         expected = {"meta": meta | {"mask_token": mask}, "huggingface": huggingface, "huggingface5": huggingface}
-    for layout, path in small.checkpoints.items():
-        (tmp_path / layout).mkdir()
-        rows = convert(small.spec, path, tmp_path / layout)[1]
-        found = {row["source"]: row["transform"] for row in rows if not row["target"]}
+    for layout, (_, ledger) in conversions(small).items():
+        found = {row["source"]: row["transform"] for row in ledger if not row["target"]}
         assert found == {key: f"ignored: {reason}" for key, reason in expected.get(layout, {}).items()}
 
 

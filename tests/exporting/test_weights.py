@@ -14,7 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vit2onnx.archive import open_model
-from vit2onnx.exporting.graph import detach, trace
+from vit2onnx.checkpoints.fetch import describe
+from vit2onnx.exporting.graph import detach, trace, write
+from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.weights import write_embedded, write_external
 from vit2onnx.keytable import LazyTensor
 from vit2onnx.variants import ExportSpec
@@ -143,6 +145,56 @@ def test_the_weights_are_stored_once_for_all_graphs(exported, tmp_path: Path):
     graphs = sum(path.stat().st_size for path in tmp_path.glob("*.onnx"))
     assert graphs < 3 * 60e3
     assert weights.stat().st_size < own + 256 * (len(tensors) + 4)
+
+
+def test_a_graph_is_written_beside_its_weights(spines, tmp_path: Path):
+    """As the workflow does it, without a tensor being read."""
+    spine = spines("dinov3_vits16plus_pretrain_lvd1689m")
+    weights = Path(shutil.copy(spine.model_file, tmp_path / "model.eqx"))
+    skeleton, tensors = open_model(weights)
+    record = describe(spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic"}, official=False)
+    metadata = metadata_of(spine.spec, DYNAMIC, record)
+    for external in (True, False):
+        given = {name: unreadable(tensor) for name, tensor in tensors.items()} if external else tensors
+        graph = trace(skeleton, spine.spec, DYNAMIC)
+        write(graph, tmp_path / f"{external}.onnx", DYNAMIC, metadata, given, weights=weights, external=external)
+    beside, within = tmp_path / "True.onnx", tmp_path / "False.onnx"
+    assert beside.stat().st_size < 60e3 < within.stat().st_size
+    onnx.checker.check_model(beside, full_check=True)
+    loaded = onnx.load(beside)
+    for tensor in loaded.graph.initializer:
+        # Which onnx leaves on what it has loaded.
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+    expected = onnx.load(within)
+    assert {field.name for field, _ in loaded.ListFields()} == {field.name for field, _ in expected.ListFields()}
+    assert loaded == expected
+
+
+def unreadable(tensor: LazyTensor) -> LazyTensor:
+    def read() -> np.ndarray:
+        raise OSError("cannot be read")
+
+    return replace(tensor, read=read)
+
+
+@pytest.mark.parametrize("external", [True, False])
+def test_a_graph_without_its_weights_is_not_written(spines, tmp_path: Path, external: bool):
+    spine = spines("dinov3_vits16plus_pretrain_lvd1689m")
+    skeleton, tensors = open_model(spine.model_file)
+    broken = tensors | {"norm.bias": replace(unreadable(tensors["norm.bias"]), offset=None)}
+    graph = trace(skeleton, spine.spec, DYNAMIC)
+    with pytest.raises((OSError, AssertionError)):
+        write(
+            graph,
+            tmp_path / "ours.onnx",
+            DYNAMIC,
+            {"version": "0"},
+            broken,
+            weights=spine.model_file,
+            external=external,
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_tensor_is_held_at_a_time(tmp_path: Path):
