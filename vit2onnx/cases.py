@@ -1,9 +1,9 @@
 """What is compared: which image at which size. Standard library only, because the Snakefile imports it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vit2onnx.variants import ExportSpec
+from vit2onnx.variants import ExportSpec, Preprocessing
 
 
 @dataclass(frozen=True, order=True)
@@ -22,6 +22,17 @@ class Case:
         image, _, size = text.rpartition("@")
         height, _, width = size.partition("x")
         return cls(image, int(height), int(width))
+
+
+# The image whose features are published, prepared as it was for that: for all variants as for ImageNet.
+GOLDEN = Case("golden", 224, 224)
+GOLDEN_PREPROCESSING = Preprocessing("bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def of_first_image(cases: Iterable[str]) -> Sequence[str]:
+    """Those cases that show the same image as the first."""
+    cases = list(cases)
+    return [case for case in cases if Case.parse(case).image == Case.parse(cases[0]).image]
 
 
 def sizes_of(exports: Iterable[ExportSpec], sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
+from vit2onnx.cases import GOLDEN
 from vit2onnx.checkpoints.sources import LAYOUTS_OF_FAMILY
 from vit2onnx.errors import InputError
 from vit2onnx.variants import ExportSpec, VariantSpec, read_variants
@@ -49,6 +50,16 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
             f"images.{name}: there is no file {path}"
             for name, path in config["images"].items()
             if not Path(path).is_file()
+        ]
+        golden = config["official"]["golden_image"]
+        if golden and not Path(golden).expanduser().is_file():
+            faults.append(f"official.golden_image: there is no file {golden}")
+        if GOLDEN.image in config["images"]:
+            faults.append(f"images.{GOLDEN.image}: this name is taken by official.golden_image; choose another")
+        faults += [
+            f"config/variants/{spec.name}.yaml: licence.text: there is no file {spec.licence.text}"
+            for spec in specs
+            if not (root / spec.licence.text).is_file()
         ]
         repository = config["reference"]["repository"]
         if repository and not Path(repository).expanduser().is_dir():

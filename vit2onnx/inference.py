@@ -1,6 +1,6 @@
 """Run a model file on images, one layer in memory at a time, in single and in double precision."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,31 @@ import numpy as np
 
 from vit2onnx.archive import leaf_names, open_model
 from vit2onnx.keytable import LazyTensor
+from vit2onnx.models import Model
+from vit2onnx.models.rope import in_other_precision
 
 
-def features(model: Path, cases: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`."""
-    found = {f"float32/{case}": value for case, value in _features(model, cases, "float32").items()}
+def features(model: Path, cases: Mapping[str, np.ndarray], native: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`.
+
+    Those cases that `native` names are run once more in double precision with RoPE periods in the precision that the
+    model does not use, if it has any: `native/{case}`.
+    """
+    skeleton, tensors = open_model(model)
+    found = {f"float32/{case}": value for case, value in _features(skeleton, tensors, cases, "float32").items()}
     with jax.enable_x64(True):
-        return found | {f"float64/{case}": value for case, value in _features(model, cases, "float64").items()}
+        found |= {f"float64/{case}": value for case, value in _features(skeleton, tensors, cases, "float64").items()}
+        if native and "rope_periods" in tensors:
+            periods = in_other_precision(tensors["rope_periods"].read())
+            other = {**tensors, "rope_periods": LazyTensor(periods.shape, periods.dtype.name, lambda: periods)}
+            few = {case: cases[case] for case in native}
+            found |= {f"native/{case}": value for case, value in _features(skeleton, other, few, "float64").items()}
+    return found
 
 
-def _features(path: Path, cases: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
-    model, tensors = open_model(path)
+def _features(
+    model: Model, tensors: Mapping[str, LazyTensor], cases: Mapping[str, np.ndarray], dtype: str
+) -> dict[str, np.ndarray]:
     trunk = model.trunk()
     in_trunk = tuple(f"{name}." for name, _ in trunk)
     # The layers stay shapes, which embed and head do not look at.

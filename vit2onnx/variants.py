@@ -125,10 +125,19 @@ class Release:
 
 @dataclass(frozen=True)
 class Licence:
-    """The licence of the weights."""
+    """The licence of the weights. `text` is the file that holds it, to be handed on with them."""
 
     id: str
     url: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Published features of one image: the first channels of CLS and of the first patch."""
+
+    cls: tuple[float, ...]
+    patch: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,7 @@ class VariantSpec:
     preprocessing: Preprocessing
     release: Release
     licence: Licence
+    golden: Golden | None
 
     @classmethod
     def from_mapping(cls, name: str, mapping: Mapping[str, Any]) -> "VariantSpec":
@@ -150,6 +160,7 @@ class VariantSpec:
         Raises `InputError` where fields contradict each other, which a schema cannot see.
         """
         preprocessing = mapping["preprocessing"]
+        golden = mapping.get("golden")
         return cls(
             name=name,
             family=mapping["family"],
@@ -160,6 +171,7 @@ class VariantSpec:
             ),
             release=Release(**mapping["release"]),
             licence=Licence(**mapping["licence"]),
+            golden=Golden(**{key: tuple(value) for key, value in golden.items()}) if golden else None,
         )
 
 

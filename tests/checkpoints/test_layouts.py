@@ -9,10 +9,11 @@ import safetensors
 
 from vit2onnx.archive import archive_skeleton, array_shapes
 from vit2onnx.checkpoints.layouts import detect, tables_of
-from vit2onnx.checkpoints.layouts.dinov3_vit import MASK_KEY_BIAS, rope_periods
+from vit2onnx.checkpoints.layouts.dinov3_vit import MASK_KEY_BIAS
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.keytable import assign
+from vit2onnx.models.rope import rope_periods
 from vit2onnx.references import transformers_model
 from vit2onnx.variants import ConvNeXtArchitecture
 

@@ -27,7 +27,7 @@ Comparison = dict[str, Any]
 
 def row(subject: str, other: str, max_abs: float | None, cosine: float | None = 1.0, **where: Any) -> dict[str, Any]:
     place = {"image": "cat", "height": 48, "width": 112, "batch": 1, "group": "cls", "token": 0, "channel": 7}
-    return {"subject": subject, "other": other, "max_abs": max_abs, "cosine": cosine} | place | where
+    return {"subject": subject, "other": other, "max_abs": max_abs, "cosine": cosine, "scale": 1.0} | place | where
 
 
 def healthy() -> Comparison:
@@ -46,6 +46,7 @@ def healthy() -> Comparison:
             for subject, other, max_abs in pairs
             for factor, where in ((1, {}), (0.5, patches))
         ],
+        "known_differences": [],
     }
 
 
@@ -90,7 +91,8 @@ either_group = pytest.mark.parametrize("index", [0, 1])
 
 
 def test_every_limit_of_the_config_is_tried():
-    assert PAIRS.keys() == LIMITS.keys()
+    # That of published features has a test of its own, because not every comparison has them.
+    assert PAIRS.keys() | {"golden"} == LIMITS.keys()
 
 
 @every_judged_figure
@@ -161,7 +163,7 @@ def test_a_comparison_without_references_or_checks_fails(key: str, leg: str):
 
 
 def test_comparing_nothing_fails():
-    verdict = judge({"references": ["transformers"], "differences": [], "checks": []}, LIMITS)
+    verdict = judge({"references": ["transformers"], "differences": [], "known_differences": [], "checks": []}, LIMITS)
     assert not verdict.passed
     assert not any(finding.passed for finding in verdict.findings)
 
@@ -196,3 +198,41 @@ def test_a_comparison_that_was_written_and_read_is_judged_the_same():
     comparison = healthy()
     rows(comparison, "onnx", "transformers")[0]["max_abs"] = None
     assert str(judge(json.loads(json.dumps(comparison)), LIMITS)) == str(judge(comparison, LIMITS))
+
+
+def test_the_limit_grows_with_the_scale_of_the_features():
+    comparison = healthy()
+    pair = rows(comparison, "onnx", "transformers")
+    pair[0] |= {"max_abs": 2.5e-5, "scale": 5.0}
+    (fault,) = judge(comparison, LIMITS).faults
+    assert "2.50e-05 > 1.00e-05" in fault  # the other row's scale is one
+    pair[1]["scale"] = 3.0
+    assert judge(comparison, LIMITS).passed
+    pair[0]["max_abs"] = 3.1e-5
+    assert "3.10e-05 > 3.00e-05" in judge(comparison, LIMITS).faults[0]
+
+
+def test_the_limit_does_not_shrink_with_the_scale_of_the_features():
+    comparison = healthy()
+    for row in rows(comparison, "onnx", "transformers"):
+        row["scale"] = 0.01
+    assert judge(comparison, LIMITS).passed
+
+
+def test_what_a_known_difference_leaves_unexplained_is_judged():
+    known = {"reference": "transformers", "max_abs": 0.25, "expected": 0.25, "unexplained": 9e-6, "scale": 1.0}
+    comparison = healthy() | {"known_differences": [known]}
+    assert judge(comparison, LIMITS).passed
+    for unexplained in (1.1e-5, None):
+        comparison = healthy() | {"known_differences": [known | {"unexplained": unexplained}]}
+        (fault,) = judge(comparison, LIMITS).faults
+        assert "max |difference| 2.5e-01 of which 2.5e-01 is expected; the rest" in fault
+
+
+def test_published_features_are_judged_where_they_were_compared():
+    comparison = healthy()
+    comparison["differences"].append(row("equinox", "published", 1.9e-3))
+    assert judge(comparison, LIMITS).passed
+    comparison["differences"].append(row("onnx", "published", 2.1e-3))
+    (fault,) = judge(comparison, LIMITS).faults
+    assert fault == "onnx - published features, max |difference|: 2.10e-03 > 2.00e-03"

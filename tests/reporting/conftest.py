@@ -25,7 +25,12 @@ def rows(subject: str, other: str, max_abs: float, batch: int = 1) -> list[dict[
         worst = (image, height, group) == ("cat", 48, "patches")
         row = {"subject": subject, "other": other, "image": image, "height": height, "width": width, "batch": batch}
         row |= {"group": group, "max_abs": max_abs * (1 if worst else 0.5), "p99_abs": 0.0, "mean_abs": 0.0}
-        row |= {"cosine": 1 - (2e-13 if worst else 1e-13), "token": 9 if group == "patches" else 0, "channel": 7}
+        row |= {
+            "cosine": 1 - (2e-13 if worst else 1e-13),
+            "token": 9 if group == "patches" else 0,
+            "channel": 7,
+            "scale": 1.0,
+        }
         found.append(row | ({"row": 1, "column": 2} if group == "patches" else {}))
     return found
 
@@ -53,6 +58,7 @@ def healthy() -> Comparison:
             *(row for run, batch in runs for row in rows(run, "truth", OURS, batch)),
             *(row for run, batch in runs for row in rows(run, "transformers", APART, batch)),
         ],
+        "known_differences": [],
     }
 
 

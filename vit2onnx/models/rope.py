@@ -4,7 +4,27 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import ml_dtypes
+import numpy as np
+from jaxtyping import Array, Float, Float32
+
+ROPE_BASE = 100.0
+
+
+def rope_periods(count: int, precision: str) -> Float32[np.ndarray, " quarter_head_dim"]:
+    """The periods 100^(k / count), rounded to `precision`.
+
+    The models were trained with this table in bfloat16, and so it was released; transformers and timm compute it in
+    float32, which is up to 0.3 % off.
+    """
+    periods = ROPE_BASE ** (np.arange(count, dtype=np.float64) / count)
+    return periods.astype(ml_dtypes.bfloat16 if precision == "bfloat16" else np.float32).astype(np.float32)
+
+
+def in_other_precision(periods: Float32[np.ndarray, " quarter_head_dim"]) -> Float32[np.ndarray, " quarter_head_dim"]:
+    """The table in the precision in which `periods` is not."""
+    released = rope_periods(len(periods), "bfloat16")
+    return rope_periods(len(periods), "float32") if np.array_equal(periods, released) else released
 
 
 def rope_table(

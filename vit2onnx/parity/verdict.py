@@ -56,11 +56,22 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
         for run in GRAPH_RUNS:
             rows = select(run, reference)
             what = f"{run} - {reference}, max |difference|{_place(rows)}"
-            at_most("reference", what, _worst(rows), limits["max_abs"])
+            at_most("reference", what, _worst(rows), limits["max_abs"] * _scale(rows))
             # Distance from one, so that every limit is an upper one and NaN fails in one way.
             what = f"{run} - {reference}, 1 - lowest cosine of a token"
             distance = _worst([{"max_abs": _distance(row["cosine"])} for row in rows])
             at_most("reference", what, distance, 1 - limits["cosine"])
+    for reference in dict.fromkeys(row["reference"] for row in comparison["known_differences"]):
+        rows = [row for row in comparison["known_differences"] if row["reference"] == reference]
+        measured, expected, rest = (_worst(rows, key) for key in ("max_abs", "expected", "unexplained"))
+        what = (
+            f"{GRAPH_RUNS[0]} - {reference} with RoPE periods of its own, max |difference| {measured:.1e} of which"
+            f" {expected:.1e} is expected; the rest"
+        )
+        at_most("reference", what, rest, limits["max_abs"] * _scale(rows))
+    for subject in dict.fromkeys(row["subject"] for row in comparison["differences"] if row["other"] == "published"):
+        what = f"{subject} - published features, max |difference|"
+        at_most("reference", what, _worst(select(subject, "published")), limits["golden"])
     first = references[0] if references else ""
     own = _worst(select(first, "truth")) or math.nan
     for run in (*GRAPH_RUNS, "equinox"):
@@ -79,10 +90,15 @@ def _distance(cosine: float | None) -> float | None:
     return None if cosine is None else 1 - cosine
 
 
-def _worst(rows: list[Mapping[str, Any]]) -> float:
+def _worst(rows: list[Mapping[str, Any]], key: str = "max_abs") -> float:
     """The largest difference; NaN if one of them is not a finite number or there are no rows."""
-    figures = [math.nan if row["max_abs"] is None else row["max_abs"] for row in rows]
+    figures = [math.nan if row[key] is None else row[key] for row in rows]
     return max(figures) if figures and all(map(math.isfinite, figures)) else math.nan
+
+
+def _scale(rows: list[Mapping[str, Any]]) -> float:
+    """What the limit for unit scale is multiplied by: the least standard deviation of features, where above one."""
+    return max(1.0, min((row["scale"] or 1.0 for row in rows), default=1.0))
 
 
 def _place(rows: list[Mapping[str, Any]]) -> str:

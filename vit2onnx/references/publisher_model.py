@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
-from vit2onnx.references.streaming import check_names, fill, reader
+from vit2onnx.references.streaming import check_names, fill, native_convolutions, reader
 from vit2onnx.references.transformers_model import rope_periods
 from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
 
@@ -71,14 +72,26 @@ def load(spec: VariantSpec, checkpoint: Path, repository: Path) -> nn.Module:
 
 
 def features(
-    spec: VariantSpec, checkpoint: Path, repository: Path, cases: Mapping[str, np.ndarray]
+    spec: VariantSpec, checkpoint: Path, repository: Path, cases: Mapping[str, np.ndarray], native: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`."""
+    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`.
+
+    Those cases that `native` names are run once more with the checkpoint's own RoPE periods, if the variant asks for
+    others: `native/{case}`, in single precision.
+    """
     model = load(spec, checkpoint, repository)
-    found = {f"float32/{case}": _run(model, torch.from_numpy(x)) for case, x in cases.items()}
-    model = model.double()
-    if isinstance(spec.architecture, ViTArchitecture):
+    arch = spec.architecture
+    # PARITY: as in transformers_model.
+    with native_convolutions() if isinstance(arch, ConvNeXtArchitecture) else nullcontext():
+        found = {f"float32/{case}": _run(model, torch.from_numpy(x)) for case, x in cases.items()}
+    if isinstance(arch, ViTArchitecture):
+        periods = model.rope_embed.periods
+        if native and arch.rope_periods != "bfloat16":
+            model.rope_embed.periods = reader(open_checkpoint(checkpoint)["rope_embed.periods"])()
+            found |= {f"native/{case}": _run(model, torch.from_numpy(cases[case])) for case in native}
+        model.rope_embed.periods = periods
         model.rope_embed.dtype = torch.float64
+    model = model.double()
     return found | {f"float64/{case}": _run(model, torch.from_numpy(x).double()) for case, x in cases.items()}
 
 

@@ -1,6 +1,7 @@
 """Run a PyTorch model step by step, with the weights of one step in memory at a time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,10 @@ class Step:
 
     paths: tuple[str, ...]
     run: Callable[[torch.Tensor], torch.Tensor]
+
+
+# What is to be done with an input [1, 3, height, width]: the same parts of a model in the same order for every input.
+Steps = Callable[[torch.Tensor], Sequence[Step]]
 
 
 def reader(tensor: LazyTensor, part: slice = slice(None), shape: tuple[int, ...] | None = None) -> Reader:
@@ -44,18 +49,28 @@ def fill(model: nn.Module, state: Mapping[str, Reader]) -> None:
     model.load_state_dict({key: read() for key, read in state.items()}, assign=True)
 
 
+@contextmanager
+def native_convolutions() -> Iterator[None]:
+    """Let PyTorch run its own convolutions instead of oneDNN's."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
 @torch.inference_mode()
 def run_steps(
     model: nn.Module,
     state: Mapping[str, Reader],
-    steps: Callable[[torch.Tensor], Sequence[Step]],
+    steps: Steps,
     cases: Mapping[str, np.ndarray],
     dtype: torch.dtype,
 ) -> dict[str, np.ndarray]:
     """Features [tokens, embed_dim] of every case [3, height, width].
 
-    `model` is on the meta device. `steps` gives for an input [1, 3, height, width] what is to be done with it: the same
-    parts of the model in the same order for every input.
+    `model` is on the meta device.
     """
     values = {case: torch.from_numpy(x[None]).to(dtype) for case, x in cases.items()}
     plans = {case: steps(x) for case, x in values.items()}

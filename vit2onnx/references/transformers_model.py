@@ -1,7 +1,7 @@
 """Hugging Face transformers' DINOv3 as reference: the architecture, its code and its names are not ours."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import get_patches_cente
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.keytable import LazyTensor
-from vit2onnx.references.streaming import Reader, Step, check_names, fill, reader, run_steps
+from vit2onnx.references.streaming import Reader, Step, Steps, check_names, fill, native_convolutions, reader, run_steps
 from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
 
 # From the names of a file to those of transformers 5; the first pattern is a name that only this layout has. Written
@@ -221,13 +221,31 @@ def load(spec: VariantSpec, checkpoint: Path) -> nn.Module:
     return model
 
 
-def features(spec: VariantSpec, checkpoint: Path, cases: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`."""
+def features(
+    spec: VariantSpec, checkpoint: Path, cases: Mapping[str, np.ndarray], native: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`.
+
+    Those cases that `native` names are run once more as transformers runs them by itself, if that is with RoPE periods
+    in another precision than the variant's: `native/{case}`, in single precision.
+    """
     model, state, periods = prepare(spec, checkpoint)
-    is_vit = isinstance(spec.architecture, ViTArchitecture)
-    steps = partial(vit_steps if is_vit else convnext_steps, model)
-    single = run_steps(model, state, steps, cases, torch.float32)
-    if is_vit:
-        model.rope_embeddings = DoubleRope(periods, spec.architecture.patch_size)
-    double = run_steps(model, state, steps, cases, torch.float64)
-    return {f"float32/{case}": x for case, x in single.items()} | {f"float64/{case}": x for case, x in double.items()}
+    arch = spec.architecture
+
+    def run(kind: str, steps: Steps, some: Mapping[str, np.ndarray], dtype: torch.dtype) -> dict[str, np.ndarray]:
+        found = run_steps(model, state, steps, some, dtype)
+        return {f"{kind}/{case}": x for case, x in found.items()}
+
+    if isinstance(arch, ConvNeXtArchitecture):
+        steps = partial(convnext_steps, model)
+        # PARITY: not oneDNN's convolutions, whose sums are two to three times as far from float64: as far as the limit.
+        with native_convolutions():
+            single = run("float32", steps, cases, torch.float32)
+        return single | run("float64", steps, cases, torch.float64)
+    steps = partial(vit_steps, model)
+    found = run("float32", steps, cases, torch.float32)
+    if native and arch.rope_periods != "float32":
+        model.rope_embeddings = type(model.rope_embeddings)(model.config).eval()
+        found |= run("native", steps, {case: cases[case] for case in native}, torch.float32)
+    model.rope_embeddings = DoubleRope(periods, arch.patch_size)
+    return found | run("float64", steps, cases, torch.float64)

@@ -15,7 +15,7 @@ from vit2onnx.reporting.summary import differences, sizes_of
 Limits = Mapping[str, Mapping[str, Any]]
 
 LEGS = {
-    "reference": ("Does the graph give what the original gives?", ("max_abs", "cosine")),
+    "reference": ("Does the graph give what the original gives?", ("max_abs", "cosine", "golden")),
     "truth": ("Is it as exact as the original?", ("truth_ratio", "truth_agreement")),
     "sanity": ("Is the file what it promises to be?", ()),
 }

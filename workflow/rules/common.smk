@@ -60,6 +60,12 @@ def references():
     return ["transformers", *(["publisher"] if config["reference"]["repository"] else [])]
 
 
+def golden_image():
+    """The photograph by whose published features official weights are known, if it is there."""
+    image = config["official"]["golden_image"] if config["weights"] == "official" else None
+    return [image] if image else []
+
+
 def compared_sizes():
     exports = [ExportSpec.from_mapping(name, recipe) for name, recipe in config["exports"].items()]
     return sizes_of(exports, [tuple(size) for size in config["parity"]["sizes"]])

@@ -4,6 +4,7 @@
 rule preprocess_images:
     input:
         images=list(config["images"].values()),
+        golden=golden_image(),
     output:
         pixel_values="<results>/{variant}/features/pixel_values.npz",
     log:
@@ -47,7 +48,7 @@ rule run_reference:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         repository=lambda wildcards: config["reference"]["repository"] if wildcards.reference == "publisher" else None,
-        code=code_digest("variants", "files", "references", "checkpoints", "keytable"),
+        code=code_digest("variants", "cases", "files", "references", "checkpoints", "keytable"),
     message:
         "{wildcards.variant}: running the reference ({wildcards.reference})"
     script:
@@ -71,7 +72,7 @@ rule run_equinox:
         # One layer at a time, however deep the model.
         mem_mb=4500,
     params:
-        code=code_digest("variants", "files", "inference", "models", "archive", "keytable"),
+        code=code_digest("variants", "cases", "files", "inference", "models", "archive", "keytable"),
     message:
         "{wildcards.variant}: running the Equinox model"
     script:

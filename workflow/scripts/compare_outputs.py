@@ -5,25 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from vit2onnx.cases import Case
 from vit2onnx.files import atomic, read_arrays
 from vit2onnx.logs import logging_to
-from vit2onnx.parity.comparison import compare_outputs
+from vit2onnx.parity.comparison import by_kind, compare_outputs
 from vit2onnx.variants import ExportSpec, VariantSpec
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
-
-
-def read_features(path: Path) -> tuple[dict[Case, np.ndarray], dict[Case, np.ndarray]]:
-    """Features of a file in single and in double precision."""
-    arrays = read_arrays(path)
-    return tuple(
-        {Case.parse(key.removeprefix(kind)): array for key, array in arrays.items() if key.startswith(kind)}
-        for kind in ("float32/", "float64/")
-    )
 
 
 def compare(
@@ -39,8 +28,9 @@ def compare(
     threads: int,
 ) -> None:
     cases = {Case.parse(key): array for key, array in read_arrays(pixel_values).items()}
-    named = {name: read_features(path) for name, path in references.items()}
-    found = compare_outputs(spec, export, graph, cases, named, read_features(equinox), batch_sizes, threads)
+    named = {name: by_kind(read_arrays(path)) for name, path in references.items()}
+    own = by_kind(read_arrays(equinox))
+    found = compare_outputs(spec, export, graph, cases, named, own, batch_sizes, threads)
     with atomic(comparison) as new:
         new.write_text(json.dumps(found, indent=1) + "\n")
 

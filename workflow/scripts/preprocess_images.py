@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.cases import Case
+from vit2onnx.cases import GOLDEN, GOLDEN_PREPROCESSING, Case
 from vit2onnx.files import write_arrays
 from vit2onnx.images import check_image, load_image, preprocess
 from vit2onnx.logs import logging_to
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def preprocess_images(
-    spec: VariantSpec, images: Mapping[str, Path], sizes: Sequence[tuple[int, int]], pixel_values: Path
+    spec: VariantSpec,
+    images: Mapping[str, Path],
+    sizes: Sequence[tuple[int, int]],
+    golden: Path | None,
+    pixel_values: Path,
 ) -> None:
     arrays = {}
     for name, path in images.items():
@@ -23,6 +27,8 @@ def preprocess_images(
         check_image(path, image, spec.architecture.patch_size)
         for height, width in sizes:
             arrays[str(Case(name, height, width))] = preprocess(image, height, width, spec.preprocessing)
+    if golden:
+        arrays[str(GOLDEN)] = preprocess(load_image(golden), GOLDEN.height, GOLDEN.width, GOLDEN_PREPROCESSING)
     write_arrays(pixel_values, arrays)
 
 
@@ -32,5 +38,6 @@ if __name__ == "__main__":
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
             dict(zip(snakemake.params.names, map(Path, snakemake.input.images), strict=True)),
             snakemake.params.sizes,
+            next(map(Path, snakemake.input.golden), None),
             Path(snakemake.output.pixel_values),
         )

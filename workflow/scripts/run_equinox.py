@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vit2onnx.cases import of_first_image
 from vit2onnx.files import read_arrays, write_arrays
 from vit2onnx.inference import features
 from vit2onnx.logs import logging_to
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 def run_equinox(model: Path, pixel_values: Path, found: Path, *, threads: int) -> None:
     # Read by XLA when it first runs something; it has no other setting for this.
     os.environ["NPROC"] = str(threads)
-    write_arrays(found, features(model, read_arrays(pixel_values)))
+    cases = read_arrays(pixel_values)
+    write_arrays(found, features(model, cases, native=of_first_image(cases)))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vit2onnx.cases import of_first_image
 from vit2onnx.files import read_arrays, write_arrays
 from vit2onnx.logs import logging_to
 from vit2onnx.references import publisher_model, transformers_model
@@ -26,10 +27,11 @@ def run_reference(
 ) -> None:
     torch.set_num_threads(threads)
     cases = read_arrays(pixel_values)
+    native = of_first_image(cases)
     if reference == "publisher":
-        found = publisher_model.features(spec, checkpoint, Path(repository).expanduser(), cases)
+        found = publisher_model.features(spec, checkpoint, Path(repository).expanduser(), cases, native)
     else:
-        found = transformers_model.features(spec, checkpoint, cases)
+        found = transformers_model.features(spec, checkpoint, cases, native)
     write_arrays(features, found)
 
 

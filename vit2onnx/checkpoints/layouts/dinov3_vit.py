@@ -7,7 +7,6 @@ has the file's own under "ignored".
 
 from functools import partial
 
-import ml_dtypes
 import numpy as np
 
 from vit2onnx.keytable import (
@@ -23,9 +22,9 @@ from vit2onnx.keytable import (
     Transform,
     restoring,
 )
+from vit2onnx.models.rope import rope_periods
 from vit2onnx.variants import ViTArchitecture
 
-ROPE_BASE = 100.0
 BLOCK = "blocks.0.blocks.{i}"
 
 MASK_TOKEN = "replaces patches in training only"
@@ -36,16 +35,6 @@ TRAINING_ONLY = (
     Entry("local_cls_norm.weight", (), restoring("ones, as before training", partial(np.ones, dtype=np.float32))),
     Entry("local_cls_norm.bias", (), restoring("zeros, as before training", partial(np.zeros, dtype=np.float32))),
 )
-
-
-def rope_periods(count: int, precision: str) -> np.ndarray:
-    """The RoPE periods 100^(k / count), float32 [count].
-
-    The models were trained with this table in bfloat16, and so it was released; transformers and timm compute it in
-    float32, which is up to 0.3 % off.
-    """
-    periods = ROPE_BASE ** (np.arange(count, dtype=np.float64) / count)
-    return periods.astype(ml_dtypes.bfloat16 if precision == "bfloat16" else np.float32).astype(np.float32)
 
 
 def _restored_periods(precision: str) -> Entry:
