@@ -24,6 +24,7 @@ include: "workflow/rules/map.smk"
 include: "workflow/rules/export.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/judge.smk"
+include: "workflow/rules/passport.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -31,13 +31,14 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
     variants = read_variants(folder)
     for name, mapping in variants.items():
         _check(f"config/variants/{name}.yaml", mapping, schemas / "variant.schema.yaml")
+    names = list(variants) if config["variants"] == "all" else config["variants"]
     faults = [
         f"variants names {name!r}, but there is no config/variants/{name}.yaml (there are: {', '.join(variants)})"
-        for name in (*config["variants"], *config["official"]["checkpoints"])
+        for name in (*names, *config["official"]["checkpoints"])
         if name not in variants
     ]
     if not faults:
-        specs = [VariantSpec.from_mapping(name, variants[name]) for name in config["variants"]]
+        specs = [VariantSpec.from_mapping(name, variants[name]) for name in names]
         patch = max(spec.architecture.patch_size for spec in specs)
         faults = _size_faults(config, patch)
         layout = config["synthetic"]["layout"]

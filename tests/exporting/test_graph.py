@@ -67,7 +67,7 @@ def dimensions(value: onnx.ValueInfoProto) -> list[str | int]:
 @pytest.fixture(scope="module")
 def metadata(tiny_spec: VariantSpec, tiny_checkpoint: Path) -> dict[str, str]:
     record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
-    return metadata_of(tiny_spec, RECIPES["dynamic"], record)
+    return metadata_of(tiny_spec, RECIPES["dynamic"], record, "0123abcd")
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,15 @@ def test_metadata_says_what_the_file_is(
     assert (parsed["tokens"]["registers"], parsed["tokens"]["first_patch"]) == (4, 5)
     assert parsed["outputs"].keys() == {"last_hidden_state", "pooler_output"}
     assert parsed["versions"].keys() >= {"jax", "jax2onnx", "onnx"}
-    assert parsed["licence"]["id"] == tiny_spec.licence.id
+    assert found["ledger_sha256"] == "0123abcd"
+    # Synthetic weights have none.
+    assert parsed["licence"] is None
+
+
+def test_metadata_of_official_weights_names_their_licence(tiny_spec: VariantSpec, tiny_checkpoint: Path):
+    record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
+    found = metadata_of(tiny_spec, RECIPES["dynamic"], record | {"weights": "official"}, "")
+    assert json.loads(found["licence"])["id"] == tiny_spec.licence.id
 
 
 @pytest.mark.parametrize("recipe", ["static", "dynamic"])

@@ -56,7 +56,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         if not path.exists():
             skeleton, tensors = open_model(spine.model_file)
             record = describe(spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic"}, official=False)
-            metadata = metadata_of(spine.spec, recipe, record)
+            metadata = metadata_of(spine.spec, recipe, record, "")
             graph = trace(skeleton, spine.spec, recipe)
             write(graph, path, recipe, metadata, tensors, weights=spine.model_file, external=False)
         return path

@@ -153,7 +153,7 @@ def test_a_graph_is_written_beside_its_weights(spines, tmp_path: Path):
     weights = Path(shutil.copy(spine.model_file, tmp_path / "model.eqx"))
     skeleton, tensors = open_model(weights)
     record = describe(spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic"}, official=False)
-    metadata = metadata_of(spine.spec, DYNAMIC, record)
+    metadata = metadata_of(spine.spec, DYNAMIC, record, "")
     for external in (True, False):
         given = {name: unreadable(tensor) for name, tensor in tensors.items()} if external else tensors
         graph = trace(skeleton, spine.spec, DYNAMIC)

@@ -71,7 +71,7 @@ def graph(
     record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
     skeleton, tensors = open_model(tiny_model_file)
     traced = trace(skeleton, tiny_spec, DYNAMIC)
-    metadata = metadata_of(tiny_spec, DYNAMIC, record)
+    metadata = metadata_of(tiny_spec, DYNAMIC, record, "")
     write(traced, path, DYNAMIC, metadata, tensors, weights=tiny_model_file, external=False)
     return path
 

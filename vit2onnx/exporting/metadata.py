@@ -10,15 +10,19 @@ from vit2onnx.provenance import versions
 from vit2onnx.variants import ExportSpec, VariantSpec
 
 
-def metadata_of(spec: VariantSpec, export: ExportSpec, checkpoint: Mapping[str, Any]) -> dict[str, str]:
+def metadata_of(
+    spec: VariantSpec, export: ExportSpec, checkpoint: Mapping[str, Any], ledger_sha256: str
+) -> dict[str, str]:
     """The file's metadata: plain text where one value is enough, JSON otherwise.
 
     `checkpoint` is the content of `checkpoint.json`.
     """
+    licence = {"id": spec.licence.id, "url": spec.licence.url, "file": "LICENSE.md"}
     arch = spec.architecture
     structured = {
         "checkpoint": {key: checkpoint[key] for key in ("origin", "layout", "sha256", "official_file", "identity")},
-        "licence": {"id": spec.licence.id, "url": spec.licence.url},
+        # Random numbers are nobody's work.
+        "licence": licence if checkpoint["weights"] == "official" else None,
         "preprocessing": {
             "input": "float32 RGB, [batch, 3, height, width]",
             "interpolation": spec.preprocessing.interpolation,
@@ -32,7 +36,7 @@ def metadata_of(spec: VariantSpec, export: ExportSpec, checkpoint: Mapping[str, 
             "registers": arch.num_registers,
             "first_patch": arch.num_prefix,
             "patch_size": arch.patch_size,
-            "grid": "height // patch_size rows of width // patch_size patches; the remainder is dropped",
+            "grid": "height // patch_size rows of width // patch_size patches",
         },
         "outputs": OUTPUTS,
         "versions": versions(["jax", "equinox", "jax2onnx", "onnx", "onnx-ir"]),
@@ -43,5 +47,7 @@ def metadata_of(spec: VariantSpec, export: ExportSpec, checkpoint: Mapping[str, 
         "family": spec.family,
         "weights": checkpoint["weights"],
         "export": export.name,
+        "ledger_sha256": ledger_sha256,
+        "passport": f"{export.name}.passport.json",
     }
     return plain | {key: json.dumps(value) for key, value in structured.items()}

@@ -17,6 +17,9 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
+if config["variants"] == "all":
+    config["variants"] = list(VARIANTS)
+
 # A link whose file was moved away would stop Snakemake for good; without it, the file is looked for again.
 for _link in Path("results").glob("*/*/checkpoint.*"):
     if _link.is_symlink() and not _link.exists():
@@ -88,11 +91,16 @@ def weights_are_external(wildcards):
 def everything_asked_for():
     return [
         *expand(
-            ["<results>/{variant}/{export}.onnx", "<results>/{variant}/parity/{export}.verdict.json"],
+            ["<results>/{variant}/{export}.onnx", "<results>/{variant}/{export}.passport.json"],
             variant=config["variants"],
             export=config["exports"],
         ),
         *expand("<results>/{variant}/parity.html", variant=config["variants"]),
+        *(
+            expand("<results>/{variant}/LICENSE.md", variant=config["variants"])
+            if config["weights"] == "official"
+            else []
+        ),
         "<results>/summary.csv",
         "<results>/summary.html",
     ]

@@ -5,6 +5,7 @@ rule export_onnx:
     input:
         model="<results>/{variant}/model.eqx",
         record="<results>/{variant}/checkpoint.json",
+        ledger="<results>/{variant}/ledger.csv",
     output:
         graph="<results>/{variant}/{export}.onnx",
     log:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vit2onnx.archive import open_model
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
+from vit2onnx.files import sha256_of
 from vit2onnx.logs import logging_to
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def export_onnx(
-    spec: VariantSpec, export: ExportSpec, model: Path, record: Path, graph: Path, *, external: bool
+    spec: VariantSpec, export: ExportSpec, model: Path, record: Path, ledger: Path, graph: Path, *, external: bool
 ) -> None:
     skeleton, tensors = open_model(model)
     traced = trace(skeleton, spec, export)
-    metadata = metadata_of(spec, export, json.loads(record.read_text()))
+    metadata = metadata_of(spec, export, json.loads(record.read_text()), sha256_of(ledger))
     write(traced, graph, export, metadata, tensors, weights=model, external=external)
 
 
@@ -30,6 +31,7 @@ if __name__ == "__main__":
             ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
             Path(snakemake.input.model),
             Path(snakemake.input.record),
+            Path(snakemake.input.ledger),
             Path(snakemake.output.graph),
             external=snakemake.params.external,
         )

@@ -1,0 +1,144 @@
+"""Read what an ONNX file says of itself and where its weights are, without loading it. Standard library only.
+
+A protobuf message is a sequence of fields, each a number with a wire type and a value; what is not looked for is
+skipped. Source: protobuf.dev/programming-guides/encoding, field numbers from onnx.proto.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from vit2onnx.errors import InputError
+
+MODEL_GRAPH, MODEL_METADATA, GRAPH_INITIALIZER = 7, 14, 5
+TENSOR_DIMS, TENSOR_NAME, TENSOR_RAW_DATA, TENSOR_EXTERNAL_DATA = 1, 8, 9, 13
+ENTRY_KEY, ENTRY_VALUE = 1, 2
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """Where the bytes of a weight stand; `file` is the ONNX file or the one beside it that holds its external data."""
+
+    name: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    nbytes: int
+
+    def sha256(self) -> str:
+        """The SHA-256 of its bytes. Raises `InputError` if the file is missing or ends before them."""
+        digest = hashlib.sha256()
+        try:
+            with self.file.open("rb") as file:
+                file.seek(self.offset)
+                rest = self.nbytes
+                while rest and (chunk := file.read(min(rest, CHUNK))):
+                    digest.update(chunk)
+                    rest -= len(chunk)
+        except FileNotFoundError:
+            raise InputError(f"{self.file} is missing, which holds weights; keep it beside the ONNX file.") from None
+        if rest:
+            raise InputError(f"{self.file} ends within {self.name}.")
+        return digest.hexdigest()
+
+
+def initializers(path: Path) -> dict[str, Initializer]:
+    """All initializers of an ONNX file that stand in it, or in another file, as plain bytes; by name.
+
+    Raises `InputError` if it is no ONNX file.
+    """
+    with _opened(path) as (file, size):
+        found = [
+            _initializer(file, path, *tensor)
+            for graph in _fields(file, 0, size, MODEL_GRAPH)
+            for tensor in _fields(file, *graph, GRAPH_INITIALIZER)
+        ]
+    return {one.name: one for one in found}
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of an ONNX file. Raises `InputError` if it is none."""
+    with _opened(path) as (file, size):
+        return dict(_entry(file, *place) for place in _fields(file, 0, size, MODEL_METADATA))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+    try:
+        with path.open("rb") as file:
+            yield file, path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file.") from None
+    except (EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is no complete ONNX file ({error}).") from error
+
+
+def _initializer(file: IO[bytes], path: Path, start: int, end: int) -> Initializer:
+    (name,) = (_text(file, *place) for place in _fields(file, start, end, TENSOR_NAME))
+    shape = tuple(_dims(file, start, end))
+    if external := dict(_entry(file, *place) for place in _fields(file, start, end, TENSOR_EXTERNAL_DATA)):
+        data = path.parent / external["location"]
+        return Initializer(name, shape, data, int(external["offset"]), int(external["length"]))
+    (place,) = list(_fields(file, start, end, TENSOR_RAW_DATA)) or [(start, start)]
+    return Initializer(name, shape, path, place[0], place[1] - place[0])
+
+
+def _entry(file: IO[bytes], start: int, end: int) -> tuple[str, str]:
+    (key,), (value,) = (
+        [_text(file, *place) for place in _fields(file, start, end, number)] for number in (ENTRY_KEY, ENTRY_VALUE)
+    )
+    return key, value
+
+
+def _fields(file: IO[bytes], start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
+    """Start and end of the value of every field of one number between two offsets."""
+    while start < end:
+        file.seek(start)
+        key = _varint(file)
+        number, wire_type = key >> 3, key & 7
+        start = file.tell()
+        if wire_type == 2:
+            length = _varint(file)
+            start = file.tell()
+            after = start + length
+        elif wire_type == 0:
+            _varint(file)
+            after = file.tell()
+        elif wire_type in (1, 5):
+            after = start + (8 if wire_type == 1 else 4)
+        else:
+            raise ValueError(f"wire type {wire_type}")
+        if after > end:
+            raise EOFError("it is truncated")
+        if number == wanted:
+            yield start, after
+        start = after
+
+
+def _dims(file: IO[bytes], start: int, end: int) -> Iterator[int]:
+    """The sizes of a tensor, each a field of its own or all in one."""
+    for first, last in _fields(file, start, end, TENSOR_DIMS):
+        file.seek(first)
+        while file.tell() < last:
+            yield _varint(file)
+
+
+def _text(file: IO[bytes], start: int, end: int) -> str:
+    file.seek(start)
+    return file.read(end - start).decode()
+
+
+def _varint(file: IO[bytes]) -> int:
+    number = shift = 0
+    while True:
+        byte = file.read(1)
+        if not byte or shift > 63:
+            raise EOFError("it is truncated")
+        number |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return number
+        shift += 7

@@ -1,0 +1,108 @@
+"""The passport of an ONNX file: what it is, whose its weights are, and how far it was found to be from the original."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit2onnx.archive import archive_skeleton, array_shapes
+from vit2onnx.cases import Case, of_first_image
+from vit2onnx.checkpoints.convert import sha256
+from vit2onnx.checkpoints.layouts import detect
+from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.errors import InputError
+from vit2onnx.files import sha256_of
+from vit2onnx.keytable import assign, raise_faults, value_of
+from vit2onnx.mapping import MODEL_TABLES
+from vit2onnx.models import build
+from vit2onnx.onnx_file import initializers, metadata
+from vit2onnx.provenance import versions
+from vit2onnx.variants import ExportSpec, VariantSpec
+
+FORMAT = 1
+
+
+def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path) -> dict[str, Any]:
+    """Every initializer of a graph: those that are the checkpoint's tensors, with the way from there, and constants.
+
+    Nothing is taken on trust from the steps between: each tensor is read from the checkpoint once more, brought through
+    the declared transforms and compared by hash with what the graph holds. Raises `InputError` with every weight that
+    differs.
+    """
+    tensors = open_checkpoint(checkpoint)
+    table = detect(str(checkpoint), spec, tensors)
+    leaves = {one.target: one for one in assign(table, array_shapes(archive_skeleton(spec)))}
+    found = initializers(graph)
+    weights, faults = {}, []
+    for assignment in assign(MODEL_TABLES[spec.family], array_shapes(build(spec.family, spec.architecture))):
+        name = assignment.target
+        (leaf,) = (leaves[source] for source in assignment.sources)
+        sources = [tensors[key].read() for key in leaf.sources]
+        digest = sha256(value_of(assignment, [value_of(leaf, sources)]))
+        if name not in found or found[name].sha256() != digest:
+            faults.append(f"{name} is not what the checkpoint's {', '.join(leaf.sources) or leaf.transform.name} gives")
+            continue
+        weights[name] = {
+            "shape": found[name].shape,
+            "sha256": digest,
+            "sources": {key: sha256(array) for key, array in zip(leaf.sources, sources, strict=True)},
+            "transforms": [one.transform.name for one in (leaf, assignment) if one.transform.name != "copy"],
+        }
+    raise_faults(f"{graph}; delete it and run again", faults)
+    constants = {name: one.sha256() for name, one in found.items() if name not in weights}
+    return {"weights": weights, "constants": constants}
+
+
+def passport_of(
+    spec: VariantSpec,
+    graph: Path,
+    checkpoint: Path,
+    record: Mapping[str, Any],
+    ledger: Path,
+    comparison: Mapping[str, Any],
+    verdict: Mapping[str, Any],
+    sample: Path,
+    max_abs: float,
+) -> dict[str, Any]:
+    """The passport of a graph that passed.
+
+    `record` is the content of `checkpoint.json`, `comparison` and `verdict` what was found on the graph, `sample` the
+    file of its recorded inputs and outputs, `max_abs` the limit for differences from them. Raises `InputError` if the
+    graph is not the one that was compared, or a weight in it not the checkpoint's.
+    """
+    digest = sha256_of(graph)
+    if digest != comparison["graph_sha256"]:
+        raise InputError(f"{graph} was changed after it was compared; delete it and run again.")
+    own = metadata(graph)
+    described = {key: json.loads(own[key]) for key in ("licence", "preprocessing", "tokens", "outputs")}
+    return {
+        "passport": FORMAT,
+        "file": {"name": graph.name, "bytes": graph.stat().st_size, "sha256": digest},
+        **{key: own[key] for key in ("variant", "family", "export")},
+        "checkpoint": record,
+        "ledger_sha256": sha256_of(ledger),
+        **described,
+        "parity": {
+            "references": comparison["references"],
+            "runtime": comparison["runtime"],
+            "findings": verdict["findings"],
+        },
+        "sample": {"file": sample.name, "sha256": sha256_of(sample), "limit": max_abs},
+        "versions": json.loads(own["versions"]) | versions(["equimo", "numpy", "torch", "transformers", "vit2onnx"]),
+        **weights_of(spec, checkpoint, graph),
+    }
+
+
+def sample_of(
+    export: ExportSpec, pixel_values: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The first image at all sizes that a graph accepts, and its features in double precision, rounded to single.
+
+    `pixel_values` and `reference` are by case, the latter with the kind before it.
+    """
+    sizes = {case: Case.parse(case) for case in of_first_image(pixel_values)}
+    cases = [case for case, one in sizes.items() if export.accepts(one.height, one.width)]
+    inputs = {f"pixel_values/{case}": pixel_values[case] for case in cases}
+    return inputs | {f"last_hidden_state/{case}": reference[f"float64/{case}"].astype(np.float32) for case in cases}

@@ -1,0 +1,89 @@
+"""Check an ONNX file against its passport, wherever it has gone. Needs onnxruntime and numpy only.
+
+    python -m vit2onnx.verify static.onnx
+
+looks for static.passport.json and static.sample.npz beside it. That the file is the one that was proven is seen from
+its hashes, that it computes what the original computes, on this machine, from the recorded input and output.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from vit2onnx.errors import InputError
+from vit2onnx.files import read_arrays, sha256_of
+from vit2onnx.onnx_file import initializers
+
+
+def passport_of(graph: Path) -> dict[str, Any]:
+    """The passport that lies beside a graph."""
+    path = graph.with_suffix(".passport.json")
+    try:
+        passport: dict[str, Any] = json.loads(path.read_text())
+        if passport["passport"] != 1:
+            raise InputError(f"{path} is of format {passport['passport']}; use the vit2onnx that wrote it.")
+        return passport
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; keep it beside the ONNX file.") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is no passport written by vit2onnx.") from None
+
+
+def check_hashes(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, str]]:
+    """Whether file and weights are those of the passport."""
+    present = initializers(graph)
+    found = sha256_of(graph)
+    yield found == passport["file"]["sha256"], f"the file has the SHA-256 that was recorded: {found}"
+    recorded = {name: weight["sha256"] for name, weight in passport["weights"].items()} | passport["constants"]
+    differing = sorted(present.keys() ^ recorded.keys())
+    differing += [name for name, one in present.items() if name in recorded and one.sha256() != recorded[name]]
+    shown = f", but not {', '.join(differing[:3])}{' and more' if len(differing) > 3 else ''}" if differing else ""
+    yield not differing, f"{len(passport['weights'])} weights are the checkpoint's{shown}"
+
+
+def check_sample(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, str]]:
+    """Whether the graph computes the recorded outputs from the recorded inputs."""
+    sample = graph.with_name(passport["sample"]["file"])
+    if not sample.is_file():
+        raise InputError(f"{sample} is missing; keep it beside the ONNX file.")
+    yield sha256_of(sample) == passport["sample"]["sha256"], f"{sample.name} is the one that was recorded"
+    arrays = read_arrays(sample)
+    session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    batch = session.get_inputs()[0].shape[0]
+    for case in (key.removeprefix("pixel_values/") for key in arrays if key.startswith("pixel_values/")):
+        images = np.repeat(arrays[f"pixel_values/{case}"][None], batch if isinstance(batch, int) else 1, axis=0)
+        (found,) = session.run(["last_hidden_state"], {"pixel_values": images})
+        expected = arrays[f"last_hidden_state/{case}"]
+        delta = float(np.abs(found[0] - expected).max()) if found[0].shape == expected.shape else float("nan")
+        limit = passport["sample"]["limit"] * max(1.0, float(expected.std()))
+        sign = "<=" if delta <= limit else ">"
+        yield delta <= limit, f"{case}: max |difference| from the original {delta:.1e} {sign} {limit:.1e}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m vit2onnx.verify", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("graph", type=Path, help="the ONNX file")
+    graph: Path = parser.parse_args().graph
+    try:
+        passport = passport_of(graph)
+        weights = passport["checkpoint"]["weights"]
+        print(f"{graph}: {passport['variant']}, {weights} weights, {passport['checkpoint']['identity']}")
+        passed = True
+        for good, sentence in (*check_hashes(graph, passport), *check_sample(graph, passport)):
+            print(f"  {'ok  ' if good else 'FAIL'}  {sentence}")
+            passed &= good
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("verified" if passed else "NOT verified: this is not the file that was proven, or it computes something else")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Write what goes along with a graph that passed: its passport, a sample to verify it by, and the weights' licence."""
+
+
+rule write_passport:
+    input:
+        graph="<results>/{variant}/{export}.onnx",
+        checkpoint=checkpoint_of,
+        record="<results>/{variant}/checkpoint.json",
+        ledger="<results>/{variant}/ledger.csv",
+        comparison="<results>/{variant}/parity/{export}.json",
+        verdict="<results>/{variant}/parity/{export}.verdict.json",
+        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        reference=f"<results>/{{variant}}/features/{references()[0]}.npz",
+    output:
+        passport=report(
+            "<results>/{variant}/{export}.passport.json",
+            caption="../report/passport.rst",
+            category="Weights",
+            labels={"variant": "{variant}", "graph": "{export}", "file": "passport (JSON)"},
+        ),
+        sample="<results>/{variant}/{export}.sample.npz",
+    log:
+        "<logs>/{variant}/write_passport_{export}.log",
+    benchmark:
+        "<benchmarks>/{variant}/write_passport_{export}.tsv"
+    conda:
+        "../../envs/checkpoint.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        recipe=lookup("{export}", within=config["exports"]),
+        max_abs=config["parity"]["limits"]["max_abs"]["limit"],
+        code=code_digest("passport", "onnx_file", "cases", "variants", "files", "checkpoints", "keytable", "mapping"),
+    message:
+        "{wildcards.variant}: writing the passport of {wildcards.export}.onnx"
+    script:
+        "../scripts/write_passport.py"
+
+
+# The licence demands that a copy of it goes along with the weights.
+rule copy_licence:
+    input:
+        text=lambda wildcards: VARIANTS[wildcards.variant]["licence"]["text"],
+    output:
+        text="<results>/{variant}/LICENSE.md",
+    log:
+        "<logs>/{variant}/copy_licence.log",
+    localrule: True
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "{wildcards.variant}: copying the licence of its weights"
+    shell:
+        "cp {input.text} {output.text} 2> {log}"

@@ -1,0 +1,58 @@
+"""Write the passport of a graph that passed, and the sample by which it can be verified anywhere."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit2onnx.files import atomic, read_arrays, write_arrays
+from vit2onnx.logs import logging_to
+from vit2onnx.passport import passport_of, sample_of
+from vit2onnx.variants import ExportSpec, VariantSpec
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def write_passport(
+    spec: VariantSpec,
+    export: ExportSpec,
+    *,
+    graph: Path,
+    checkpoint: Path,
+    record: Path,
+    ledger: Path,
+    comparison: Path,
+    verdict: Path,
+    pixel_values: Path,
+    reference: Path,
+    max_abs: float,
+    sample: Path,
+    passport: Path,
+) -> None:
+    measured = json.loads(comparison.read_text())
+    inputs = read_arrays(pixel_values)
+    write_arrays(sample, sample_of(export, inputs, read_arrays(reference)))
+    found = passport_of(
+        spec,
+        graph,
+        checkpoint,
+        json.loads(record.read_text()),
+        ledger,
+        measured,
+        json.loads(verdict.read_text()),
+        sample,
+        max_abs,
+    )
+    with atomic(passport) as new:
+        new.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        files = {name: Path(path) for name, path in (*snakemake.input.items(), *snakemake.output.items())}
+        write_passport(
+            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+            ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
+            **files,
+            max_abs=snakemake.params.max_abs,
+        )
