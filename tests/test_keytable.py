@@ -136,7 +136,7 @@ def test_an_ignored_source_of_another_shape_or_dtype_is_a_fault():
 def test_an_ignored_source_that_is_required_must_be_there():
     table = replace(TABLE, ignored={"step": replace(TABLE.ignored["step"], required=True)})
     assert check("the file", table, assign(table, TARGETS), lazy(SOURCES) | lazy({"step": ()})) == table.ignored
-    with pytest.raises(InputError, match="^the file: tensor step scalar is missing"):
+    with pytest.raises(InputError, match=r"^the file: tensor step scalar is missing"):
         check("the file", table, assign(table, TARGETS), lazy(SOURCES))
 
 
