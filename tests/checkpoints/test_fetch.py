@@ -14,6 +14,7 @@ import pytest
 
 from vit2onnx.checkpoints import download
 from vit2onnx.checkpoints.fetch import check_sha256_prefix, fetch_official, fetch_synthetic
+from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.checkpoints.sources import Source
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of
@@ -126,6 +127,16 @@ def test_the_hash_may_be_waived(release, official, results):
     record = fetch(release, Source("file", str(wrong)), results, check_hash=False)
     assert record["sha256"] == sha256(wrong)
     assert (results / "checkpoint.pth").resolve() == wrong
+
+
+def test_a_flipped_bit_is_found_in_a_file_whose_hash_nobody_states(tiny_spec, official, results):
+    content = bytearray(official.read_bytes())
+    content[open_checkpoint(official)["norm.weight"].offset] ^= 1
+    path = official.with_name("mine.pth")
+    path.write_bytes(content)
+    sentence = refuse(tiny_spec, Source("file", str(path)), results)
+    assert sentence.startswith(f"{path} is damaged, as the checksum of archive/data/")
+    assert fetch(tiny_spec, Source("file", str(path)), results, check_hash=False)["official_file"] is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def fetch_official(
         origin={"kind": source.kind, "name": path.name if source.kind == "file" else source.shown},
         official=True,
     )
+    if check_hash and record["official_file"] is None:
+        check_records(path)
     link_file(path, destination)
     return record
 
@@ -62,6 +65,18 @@ def check_sha256_prefix(path: Path, found: str) -> None:
             f"{path} has SHA-256 {found[:8]}… and not {promised[1]}… as its name says: it is incomplete or another"
             " file; delete it and download it again (or set official.check_hash to false to use it all the same)."
         )
+
+
+def check_records(path: Path) -> None:
+    """Compare all that is in a torch file with the checksums in it, which torch itself does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken:
+            raise InputError(
+                f"{path} is damaged, as the checksum of {broken} in it tells; download or copy it again (or set"
+                " official.check_hash to false to use it all the same)."
+            )
 
 
 def describe(
