@@ -157,6 +157,24 @@ def test_a_link_in_the_way_is_replaced_and_its_target_kept(release, official, re
     assert other.read_bytes() == b"precious"
 
 
+def test_a_link_of_the_other_format_goes_and_a_file_does_not(release, official, results):
+    results.mkdir()
+    other = results / "checkpoint.safetensors"
+    other.symlink_to(official)
+    fetch(release, Source("file", str(official)), results)
+    assert [path.name for path in results.iterdir()] == ["checkpoint.pth"]
+    assert official.exists()
+    other.write_bytes(b"precious")
+    fetch(release, Source("file", str(official)), results)
+    assert other.read_bytes() == b"precious"
+
+
+def test_synthetic_weights_of_the_other_format_go(tiny_spec, tmp_path):
+    for name, layout in (("a.pth", "meta"), ("a.safetensors", "timm"), ("a.pth", "meta")):
+        fetch_synthetic(tiny_spec, tmp_path / name, seed=0, layout=layout)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize(
     "content, says",
     [(b"", "is empty"), (b"<html>", "is a web page"), (b"PK\x03\x04abc", "is damaged or truncated")],
