@@ -108,10 +108,10 @@ def test_a_key_that_is_there_twice_is_named(tmp_path: Path, monkeypatch: pytest.
     for folder in ("config", "workflow/schemas"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     path = tmp_path / "config" / name
-    path.write_text(path.read_text() + "\nnested: {one: 1, two: 2, one: 3}\n")
-    with pytest.raises(
-        InputError, match=rf"^config/{name} is no valid YAML: the key 'one' is there twice in .*, line "
-    ):
+    content = path.read_text() + "nested: {one: 1, two: 2,\n one: 3}\n"
+    path.write_text(content)
+    where = rf"the key 'one' is there twice in .*, line {content.count(chr(10))}, column 2\.$"
+    with pytest.raises(InputError, match=rf"^config/{name} is no valid YAML: {where}"):
         check_configuration(CONFIG, tmp_path)
 
 
