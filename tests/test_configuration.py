@@ -29,6 +29,18 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda c: c["exports"]["static"].update(batch="free"),
         "exports.static.batch: 'free' does not match",
     ),
+    "limit that is no number": (
+        lambda c: c["parity"]["limits"]["max_abs"].update(limit=float("nan")),
+        "parity.limits.max_abs.limit: nan is not of type 'number'",
+    ),
+    "measured without end": (
+        lambda c: c["parity"]["limits"]["cosine"].update(measured=float("inf")),
+        "parity.limits.cosine.measured: inf is not of type 'number'",
+    ),
+    "size without end": (
+        lambda c: c.update(external_weights_above_mb=float("nan")),
+        "external_weights_above_mb: nan is not of type 'number'",
+    ),
     "no variants": (lambda c: c.update(variants=[]), "variants: "),
     "unknown variant": (lambda c: c.update(variants=["dinov3_vits8"]), "there is no config/variants/dinov3_vits8.yaml"),
     "no images": (lambda c: c.update(images={}), "images: "),
@@ -87,6 +99,19 @@ def test_a_fault_in_a_variant_file_is_named(tmp_path: Path, change: Callable[[di
         check_configuration(CONFIG, tmp_path)
     path.write_text("family: [")
     with pytest.raises(InputError, match=rf"^config/variants/{VIT}\.yaml is no valid YAML: "):
+        check_configuration(CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", f"variants/{VIT}.yaml"])
+def test_a_key_that_is_there_twice_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("config", "workflow/schemas"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    path = tmp_path / "config" / name
+    content = path.read_text() + "nested: {one: 1, two: 2,\n one: 3}\n"
+    path.write_text(content)
+    where = rf"the key 'one' is there twice in .*, line {content.count(chr(10))}, column 2\.$"
+    with pytest.raises(InputError, match=rf"^config/{name} is no valid YAML: {where}"):
         check_configuration(CONFIG, tmp_path)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vit2onnx.errors import InputError
 from vit2onnx.files import atomic, read_arrays, sha256_of, write_arrays
 
 
@@ -64,6 +65,25 @@ def test_arrays_come_back_with_their_names_dtypes_and_bits(tmp_path):
     for name, array in arrays.items():
         assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
         assert found[name].tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("length", [0, 3, 100, 400, -1])
+def test_truncated_arrays_are_refused(tmp_path, length):
+    path = tmp_path / "arrays.npz"
+    write_arrays(path, {"a": np.arange(30), "b": np.ones(20)})
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(InputError, match=r"arrays\.npz is damaged \(.+\); delete it and run again to rebuild it\.$"):
+        read_arrays(path)
+
+
+def test_a_flipped_bit_in_an_array_is_found(tmp_path):
+    path = tmp_path / "arrays.npz"
+    write_arrays(path, {"a": np.arange(30)})
+    content = bytearray(path.read_bytes())
+    content[content.index(np.arange(30).tobytes()) + 40] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged"):
+        read_arrays(path)
 
 
 def test_the_same_arrays_give_the_same_bytes(tmp_path):

@@ -120,15 +120,24 @@ def test_other_dtypes_are_not(dtype):
 
 
 def test_ignored_sources_are_returned_with_their_reason():
-    sources = lazy(SOURCES) | lazy({"step": (), "layer.3.mask": (9,)}, "int64")
+    sources = lazy(SOURCES) | lazy({"step": (), "layer.3.mask": (9,)})
     assert check("the file", TABLE, assign(TABLE, TARGETS), sources) == TABLE.ignored
     del sources["step"]
     assert check("the file", TABLE, assign(TABLE, TARGETS), sources).keys() == {"layer.3.mask"}
 
 
-def test_an_ignored_source_of_another_shape_is_a_fault():
+def test_an_ignored_source_of_another_shape_or_dtype_is_a_fault():
     _, notes = faults_of(lazy(SOURCES) | lazy({"layer.3.mask": (3, 3)}))
     assert notes == ["tensor layer.3.mask is 3x3 instead of 9"]
+    _, notes = faults_of(lazy(SOURCES) | lazy({"layer.3.mask": (9,)}, "complex32"))
+    assert notes == ["tensor layer.3.mask is complex32 instead of one of float32, bfloat16, float16"]
+
+
+def test_an_ignored_source_that_is_required_must_be_there():
+    table = replace(TABLE, ignored={"step": replace(TABLE.ignored["step"], required=True)})
+    assert check("the file", table, assign(table, TARGETS), lazy(SOURCES) | lazy({"step": ()})) == table.ignored
+    with pytest.raises(InputError, match=r"^the file: tensor step scalar is missing"):
+        check("the file", table, assign(table, TARGETS), lazy(SOURCES))
 
 
 @pytest.mark.parametrize("key", ["steps", "layer.3.mask.0", "model.layer.3.mask", "layer.4.mask", "layer.0.q"])

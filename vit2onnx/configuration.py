@@ -1,5 +1,6 @@
 """Check the configuration before any job runs, so that a typo costs a second and is named."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ from jsonschema.validators import extend
 from vit2onnx.cases import GOLDEN
 from vit2onnx.checkpoints.sources import LAYOUTS_OF_FAMILY
 from vit2onnx.errors import InputError
-from vit2onnx.variants import ExportSpec, VariantSpec, read_variants
+from vit2onnx.variants import ExportSpec, VariantSpec, read_variants, read_yaml
 
-# JSON Schema takes 224.0 for an integer, JAX does not.
+# JSON Schema takes 224.0 for an integer, JAX does not; and nan for a number that is no larger than any maximum.
 STRICT = extend(
     Draft202012Validator,
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int),
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: type(value) is int,
+            "number": lambda _, value: type(value) in (int, float) and abs(value) < math.inf,
+        }
+    ),
 )
 
 
@@ -27,6 +33,9 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
     """
     schemas = root / "workflow" / "schemas"
     folder = root / "config" / "variants"
+    if (path := Path("config", "config.yaml")).is_file():
+        # Only for keys that are there twice, of which Snakemake has kept the last.
+        read_yaml(path, str(path))
     _check("config", config, schemas / "config.schema.yaml")
     variants = read_variants(folder)
     for name, mapping in variants.items():

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vit2onnx.errors import InputError
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -52,6 +54,13 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of an `.npz`."""
-    with np.load(path) as arrays:
-        return dict(arrays)
+    """Read all arrays of an `.npz`. Raises `InputError` if it is damaged."""
+    with path.open("rb") as file:
+        try:
+            with np.load(file) as arrays:
+                return dict(arrays)
+        except MemoryError:
+            raise
+        # Any other, because what is raised depends on which byte is broken.
+        except Exception as error:
+            raise InputError(f"{path} is damaged ({error}); delete it and run again to rebuild it.") from error

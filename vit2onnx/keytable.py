@@ -136,11 +136,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A source that is not needed, and why. If it is the same tensor once more, `same_as` names the other."""
+    """A source that is not needed, and why. If it is the same tensor once more, `same_as` names the other.
+
+    One that is `required` tells a model from others, and must be there.
+    """
 
     reason: str
     shape: Shape
     same_as: str | None = None
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -205,25 +209,24 @@ def check(
     """
     faults = []
     used: set[tuple[str, str]] = set()
+    expected: list[tuple[str, Shape]] = []
     for assignment in assignments:
-        expected = assignment.transform.shapes(assignment.shape)
-        for key, shape in zip(assignment.sources, expected, strict=True):
+        shapes = assignment.transform.shapes(assignment.shape)
+        for key, shape in zip(assignment.sources, shapes, strict=True):
             assert (key, assignment.transform.name) not in used, f"{key} is used twice by the same transform"
             used.add((key, assignment.transform.name))
-            if key not in sources:
-                faults.append(f"tensor {key} {_format(shape)} is missing")
-            elif sources[key].shape != shape:
-                faults.append(f"tensor {key} is {_format(sources[key].shape)} instead of {_format(shape)}")
-            elif sources[key].dtype not in ACCEPTED_DTYPES:
-                faults.append(f"tensor {key} is {sources[key].dtype} instead of one of {', '.join(ACCEPTED_DTYPES)}")
+            expected.append((key, shape))
     ignored = {key: entry for key, entry in table.ignored.items() if key in sources}
+    expected += [(key, entry.shape) for key, entry in table.ignored.items() if entry.required or key in sources]
+    for key, shape in expected:
+        if key not in sources:
+            faults.append(f"tensor {key} {_format(shape)} is missing")
+        elif sources[key].shape != shape:
+            faults.append(f"tensor {key} is {_format(sources[key].shape)} instead of {_format(shape)}")
+        elif sources[key].dtype not in ACCEPTED_DTYPES:
+            faults.append(f"tensor {key} is {sources[key].dtype} instead of one of {', '.join(ACCEPTED_DTYPES)}")
     unknown = sorted(sources.keys() - {key for key, _ in used} - ignored.keys())
     faults += [f"tensor {key} {_format(sources[key].shape)} is not known" for key in unknown]
-    faults += [
-        f"tensor {key} is {_format(sources[key].shape)} instead of {_format(entry.shape)}"
-        for key, entry in ignored.items()
-        if sources[key].shape != entry.shape
-    ]
     raise_faults(name, faults)
     return ignored
 

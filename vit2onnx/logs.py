@@ -1,10 +1,13 @@
 """One way to log for all scripts: everything into the rule's log, what the user must know to the terminal."""
 
+import errno
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from vit2onnx.errors import InputError
 
@@ -16,12 +19,27 @@ def logging_to(path: str) -> Iterator[None]:
     Ends the process with status 1 where an exception would leave the context.
     """
     logging.basicConfig(filename=path, filemode="w", format="%(asctime)s %(levelname)s %(message)s", force=True)
-    logging.getLogger("vit2onnx").setLevel(logging.INFO)
+    # Or a full disk would be told in many lines, because the log cannot be written either.
+    logging.raiseExceptions = False
     logging.captureWarnings(True)
+    log = logging.getLogger("vit2onnx")
+    log.setLevel(logging.INFO)
+    log.info("started")
+    start = time.monotonic()
     try:
         yield
     except Exception as error:
-        logging.error("".join(traceback.format_exception(error)))
-        sentence = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        print(f"error: {sentence}\n       traceback in {path}", file=sys.stderr)
+        log.error("".join(traceback.format_exception(error)))
+        print(f"error: {_sentence(error)}\n       traceback in {path}", file=sys.stderr)
         sys.exit(1)
+    log.info("finished in %.1f s", time.monotonic() - start)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        way_out = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put this right"
+        where = error.filename or Path.cwd()
+        return f"{where}: {error.strerror}; {way_out} and run again, what is finished has been kept."
+    return f"{type(error).__name__}: {error}"

@@ -206,10 +206,24 @@ class ExportSpec:
 
 def read_variants(folder: Path) -> dict[str, dict[str, Any]]:
     """Read every variant file of a folder; the file's stem is the variant's name."""
-    variants = {}
-    for path in sorted(folder.glob("*.yaml")):
-        try:
-            variants[path.stem] = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise InputError(f"config/variants/{path.name} is no valid YAML: {' '.join(str(error).split())}.") from None
-    return variants
+    return {path.stem: read_yaml(path, f"config/variants/{path.name}") for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_yaml(path: Path, name: str) -> Any:
+    """Read a YAML file, called `name` in messages. Raises `InputError` if it is none or has a key twice."""
+    try:
+        with path.open("rb") as file:
+            return yaml.load(file, _UniqueKeys)
+    except yaml.YAMLError as error:
+        raise InputError(f"{name} is no valid YAML: {' '.join(str(error).split())}.") from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML takes the last of equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for index, (key, _) in enumerate(node.value):
+            if key.value in keys[:index]:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)

@@ -239,13 +239,13 @@ def test_what_is_ignored_has_no_effect(small_vit, tmp_path):
     state = load(small_vit.checkpoints["meta"])
     ignored = [name for name in state if name == "mask_token" or name.startswith("local_cls_norm.")]
     assert len(ignored) == (3 if small_vit.spec.architecture.local_cls_norm else 1)
-    for kind, change in (("other", lambda name: state[name] + 1), ("absent", None)):
-        tensors = {name: t for name, t in state.items() if name not in ignored or change}
-        tensors |= {name: change(name) for name in ignored if change}
+    other = {name: tensor + 1 if name in ignored else tensor for name, tensor in state.items()}
+    absent = {name: tensor for name, tensor in state.items() if name != "mask_token"}
+    for kind, tensors in (("other", other), ("absent", absent)):
         (tmp_path / kind).mkdir()
         archive, rows = convert(small_vit.spec, save(tensors, tmp_path / f"{kind}.pth"), tmp_path / kind)
         assert archive == small_vit.archive.read_bytes()
-        assert {row["source"] for row in rows if not row["target"]} == (set(ignored) if change else set())
+        assert {row["source"] for row in rows if not row["target"]} == set(ignored) & tensors.keys()
 
 
 def test_a_norm_that_the_variant_does_not_have_is_unknown(tiny_spec, tiny_checkpoint, tmp_path):
@@ -254,6 +254,17 @@ def test_a_norm_that_the_variant_does_not_have_is_unknown(tiny_spec, tiny_checkp
     assert error.__notes__ == [
         "tensor local_cls_norm.bias 48 is not known",
         "tensor local_cls_norm.weight 48 is not known",
+    ]
+
+
+def test_a_norm_that_the_variant_has_may_not_be_absent(spines, tmp_path):
+    """Or the file of another release with this architecture would pass for it."""
+    spine = spines("dinov3_vitl16_pretrain_sat493m")
+    state = {name: t for name, t in load(spine.checkpoints["meta"]).items() if not name.startswith("local_cls_norm.")}
+    error = refuse(spine.spec, save(state, tmp_path / "file.pth"), tmp_path / "results")
+    assert error.__notes__ == [
+        "tensor local_cls_norm.weight 128 is missing",
+        "tensor local_cls_norm.bias 128 is missing",
     ]
 
 

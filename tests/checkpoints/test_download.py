@@ -310,8 +310,19 @@ def test_a_refused_connection_says_so(server, destination):
     server.shutdown()
     server.server_close()
     message = refusal(url, destination)
-    assert "broke 3 times, at last by ConnectionError" in message
-    assert "the next run resumes" in message
+    assert message.endswith("broke 3 times, at last by ConnectionError; check the network and run again.")
+    assert files(destination) == []
+
+
+def test_what_was_received_before_is_kept_when_there_is_no_connection(server, destination):
+    server.breaks = 1
+    refusal(server.url(), destination, attempts=1)
+    url = server.url()
+    server.shutdown()
+    server.server_close()
+    part = destination.with_name("checkpoint.pth.part")
+    assert f"what was received is kept in {part}, and the next run resumes there." in refusal(url, destination)
+    assert part.read_bytes() == BODY[:HALF]
 
 
 def test_a_silent_server_times_out(server, destination, monkeypatch):
@@ -362,25 +373,27 @@ def test_a_refusing_hub_names_the_ways_out(hub, status, code, reason):
     assert f"of {REPOSITORY} ({reason})" in hub_refusal()
 
 
-def test_an_offline_hub_names_the_ways_out(hub, monkeypatch):
+def test_an_offline_hub_is_a_matter_of_the_network(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "LocalEntryNotFoundError" in hub_refusal()
+    assert "(LocalEntryNotFoundError)" in hub_refusal(offline=True)
     assert hub.ranges == []
 
 
-def test_a_failed_connection_to_the_hub_names_the_ways_out(monkeypatch):
+def test_a_failed_connection_to_the_hub_is_a_matter_of_the_network(monkeypatch):
     def fail(*args: object, **kwargs: object) -> None:
         raise HTTPError(f"proxy refused {SECRET}")
 
     monkeypatch.setattr("vit2onnx.checkpoints.download.hf_hub_download", fail)
-    assert "(HTTPError)" in hub_refusal()
+    assert "Hugging Face could not be reached for model.safetensors" in hub_refusal(offline=True)
 
 
-def hub_refusal() -> str:
+def hub_refusal(*, offline: bool = False) -> str:
     with pytest.raises(InputError) as caught:
         download_huggingface(REPOSITORY, token=SECRET)
     message = str(caught.value)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
-    for way_out in (f"https://huggingface.co/{REPOSITORY}", "HF_TOKEN", "checkpoints/", "weights: synthetic"):
+    licence = (f"https://huggingface.co/{REPOSITORY}", "HF_TOKEN")
+    for way_out in ("checkpoints/", "weights: synthetic", *(["check the network"] if offline else licence)):
         assert way_out in message
+    assert ("licence" in message) != offline
     return message

@@ -14,6 +14,7 @@ import pytest
 
 from vit2onnx.checkpoints import download
 from vit2onnx.checkpoints.fetch import check_sha256_prefix, fetch_official, fetch_synthetic
+from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.checkpoints.sources import Source
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of
@@ -128,6 +129,16 @@ def test_the_hash_may_be_waived(release, official, results):
     assert (results / "checkpoint.pth").resolve() == wrong
 
 
+def test_a_flipped_bit_is_found_in_a_file_whose_hash_nobody_states(tiny_spec, official, results):
+    content = bytearray(official.read_bytes())
+    content[open_checkpoint(official)["norm.weight"].offset] ^= 1
+    path = official.with_name("mine.pth")
+    path.write_bytes(content)
+    sentence = refuse(tiny_spec, Source("file", str(path)), results)
+    assert sentence.startswith(f"{path} is damaged, as the checksum of archive/data/")
+    assert fetch(tiny_spec, Source("file", str(path)), results, check_hash=False)["official_file"] is None
+
+
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "dinov3-12345678901.pth", "dinov3-ABCDEF01.pth", "a-0123abc.pth"]
 )
@@ -144,6 +155,24 @@ def test_a_link_in_the_way_is_replaced_and_its_target_kept(release, official, re
     fetch(release, Source("file", str(official)), results)
     assert (results / "checkpoint.pth").resolve() == official
     assert other.read_bytes() == b"precious"
+
+
+def test_a_link_of_the_other_format_goes_and_a_file_does_not(release, official, results):
+    results.mkdir()
+    other = results / "checkpoint.safetensors"
+    other.symlink_to(official)
+    fetch(release, Source("file", str(official)), results)
+    assert [path.name for path in results.iterdir()] == ["checkpoint.pth"]
+    assert official.exists()
+    other.write_bytes(b"precious")
+    fetch(release, Source("file", str(official)), results)
+    assert other.read_bytes() == b"precious"
+
+
+def test_synthetic_weights_of_the_other_format_go(tiny_spec, tmp_path):
+    for name, layout in (("a.pth", "meta"), ("a.safetensors", "timm"), ("a.pth", "meta")):
+        fetch_synthetic(tiny_spec, tmp_path / name, seed=0, layout=layout)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 import io
 import pickle
+import subprocess
+import sys
 import tracemalloc
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -47,19 +50,30 @@ def safetensors_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
 
 
+def packed_anew(
+    content: bytes, compression: int = zipfile.ZIP_STORED, change: Callable[[str, bytes], bytes] = lambda name, old: old
+) -> bytes:
+    """A torch file as another program would pack what is in it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w", compression) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return file.getvalue()
+
+
 WRITERS = {"pth": torch_bytes, "legacy pth": legacy_bytes, "safetensors": safetensors_bytes}
 
 
-def refusal(path: Path, content: bytes) -> str:
-    """The sentence with which a file is refused, after its path."""
+def refusal(path: Path, content: bytes, after: str = " ") -> str:
+    """The sentence with which a file is refused, after its path and what separates them."""
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
         open_checkpoint(path)
     sentence = str(caught.value)
-    assert sentence.startswith(f"{path} ")
+    assert sentence.startswith(f"{path}{after}")
     assert sentence.endswith(".")
     assert "\n" not in sentence
-    return sentence.removeprefix(f"{path} ")
+    return sentence.removeprefix(f"{path}{after}")
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pth", "checkpoint.safetensors", "checkpoint"])
@@ -180,6 +194,67 @@ def test_a_flipped_byte_gives_no_error_of_another_kind(tmp_path, form):
         except InputError:
             refused += 1
     assert refused > 10
+
+
+PLAIN = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+UNUSUAL: dict[str, Callable[[], torch.Tensor]] = {
+    "sparse": PLAIN.to_sparse,
+    "sparse rows": PLAIN.to_sparse_csr,
+    "without values": lambda: torch.empty(2, 3, device="meta"),
+    # Its values are saved without their sign.
+    "negated when read": lambda: torch._neg_view(PLAIN),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+@pytest.mark.parametrize("form", ["pth", "legacy pth"])
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_a_tensor_that_is_not_stored_value_by_value_is_named(tmp_path, kind, form):
+    content = WRITERS[form]({"plain": PLAIN, "odd": UNUSUAL[kind]()})
+    assert refusal(tmp_path / "file.pth", content, ": ").startswith("tensor odd is sparse")
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning", "ignore:TypedStorage:UserWarning")
+def test_quantized_tensors_are_refused(tmp_path):
+    odd = torch.quantize_per_tensor(PLAIN, 0.1, 0, torch.quint8)
+    assert refusal(tmp_path / "file.pth", torch_bytes({"odd": odd})).startswith("holds tensors that are quantized")
+    (tmp_path / "old.pth").write_bytes(legacy_bytes({"odd": odd}))
+    assert open_checkpoint(tmp_path / "old.pth")["odd"].dtype == "quint8"  # which no key table takes
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_file_that_was_packed_anew_is_refused(tmp_path, compression):
+    """Torch computes offsets in it that are wrong, and would read other values."""
+    content = packed_anew(torch_bytes({"a": PLAIN, "b": PLAIN + 1}), compression)
+    assert "was packed anew" in refusal(tmp_path / "file.pth", content, ": ")
+
+
+def test_a_tensor_that_ends_behind_its_record_is_refused(tmp_path):
+    content = torch_bytes({"a": torch.ones(8), "b": torch.ones(8)})
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        head = archive.read("archive/data.pkl")
+    # The count of elements and the one dimension, wherever the pickle says 8.
+    content = content.replace(head, head.replace(b"K\x08", b"K\x40"))
+    assert "tensor a is not where torch puts it" in refusal(tmp_path / "file.pth", content, ": ")
+
+
+def test_a_big_endian_file_is_refused_and_does_not_end_the_process(tmp_path):
+    path = tmp_path / "file.pth"
+    path.write_bytes(
+        packed_anew(torch_bytes({"a": PLAIN}), change=lambda name, old: b"big" if "byteorder" in name else old)
+    )
+    program = (
+        "import sys, pathlib; from vit2onnx.checkpoints.reading import *; open_checkpoint(pathlib.Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"InputError: {path} was written on a big-endian machine; save it again on a usual one." in done.stderr
+
+
+def test_a_file_saved_on_a_gpu_is_read_without_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")
+    (tmp_path / "file.pth").write_bytes(torch_bytes({"a": PLAIN}))
+    assert np.array_equal(open_checkpoint(tmp_path / "file.pth")["a"].read(), PLAIN.numpy())
 
 
 def test_random_bytes_are_refused(tmp_path):

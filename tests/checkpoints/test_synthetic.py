@@ -1,6 +1,8 @@
 """Synthetic checkpoints: as the publishers write them, the same each time, and no tensor that could hide a fault."""
 
 import tracemalloc
+import zipfile
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -85,6 +87,17 @@ def test_tensors_are_written_as_they_are_made(small):
         found = open_checkpoint(path)
         assert found.keys() == tensors.keys()
         assert all(np.array_equal(found[name].read(), value) for name, value in tensors.items())
+
+
+def test_torch_files_hold_the_checksums_of_their_tensors(small):
+    path = small.checkpoints["meta"]
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+    content = path.read_bytes()
+    for tensor in open_checkpoint(path).values():
+        end = tensor.offset + tensor.nbytes
+        checksum = zlib.crc32(content[tensor.offset : end]).to_bytes(4, "little")
+        assert content[end : end + 8] == b"PK\x07\x08" + checksum
 
 
 def test_the_same_seed_gives_the_same_bytes(small, tmp_path):

@@ -49,9 +49,10 @@ def download_link(
     def give_up(state: RetryCallState) -> NoReturn:
         error = state.outcome.exception() if state.outcome else None
         reason = error if isinstance(error, _Interrupted) else type(error).__name__
+        kept = f"what was received is kept in {part}, and the next run resumes there"
         raise InputError(
-            f"{without_query(url)}: the download broke {attempts} times, at last by {reason}; what was"
-            f" received is kept in {part}, and the next run resumes there."
+            f"{without_query(url)}: the download broke {attempts} times, at last by {reason};"
+            f" {kept if part.exists() else 'check the network and run again'}."
         )
 
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -76,10 +77,16 @@ def download_huggingface(repo_id: str, *, token: str | None) -> Path:
         with _logging_off():
             return Path(hf_hub_download(repo_id, HUGGINGFACE_FILE, token=token or None))
     except (HTTPError, EntryNotFoundError) as error:
+        refused = getattr(error, "response", None) is not None
+        way_out = (
+            f"accept the licence at https://huggingface.co/{repo_id} and set HF_TOKEN"
+            if refused
+            else "check the network, and that HF_HUB_OFFLINE is not set, and run again"
+        )
         raise InputError(
-            f"Hugging Face did not give {HUGGINGFACE_FILE} of {repo_id} ({type(error).__name__}): accept the"
-            f" licence at https://huggingface.co/{repo_id} and set HF_TOKEN, or put the official file in"
-            " checkpoints/; with no access at all, `weights: synthetic` runs the whole workflow."
+            f"Hugging Face {'did not give' if refused else 'could not be reached for'} {HUGGINGFACE_FILE} of {repo_id}"
+            f" ({type(error).__name__}): {way_out}, or put the official file in checkpoints/; with no access at all,"
+            " `weights: synthetic` runs the whole workflow."
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from vit2onnx.variants import VariantSpec
 def fetch_synthetic(spec: VariantSpec, destination: Path, *, seed: int, layout: str) -> dict[str, Any]:
     """Write synthetic weights to `destination` and describe them."""
     write_synthetic(spec, destination, seed=seed, layout=layout)
+    _other_format(destination).unlink(missing_ok=True)
     return describe(spec, destination, origin={"kind": "synthetic", "seed": seed}, official=False)
 
 
@@ -47,8 +49,17 @@ def fetch_official(
         origin={"kind": source.kind, "name": path.name if source.kind == "file" else source.shown},
         official=True,
     )
+    if check_hash and record["official_file"] is None:
+        check_records(path)
     link_file(path, destination)
+    if _other_format(destination).is_symlink():
+        _other_format(destination).unlink()
     return record
+
+
+def _other_format(destination: Path) -> Path:
+    """Where a checkpoint lies that was fetched before the config asked for this one."""
+    return destination.with_suffix(".safetensors" if destination.suffix == ".pth" else ".pth")
 
 
 def check_sha256_prefix(path: Path, found: str) -> None:
@@ -62,6 +73,18 @@ def check_sha256_prefix(path: Path, found: str) -> None:
             f"{path} has SHA-256 {found[:8]}… and not {promised[1]}… as its name says: it is incomplete or another"
             " file; delete it and download it again (or set official.check_hash to false to use it all the same)."
         )
+
+
+def check_records(path: Path) -> None:
+    """Compare all that is in a torch file with the checksums in it, which torch itself does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken:
+            raise InputError(
+                f"{path} is damaged, as the checksum of {broken} in it tells; download or copy it again (or set"
+                " official.check_hash to false to use it all the same)."
+            )
 
 
 def describe(

@@ -2,7 +2,8 @@
 
 import json
 import pickle
-from contextlib import nullcontext
+import zipfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import ml_dtypes
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vit2onnx.errors import InputError
 from vit2onnx.keytable import LazyTensor, Shape
@@ -52,15 +52,20 @@ def open_checkpoint(path: Path) -> dict[str, LazyTensor]:
 
 def _open_torch(path: Path, *, is_zip: bool) -> dict[str, LazyTensor]:
     try:
-        with path.open("rb") as file, FakeTensorMode() if is_zip else nullcontext():
+        records = _records(path) if is_zip else {}
+        with path.open("rb") as file:
             # Given the file and not its path, because torch takes a name's ending for its format. Without the values,
             # which are read from the file one at a time.
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="meta" if is_zip else "cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} is damaged or holds Python objects other than tensors, which could run code, and was not loaded;"
             " get the checkpoint from its publisher."
         ) from error
+    except NotImplementedError as error:
+        raise InputError(f"{path} holds tensors that are quantized or nested; give plain weights instead.") from error
     # Any exception, because what torch raises depends on which byte is broken: IndexError, struct.error and others.
     except Exception as error:
         raise InputError(f"{path} is damaged or truncated; download or copy the checkpoint again.") from error
@@ -68,25 +73,53 @@ def _open_torch(path: Path, *, is_zip: bool) -> dict[str, LazyTensor]:
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
     ):
         raise InputError(f"{path} is no flat mapping of names to tensors; give the file as its publisher offers it.")
-    return {name: _lazy(path, tensor) for name, tensor in state.items()}
+    return {name: _lazy(path, name, tensor, records) for name, tensor in state.items()}
 
 
-def _lazy(path: Path, tensor: torch.Tensor) -> LazyTensor:
+def _records(path: Path) -> dict[int, int]:
+    """Where the uncompressed records of a torch file's zip begin, and their sizes."""
+    records = {}
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for record in archive.infolist():
+            # Torch swaps the bytes of tensors that it was told not to read, which ends the process.
+            if record.filename.endswith("/byteorder") and archive.read(record) != b"little":
+                raise InputError(f"{path} was written on a big-endian machine; save it again on a usual one.")
+            if record.compress_type == zipfile.ZIP_STORED:
+                file.seek(record.header_offset + 26)
+                name, extra = np.fromfile(file, "<u2", 2)
+                records[record.header_offset + 30 + int(name) + int(extra)] = record.file_size
+    return records
+
+
+def _lazy(path: Path, name: str, tensor: torch.Tensor, records: Mapping[int, int]) -> LazyTensor:
     shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-    start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    plain = tensor.layout is torch.strided and not tensor.is_neg()
+    start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None) if plain else None
+    if not plain or (tensor.is_meta and start is None):
+        raise InputError(f"{path}: tensor {name} is sparse or without values; give plain weights instead.")
     if start is None:
         # Torch's format of before 1.6 is loaded as a whole.
         return LazyTensor(shape, dtype, partial(to_numpy, tensor))
     offset = start + tensor.storage_offset() * tensor.element_size()
+    # Torch computes where a record begins and does not look, which is wrong once another program has packed the file.
+    if offset + _extent(shape, tensor.stride()) * tensor.element_size() > start + records.get(start, -1):
+        raise InputError(
+            f"{path}: tensor {name} is not where torch puts it, because the file is damaged or was packed anew;"
+            " give the file as its publisher offers it."
+        )
     if tensor.is_contiguous():
         return LazyTensor.in_file(path, offset, shape, dtype)
     return LazyTensor(shape, dtype, partial(_read_strided, path, offset, shape, dtype, tensor.stride()))
 
 
+def _extent(shape: Shape, strides: Shape) -> int:
+    """How many elements lie between a tensor's first and last, both included."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if 0 not in shape else 0
+
+
 def _read_strided(path: Path, offset: int, shape: Shape, dtype: str, strides: Shape) -> np.ndarray:
     """Read a tensor that was saved transposed, or with its channels last: its elements are in another order."""
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    flat = np.fromfile(path, dtype, count=extent, offset=offset)
+    flat = np.fromfile(path, dtype, count=_extent(shape, strides), offset=offset)
     return np.lib.stride_tricks.as_strided(flat, shape, [stride * flat.itemsize for stride in strides]).copy("C")
 
 

@@ -6,10 +6,12 @@ and its norms are identities. Here every tensor matters, so that a wrong key, ma
 
 import json
 import re
+import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -80,13 +82,18 @@ def write_synthetic(spec: VariantSpec, path: Path, *, seed: int, layout: str) ->
         shapes |= zip(assignment.sources, assignment.transform.shapes(assignment.shape), strict=True)
     shapes |= {key: entry.shape for key, entry in table.ignored.items()}
     tensors = synthetic_tensors(spec, seed=seed, layout=layout)
+    is_torch = SUFFIX_OF_LAYOUT[layout] == ".pth"
+    checksums = {}
     with atomic(path) as new:
-        reserve = _reserve_torch if SUFFIX_OF_LAYOUT[layout] == ".pth" else _reserve_safetensors
-        offsets = reserve(new, shapes)
+        offsets = (_reserve_torch if is_torch else _reserve_safetensors)(new, shapes)
         with new.open("r+b") as file:
             for key, value in tensors:
                 file.seek(offsets[key])
                 file.write(value.reshape(-1).data)
+                checksums[key] = zlib.crc32(value.reshape(-1).data)
+            if is_torch:
+                # Torch numbers the records in the order of the tensors.
+                _write_checksums(file, {f"archive/data/{i}": (offsets[k], checksums[k]) for i, k in enumerate(shapes)})
 
 
 def _reserve_torch(path: Path, shapes: Mapping[str, Shape]) -> dict[str, int]:
@@ -97,6 +104,21 @@ def _reserve_torch(path: Path, shapes: Mapping[str, Shape]) -> dict[str, int]:
         with path.open("wb") as file:
             torch.save(state, file)
     return {key: tensor.offset or 0 for key, tensor in open_checkpoint(path).items()}
+
+
+def _write_checksums(file: IO[bytes], found: Mapping[str, tuple[int, int]]) -> None:
+    """Write the checksums of a zip's records, given with their offsets, behind each and into the directory."""
+    with zipfile.ZipFile(file) as archive:
+        entry, records = archive.start_dir, archive.infolist()
+    for record in records:
+        file.seek(entry + 28)
+        lengths = struct.unpack("<HHH", file.read(6))
+        if record.filename in found:
+            offset, checksum = found[record.filename]
+            for place in (offset + record.file_size + 4, entry + 16):
+                file.seek(place)
+                file.write(checksum.to_bytes(4, "little"))
+        entry += 46 + sum(lengths)
 
 
 def _reserve_safetensors(path: Path, shapes: Mapping[str, Shape]) -> dict[str, int]:

@@ -99,8 +99,12 @@ def meta(arch: ViTArchitecture) -> KeyTable:
         ),
         ignored={
             "mask_token": Ignored(MASK_TOKEN, (1, arch.embed_dim)),
+            # Required, because without it the file is another release of this architecture.
             **(
-                {f"local_cls_norm.{leaf}": Ignored(LOCAL_CLS_NORM, (arch.embed_dim,)) for leaf in ("weight", "bias")}
+                {
+                    f"local_cls_norm.{leaf}": Ignored(LOCAL_CLS_NORM, (arch.embed_dim,), required=True)
+                    for leaf in ("weight", "bias")
+                }
                 if arch.local_cls_norm
                 else {}
             ),
