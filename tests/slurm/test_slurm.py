@@ -42,9 +42,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def through_slurm(slurm: Mapping[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a project's workflow as its README says for clusters, but poll as often as the plugin can."""
-    options = ("--slurm-init-seconds-before-status-checks", "1", "--slurm-keep-successful-logs")
+    # Ended by the kernel should these tests be killed, as the daemons are.
+    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "snakemake", "--workflow-profile", "slurm"]
+    options = ["--slurm-init-seconds-before-status-checks", "1", "--slurm-keep-successful-logs"]
     return lambda project: subprocess.run(
-        [sys.executable, "-m", "snakemake", "--workflow-profile", "slurm", *options],
+        [*command, *options],
         cwd=project,
         env={**os.environ, **slurm},
         stdout=subprocess.PIPE,
