@@ -5,7 +5,7 @@ CORES ?= all
 WEIGHTS ?= $(shell sed -n 's/^weights: *\([a-z]*\).*/\1/p' config/config.yaml)
 BIN := .venv/bin
 
-.PHONY: run test benchmark lock
+.PHONY: run test test-slurm benchmark lock
 
 run: .venv/installed
 	$(BIN)/snakemake --cores $(CORES) --config weights=$(WEIGHTS) \
@@ -13,6 +13,11 @@ run: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# Two tiny variants through a real Slurm, which runs on this machine for as long as the tests take: five to ten minutes.
+# Needs root, 5 GB of memory, and: apt-get install --no-install-recommends slurm-wlm munge
+test-slurm: .venv/installed
+	$(BIN)/python -m pytest tests/slurm
 
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.latency results/synthetic/dinov3_vits16_pretrain_lvd1689m

@@ -1,6 +1,7 @@
 """Run the workflow in a copy of the project."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,31 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 TINY = "dinov3_tiny"
+
+
+def make_tiny_project(project: Path) -> None:
+    """Copy the project to an empty folder, with a tiny variant only, and two photographs at two sizes."""
+    for name in ("Snakefile", "workflow", "vit2onnx", "config", "profiles", "resources", "envs"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, project / name)
+    add_variant(
+        project,
+        TINY,
+        like="dinov3_vits16_pretrain_lvd1689m",
+        architecture={"embed_dim": 48, "depth": 2, "num_heads": 3, "ffn_hidden": 96},
+    )
+    edit_config(project, lambda config: config.update(variants=[TINY]))
+    edit_config(project, lambda config: [config["images"].pop(name) for name in ("astronaut", "chelsea")])
+    edit_config(project, lambda config: config["parity"].update(sizes=[[48, 112], [50, 34]], batch_sizes=[1, 3]))
+
+
+def add_variant(project: Path, name: str, *, like: str, architecture: dict[str, object]) -> None:
+    """Add a small variant that is as a released one but for its dimensions."""
+    variants = project / "config" / "variants"
+    variant = yaml.safe_load((variants / f"{like}.yaml").read_text())
+    variant["parameters"] = 100_000
+    variant["architecture"] |= architecture
+    (variants / f"{name}.yaml").write_text(yaml.safe_dump(variant))
 
 
 def edit_config(project: Path, change: Callable[[dict], object]) -> None:
