@@ -60,6 +60,11 @@ def initializers(path: Path) -> dict[str, Initializer]:
     return {one.name: one for one in found}
 
 
+def is_external(path: Path) -> bool:
+    """Whether weights of an ONNX file are in another file."""
+    return any(one.file != path for one in initializers(path).values())
+
+
 def metadata(path: Path) -> dict[str, str]:
     """The metadata of an ONNX file. Raises `InputError` if it is none."""
     with _opened(path) as (file, size):

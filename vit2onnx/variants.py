@@ -37,6 +37,11 @@ class ViTArchitecture:
             )
 
     @property
+    def layer_parameters(self) -> int:
+        """Weights of one block, without its biases and norms."""
+        return self.embed_dim * (4 * self.embed_dim + (3 if self.ffn == "swiglu" else 2) * self.ffn_hidden)
+
+    @property
     def head_dim(self) -> int:
         return self.embed_dim // self.num_heads
 
@@ -66,6 +71,11 @@ class ConvNeXtArchitecture:
             raise InputError(
                 f"architecture.embed_dims names {len(self.embed_dims)} stages and depths {len(self.depths)}."
             )
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of one of the last blocks, without its biases and norms."""
+        return 8 * self.embed_dim**2
 
     @property
     def embed_dim(self) -> int:

@@ -381,8 +381,8 @@ def test_the_worst_place_is_where_the_fault_is(graph: Path, compare, reference):
 @pytest.mark.parametrize(
     ("by", "fault"),
     [
-        (1e-3, "equinox's distance from float64"),
-        (math.nan, "equinox's distance from float64"),
+        (1e-3, "equinox - transformers, max |difference|"),
+        (math.nan, "equinox - transformers, max |difference|"),
     ],
 )
 def test_a_fault_in_the_equinox_model_fails(graph: Path, compare, equinox, by: float, fault: str):

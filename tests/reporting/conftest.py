@@ -54,6 +54,7 @@ def healthy() -> Comparison:
         "differences": [
             *rows("equinox_float64", "truth", 1e-15),
             *rows("equinox", "truth", OURS),
+            *rows("equinox", "transformers", APART),
             *rows("transformers", "truth", OWN),
             *(row for run, batch in runs for row in rows(run, "truth", OURS, batch)),
             *(row for run, batch in runs for row in rows(run, "transformers", APART, batch)),

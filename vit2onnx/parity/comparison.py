@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from vit2onnx.cases import GOLDEN, Case
 from vit2onnx.files import sha256_of
+from vit2onnx.onnx_file import is_external
 from vit2onnx.parity.metrics import difference, token_groups
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -44,6 +45,9 @@ class GraphRunner:
         options.intra_op_num_threads = threads
         # Idle sessions that spin slow their neighbours in the same process.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # External weights are mapped from their file, so that a model may be larger than memory; packed copies would
+        # undo that.
+        options.add_session_config_entry("session.disable_prepacking", str(int(is_external(path))))
         self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def interface(self) -> Check:
@@ -224,7 +228,12 @@ def compare_outputs(
         "export": export.name,
         "graph_sha256": sha256_of(graph),
         "references": list(references),
-        "runtime": {"onnxruntime": ort.__version__, "provider": "CPUExecutionProvider", "threads": threads},
+        "runtime": {
+            "onnxruntime": ort.__version__,
+            "provider": "CPUExecutionProvider",
+            "threads": threads,
+            "packed_weights": not is_external(graph),
+        },
         "checks": [asdict(check) for check in checks],
         "differences": rows,
         "known_differences": known,

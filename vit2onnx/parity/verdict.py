@@ -53,7 +53,7 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
         findings.append(Finding(leg, sentence, passed, measured, limit))
 
     for reference in references:
-        for run in GRAPH_RUNS:
+        for run in (*GRAPH_RUNS, "equinox"):
             rows = select(run, reference)
             what = f"{run} - {reference}, max |difference|{_place(rows)}"
             at_most("reference", what, _worst(rows), limits["max_abs"] * _scale(rows))
@@ -74,9 +74,10 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
         at_most("reference", what, _worst(select(subject, "published")), limits["golden"])
     first = references[0] if references else ""
     own = _worst(select(first, "truth")) or math.nan
-    for run in (*GRAPH_RUNS, "equinox"):
-        what = f"{run}'s distance from float64, in multiples of {first}'s own"
-        at_most("truth", what, _worst(select(run, "truth")) / own, limits["truth_ratio"])
+    # Only as users run it: how XLA and single operators round goes into no result of theirs.
+    run = GRAPH_RUNS[0]
+    what = f"{run}'s distance from float64, in multiples of {first}'s own"
+    at_most("truth", what, _worst(select(run, "truth")) / own, limits["truth_ratio"])
     for subject in ("equinox_float64", *(f"{name}_float64" for name in references[1:])):
         what = f"{subject} - truth, max |difference|"
         at_most("truth", what, _worst(select(subject, "truth")), limits["truth_agreement"])

@@ -34,7 +34,7 @@ def summary_row(comparison: Mapping[str, Any], limits: Mapping[str, float], size
     verdict = judge(comparison, limits)
     references = comparison["references"]
     rows = differences(comparison, GRAPH_RUNS, references)
-    from_truth = [differences(comparison, who, ["truth"])["max_abs"] for who in (GRAPH_RUNS, references[:1])]
+    from_truth = [differences(comparison, who, ["truth"])["max_abs"] for who in (GRAPH_RUNS[:1], references[:1])]
     ours, own = (errors.max(skipna=False) for errors in from_truth)
     return {
         "variant": comparison["variant"],

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import psutil
 from snakemake.exceptions import WorkflowError
 from vit2onnx.cases import sizes_of
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, SUFFIX_OF_LAYOUT, locate
@@ -19,6 +20,11 @@ except InputError as error:
 
 if config["variants"] == "all":
     config["variants"] = list(VARIANTS)
+
+# Jobs on this machine share the memory that is free, unless --resources mem_mb=… says otherwise; one that asks for more
+# runs alone.
+if workflow.local_exec and "mem_mb" not in workflow.global_resources:
+    workflow.register_resource("mem_mb", psutil.virtual_memory().available // 10**6)
 
 # A link whose file was moved away would stop Snakemake for good; without it, the file is looked for again.
 for _link in Path("results").glob("*/*/checkpoint.*"):
@@ -74,13 +80,21 @@ def compared_sizes():
     return sizes_of(exports, [tuple(size) for size in config["parity"]["sizes"]])
 
 
-def memory_for(base, copies):
-    """Memory in MB: `base` for the libraries, and `copies` of the weights in single precision."""
+def memory_for(base, layers=0, weights=0):
+    """Memory in MB: `base`, and so many copies of a variant's largest layer and of all its weights."""
 
     def memory(wildcards):
-        return base + round(copies * 4 * VARIANTS[wildcards.variant]["parameters"] / 1e6)
+        spec = VariantSpec.from_mapping(wildcards.variant, VARIANTS[wildcards.variant])
+        parameters = layers * spec.architecture.layer_parameters + weights * spec.parameters
+        return base + round(4 * parameters / 1e6)
 
     return memory
+
+
+def archive():
+    """The archive's path, which is deleted after use if the config does not keep it."""
+    path = "<results>/{variant}/archive.tar.lz4"
+    return path if config["keep_archive"] else temp(path)
 
 
 def weights_are_external(wildcards):

@@ -100,13 +100,13 @@ rule compare_outputs:
         "../../envs/onnx.yaml"
     threads: 2
     resources:
-        mem_mb=memory_for(base=1500, copies=3),
+        mem_mb=memory_for(base=1500, weights=3),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
         references=references(),
         batch_sizes=config["parity"]["batch_sizes"],
-        code=code_digest("variants", "files", "parity", "cases"),
+        code=code_digest("variants", "files", "onnx_file", "parity", "cases"),
     message:
         "{wildcards.variant}: comparing {wildcards.export}.onnx with {params.references}"
     script:

@@ -6,7 +6,7 @@ rule convert_checkpoint:
         checkpoint=checkpoint_of,
         record="<results>/{variant}/checkpoint.json",
     output:
-        archive="<results>/{variant}/archive.tar.lz4",
+        archive=archive(),
         ledger=report(
             "<results>/{variant}/ledger.csv",
             caption="../report/ledger.rst",
