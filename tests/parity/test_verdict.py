@@ -27,7 +27,8 @@ Comparison = dict[str, Any]
 
 def row(subject: str, other: str, max_abs: float | None, cosine: float | None = 1.0, **where: Any) -> dict[str, Any]:
     place = {"image": "cat", "height": 48, "width": 112, "batch": 1, "group": "cls", "token": 0, "channel": 7}
-    return {"subject": subject, "other": other, "max_abs": max_abs, "cosine": cosine, "scale": 1.0} | place | where
+    figures = {"count": 100, "max_abs": max_abs, "rms": max_abs, "cosine": cosine, "scale": 1.0}
+    return {"subject": subject, "other": other} | figures | place | where
 
 
 def healthy() -> Comparison:
@@ -84,6 +85,8 @@ PAIRS = {
     "truth_ratio": [("onnx", "truth")],
     "truth_agreement": [(subject, "truth") for subject in ("equinox_float64", "publisher_float64")],
 }
+# What of a row each limit is held against, if not its largest difference.
+FIGURES = {"cosine": "cosine", "truth_ratio": "rms"}
 every_judged_figure = pytest.mark.parametrize(
     ("limit", "subject", "other"), [(limit, *pair) for limit, pairs in PAIRS.items() for pair in pairs]
 )
@@ -98,13 +101,19 @@ def test_every_limit_of_the_config_is_tried():
 @every_judged_figure
 @either_group
 def test_a_limit_lets_itself_pass_and_nothing_beyond(limit: str, subject: str, other: str, index: int):
-    figure = "cosine" if limit == "cosine" else "max_abs"
+    figure = FIGURES.get(limit, "max_abs")
     on_limit = LIMITS[limit] * (OWN if limit == "truth_ratio" else 1)
     beyond = float(np.nextafter(on_limit, 0 if limit == "cosine" else math.inf))
     comparison = healthy()
-    rows(comparison, subject, other)[index][figure] = on_limit
+    pair = rows(comparison, subject, other)
+    if limit == "truth_ratio":
+        # It is of all rows together, so the other stands for no element here.
+        pair[1 - index]["count"] = 0
+        for row in rows(comparison, "transformers", "truth"):
+            row["rms"] = OWN
+    pair[index][figure] = on_limit
     assert judge(comparison, LIMITS).passed
-    rows(comparison, subject, other)[index][figure] = beyond
+    pair[index][figure] = beyond
     verdict = judge(comparison, LIMITS)
     assert not verdict.passed
     (fault,) = verdict.faults
@@ -116,7 +125,7 @@ def test_a_limit_lets_itself_pass_and_nothing_beyond(limit: str, subject: str, o
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
 def test_a_figure_that_is_no_number_fails(limit: str, subject: str, other: str, index: int, value: float | None):
     comparison = healthy()
-    rows(comparison, subject, other)[index]["cosine" if limit == "cosine" else "max_abs"] = value
+    rows(comparison, subject, other)[index][FIGURES.get(limit, "max_abs")] = value
     assert not judge(comparison, LIMITS).passed
 
 
@@ -125,7 +134,7 @@ def test_a_reference_whose_own_error_is_no_measure_fails(value: float | None):
     # Zero, too: then what is called single precision was computed in double.
     comparison = healthy()
     for found in rows(comparison, "transformers", "truth"):
-        found["max_abs"] = value
+        found["rms"] = value
     verdict = judge(comparison, LIMITS)
     assert not verdict.passed
     assert any("multiples of transformers's own" in fault for fault in verdict.faults)

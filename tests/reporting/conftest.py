@@ -24,13 +24,10 @@ def rows(subject: str, other: str, max_abs: float, batch: int = 1) -> list[dict[
     for image, (height, width), group in product(("cat", "tree"), SIZES, ("cls", "patches")):
         worst = (image, height, group) == ("cat", 48, "patches")
         row = {"subject": subject, "other": other, "image": image, "height": height, "width": width, "batch": batch}
-        row |= {"group": group, "max_abs": max_abs * (1 if worst else 0.5), "p99_abs": 0.0, "mean_abs": 0.0}
-        row |= {
-            "cosine": 1 - (2e-13 if worst else 1e-13),
-            "token": 9 if group == "patches" else 0,
-            "channel": 7,
-            "scale": 1.0,
-        }
+        size = max_abs * (1 if worst else 0.5)
+        row |= {"group": group, "count": 100, "max_abs": size, "rms": size, "p99_abs": 0.0, "mean_abs": 0.0}
+        row |= {"cosine": 1 - (2e-13 if worst else 1e-13), "token": 9 if group == "patches" else 0}
+        row |= {"channel": 7, "scale": 1.0}
         found.append(row | ({"row": 1, "column": 2} if group == "patches" else {}))
     return found
 
@@ -80,7 +77,7 @@ def not_finite(healthy: Comparison) -> Comparison:
     broken = deepcopy(healthy)
     for row in broken["differences"]:
         if row["subject"] == "onnx" and row["image"] == "tree" and row["height"] == 48:
-            row |= dict.fromkeys(("max_abs", "p99_abs", "mean_abs", "cosine"))
+            row |= dict.fromkeys(("max_abs", "rms", "p99_abs", "mean_abs", "cosine"))
     broken["checks"] = [{"name": "finite", "passed": False, "detail": "NaN or infinity in an output"}]
     return broken
 

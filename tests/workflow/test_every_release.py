@@ -1,4 +1,4 @@
-"""Every released architecture at its full width, one or two blocks deep, from checkpoint to verdict, by the config's limits."""
+"""Every released architecture at full width, one or two blocks deep, from checkpoint to verdict by the limits of config."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -9,12 +9,15 @@ import numpy as np
 class Difference:
     """The difference of two arrays of tokens [tokens, embed_dim].
 
-    `max_abs` is also the smallest tolerance that would have passed. `cosine` is that of the worst token. `token` and
+    `max_abs` is also the smallest tolerance that would have passed. `rms` is the root of the mean square over `count`
+    elements. `cosine` is that of the worst token. `token` and
     `channel` say where the largest difference is. A value that is not finite makes every figure `None`, because
     JSON has no NaN.
     """
 
+    count: int
     max_abs: float | None
+    rms: float | None
     p99_abs: float | None
     mean_abs: float | None
     cosine: float | None
@@ -35,13 +38,15 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
     where = np.unravel_index(np.argmax(np.where(np.isnan(delta), np.inf, delta)), delta.shape)
     token, channel = map(int, where)
     if not np.isfinite(delta).all():
-        return Difference(None, None, None, None, token, channel)
+        return Difference(delta.size, None, None, None, None, None, token, channel)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     # Two equal vectors of zeros point the same way; one against another vector does not.
     equal = (delta.max(axis=1) == 0).astype(float)
     cosines = np.where(norms == 0, equal, (a * b).sum(axis=1) / np.where(norms == 0, 1, norms))
     return Difference(
+        count=delta.size,
         max_abs=float(delta.max()),
+        rms=float(np.sqrt(np.mean(delta * delta))),
         p99_abs=float(np.quantile(delta, 0.99)),
         mean_abs=float(delta.mean()),
         cosine=float(cosines.min()),

@@ -29,27 +29,29 @@ RED = "background: #b3261e; color: #fff"
 def truth_figure(comparison: Mapping[str, Any], truth_ratio: float) -> str:
     """How far everything is from the float64 truth: a row per size, a mark per image.
 
-    The line is the limit: `truth_ratio` times the largest distance of the first reference.
+    Distances are root mean squares. The line is the limit: `truth_ratio` times that of the first reference over all.
     """
     references = comparison["references"]
     rows = differences(comparison, [*references, "equinox", *GRAPH_RUNS], ["truth"])
-    worst = rows.groupby(["height", "width", "subject", "image"])["max_abs"].max(skipna=False).reset_index()
-    limit = truth_ratio * worst.loc[worst["subject"].isin(references[:1]), "max_abs"].max(skipna=False)
+    marks = _rms(rows, ["height", "width", "subject", "image"])
+    limit = truth_ratio * _rms(rows, ["subject"]).set_index("subject")["rms"].get(
+        references[0] if references else "", 0
+    )
     sizes = sizes_of(rows)
     # The salt makes the names inside the SVG the same in every run.
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "vit2onnx"}):
         figure = Figure(figsize=(9, 1.4 + 0.6 * len(sizes)), layout="constrained")
         axes = figure.subplots()
-        subjects = [subject for subject in MARKERS if subject in set(worst["subject"])]
+        subjects = [subject for subject in MARKERS if subject in set(marks["subject"])]
         for i, subject in enumerate(subjects):
-            own = worst[worst["subject"] == subject]
+            own = marks[marks["subject"] == subject]
             offset = 0.16 * (i - (len(subjects) - 1) / 2)
             places = [sizes.index(size) + offset for size in zip(own["height"], own["width"], strict=True)]
             color, marker = MARKERS[subject]
-            axes.plot(own["max_abs"], places, marker, color=color, ms=5, alpha=0.8, label=SUBJECTS[subject])
+            axes.plot(own["rms"], places, marker, color=color, ms=5, alpha=0.8, label=SUBJECTS[subject])
         if limit > 0:
-            axes.axvline(limit, color="#b3261e", lw=1.2, label=f"limit ({truth_ratio:g} x the original's largest)")
-        _scale(axes, log=bool(worst["max_abs"].max() > 3 * limit))
+            axes.axvline(limit, color="#b3261e", lw=1.2, label=f"limit ({truth_ratio:g} x the original's)")
+        _scale(axes, log=bool(marks["rms"].max() > 3 * limit))
         axes.set_yticks(range(len(sizes)), [f"{height}x{width}" for height, width in sizes])
         axes.set_ylim(max(len(sizes), 1) - 0.5, -0.5)
         if subjects:
@@ -59,9 +61,16 @@ def truth_figure(comparison: Mapping[str, Any], truth_ratio: float) -> str:
     return file.getvalue()
 
 
+def _rms(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The root mean square of differences by some columns, from those of groups of tokens."""
+    squares = rows.assign(square=rows["count"] * rows["rms"] ** 2).groupby(by)[["square", "count"]]
+    sums = squares.sum(min_count=1).where(squares.count().eq(rows.groupby(by).size(), axis=0))
+    return (sums["square"] / sums["count"]).pow(0.5).rename("rms").reset_index()
+
+
 def _scale(axes: Axes, *, log: bool) -> None:
     """Linear where all are near the limit; logarithmic where the error of a broken graph would hide the rest."""
-    axes.set_xlabel("largest distance of any output number from float64")
+    axes.set_xlabel("distance of an image's output numbers from float64 (root mean square)")
     if log:
         axes.set_xscale("log")
     else:

@@ -1,25 +1,26 @@
 """All verdicts of a run in one table: as data and as a page."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from vit2onnx.parity.verdict import GRAPH_RUNS, judge
+from vit2onnx.parity.verdict import GRAPH_RUNS, judge, truth_ratio
 from vit2onnx.reporting.page import ENVIRONMENT
 
 COLUMNS = [
     *("subject", "other", "image", "height", "width", "batch", "group", "token", "row", "column"),
-    *("max_abs", "cosine"),
+    *("count", "max_abs", "rms", "cosine"),
 ]
 
 
 def differences(comparison: Mapping[str, Any], subjects: Iterable[str], others: Iterable[str]) -> pd.DataFrame:
     """The rows of a comparison that set one of `subjects` against one of `others`; `None` becomes NaN."""
-    rows = pd.DataFrame(comparison["differences"], columns=COLUMNS).astype({"max_abs": float, "cosine": float})
+    rows = pd.DataFrame(comparison["differences"], columns=COLUMNS).astype(
+        dict.fromkeys(("max_abs", "rms", "cosine"), float)
+    )
     return rows[rows["subject"].isin(list(subjects)) & rows["other"].isin(list(others))]
 
 
@@ -34,8 +35,6 @@ def summary_row(comparison: Mapping[str, Any], limits: Mapping[str, float], size
     verdict = judge(comparison, limits)
     references = comparison["references"]
     rows = differences(comparison, GRAPH_RUNS, references)
-    from_truth = [differences(comparison, who, ["truth"])["max_abs"] for who in (GRAPH_RUNS[:1], references[:1])]
-    ours, own = (errors.max(skipna=False) for errors in from_truth)
     return {
         "variant": comparison["variant"],
         "export": comparison["export"],
@@ -45,7 +44,7 @@ def summary_row(comparison: Mapping[str, Any], limits: Mapping[str, float], size
         "max_abs": rows["max_abs"].max(skipna=False),
         "worst_at": _worst_place(rows),
         "cosine": rows["cosine"].min(skipna=False),
-        "truth_ratio": ours / (own or math.nan),
+        "truth_ratio": truth_ratio(comparison),
         "images": rows["image"].nunique(),
         "sizes": len(sizes_of(rows)),
         "bytes": size,
