@@ -1,4 +1,4 @@
-"""Every released architecture at full width, one or two blocks deep, from checkpoint to verdict by the limits of config."""
+"""Every released architecture at full width, one or two blocks deep: from checkpoint to verdict by the config."""
 
 from dataclasses import replace
 from pathlib import Path
