@@ -26,6 +26,10 @@ RESULTS = [
     "parity/dynamic.json",
     "parity/static.verdict.json",
     "parity/dynamic.verdict.json",
+    "static.passport.json",
+    "dynamic.passport.json",
+    "static.sample.npz",
+    "dynamic.sample.npz",
     "parity.html",
 ]
 
@@ -84,6 +88,13 @@ def test_graphs_are_valid_and_say_that_their_weights_are_synthetic(finished: Pat
         assert (metadata["variant"], metadata["weights"]) == (TINY, "synthetic")
 
 
+def test_graphs_are_verified_by_their_passports(finished: Path) -> None:
+    for export in ("static", "dynamic"):
+        command = [sys.executable, "-m", "vit2onnx.verify", f"results/synthetic/{TINY}/{export}.onnx"]
+        done = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=False)
+        assert done.stdout.endswith("verified\n"), done.stdout + done.stderr
+
+
 def test_every_job_left_a_log_and_a_benchmark(finished: Path) -> None:
     assert len(list((finished / "benchmarks/results/synthetic").rglob("*.tsv"))) >= 12
     assert len(list((finished / "logs/synthetic").rglob("*.log"))) >= 12
@@ -115,6 +126,7 @@ def test_image_list_reruns_comparison_alone(copied: Path) -> None:
         "run_equinox",
         "compare_outputs",
         "judge_parity",
+        "write_passport",
         "render_parity",
         "summarise_parity",
     }
@@ -129,7 +141,7 @@ def test_one_recipe_reruns_that_export_and_what_follows(copied: Path) -> None:
 
 def test_limit_reruns_the_verdict_alone(copied: Path) -> None:
     edit_config(copied, lambda config: config["parity"]["limits"]["max_abs"].update(limit=2e-5))
-    assert set(planned(copied)) == {"judge_parity", "render_parity", "summarise_parity"}
+    assert set(planned(copied)) == {"judge_parity", "write_passport", "render_parity", "summarise_parity"}
 
 
 def test_library_room_reruns_what_uses_it(copied: Path) -> None:
@@ -148,6 +160,20 @@ def test_failed_verdict_fails_the_run_and_leaves_the_evidence(copied: Path) -> N
     assert (parity / "static.json").is_file()
     assert not (parity / "static.verdict.json").exists()
     assert "FAILED" in (copied / "results/synthetic/summary.csv").read_text()
+
+
+def test_an_archive_that_is_not_kept_goes_when_the_model_is_made(copied: Path) -> None:
+    edit_config(copied, lambda config: config.update(keep_archive=False))
+    folder = copied / "results/synthetic" / TINY
+    (folder / "archive.tar.lz4").unlink()
+    (folder / "model.eqx").unlink()
+    snakemake(copied, f"results/synthetic/{TINY}/model.eqx")
+    assert not (folder / "archive.tar.lz4").exists()
+    assert planned(copied, f"results/synthetic/{TINY}/model.eqx") == {}
+
+
+def test_all_variants_are_those_that_have_a_file(copied: Path) -> None:
+    assert planned(copied, "--config", "variants=all")["fetch_checkpoint"] == 12
 
 
 def test_unreadable_image_is_one_sentence_and_no_output(copied: Path) -> None:
