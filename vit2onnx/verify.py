@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import read_arrays, sha256_of
-from vit2onnx.onnx_file import initializers
+from vit2onnx.onnx_file import initializers, is_external
 
 
 def passport_of(graph: Path) -> dict[str, Any]:
@@ -54,7 +54,10 @@ def check_sample(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, 
         raise InputError(f"{sample} is missing; keep it beside the ONNX file.")
     yield sha256_of(sample) == passport["sample"]["sha256"], f"{sample.name} is the one that was recorded"
     arrays = read_arrays(sample)
-    session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    # As in the comparison: a model whose weights are external may be larger than memory.
+    options.add_session_config_entry("session.disable_prepacking", str(int(is_external(graph))))
+    session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     batch = session.get_inputs()[0].shape[0]
     for case in (key.removeprefix("pixel_values/") for key in arrays if key.startswith("pixel_values/")):
         images = np.repeat(arrays[f"pixel_values/{case}"][None], batch if isinstance(batch, int) else 1, axis=0)

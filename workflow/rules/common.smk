@@ -81,11 +81,16 @@ def compared_sizes():
 
 
 def memory_for(base, layers=0, weights=0):
-    """Memory in MB: `base`, and so many copies of a variant's largest layer and of all its weights."""
+    """Memory in MB: `base`, and so many copies of a variant's largest layer and of all its weights.
+
+    What was measured for ViT-S to H+ (max_rss in the benchmarks), and about half as much again. `weights` may be a
+    function of the wildcards.
+    """
 
     def memory(wildcards):
         spec = VariantSpec.from_mapping(wildcards.variant, VARIANTS[wildcards.variant])
-        parameters = layers * spec.architecture.layer_parameters + weights * spec.parameters
+        copies = weights(wildcards) if callable(weights) else weights
+        parameters = layers * spec.architecture.layer_parameters + copies * spec.parameters
         return base + round(4 * parameters / 1e6)
 
     return memory

@@ -21,7 +21,7 @@ rule convert_checkpoint:
         "../../envs/checkpoint.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory_for(base=800, layers=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         code=code_digest("variants", "files", "checkpoints", "keytable", "archive", "models"),

@@ -14,7 +14,7 @@ rule map_weights:
         "../../envs/jax.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory_for(base=600, layers=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         code=code_digest("variants", "files", "mapping", "keytable", "archive", "models"),
@@ -37,7 +37,7 @@ rule map_jax2onnx_example:
         "../../envs/jax.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory_for(base=600, layers=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         code=code_digest("variants", "files", "exporting", "mapping", "keytable", "archive", "models"),

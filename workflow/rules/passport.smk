@@ -27,7 +27,7 @@ rule write_passport:
         "../../envs/checkpoint.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory_for(base=800, layers=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
