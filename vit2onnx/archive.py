@@ -156,6 +156,11 @@ class _Pieces(io.RawIOBase):
         return count
 
 
+def archive_compressor() -> lz4.frame.LZ4FrameCompressor:
+    """What archives are compressed with."""
+    return lz4.frame.LZ4FrameCompressor(content_checksum=True)
+
+
 def write_archive(path: Path, spec: VariantSpec, skeleton: Any, values: Iterable[tuple[str, np.ndarray]]) -> None:
     """Write the archive of a variant, holding one leaf in memory at a time."""
     metadata = {
@@ -169,7 +174,7 @@ def write_archive(path: Path, spec: VariantSpec, skeleton: Any, values: Iterable
     }
     text = json.dumps(metadata, indent=1).encode()
     # Not through lz4.frame.open and tarfile.open, because their buffers take longer than the compression.
-    compressor = lz4.frame.LZ4FrameCompressor(content_checksum=True)
+    compressor = archive_compressor()
     with path.open("wb") as file:
         file.write(compressor.begin())
         size = eqx_size(skeleton)
