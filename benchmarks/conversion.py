@@ -4,10 +4,10 @@
 
 Everything lies in a scratch folder in FOLDER, whose disk it is that counts. What is timed is what the rule of that name
 does, once its imports are done, and then an fsync of what it wrote; the copy is the checkpoint's, by `shutil.copyfile`,
-and an fsync. Before each, what it wrote in the last round is deleted, the disk has nothing left to write, some seconds pass,
-and its input is read to the page cache, or dropped from it with --cold. Rounds repeat this, and the first, in which all is warmed up, is not counted; ratios are medians over
-rounds of ratios to the copy within a round. What hashing and lz4 cost is measured on the checkpoint's bytes, alone in
-one thread, without writing anything.
+and an fsync. Before each, what it wrote in the last round is deleted, the disk has nothing left to write, some seconds
+pass, and its input is read to the page cache, or dropped from it with --cold. Rounds repeat this, and the first, in
+which all is warmed up, is not counted; ratios are medians over rounds of ratios to the copy within a round. What
+hashing and lz4 cost is measured on the checkpoint's bytes, alone in one thread, without writing anything.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def seconds_to_import(script: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where to put the scratch folder, of five times the checkpoint's size")
+    parser.add_argument("folder", type=Path, help="where to put the scratch folder")
     parser.add_argument("--variant", default="dinov3_vitl16_pretrain_lvd1689m")
     parser.add_argument("--depth", type=int, help="another number of blocks than the variant's")
     parser.add_argument("--layout", default="meta", help="the checkpoint's, as in the config")

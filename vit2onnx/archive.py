@@ -34,7 +34,8 @@ T = TypeVar("T")
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
     """The items, each made in a second thread while the one before it is in use."""
-    rest, end = iter(items), object()
+    rest = iter(items)
+    end: Any = object()
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, rest, end)
         while (item := coming.result()) is not end:
@@ -184,7 +185,7 @@ def compress(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
 
 
 def write_archive(path: Path, spec: VariantSpec, skeleton: Any, values: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Write the archive of a variant, holding one leaf in memory at a time."""
+    """Write the archive of a variant, holding two leaves in memory: one to be written and the next to be made."""
     metadata = {
         "model_config": archive_config(spec),
         "torch_hub_cfg": {},
