@@ -14,6 +14,7 @@ run: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest
 
+# benchmarks.conversion and benchmarks.memory take a folder on the disk to be measured.
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.latency results/synthetic/dinov3_vits16_pretrain_lvd1689m
 

@@ -1,11 +1,13 @@
 """The archive and the model file: Equinox's own bytes, the same each time, streamed, and sound or refused."""
 
 import io
+import itertools
 import json
 import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -20,6 +22,7 @@ import pytest
 
 from vit2onnx.archive import (
     CHUNK,
+    ahead,
     archive_config,
     archive_skeleton,
     array_shapes,
@@ -72,6 +75,46 @@ def model_refusal(path: Path) -> str:
         load_model(path)
     assert str(caught.value).startswith(f"{path} ")
     return str(caught.value).removeprefix(f"{path} ")
+
+
+def test_the_next_item_is_made_while_one_is_in_use():
+    made = [threading.Event() for _ in range(4)]
+    threads = set()
+
+    def items() -> Iterator[int]:
+        for number, event in enumerate(made):
+            threads.add(threading.current_thread())
+            event.set()
+            yield number
+
+    found = []
+    for number in ahead(items()):
+        assert all(event.wait(10) for event in made[: number + 2])
+        assert not any(event.is_set() for event in made[number + 2 :])
+        found.append(number)
+    assert found == [0, 1, 2, 3]
+    assert len(threads) == 1 and threading.current_thread() not in threads
+
+
+@pytest.mark.parametrize("broken", [0, 1, 3])
+def test_what_is_raised_while_an_item_is_made_is_raised_in_its_place(broken):
+    def items() -> Iterator[int]:
+        yield from range(broken)
+        raise OSError("unreadable")
+
+    found = []
+    with pytest.raises(OSError, match="^unreadable$"):
+        for item in ahead(items()):
+            found.append(item)
+    assert found == list(range(broken))
+    assert threading.active_count() == 1
+
+
+def test_no_thread_is_left_by_who_takes_no_more_items():
+    items = ahead(itertools.count())
+    assert [next(items), next(items)] == [0, 1]
+    items.close()
+    assert threading.active_count() == 1
 
 
 def test_leaves_are_named_by_their_path_in_tree_order(tiny_spec):

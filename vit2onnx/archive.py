@@ -170,9 +170,9 @@ class _Pieces(io.RawIOBase):
 
 
 def compress(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
-    """An lz4 frame of the pieces. Not through `lz4.frame.open`, because its buffers take longer than the compression."""
-    # Each chunk a block of its own, which takes a fifth less time than small ones that are linked. Not at a lower level,
-    # which would be no faster where nothing can be compressed, and leave weights that are rounded to bfloat16 larger.
+    """An lz4 frame of the pieces. Not through `lz4.frame.open`, because its buffers take longer than compressing."""
+    # Each chunk a block of its own, which takes a fifth less time than small linked ones. Not at a lower level, which
+    # would be no faster for what cannot be compressed, and leave weights that are rounded to bfloat16 larger.
     compressor = lz4.frame.LZ4FrameCompressor(
         block_size=lz4.frame.BLOCKSIZE_MAX1MB, block_linked=False, content_checksum=True
     )

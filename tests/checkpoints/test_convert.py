@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import re
+import resource
 import shutil
+import threading
 import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -405,6 +407,35 @@ def test_a_faulty_tensor_is_named_and_nothing_is_left(tiny_spec, tiny_checkpoint
     error = refuse(tiny_spec, save(tensors, tmp_path / "file.pth"), tmp_path / "results")
     assert sentence in str(error)
     assert len(error.__notes__) == 1
+
+
+def test_a_tensor_that_cannot_be_read_is_raised_from_its_thread_and_nothing_is_left(
+    tiny_spec, tiny_checkpoint, tmp_path, monkeypatch
+):
+    read = iter([*[np.fromfile] * 9, None])
+
+    def fromfile(*args, **kwargs):
+        if read_one := next(read):
+            return read_one(*args, **kwargs)
+        raise OSError("bad sector")
+
+    monkeypatch.setattr(np, "fromfile", fromfile)
+    with pytest.raises(OSError, match="^bad sector$"):
+        convert_checkpoint(tiny_spec, tiny_checkpoint, tmp_path / "archive.tar.lz4", tmp_path / "ledger.csv")
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == 1
+
+
+def test_a_disk_that_is_full_ends_all_threads_and_nothing_is_left(tiny_spec, tiny_checkpoint, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            convert_checkpoint(tiny_spec, tiny_checkpoint, tmp_path / "archive.tar.lz4", tmp_path / "ledger.csv")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == 1
 
 
 def test_a_faulty_huggingface_tensor_is_named_too(tiny_spec, tiny_checkpoints, tmp_path):

@@ -19,7 +19,7 @@ rule convert_checkpoint:
         "<benchmarks>/{variant}/convert_checkpoint.tsv"
     conda:
         "../../envs/checkpoint.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=1500,
     params:
