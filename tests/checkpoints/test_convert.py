@@ -420,7 +420,7 @@ def test_a_tensor_that_cannot_be_read_is_raised_from_its_thread_and_nothing_is_l
         raise OSError("bad sector")
 
     monkeypatch.setattr(np, "fromfile", fromfile)
-    with pytest.raises(OSError, match="^bad sector$"):
+    with pytest.raises(OSError, match="bad sector"):
         convert_checkpoint(tiny_spec, tiny_checkpoint, tmp_path / "archive.tar.lz4", tmp_path / "ledger.csv")
     assert list(tmp_path.iterdir()) == []
     assert threading.active_count() == 1
