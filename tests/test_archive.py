@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -77,6 +78,11 @@ def model_refusal(path: Path) -> str:
     return str(caught.value).removeprefix(f"{path} ")
 
 
+def whole(item: int) -> int:
+    """The size of an item that fills a chunk."""
+    return CHUNK
+
+
 def test_the_next_item_is_made_while_one_is_in_use():
     made = [threading.Event() for _ in range(4)]
     threads = set()
@@ -88,12 +94,31 @@ def test_the_next_item_is_made_while_one_is_in_use():
             yield number
 
     found = []
-    for number in ahead(items()):
+    for number in ahead(items(), whole):
         assert all(event.wait(10) for event in made[: number + 2])
         assert not any(event.is_set() for event in made[number + 2 :])
         found.append(number)
     assert found == [0, 1, 2, 3]
     assert len(threads) == 1 and threading.current_thread() not in threads
+
+
+def test_small_items_are_made_up_to_the_next_large_one():
+    """Or a bias would be made while its weight is in use, and nothing while it is."""
+    sizes = [CHUNK, 1, 1, 2 * CHUNK, 1, CHUNK - 1, 5]
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for size in sizes:
+            made.append(size)
+            yield size
+
+    found = ahead(items(), int)
+    assert next(found) == CHUNK
+    deadline = time.monotonic() + 10
+    while made != sizes[:4] and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert made == sizes[:4]
+    assert list(found) == sizes[1:]
 
 
 @pytest.mark.parametrize("broken", [0, 1, 3])
@@ -102,7 +127,7 @@ def test_what_is_raised_while_an_item_is_made_is_raised_in_its_place(broken):
         yield from range(broken)
         raise OSError("unreadable")
 
-    found = ahead(items())
+    found = ahead(items(), whole)
     assert [next(found) for _ in range(broken)] == list(range(broken))
     with pytest.raises(OSError, match="unreadable"):
         next(found)
@@ -110,7 +135,7 @@ def test_what_is_raised_while_an_item_is_made_is_raised_in_its_place(broken):
 
 
 def test_no_thread_is_left_by_who_takes_no_more_items():
-    items = ahead(itertools.count())
+    items = ahead(itertools.count(), whole)
     assert [next(items), next(items)] == [0, 1]
     items.close()
     assert threading.active_count() == 1

@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cache
@@ -32,15 +32,32 @@ CHUNK = 1 << 20
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, each made in a second thread while the one before it is in use."""
+def ahead(items: Iterable[T], size: Callable[[T], int]) -> Iterator[T]:
+    """The items, the next chunk of which is made in a second thread while the one before it is in use.
+
+    A chunk ends with the item that fills it, so large items are made one at a time and small ones hold up nothing.
+    """
     rest = iter(items)
-    end: Any = object()
+
+    def make() -> list[T]:
+        chunk, filled = [], 0
+        for item in rest:
+            chunk.append(item)
+            filled += size(item)
+            if filled >= CHUNK:
+                break
+        return chunk
+
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, rest, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, rest, end)
-            yield item
+        coming = pool.submit(make)
+        while chunk := coming.result():
+            coming = pool.submit(make)
+            yield from chunk
+
+
+def leaf_size(leaf: tuple[str, np.ndarray]) -> int:
+    """The bytes of a named array."""
+    return leaf[1].nbytes
 
 
 def leaf_names(tree: Any) -> list[str]:
@@ -201,7 +218,7 @@ def write_archive(path: Path, spec: VariantSpec, skeleton: Any, values: Iterable
     head = [_tar_header("metadata.json", len(text)), text, _padding(len(text)), _tar_header("weights.eqx", size)]
     tail = [_padding(size), bytes(2 * tarfile.BLOCKSIZE)]
     with path.open("wb") as file:
-        for chunk in ahead(compress(itertools.chain(head, serialise(skeleton, ahead(values)), tail))):
+        for chunk in ahead(compress(itertools.chain(head, serialise(skeleton, ahead(values, leaf_size)), tail)), len):
             file.write(chunk)
 
 
@@ -291,7 +308,7 @@ def write_leaves(file: IO[bytes], skeleton: Any, values: Iterable[tuple[str, np.
         else:
             file.write(_number(leaf))
     end = file.tell()
-    for name, value in ahead(values):
+    for name, value in ahead(values, leaf_size):
         assert (value.shape, value.dtype) == (leaves[name].shape, leaves[name].dtype), name
         file.seek(offsets.pop(name))
         file.write(value.reshape(-1).data)
