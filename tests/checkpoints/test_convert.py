@@ -509,7 +509,7 @@ def test_equimos_own_loader_opens_the_archive_and_gives_our_features(released, s
 def test_memory_does_not_grow_with_depth(tiny_spec, tmp_path):
     """Torch's memory map is not counted, but each tensor that Python holds is."""
     peaks = []
-    for depth in (2, 8):
+    for depth in (8, 24):
         architecture = replace(tiny_spec.architecture, embed_dim=192, depth=depth)
         spec = replace(tiny_spec, architecture=architecture)
         write_synthetic(spec, tmp_path / "file.pth", seed=0, layout="meta")
@@ -517,5 +517,5 @@ def test_memory_does_not_grow_with_depth(tiny_spec, tmp_path):
         convert_checkpoint(spec, tmp_path / "file.pth", tmp_path / "archive.tar.lz4", tmp_path / "ledger.csv")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # The six blocks have 4.5 MB of weights. Measured: 0.2 MB more, which is names, hashes and Equimo's skeleton.
-    assert peaks[1] - peaks[0] < 1e6
+    # Sixteen blocks have 12 MB of weights. Measured: 0.2 to 1.5 MB more, as one thread is more or less ahead.
+    assert peaks[1] - peaks[0] < 3e6
