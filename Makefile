@@ -19,6 +19,7 @@ test: .venv/installed
 test-slurm: .venv/installed
 	$(BIN)/python -m pytest tests/slurm
 
+# benchmarks.conversion and benchmarks.memory take a folder on the disk to be measured.
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.latency results/synthetic/dinov3_vits16_pretrain_lvd1689m
 

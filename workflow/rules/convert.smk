@@ -19,7 +19,7 @@ rule convert_checkpoint:
         "<benchmarks>/{variant}/convert_checkpoint.tsv"
     conda:
         "../../envs/checkpoint.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=memory_for(base=800, layers=2),
     params:

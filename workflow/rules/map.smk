@@ -12,7 +12,7 @@ rule map_weights:
         "<benchmarks>/{variant}/map_weights.tsv"
     conda:
         "../../envs/jax.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=memory_for(base=600, layers=2),
     params:
@@ -35,7 +35,7 @@ rule map_jax2onnx_example:
         "<benchmarks>/{variant}/map_jax2onnx_example.tsv"
     conda:
         "../../envs/jax.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=memory_for(base=600, layers=2),
     params:
