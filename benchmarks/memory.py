@@ -54,7 +54,7 @@ def export_onnx(spec: VariantSpec, folder: Path, *, external: bool) -> Work:
     from workflow.scripts.export_onnx import export_onnx
 
     model, record, graph = folder / "model.eqx", folder / "checkpoint.json", folder / "dynamic.onnx"
-    return lambda: export_onnx(spec, DYNAMIC, model, record, graph, external=external)
+    return lambda: export_onnx(spec, DYNAMIC, model, record, folder / "ledger.csv", graph, external=external)
 
 
 def export_external(spec: VariantSpec, folder: Path) -> Work:

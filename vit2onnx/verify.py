@@ -14,19 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import read_arrays, sha256_of
-from vit2onnx.onnx_file import initializers, is_external
+from vit2onnx.onnx_file import INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, passport_beside
+from vit2onnx.runtime import session_of
+
+OUTPUT = next(iter(OUTPUTS))
 
 
-def passport_of(graph: Path) -> dict[str, Any]:
+def read_passport(graph: Path) -> dict[str, Any]:
     """The passport that lies beside a graph."""
-    path = graph.with_suffix(".passport.json")
+    path = passport_beside(graph)
     try:
         passport: dict[str, Any] = json.loads(path.read_text())
-        if passport["passport"] != 1:
+        if passport["passport"] != PASSPORT_FORMAT:
             raise InputError(f"{path} is of format {passport['passport']}; use the vit2onnx that wrote it.")
         return passport
     except FileNotFoundError:
@@ -54,17 +56,13 @@ def check_sample(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, 
         raise InputError(f"{sample} is missing; keep it beside the ONNX file.")
     yield sha256_of(sample) == passport["sample"]["sha256"], f"{sample.name} is the one that was recorded"
     arrays = read_arrays(sample)
-    options = ort.SessionOptions()
-    # As in the comparison: a model whose weights are external may be larger than memory.
-    options.add_session_config_entry("session.disable_prepacking", str(int(is_external(graph))))
-    session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    session = session_of(graph)
     batch = session.get_inputs()[0].shape[0]
-    for case in (key.removeprefix("pixel_values/") for key in arrays if key.startswith("pixel_values/")):
-        images = np.repeat(arrays[f"pixel_values/{case}"][None], batch if isinstance(batch, int) else 1, axis=0)
-        (found,) = session.run(["last_hidden_state"], {"pixel_values": images})
-        expected = arrays[f"last_hidden_state/{case}"]
+    for case, limit in passport["sample"]["limits"].items():
+        images = np.repeat(arrays[f"{INPUT}/{case}"][None], batch if isinstance(batch, int) else 1, axis=0)
+        (found,) = session.run([OUTPUT], {INPUT: images})
+        expected = arrays[f"{OUTPUT}/{case}"]
         delta = float(np.abs(found[0] - expected).max()) if found[0].shape == expected.shape else float("nan")
-        limit = passport["sample"]["limit"] * max(1.0, float(expected.std()))
         sign = "<=" if delta <= limit else ">"
         yield delta <= limit, f"{case}: max |difference| from the original {delta:.1e} {sign} {limit:.1e}"
 
@@ -74,7 +72,7 @@ def main() -> int:
     parser.add_argument("graph", type=Path, help="the ONNX file")
     graph: Path = parser.parse_args().graph
     try:
-        passport = passport_of(graph)
+        passport = read_passport(graph)
         weights = passport["checkpoint"]["weights"]
         print(f"{graph}: {passport['variant']}, {weights} weights, {passport['checkpoint']['identity']}")
         passed = True

@@ -10,6 +10,7 @@ from vit2onnx.cases import sizes_of
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, SUFFIX_OF_LAYOUT, locate
 from vit2onnx.configuration import check_configuration
 from vit2onnx.errors import InputError
+from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -116,7 +117,7 @@ def everything_asked_for():
         ),
         *expand("<results>/{variant}/parity.html", variant=config["variants"]),
         *(
-            expand("<results>/{variant}/LICENSE.md", variant=config["variants"])
+            expand(f"<results>/{{variant}}/{LICENCE_FILE}", variant=config["variants"])
             if config["weights"] == "official"
             else []
         ),

@@ -107,7 +107,7 @@ rule compare_outputs:
         recipe=lookup("{export}", within=config["exports"]),
         references=references(),
         batch_sizes=config["parity"]["batch_sizes"],
-        code=code_digest("variants", "files", "onnx_file", "parity", "cases"),
+        code=code_digest("variants", "files", "onnx_file", "runtime", "parity", "cases"),
     message:
         "{wildcards.variant}: comparing {wildcards.export}.onnx with {params.references}"
     script:
