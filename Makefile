@@ -8,6 +8,7 @@ BIN := .venv/bin
 .PHONY: run test test-slurm benchmark lock
 
 run: .venv/installed
+	rm -f results/$(WEIGHTS)/report.html
 	$(BIN)/snakemake --cores $(CORES) --config weights=$(WEIGHTS) \
 	  --report results/$(WEIGHTS)/report.html --report-after-run
 

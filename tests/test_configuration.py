@@ -51,7 +51,7 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda c: c["exports"]["static"].update(height=225, width="dynamic"),
         "exports.static: no size of parity.sizes fits it",
     ),
-    "some other word for variants": (lambda c: c.update(variants="every"), "variants: 'every' does not match"),
+    "unknown variant by itself": (lambda c: c.update(variants="every"), "there is no config/variants/every.yaml"),
     "no golden image": (
         lambda c: c["official"].update(golden_image="cats.jpg"),
         "official.golden_image: there is no file cats.jpg",

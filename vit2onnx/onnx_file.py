@@ -34,6 +34,11 @@ def passport_beside(graph: Path) -> Path:
     return graph.with_suffix(".passport.json")
 
 
+def sample_beside(graph: Path) -> Path:
+    """Where the sample of a graph is, by which it is verified."""
+    return graph.with_suffix(".sample.npz")
+
+
 @dataclass(frozen=True)
 class Initializer:
     """Where the bytes of a weight stand; `file` is the ONNX file or the one beside it that holds its external data."""

@@ -82,17 +82,23 @@ def passport_of(
     described = {key: json.loads(own[key]) for key in ("licence", "preprocessing", "tokens", "outputs")}
     return {
         "passport": PASSPORT_FORMAT,
-        "file": {"name": graph.name, "bytes": graph.stat().st_size, "sha256": digest},
+        "file": {
+            "name": graph.name,
+            "bytes": graph.stat().st_size,
+            "sha256": digest,
+            "external": sorted({one.file.name for one in initializers(graph).values()} - {graph.name}),
+        },
         **{key: own[key] for key in ("variant", "family", "export")},
         "checkpoint": record,
         "ledger_sha256": sha256_of(ledger),
         **described,
+        "rope_periods": own["rope_periods"],
         "parity": {
             "references": comparison["references"],
             "runtime": comparison["runtime"],
             "findings": verdict["findings"],
         },
-        "sample": {"file": sample.name, "sha256": sha256_of(sample), "limits": limits},
+        "sample": {"sha256": sha256_of(sample), "limits": limits},
         "versions": json.loads(own["versions"]) | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},
         **weights_of(spec, checkpoint, graph),
     }

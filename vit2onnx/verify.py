@@ -17,7 +17,7 @@ import numpy as np
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import read_arrays, sha256_of
-from vit2onnx.onnx_file import INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, passport_beside
+from vit2onnx.onnx_file import INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, passport_beside, sample_beside
 from vit2onnx.runtime import session_of
 
 OUTPUT = next(iter(OUTPUTS))
@@ -40,18 +40,20 @@ def read_passport(graph: Path) -> dict[str, Any]:
 def check_hashes(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, str]]:
     """Whether file and weights are those of the passport."""
     present = initializers(graph)
-    found = sha256_of(graph)
-    yield found == passport["file"]["sha256"], f"the file has the SHA-256 that was recorded: {found}"
+    found, wanted = sha256_of(graph), passport["file"]["sha256"]
+    yield found == wanted, f"SHA-256 {found}{'' if found == wanted else f', but {wanted} was recorded'}"
     recorded = {name: weight["sha256"] for name, weight in passport["weights"].items()} | passport["constants"]
     differing = sorted(present.keys() ^ recorded.keys())
     differing += [name for name, one in present.items() if name in recorded and one.sha256() != recorded[name]]
     shown = f", but not {', '.join(differing[:3])}{' and more' if len(differing) > 3 else ''}" if differing else ""
-    yield not differing, f"{len(passport['weights'])} weights are the checkpoint's{shown}"
+    computed = sum(not weight["sources"] for weight in passport["weights"].values())
+    counted = f"{len(passport['weights']) - computed} weights are the checkpoint's, {computed} computed"
+    yield not differing, f"{counted}{shown}"
 
 
 def check_sample(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, str]]:
     """Whether the graph computes the recorded outputs from the recorded inputs."""
-    sample = graph.with_name(passport["sample"]["file"])
+    sample = sample_beside(graph)
     if not sample.is_file():
         raise InputError(f"{sample} is missing; keep it beside the ONNX file.")
     yield sha256_of(sample) == passport["sample"]["sha256"], f"{sample.name} is the one that was recorded"
@@ -72,9 +74,12 @@ def main() -> int:
     parser.add_argument("graph", type=Path, help="the ONNX file")
     graph: Path = parser.parse_args().graph
     try:
+        if not graph.is_file():
+            raise InputError(f"{graph}: there is no such file.")
         passport = read_passport(graph)
-        weights = passport["checkpoint"]["weights"]
-        print(f"{graph}: {passport['variant']}, {weights} weights, {passport['checkpoint']['identity']}")
+        licence = passport["licence"]
+        print(f"{graph}: {passport['variant']}, {passport['export']}, from {passport['checkpoint']['identity']}")
+        print(f"  licence of the weights: {licence['id'] + ', ' + licence['url'] if licence else 'none'}")
         passed = True
         for good, sentence in (*check_hashes(graph, passport), *check_sample(graph, passport)):
             print(f"  {'ok  ' if good else 'FAIL'}  {sentence}")

@@ -181,3 +181,12 @@ def test_unreadable_image_is_one_sentence_and_no_output(copied: Path) -> None:
     output = snakemake(copied, fails=True)
     assert "error: resources/images/coffee.jpg: this is not a complete, readable image" in output
     assert not (copied / f"results/synthetic/{TINY}/features/pixel_values.npz").exists()
+
+
+def test_a_graph_that_fails_loses_the_passport_of_an_earlier_run(copied: Path) -> None:
+    folder = copied / "results/synthetic" / TINY
+    assert (folder / "static.passport.json").is_file()
+    edit_config(copied, lambda config: config["parity"]["limits"]["max_abs"].update(limit=1e-9))
+    snakemake(copied, f"results/synthetic/{TINY}/static.passport.json", fails=True)
+    assert not (folder / "static.passport.json").exists()
+    assert not (folder / "static.sample.npz").exists()

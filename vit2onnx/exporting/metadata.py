@@ -48,6 +48,7 @@ def metadata_of(
         "family": spec.family,
         "weights": checkpoint["weights"],
         "export": export.name,
+        "rope_periods": getattr(arch, "rope_periods", "none"),
         "ledger_sha256": ledger_sha256,
         "passport": passport_beside(Path(f"{export.name}.onnx")).name,
     }

@@ -8,7 +8,7 @@ import psutil
 from snakemake.exceptions import WorkflowError
 from vit2onnx.cases import sizes_of
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, SUFFIX_OF_LAYOUT, locate
-from vit2onnx.configuration import check_configuration
+from vit2onnx.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
@@ -19,8 +19,7 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
-if config["variants"] == "all":
-    config["variants"] = list(VARIANTS)
+config["variants"] = names_of(config, VARIANTS)
 
 # Jobs on this machine share the memory that is free, unless --resources mem_mb=… says otherwise; one that asks for more
 # runs alone.
