@@ -21,10 +21,18 @@ except InputError as error:
 
 config["variants"] = names_of(config, VARIANTS)
 
+
+def free_memory():
+    """Bytes that this machine, or the container in which Snakemake runs, has free."""
+    files = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory/memory.limit_in_bytes"))
+    limits = [text for file in files if file.is_file() and (text := file.read_text().strip()).isdigit()]
+    return min(psutil.virtual_memory().available, *map(int, limits))
+
+
 # Jobs on this machine share the memory that is free, unless --resources mem_mb=… says otherwise; one that asks for more
 # runs alone.
 if workflow.local_exec and "mem_mb" not in workflow.global_resources:
-    workflow.register_resource("mem_mb", psutil.virtual_memory().available // 10**6)
+    workflow.register_resource("mem_mb", free_memory() // 10**6)
 
 # A link whose file was moved away would stop Snakemake for good; without it, the file is looked for again.
 for _link in Path("results").glob("*/*/checkpoint.*"):
@@ -72,7 +80,7 @@ def references():
 def golden_image():
     """The photograph by whose published features official weights are known, if it is there."""
     image = config["official"]["golden_image"] if config["weights"] == "official" else None
-    return [image] if image else []
+    return [str(Path(image).expanduser())] if image else []
 
 
 def compared_sizes():
