@@ -75,7 +75,7 @@ def test_one_changed_bit_of_one_weight_is_named(
     flip(initializers(graph)["blocks.1.mlp.fc2.weight"])
     with pytest.raises(
         InputError,
-        match=r"blocks\.1\.mlp\.fc2\.weight in (graph\.onnx|model\.eqx) is not what .*blocks\.1\.mlp\.fc2\.weight gives",
+        match=r"blocks\.1\.mlp\.fc2\.weight in (graph\.onnx|model\.eqx) is not what",
     ):
         weights_of(tiny_spec, tiny_checkpoint, graph)
 

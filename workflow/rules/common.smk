@@ -4,12 +4,12 @@ import os
 import re
 from pathlib import Path
 
-import psutil
 from snakemake.exceptions import WorkflowError
 from vit2onnx.cases import sizes_of
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, SUFFIX_OF_LAYOUT, locate
 from vit2onnx.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
+from vit2onnx.machine import free_memory
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
 from vit2onnx.variants import ExportSpec, VariantSpec
@@ -20,14 +20,6 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 config["variants"] = names_of(config, VARIANTS)
-
-
-def free_memory():
-    """Bytes that this machine, or the container in which Snakemake runs, has free."""
-    files = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory/memory.limit_in_bytes"))
-    limits = [text for file in files if file.is_file() and (text := file.read_text().strip()).isdigit()]
-    return min(psutil.virtual_memory().available, *map(int, limits))
-
 
 # Jobs on this machine share the memory that is free, unless --resources mem_mb=… says otherwise; one that asks for more
 # runs alone.
