@@ -11,4 +11,4 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 def free_memory() -> int:
     """Bytes of memory that are free, or that the container allows, whatever is less."""
     texts = [Path(limit).read_text().strip() for limit in LIMITS if Path(limit).is_file()]
-    return min(psutil.virtual_memory().available, *(int(text) for text in texts if text.isdigit()))
+    return min([psutil.virtual_memory().available, *(int(text) for text in texts if text.isdigit())])
