@@ -51,6 +51,8 @@ def write_passport(
 if __name__ == "__main__":
     with logging_to(snakemake.log[0]):
         files = {name: Path(path) for name, path in (*snakemake.input.items(), *snakemake.output.items())}
+        # It is enough that this has passed.
+        del files["preprocessing"]
         write_passport(
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
             ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
