@@ -47,7 +47,7 @@ rule judge_preprocessing:
         mem_mb=500,
     params:
         limits=config["parity"]["preprocessing"],
-        code=code_digest("variants", "files", "parity"),
+        code=code_digest("variants", "files", "onnx_file", "parity"),
     message:
         "{wildcards.variant}: judging the preprocessing"
     script:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vit2onnx.errors import InputError
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
+from vit2onnx.onnx_file import passport_beside, sample_beside
 from vit2onnx.parity.preprocessing import judge_preprocessing
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ def judge(comparison: Path, limits: Mapping[str, Mapping[str, Any]], verdict: Pa
     found = judge_preprocessing(measured["differences"], numbers)
     faults = [finding.sentence for finding in found if not finding.passed]
     if faults:
+        # Of an earlier run, in which it passed.
+        for graph in comparison.parent.glob("*.onnx"):
+            for left in (passport_beside(graph), sample_beside(graph)):
+                left.unlink(missing_ok=True)
         raise InputError(
             f"{measured['variant']}: the preprocessing is not at parity: {'; '.join(faults)}."
             f" All numbers are in {comparison}."
