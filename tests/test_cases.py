@@ -1,8 +1,10 @@
 """Cases: which image at which size."""
 
+from pathlib import Path
+
 import pytest
 
-from vit2onnx.cases import Case, sizes_of
+from vit2onnx.cases import Case, image_files, sizes_of
 from vit2onnx.variants import ExportSpec
 
 STATIC = ExportSpec("static", 1, 224, 224, 23)
@@ -49,3 +51,68 @@ def test_sizes_are_those_listed_that_fit_and_those_that_are_fixed(exports, sizes
 
 def test_a_size_that_is_both_listed_and_fixed_is_compared_once():
     assert sizes_of([STATIC, DYNAMIC], [(224, 224)]) == [(224, 224)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three photographs, one with a name that no case can have, and what is none."""
+    for name in ("b.JPG", "a@2 x.png", "c.webp", "notes.txt", ".hidden"):
+        (tmp_path / name).touch()
+    (tmp_path / "deeper.jpg").mkdir()
+    return tmp_path
+
+
+def test_a_file_keeps_its_entrys_name(folder: Path):
+    assert image_files({"cat": f"{folder}/b.JPG"}) == ({"cat": f"{folder}/b.JPG"}, [])
+
+
+def test_a_folder_gives_its_photographs_in_order_with_safe_names(folder: Path):
+    found, faults = image_files({"mine": str(folder)})
+    assert found == {
+        "mine-a_2_x.png": f"{folder}/a@2 x.png",
+        "mine-b.JPG": f"{folder}/b.JPG",
+        "mine-c.webp": f"{folder}/c.webp",
+    }
+    assert faults == []
+    assert all(Case.parse(str(Case(name, 16, 32))) == Case(name, 16, 32) for name in found)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_pattern_gives_the_files_that_match(folder: Path, relative: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    found, faults = image_files({"some": "[bc].*" if relative else f"{folder}/[bc].*"})
+    assert list(found) == ["some-b.JPG", "some-c.webp"]
+    assert faults == []
+
+
+def test_what_was_found_is_found_again_as_it_is(folder: Path):
+    found, _ = image_files({"mine": str(folder), "cat": f"{folder}/b.JPG"})
+    assert image_files(found) == (found, [])
+
+
+def test_a_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(folder))
+    assert image_files({"cat": "~/c.webp"}) == ({"cat": f"{folder}/c.webp"}, [])
+
+
+def test_what_gives_no_photograph_is_named(folder: Path):
+    (folder / "deeper.jpg" / "notes.txt").touch()
+    entries = {"empty": f"{folder}/deeper.jpg", "gone": f"{folder}/gone.jpg", "none": f"{folder}/*.gif"}
+    assert image_files(entries) == (
+        {},
+        [
+            "images.empty: there is no photograph (.jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp) in the folder"
+            f" {folder}/deeper.jpg",
+            f"images.gone: there is no file {folder}/gone.jpg",
+            f"images.none: there is no file {folder}/*.gif",
+        ],
+    )
+
+
+def test_photographs_of_one_name_are_named(folder: Path):
+    (folder / "a_2_x.png").touch()
+    _, (fault,) = image_files({"mine": str(folder)})
+    assert (
+        fault
+        == f"images.mine: {folder}/a@2 x.png and {folder}/a_2_x.png would both be named mine-a_2_x.png; rename one"
+    )

@@ -56,6 +56,10 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda c: c["official"].update(golden_image="cats.jpg"),
         "official.golden_image: there is no file cats.jpg",
     ),
+    "folder without images": (
+        lambda c: c["images"].update(mine="config"),
+        r"images.mine: there is no photograph \(.jpg, .*\) in the folder config",
+    ),
     "golden among the images": (
         lambda c: c["images"].update(golden=c["images"]["coffee"]),
         "images.golden: this name is taken by official.golden_image",

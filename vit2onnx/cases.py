@@ -1,7 +1,9 @@
 """What is compared: which image at which size. Standard library only, because the Snakefile imports it."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vit2onnx.variants import ExportSpec, Preprocessing
 
@@ -27,6 +29,40 @@ class Case:
 # The image whose features are published, prepared as it was for that: for all variants as for ImageNet.
 GOLDEN = Case("golden", 224, 224)
 GOLDEN_PREPROCESSING = Preprocessing("bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+# How the names of photographs end that are taken from a folder.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+
+def image_files(images: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The photographs that the config names, by name, and what is wrong with its entries.
+
+    An entry is a file, a folder, or a pattern such as `photos/*.jpg`. Those of a folder or pattern are named after
+    entry and file, `photos-IMG_1.jpg`, with `_` for what a name must not hold.
+    """
+    found: dict[str, str] = {}
+    faults = []
+    for entry, text in images.items():
+        path = Path(text).expanduser()
+        named = {}
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+            missing = f"images.{entry}: there is no photograph ({', '.join(SUFFIXES)}) in the folder {text}"
+        elif path.is_file():
+            files, named = [path], {path: entry}
+            missing = ""
+        else:
+            root = Path(path.anchor)
+            files = sorted(file for file in root.glob(str(path.relative_to(root))) if file.is_file())
+            missing = f"images.{entry}: there is no file {text}"
+        if not files:
+            faults.append(missing)
+        for file in files:
+            name = named.get(file) or f"{entry}-{re.sub('[^A-Za-z0-9_.-]', '_', file.name)}"
+            if name in found:
+                faults.append(f"images.{entry}: {found[name]} and {file} would both be named {name}; rename one")
+            found[name] = str(file)
+    return found, faults
 
 
 def of_first_image(cases: Iterable[str]) -> Sequence[str]:

@@ -9,7 +9,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
-from vit2onnx.cases import GOLDEN
+from vit2onnx.cases import GOLDEN, image_files
 from vit2onnx.checkpoints.sources import LAYOUTS_OF_FAMILY
 from vit2onnx.errors import InputError
 from vit2onnx.variants import ExportSpec, VariantSpec, read_variants, read_yaml
@@ -56,15 +56,12 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
             for spec in specs
             if config["weights"] == "synthetic" and layout not in (layouts := LAYOUTS_OF_FAMILY[spec.family])
         ]
-        faults += [
-            f"images.{name}: there is no file {path}"
-            for name, path in config["images"].items()
-            if not Path(path).is_file()
-        ]
+        images, wrong = image_files(config["images"])
+        faults += wrong
         golden = config["official"]["golden_image"]
         if golden and not Path(golden).expanduser().is_file():
             faults.append(f"official.golden_image: there is no file {golden}")
-        if GOLDEN.image in config["images"]:
+        if GOLDEN.image in images:
             faults.append(f"images.{GOLDEN.image}: this name is taken by official.golden_image; choose another")
         faults += [
             f"config/variants/{spec.name}.yaml: licence.text: there is no file {spec.licence.text}"

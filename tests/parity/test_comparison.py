@@ -24,7 +24,15 @@ from vit2onnx.cases import GOLDEN, Case
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
-from vit2onnx.parity.comparison import RUNS, GraphRunner, by_kind, compare_features, compare_outputs, run_graph
+from vit2onnx.parity.comparison import (
+    RUNS,
+    GraphRunner,
+    by_kind,
+    compare_features,
+    compare_outputs,
+    distribution,
+    run_graph,
+)
 from vit2onnx.parity.verdict import GRAPH_RUNS, judge
 from vit2onnx.references import transformers_model
 from vit2onnx.variants import ExportSpec, Golden, VariantSpec
@@ -118,6 +126,35 @@ def test_everything_is_compared_with_everything(healthy: Mapping[str, Any]):
         groups = ("cls", "registers", "patches", "patches_mean")
         assert seen == {(case, batch, group) for case in CASES for batch in (1, 3) for group in groups}
         assert len(found) == len(seen)
+
+
+def test_semantics_and_distributions_are_of_every_run(healthy: Mapping[str, Any]):
+    found = {(row["subject"], row["other"]): row for row in healthy["semantics"]}
+    assert list(found) == [("transformers", "truth"), *((run, "transformers") for run in RUNS)]
+    for row in found.values():
+        assert row["finite"]
+        assert [figures["what"] for figures in row["neighbours"]] == ["cls", "patches_mean", "regions", "patches"]
+        assert row["matches"]["pairs_of_images"] == 10
+        # Rounding changes no similarity by more, and so no rank at a larger margin.
+        assert max(figures["change"] for figures in row["neighbours"]) < LIMITS["neighbour_margin"]
+    rows = {(row["subject"], row["other"], row["batch"]): row for row in healthy["distributions"]}
+    assert len(rows) == len(healthy["distributions"]) == 4 + 2 * 2 * 3
+    for (subject, other, batch), row in rows.items():
+        same = [x for x in healthy["differences"] if (x["subject"], x["other"], x["batch"]) == (subject, other, batch)]
+        worst = max((x for x in same if x["group"] != "patches_mean"), key=lambda x: x["max_abs"])
+        assert (row["max"], row["worst_image"]) == (worst["max_abs"], worst["image"])
+        assert row["p50"] < row["p90"] < row["p99"] < row["p999"] < row["max"]
+        assert row["median_image"] <= row["max"]
+        assert row["count"] == sum(x["count"] for x in same if x["group"] != "patches_mean")
+        assert row["images"] == 7
+
+
+def test_a_distribution_with_what_is_no_number_has_no_figures():
+    a, b = {Case("cat", 16, 16): np.ones((2, 3))}, {Case("cat", 16, 16): np.ones((2, 3))}
+    b[Case("cat", 16, 16)][0, 0] = np.nan
+    found = distribution("onnx", "truth", a, b, batch=1)
+    assert {found[name] for name in ("p50", "p999", "max", "median_image")} == {None}
+    assert found["worst_image"] == "cat"
 
 
 def test_a_second_reference_is_compared_with_the_first(graph: Path, compare, reference):
@@ -345,6 +382,10 @@ def test_a_planted_fault_fails(graph: Path, compare, tmp_path: Path, plant: Call
     verdict = judge(found, LIMITS)
     assert not verdict.passed
     assert any(FAULTS[plant] in fault for fault in verdict.faults), verdict.faults
+    # All but those that leave CLS and patches as they are turn the principal components: by 1.2e-4 or more, where
+    # rounding turns them by 5e-6.
+    turned = [fault for fault in verdict.faults if "degrees between principal components" in fault]
+    assert bool(turned) == (plant not in (swapped_registers, pooled_register))
     # The numbers can be written down whatever they are.
     json.dumps(found, allow_nan=False)
 

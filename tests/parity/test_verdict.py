@@ -31,6 +31,18 @@ def row(subject: str, other: str, max_abs: float | None, cosine: float | None = 
     return {"subject": subject, "other": other} | figures | place | where
 
 
+def semantics(subject: str, other: str) -> dict[str, Any]:
+    """What people do with features, half as far apart as the limits allow."""
+    margin, angle = LIMITS["neighbour_margin"] / 2, LIMITS["subspace_angle"] / 2
+    return {
+        **{"subject": subject, "other": other, "batch": 1, "finite": True},
+        "neighbours": [{"what": what, "margin": margin} for what in ("cls", "patches")],
+        "matches": {"margin": margin},
+        "subspaces": [{"components": k, "degrees": 2 * angle, "gap": 0.5} for k in (3, 16)],
+        "worst_token": None,
+    }
+
+
 def healthy() -> Comparison:
     """A comparison in which everything is right: two references, two runs of the graph, two groups of tokens."""
     pairs = [("equinox_float64", "truth", 1e-15), ("equinox", "truth", OWN), ("publisher_float64", "truth", 0.0)]
@@ -48,6 +60,10 @@ def healthy() -> Comparison:
             for factor, where in ((1, {}), (0.5, patches))
         ],
         "known_differences": [],
+        "semantics": [
+            semantics("transformers", "truth"),
+            *(semantics(run, reference) for run in RUNS for reference in REFERENCES),
+        ],
     }
 
 
@@ -73,7 +89,8 @@ def test_a_healthy_comparison_passes():
 def test_one_reference_is_enough():
     comparison = healthy()
     comparison["references"] = ["transformers"]
-    comparison["differences"] = [row for row in comparison["differences"] if "publisher" not in str(row)]
+    for key in ("differences", "semantics"):
+        comparison[key] = [row for row in comparison[key] if "publisher" not in str(row)]
     assert judge(comparison, LIMITS).passed
 
 
@@ -94,8 +111,64 @@ either_group = pytest.mark.parametrize("index", [0, 1])
 
 
 def test_every_limit_of_the_config_is_tried():
-    # That of published features has a test of its own, because not every comparison has them.
-    assert PAIRS.keys() | {"golden"} == LIMITS.keys()
+    # Those of published features and of semantics have tests of their own.
+    assert PAIRS.keys() | {"golden", "neighbour_margin", "subspace_angle"} == LIMITS.keys()
+
+
+def of_semantics(comparison: Comparison, subject: str, other: str) -> dict[str, Any]:
+    (found,) = [row for row in comparison["semantics"] if (row["subject"], row["other"]) == (subject, other)]
+    return found
+
+
+every_judged_semantics = pytest.mark.parametrize(
+    ("subject", "other"), [(run, reference) for run in RUNS for reference in REFERENCES]
+)
+
+
+@every_judged_semantics
+@pytest.mark.parametrize("place", [0, 1, "matches"])
+def test_a_swap_of_neighbours_passes_up_to_its_margin(subject: str, other: str, place: int | str):
+    limit = LIMITS["neighbour_margin"]
+    for margin, passed in ((limit, True), (float(np.nextafter(limit, 1)), False), (math.nan, False)):
+        comparison = healthy()
+        found = of_semantics(comparison, subject, other)
+        (found["matches"] if place == "matches" else found["neighbours"][place])["margin"] = margin
+        verdict = judge(comparison, LIMITS)
+        assert verdict.passed == passed
+        assert all(fault.startswith(f"{subject} - {other}, cosine by which a neighbour") for fault in verdict.faults)
+
+
+@every_judged_semantics
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_turn_of_the_components_passes_up_to_its_limit_by_the_gap(subject: str, other: str, index: int):
+    limit = LIMITS["subspace_angle"]
+    for degrees, gap, passed in (
+        (limit, 1.0, True),
+        (2 * limit, 1.0, False),
+        (100 * limit, 0.01, True),
+        (90.0, 0, True),
+    ):
+        comparison = healthy()
+        of_semantics(comparison, subject, other)["subspaces"][index] |= {"degrees": degrees, "gap": gap}
+        verdict = judge(comparison, LIMITS)
+        assert verdict.passed == passed
+        assert all("degrees between principal components" in fault for fault in verdict.faults)
+
+
+@every_judged_semantics
+def test_semantics_that_are_not_known_fail(subject: str, other: str):
+    comparison = healthy()
+    of_semantics(comparison, subject, other)["finite"] = False
+    assert len(judge(comparison, LIMITS).faults) == 2
+    comparison["semantics"].remove(of_semantics(comparison, subject, other))
+    assert len(judge(comparison, LIMITS).faults) == 2
+
+
+def test_one_photograph_of_one_patch_has_no_neighbours_and_passes():
+    comparison = healthy()
+    for found in comparison["semantics"]:
+        found |= {"neighbours": [], "matches": None, "subspaces": []}
+    assert judge(comparison, LIMITS).passed
 
 
 @every_judged_figure

@@ -32,6 +32,35 @@ def rows(subject: str, other: str, max_abs: float, batch: int = 1) -> list[dict[
     return found
 
 
+def distribution(subject: str, other: str, batch: int = 1) -> dict[str, Any]:
+    quantiles = {"p50": 1e-6, "p90": 2e-6, "p99": 3e-6, "p999": 4e-6, "max": 5e-6, "median_image": 4.5e-6}
+    return {
+        "subject": subject,
+        "other": other,
+        "batch": batch,
+        "images": 2,
+        "count": 800,
+        "worst_image": "cat",
+    } | quantiles
+
+
+def semantics(subject: str, other: str) -> dict[str, Any]:
+    """What people do with features: a few ties are swapped."""
+    figures = {"queries": 2048, "gallery": 1536, "k": 10, "top_1": 0.9995, "top_k": 0.9999, "swapped": 0.001}
+    figures |= {"margin": 5e-8, "change": 1e-7, "gap": 1e-3, "closest": 2e-8}
+    place = {"image": "cat", "height": 48, "width": 112, "token": 9}
+    return {
+        **{"subject": subject, "other": other, "batch": 1, "finite": True},
+        "neighbours": [{"what": what} | figures for what in ("cls", "patches_mean", "regions", "patches")],
+        "matches": {
+            **{"pairs_of_images": 6, "queries": 6144, "agreement": 0.999, "margin": 3e-8},
+            **{"mutual": 168, "mutual_agreement": 1.0},
+        },
+        "subspaces": [{"components": k, "degrees": 1e-5, "gap": 0.034} for k in (3, 16)],
+        "worst_token": {"degrees": 3e-5, "distance": 1e-13} | place,
+    }
+
+
 @pytest.fixture
 def limits() -> dict[str, dict[str, Any]]:
     return yaml.safe_load(CONFIG.read_text())["parity"]["limits"]
@@ -57,6 +86,15 @@ def healthy() -> Comparison:
             *(row for run, batch in runs for row in rows(run, "transformers", APART, batch)),
         ],
         "known_differences": [],
+        "distributions": [
+            distribution("transformers", "truth"),
+            distribution("equinox", "truth"),
+            *(distribution(run, "transformers", batch) for run, batch in runs),
+        ],
+        "semantics": [
+            semantics("transformers", "truth"),
+            *(semantics(run, "transformers") for run in ("onnx", "onnx_unoptimized")),
+        ],
     }
 
 

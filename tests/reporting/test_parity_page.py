@@ -3,15 +3,18 @@
 import base64
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from vit2onnx.parity.verdict import LEGS, judge
 from vit2onnx.reporting.figures import heat_table
 from vit2onnx.reporting.parity_page import LEGS as LEGS_ON_PAGE
 from vit2onnx.reporting.parity_page import findings_of_leg, ledger_in_short, parity_page
 
+CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
 Comparison = dict[str, Any]
 Limits = dict[str, dict[str, Any]]
 VOID = {"meta", "img", "br", "link"}
@@ -37,6 +40,27 @@ LEDGER = [
     "norm.bias,norm.bias,copy,8,float32,cc,cc",
     "mask_token,,ignored: used in training only,1x8,float32,dd,",
     ",rope.periods,from the configuration,16,float32,,ee",
+]
+
+PREPARED_LIMITS = yaml.safe_load(CONFIG.read_text())["parity"]["preprocessing"]
+PREPARED = [
+    {
+        "other": other,
+        "image": image,
+        "height": 48,
+        "width": 112,
+        "levels": 1.0,
+        "share": share,
+        "normalised": 0.017,
+        "rest": 0.0,
+    }
+    for other, share in (
+        ("publisher", 0.01),
+        ("publisher_float", 0.2),
+        ("transformers", 0.9),
+        ("transformers_pil", 0.1),
+    )
+    for image in ("cat", "tree")
 ]
 
 
@@ -68,7 +92,7 @@ class Page(HTMLParser):
 
 
 def rendered(limits: Limits, *comparisons: Comparison, record: Comparison = SYNTHETIC) -> Page:
-    return Page(parity_page(comparisons, record, LEDGER, limits))
+    return Page(parity_page(comparisons, record, LEDGER, limits, PREPARED, PREPARED_LIMITS))
 
 
 def words(page: Page) -> str:
@@ -138,12 +162,12 @@ def test_findings_have_their_figures_in_columns_only(healthy: Comparison, limits
 
 
 def test_same_input_gives_the_same_bytes(healthy: Comparison, beyond: Comparison, limits: Limits) -> None:
-    pages = [parity_page([healthy, beyond], SYNTHETIC, LEDGER, limits) for _ in range(2)]
+    pages = [parity_page([healthy, beyond], SYNTHETIC, LEDGER, limits, PREPARED, PREPARED_LIMITS) for _ in range(2)]
     assert pages[0] == pages[1]
 
 
 def test_page_loads_nothing(healthy: Comparison, beyond: Comparison, limits: Limits) -> None:
-    html = parity_page([healthy, beyond], SYNTHETIC, LEDGER, limits)
+    html = parity_page([healthy, beyond], SYNTHETIC, LEDGER, limits, PREPARED, PREPARED_LIMITS)
     page = Page(html)
     assert len(page.links) == 2
     assert not re.search(r"https?:|@import|url\(|<script|<link", re.sub(r"base64,[^\"]*", "", html))
@@ -163,6 +187,43 @@ def test_what_fails_is_red(fixture: str, red: int, limits: Limits, request: pyte
     table = heat_table(request.getfixturevalue(fixture), limits)
     style = re.search(r"([^{}]*)\{[^{}]*background: #b3261e[^{}]*\}", table)
     assert (style[1].count("#") if style else 0) == red
+
+
+def test_distributions_are_of_the_reference_and_the_graph(healthy: Comparison, limits: Limits) -> None:
+    text = words(rendered(limits, healthy))
+    assert "Hugging Face transformers - float64 1.0e-06" in text
+    assert "ONNX, batch 3 - Hugging Face transformers 1.0e-06" in text
+    assert "Equinox - " not in text
+
+
+def test_what_people_do_with_features_is_shown_with_margins(healthy: Comparison, limits: Limits) -> None:
+    text = words(rendered(limits, healthy))
+    assert "patches 2048 1536 99.95 % 99.99 % of 10 5.0e-08 1.0e-07 2.0e-08" in text
+    assert (
+        "Matches of patches between 6 pairs of photographs: 99.9 % of 6144 are the same (margin of swaps 3.0e-08)"
+        in text
+    )
+    assert "the first 3 principal components of the patches turned by 1.0e-05° (relative gap behind them 0.034)" in text
+    assert "did so by 3.0e-05°: cat 48x112, token 9" in text
+
+
+def test_semantics_that_are_not_known_are_said(healthy: Comparison, limits: Limits) -> None:
+    nothing = {"finite": False, "neighbours": [], "matches": None, "subspaces": [], "worst_token": None}
+    for row in healthy["semantics"]:
+        row |= nothing
+    text = words(rendered(limits, healthy))
+    assert "Features are missing or no finite numbers." in text
+    assert "FAILED: 1 of 1 ONNX files does not give" in text
+
+
+def test_preprocessing_is_told_apart_from_the_model(healthy: Comparison, limits: Limits) -> None:
+    text = words(rendered(limits, healthy))
+    assert "the publisher's transform 1 1 % 0.017" in text
+    assert all(limit["why"] in text for limit in PREPARED_LIMITS.values())
+    prepared = [row | {"share": 0.5} for row in PREPARED]
+    text = words(Page(parity_page([healthy], SYNTHETIC, LEDGER, limits, prepared, PREPARED_LIMITS)))
+    assert "Passed: dynamic.onnx" in text
+    assert "FAILED: photographs are not prepared as the publisher prepares them. ours - publisher, share of" in text
 
 
 def test_ledger_in_short(healthy: Comparison, limits: Limits) -> None:

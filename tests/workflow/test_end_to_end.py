@@ -30,6 +30,8 @@ RESULTS = [
     "dynamic.passport.json",
     "static.sample.npz",
     "dynamic.sample.npz",
+    "preprocessing.json",
+    "preprocessing.verdict.json",
     "parity.html",
 ]
 
@@ -96,8 +98,8 @@ def test_graphs_are_verified_by_their_passports(finished: Path) -> None:
 
 
 def test_every_job_left_a_log_and_a_benchmark(finished: Path) -> None:
-    assert len(list((finished / "benchmarks/results/synthetic").rglob("*.tsv"))) == 16
-    assert len(list((finished / "logs/synthetic").rglob("*.log"))) == 16
+    assert len(list((finished / "benchmarks/results/synthetic").rglob("*.tsv"))) == 18
+    assert len(list((finished / "logs/synthetic").rglob("*.log"))) == 18
 
 
 def test_second_run_has_nothing_to_do(finished: Path) -> None:
@@ -121,6 +123,8 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 def test_image_list_reruns_comparison_alone(copied: Path) -> None:
     edit_config(copied, lambda config: config["images"].pop("coffee"))
     assert set(planned(copied)) == {
+        "compare_preprocessing",
+        "judge_preprocessing",
         "preprocess_images",
         "run_reference",
         "run_equinox",
@@ -130,6 +134,22 @@ def test_image_list_reruns_comparison_alone(copied: Path) -> None:
         "render_parity",
         "summarise_parity",
     }
+
+
+def test_a_folder_of_photographs_is_as_good_as_its_files(copied: Path) -> None:
+    edit_config(copied, lambda config: config.update(images={"mine": "resources/images"}))
+    snakemake(copied)
+    (comparison,) = (copied / f"results/synthetic/{TINY}/parity").glob("dynamic.json")
+    found = json.loads(comparison.read_text())
+    names = {row["image"] for row in found["differences"]}
+    assert names == {f"mine-{name}.jpg" for name in ("astronaut", "camera", "chelsea", "coffee")}
+    assert all(row["images"] == 4 for row in found["distributions"])
+    before = comparison.read_bytes()
+    # The same input gives the same bytes, and no path is in them.
+    snakemake(copied, "--forcerun", "compare_outputs", "compare_preprocessing")
+    assert comparison.read_bytes() == before
+    assert str(copied).encode() not in before
+    assert planned(copied) == {}
 
 
 def test_one_recipe_reruns_that_export_and_what_follows(copied: Path) -> None:
@@ -160,6 +180,19 @@ def test_failed_verdict_fails_the_run_and_leaves_the_evidence(copied: Path) -> N
     assert (parity / "static.json").is_file()
     assert not (parity / "static.verdict.json").exists()
     assert "FAILED" in (copied / "results/synthetic/summary.csv").read_text()
+
+
+def test_preprocessing_that_fails_fails_the_run_and_leaves_the_evidence(copied: Path) -> None:
+    edit_config(copied, lambda config: config["parity"]["preprocessing"]["share"].update(limit=1e-6))
+    assert set(planned(copied)) == {"judge_preprocessing", "write_passport", "render_parity"}
+    output = snakemake(copied, fails=True)
+    assert f"{TINY}: the preprocessing is not at parity: ours - publisher, share of values" in output
+    variant = copied / "results/synthetic" / TINY
+    assert (variant / "preprocessing.json").is_file()
+    assert not (variant / "preprocessing.verdict.json").exists()
+    # Those of the earlier run, in which it passed, are taken back.
+    assert not list(variant.glob("*.passport.json"))
+    assert "photographs are not prepared as the publisher prepares them" in (variant / "parity.html").read_text()
 
 
 def test_an_archive_that_is_not_kept_goes_when_the_model_is_made(copied: Path) -> None:

@@ -13,6 +13,7 @@ from vit2onnx.cases import GOLDEN, Case
 from vit2onnx.files import sha256_of
 from vit2onnx.onnx_file import INPUT, OUTPUTS, is_external
 from vit2onnx.parity.metrics import difference, standard_deviation, token_groups
+from vit2onnx.parity.semantics import compare_semantics, view
 from vit2onnx.parity.verdict import GRAPH_RUNS
 from vit2onnx.runtime import session_of
 from vit2onnx.variants import ExportSpec, VariantSpec
@@ -24,6 +25,8 @@ Features = Mapping[Case, np.ndarray]
 # fault of the optimiser and a fault of the export are told apart.
 LEVELS = (ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
 RUNS = dict(zip(GRAPH_RUNS, LEVELS, strict=True))
+# The distribution of differences is told by these quantiles, by their names.
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,30 @@ def compare_features(
             yield row
 
 
+def distribution(subject: str, other: str, a: Features, b: Features, batch: int) -> dict[str, Any]:
+    """How the differences of all elements of all cases are distributed, and which image has the largest.
+
+    `median_image` is the median over the images of their largest difference. Figures that are not finite are `None`.
+    """
+    worst: dict[str, float] = {}
+    deltas = []
+    with np.errstate(invalid="ignore"):
+        for case, features in a.items():
+            delta = np.abs(features.astype(np.float64) - b[case]).ravel()
+            worst[case.image] = max(worst.get(case.image, 0.0), np.nan_to_num(delta.max(), nan=np.inf))
+            deltas.append(delta)
+    pooled = np.concatenate(deltas)
+    finite = bool(np.isfinite(pooled).all())
+    quantiles = np.quantile(pooled, list(QUANTILES.values())) if finite else [np.nan] * len(QUANTILES)
+    figures = {**dict(zip(QUANTILES, quantiles, strict=True)), "max": pooled.max()}
+    return {
+        **{"subject": subject, "other": other, "batch": batch, "images": len(worst), "count": pooled.size},
+        **{name: _finite(value) for name, value in figures.items()},
+        "worst_image": max(worst, key=worst.__getitem__),
+        "median_image": _finite(np.median(list(worst.values()))),
+    }
+
+
 def _finite(value: np.floating) -> float | None:
     """A figure for JSON, which has no NaN."""
     return float(value) if np.isfinite(value) else None
@@ -191,32 +218,50 @@ def compare_outputs(
         return {case: features[case] for case in pixel_values}
 
     truth = taken(references[first]["float64"])
-    rows = list(compare_features("equinox_float64", "truth", taken(equinox["float64"]), truth, spec, 1))
-    rows += compare_features("equinox", "truth", taken(equinox["float32"]), truth, spec, 1)
+    rows: list[dict[str, Any]] = []
+    distributions: list[dict[str, Any]] = []
+
+    def compare(subject: str, other: str, a: Features, b: Features, batch: int = 1) -> None:
+        rows.extend(compare_features(subject, other, a, b, spec, batch))
+        if a:
+            distributions.append(distribution(subject, other, a, b, batch))
+
+    compare("equinox_float64", "truth", taken(equinox["float64"]), truth)
+    compare("equinox", "truth", taken(equinox["float32"]), truth)
     rows += compare_golden("equinox", equinox["float32"], spec, 1)
     for name, features in references.items():
         single = features["float32"]
-        rows += compare_features(name, "truth", taken(single), truth, spec, 1)
-        rows += compare_features("equinox", name, taken(equinox["float32"]), single, spec, 1)
+        compare(name, "truth", taken(single), truth)
+        compare("equinox", name, taken(equinox["float32"]), single)
         rows += compare_golden(name, single, spec, 1)
         if name != first:
-            rows += compare_features(f"{name}_float64", "truth", taken(features["float64"]), truth, spec, 1)
-            rows += compare_features(name, first, taken(single), references[first]["float32"], spec, 1)
+            compare(f"{name}_float64", "truth", taken(features["float64"]), truth)
+            compare(name, first, taken(single), references[first]["float32"])
+
+    prefix, patch = spec.architecture.num_prefix, spec.architecture.patch_size
+    views = {name: view(taken(features["float32"]), prefix, patch) for name, features in references.items()}
+    # What rounding alone does, to hold the graph's figures against.
+    semantics = [compare_semantics(first, "truth", views[first], view(truth, prefix, patch), batch=1)]
     known: list[dict[str, Any]] = []
     checks: list[Check] = []
     for run, level in RUNS.items():
-        for batch in batch_sizes if export.batch is None else [export.batch]:
+        batches = batch_sizes if export.batch is None else [export.batch]
+        for batch in batches:
             found, seen = try_graph(graph, level, threads, pixel_values, batch, spec)
             checks += [replace(check, name=f"{run}: {check.name}") for check in seen]
-            rows += compare_features(run, "truth", found, truth, spec, batch)
-            rows += compare_features(run, "equinox", found, equinox["float32"], spec, batch)
+            compare(run, "truth", found, truth, batch)
+            compare(run, "equinox", found, equinox["float32"], batch)
             rows += compare_golden(run, found, spec, batch)
             for name, features in references.items():
-                rows += compare_features(run, name, found, features["float32"], spec, batch)
+                compare(run, name, found, features["float32"], batch)
             if run == GRAPH_RUNS[0] and not known:
                 known = [
                     row for name, one in references.items() for row in known_differences(name, found, one, equinox)
                 ]
+            # Other batches are near enough to the first for that, as the differences tell.
+            if batch == batches[0]:
+                seen_by_users = view(found, prefix, patch) if found.keys() == pixel_values.keys() else None
+                semantics += [compare_semantics(run, name, seen_by_users, views[name], batch=batch) for name in views]
     return {
         "variant": spec.name,
         "export": export.name,
@@ -230,5 +275,7 @@ def compare_outputs(
         },
         "checks": [asdict(check) for check in checks],
         "differences": rows,
+        "distributions": distributions,
+        "semantics": semantics,
         "known_differences": known,
     }

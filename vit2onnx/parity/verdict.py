@@ -1,7 +1,7 @@
 """Pass or fail: three legs, each judged on the numbers of a comparison. One missing leg fails."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -61,6 +61,13 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
             what = f"{run} - {reference}, 1 - lowest cosine of a token"
             distance = _worst([{"max_abs": _distance(row["cosine"])} for row in rows])
             at_most("reference", what, distance, 1 - limits["cosine"])
+    for reference in references:
+        for run in GRAPH_RUNS:
+            semantics = [row for row in comparison.get("semantics", []) if _pair(row) == (run, reference)]
+            what = f"{run} - {reference}, cosine by which a neighbour that fell behind was nearer"
+            at_most("reference", what, neighbour_margin(semantics), limits["neighbour_margin"])
+            what = f"{run} - {reference}, degrees between principal components, times their relative gap"
+            at_most("reference", what, subspace_angle(semantics), limits["subspace_angle"])
     for reference in dict.fromkeys(row["reference"] for row in comparison["known_differences"]):
         rows = [row for row in comparison["known_differences"] if row["reference"] == reference]
         measured, expected, rest = (_worst(rows, key) for key in ("max_abs", "expected", "unexplained"))
@@ -103,6 +110,34 @@ def truth_ratio(comparison: Mapping[str, Any]) -> float:
 
     references = comparison["references"]
     return distance(GRAPH_RUNS[0]) / ((references and distance(references[0])) or math.nan)
+
+
+def neighbour_margin(semantics: Sequence[Mapping[str, Any]]) -> float:
+    """The largest margin by which a neighbour or a match changed its rank; NaN if this is not known."""
+    if not semantics or not all(row["finite"] for row in semantics):
+        return math.nan
+    asked = [figures for row in semantics for figures in (*row["neighbours"], row["matches"]) if figures]
+    return _largest(figures["margin"] for figures in asked)
+
+
+def subspace_angle(semantics: Sequence[Mapping[str, Any]]) -> float:
+    """The largest angle between principal subspaces, in degrees, times their gap; NaN if this is not known.
+
+    Noise turns a subspace by an angle in inverse proportion to the gap behind it, so the product is what is comparable.
+    """
+    if not semantics or not all(row["finite"] for row in semantics):
+        return math.nan
+    return _largest(angle["degrees"] * angle["gap"] for row in semantics for angle in row["subspaces"])
+
+
+def _largest(figures: Iterable[float]) -> float:
+    """Zero of none, and NaN if one is no finite number, which `max` would pass over."""
+    found = list(figures)
+    return max(found, default=0.0) if all(map(math.isfinite, found)) else math.nan
+
+
+def _pair(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["subject"], row["other"]
 
 
 def _distance(cosine: float | None) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from vit2onnx.parity.verdict import GRAPH_RUNS, Verdict, judge
+from vit2onnx.reporting import semantics
 from vit2onnx.reporting.figures import heat_table, truth_figure
 from vit2onnx.reporting.page import ENVIRONMENT, SUBJECTS
 from vit2onnx.reporting.summary import differences, sizes_of
@@ -15,7 +16,10 @@ from vit2onnx.reporting.summary import differences, sizes_of
 Limits = Mapping[str, Mapping[str, Any]]
 
 LEGS = {
-    "reference": ("Does the graph give what the original gives?", ("max_abs", "cosine", "golden")),
+    "reference": (
+        "Does the graph give what the original gives?",
+        ("max_abs", "cosine", "golden", "neighbour_margin", "subspace_angle"),
+    ),
     "truth": ("Is it as exact as the original?", ("truth_ratio", "truth_agreement")),
     "sanity": ("Is the file what it promises to be?", ()),
 }
@@ -26,11 +30,14 @@ def parity_page(
     record: Mapping[str, Any],
     ledger: Iterable[str],
     limits: Limits,
+    preprocessing: Sequence[Mapping[str, Any]],
+    preprocessing_limits: Limits,
 ) -> str:
     """The self-contained HTML page on a variant; the same input gives the same bytes.
 
     `comparisons` are those of its graphs, `record` is its `checkpoint.json`, `ledger` the lines of its `ledger.csv`,
-    `limits` are those of the config.
+    `limits` are those of the config. `preprocessing` has the differences of its `preprocessing.json`, and limits of
+    its own.
     """
     numbers = {name: limit["limit"] for name, limit in limits.items()}
     graphs = [graph_section(comparison, judge(comparison, numbers), limits) for comparison in comparisons]
@@ -48,6 +55,7 @@ def parity_page(
         confirmed=is_confirmed(comparisons, record),
         record=record,
         ledger=ledger_in_short(ledger),
+        preprocessing=semantics.preprocessing(preprocessing, preprocessing_limits),
     )
 
 
@@ -72,6 +80,8 @@ def graph_section(comparison: Mapping[str, Any], verdict: Verdict, limits: Limit
             }
             for leg, (question, names) in LEGS.items()
         ],
+        "distributions": semantics.distributions(comparison),
+        "semantics": semantics.semantics(comparison),
         "heat": heat_table(comparison, limits),
         "figure": base64.b64encode(svg.encode()).decode(),
         "sha256": comparison["graph_sha256"],

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from vit2onnx.cases import sizes_of
+from vit2onnx.cases import image_files, sizes_of
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, SUFFIX_OF_LAYOUT, locate
 from vit2onnx.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
@@ -20,6 +20,7 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 config["variants"] = names_of(config, VARIANTS)
+config["images"], _ = image_files(config["images"])
 
 # Jobs on this machine share the memory that is free, unless --resources mem_mb=… says otherwise; one that asks for more
 # runs alone.
@@ -80,8 +81,9 @@ def compared_sizes():
     return sizes_of(exports, [tuple(size) for size in config["parity"]["sizes"]])
 
 
-def memory_for(base, layers=0, weights=0):
-    """Memory in MB: `base`, and so many copies of a variant's largest layer and of all its weights.
+def memory_for(base, layers=0, weights=0, cases=0):
+    """Memory in MB: `base`, and so many copies of a variant's largest layer, of all its weights and of what belongs to
+    the photographs: inputs and features at every size.
 
     What was measured for ViT-S to H+ (max_rss in the benchmarks), and about half as much again. `weights` may be a
     function of the wildcards.
@@ -89,9 +91,12 @@ def memory_for(base, layers=0, weights=0):
 
     def memory(wildcards):
         spec = VariantSpec.from_mapping(wildcards.variant, VARIANTS[wildcards.variant])
+        arch = spec.architecture
+        photograph = sum(3 * h * w + arch.num_tokens(h, w) * arch.embed_dim for h, w in compared_sizes())
         copies = weights(wildcards) if callable(weights) else weights
-        parameters = layers * spec.architecture.layer_parameters + copies * spec.parameters
-        return base + round(4 * parameters / 1e6)
+        numbers = layers * arch.layer_parameters + copies * spec.parameters
+        numbers += cases * len(config["images"]) * photograph
+        return base + round(4 * numbers / 1e6)
 
     return memory
 

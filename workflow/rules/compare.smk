@@ -15,7 +15,7 @@ rule preprocess_images:
         "../../envs/onnx.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory_for(base=900, cases=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         names=list(config["images"]),
@@ -44,7 +44,9 @@ rule run_reference:
     threads: 2
     resources:
         # One layer at a time, however deep the model; but the publisher's code is run as a whole.
-        mem_mb=memory_for(base=1200, layers=5, weights=lambda wildcards: 3 * (wildcards.reference == "publisher")),
+        mem_mb=memory_for(
+            base=1200, layers=5, weights=lambda wildcards: 3 * (wildcards.reference == "publisher"), cases=8
+        ),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         repository=lambda wildcards: config["reference"]["repository"] if wildcards.reference == "publisher" else None,
@@ -70,7 +72,7 @@ rule run_equinox:
     threads: 2
     resources:
         # One layer at a time, however deep the model.
-        mem_mb=memory_for(base=1200, layers=5),
+        mem_mb=memory_for(base=1200, layers=5, cases=8),
     params:
         code=code_digest("variants", "cases", "files", "inference", "models", "archive", "keytable"),
     message:
@@ -101,7 +103,7 @@ rule compare_outputs:
     threads: 2
     resources:
         # External weights are mapped, so that they need no memory of their own.
-        mem_mb=memory_for(base=1200, weights=lambda wildcards: 0 if weights_are_external(wildcards) else 2),
+        mem_mb=memory_for(base=1200, weights=lambda wildcards: 0 if weights_are_external(wildcards) else 2, cases=13),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),

@@ -9,6 +9,7 @@ rule write_passport:
         ledger="<results>/{variant}/ledger.csv",
         comparison="<results>/{variant}/parity/{export}.json",
         verdict="<results>/{variant}/parity/{export}.verdict.json",
+        preprocessing="<results>/{variant}/preprocessing.verdict.json",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
         reference=f"<results>/{{variant}}/features/{references()[0]}.npz",
     output:

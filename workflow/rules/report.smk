@@ -10,6 +10,7 @@ rule render_parity:
         comparisons=expand("<results>/{{variant}}/parity/{export}.json", export=config["exports"]),
         record="<results>/{variant}/checkpoint.json",
         ledger="<results>/{variant}/ledger.csv",
+        preprocessing="<results>/{variant}/preprocessing.json",
     output:
         page=report(
             "<results>/{variant}/parity.html",
@@ -29,7 +30,7 @@ rule render_parity:
     resources:
         mem_mb=1000,
     params:
-        limits=config["parity"]["limits"],
+        limits={key: config["parity"][key] for key in ("limits", "preprocessing")},
         code=code_digest("variants", "files", "reporting", "parity"),
     message:
         "{wildcards.variant}: rendering the parity page"

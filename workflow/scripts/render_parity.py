@@ -14,13 +14,20 @@ if TYPE_CHECKING:
 
 
 def render_parity(
-    comparisons: Sequence[Path], record: Path, ledger: Path, limits: Mapping[str, Mapping[str, Any]], page: Path
+    comparisons: Sequence[Path],
+    record: Path,
+    ledger: Path,
+    preprocessing: Path,
+    limits: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    page: Path,
 ) -> None:
     html = parity_page(
         [json.loads(path.read_text()) for path in comparisons],
         json.loads(record.read_text()),
         ledger.read_text().splitlines(),
-        limits,
+        limits["limits"],
+        json.loads(preprocessing.read_text())["differences"],
+        limits["preprocessing"],
     )
     with atomic(page) as new:
         new.write_text(html)
@@ -32,6 +39,7 @@ if __name__ == "__main__":
             [Path(path) for path in snakemake.input.comparisons],
             Path(snakemake.input.record),
             Path(snakemake.input.ledger),
+            Path(snakemake.input.preprocessing),
             snakemake.params.limits,
             Path(snakemake.output.page),
         )

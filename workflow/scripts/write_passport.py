@@ -52,8 +52,8 @@ def write_passport(
 if __name__ == "__main__":
     with logging_to(snakemake.log[0]):
         files = {name: Path(path) for name, path in (*snakemake.input.items(), *snakemake.output.items())}
-        # Waited for only: what it says is judged anew.
-        del files["verdict"]
+        # Waited for only: what the verdict says is judged anew.
+        del files["verdict"], files["preprocessing"]
         write_passport(
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
             ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),

@@ -1,0 +1,196 @@
+"""Our preprocessing passes with the limits of the config, and every planted fault fails.
+
+Four photographs at a size below theirs, at one above, and at one that squeezes one side only; the first two alone would
+not tell the order of the passes for all of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from vit2onnx.images import RESAMPLING, load_image, preprocess
+from vit2onnx.parity.preprocessing import compare_preprocessing, difference_of_inputs, judge_preprocessing
+from vit2onnx.parity.verdict import Finding
+from vit2onnx.references.preprocessing import PUBLISHED, preparations, published_constants
+from vit2onnx.variants import Preprocessing, VariantSpec, read_variants
+
+ROOT = Path(__file__).parents[2]
+CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+LIMITS = {name: limit["limit"] for name, limit in CONFIG["parity"]["preprocessing"].items()}
+IMAGES = [(path.stem, load_image(path)) for path in sorted((ROOT / "resources" / "images").glob("*.jpg"))]
+SIZES = [(224, 224), (160, 288), (512, 512)]
+VARIANTS = {
+    name: VariantSpec.from_mapping(name, it) for name, it in read_variants(ROOT / "config" / "variants").items()
+}
+WEB = VARIANTS["dinov3_vits16_pretrain_lvd1689m"]
+SATELLITE = VARIANTS["dinov3_vitl16_pretrain_sat493m"]
+
+Ours = Callable[..., np.ndarray]
+
+
+def compared(spec: VariantSpec, ours: Ours = preprocess) -> list[dict[str, Any]]:
+    _, std = published_constants(spec)
+    ours = partial(ours, preprocessing=spec.preprocessing)
+    return compare_preprocessing(IMAGES, SIZES, ours, preparations(spec), std)
+
+
+def faults(spec: VariantSpec, ours: Ours) -> list[Finding]:
+    return [finding for finding in judge_preprocessing(compared(spec, ours), LIMITS) if not finding.passed]
+
+
+@pytest.mark.parametrize("spec", [WEB, SATELLITE], ids=["web", "satellite"])
+def test_ours_passes_with_the_configs_limits(spec: VariantSpec):
+    rows = compared(spec)
+    findings = judge_preprocessing(rows, LIMITS)
+    assert all(finding.passed for finding in findings), findings
+    assert len(findings) == 4 + 2
+    assert len(rows) == len(IMAGES) * len(SIZES) * 4
+    # The publisher's transform, step by step, gives the same bits wherever it gives the same grey level.
+    assert {row["rest"] for row in rows if row["other"] == "publisher"} == {0}
+
+
+def test_what_differs_by_design_is_measured():
+    worst: dict[str, float] = {}
+    for row in compared(WEB):
+        worst[row["other"]] = max(worst.get(row["other"], 0), row["share"])
+    # In this order: torch's weights in integers, rounding once, not rounding, Pillow's choice of the order of passes.
+    assert worst["publisher"] < 0.02
+    assert 0.1 < worst["publisher_float"] < 0.3
+    assert worst["transformers"] > 0.5
+    assert 0.1 < worst["transformers_pil"] < 0.3
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_prepared_as_the_publisher_says(name: str):
+    spec = VARIANTS[name]
+    assert (spec.preprocessing.mean, spec.preprocessing.std) == published_constants(spec)
+    assert ("sat493m" in name) == (published_constants(spec) == PUBLISHED["sat493m"])
+
+
+def with_resize(
+    resize: Callable[[Image.Image, int, int], Image.Image | np.ndarray], reciprocal: float = 1 / 255
+) -> Ours:
+    """Our preprocessing with another way to resize; it may give grey levels that are not rounded."""
+
+    def ours(image: Image.Image, height: int, width: int, preprocessing: Preprocessing) -> np.ndarray:
+        pixels = np.asarray(resize(image, height, width)).transpose(2, 0, 1).astype(np.float32)
+        mean, std = (np.array(c, np.float32).reshape(3, 1, 1) for c in (preprocessing.mean, preprocessing.std))
+        return (pixels * np.float32(reciprocal) - mean) / std
+
+    return ours
+
+
+def healthy(image: Image.Image, height: int, width: int) -> Image.Image:
+    bilinear = RESAMPLING["bilinear"]
+    return image.resize((width, image.height), bilinear).resize((width, height), bilinear)
+
+
+def rows_first(image: Image.Image, height: int, width: int) -> Image.Image:
+    bilinear = RESAMPLING["bilinear"]
+    return image.resize((image.width, height), bilinear).resize((width, height), bilinear)
+
+
+def by_torch(dtype: torch.dtype, **options: Any) -> Callable[[Image.Image, int, int], np.ndarray]:
+    def resize(image: Image.Image, height: int, width: int) -> np.ndarray:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(dtype)
+        options.setdefault("mode", "bilinear")
+        return torch.nn.functional.interpolate(pixels, (height, width), **options)[0].permute(1, 2, 0).numpy()
+
+    return resize
+
+
+def with_constants(**constants: tuple[float, float, float]) -> Ours:
+    return lambda image, height, width, preprocessing: preprocess(
+        image, height, width, replace(preprocessing, **constants)
+    )
+
+
+def exchanged(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array[::-1])
+
+
+FAULTS: dict[str, Ours] = {
+    "bicubic": lambda image, height, width, preprocessing: preprocess(
+        image, height, width, replace(preprocessing, interpolation="bicubic")
+    ),
+    "no antialias": with_resize(by_torch(torch.float32, antialias=False)),
+    "nearest": with_resize(lambda image, height, width: image.resize((width, height), Image.Resampling.NEAREST)),
+    "lanczos": with_resize(lambda image, height, width: image.resize((width, height), Image.Resampling.LANCZOS)),
+    "passes in the wrong order": with_resize(rows_first),
+    "Pillow's own order": with_resize(
+        lambda image, height, width: image.resize((width, height), RESAMPLING["bilinear"])
+    ),
+    "resized in float, not rounded": with_resize(by_torch(torch.float32, antialias=True)),
+    "resized in float, rounded once": with_resize(
+        lambda *given: by_torch(torch.float32, antialias=True)(*given).round()
+    ),
+    "rounded down": with_resize(lambda *given: np.floor(by_torch(torch.float32, antialias=True)(*given))),
+    "aspect ratio kept and cropped": with_resize(
+        lambda image, height, width: healthy(
+            image.crop((0, 0, min(image.width, image.height * width // height), image.height)), height, width
+        )
+    ),
+    "height and width exchanged": lambda image, height, width, preprocessing: np.ascontiguousarray(
+        preprocess(image, width, height, preprocessing).transpose(0, 2, 1)
+    ),
+    "BGR": lambda *given, **how: exchanged(preprocess(*given, **how)),
+    "BGR photograph, RGB constants": with_resize(lambda *given: np.asarray(healthy(*given))[..., ::-1]),
+    "over 256": with_resize(healthy, 1 / 256),
+    "not scaled to one": with_resize(healthy, 1.0),
+    "a mean that is off by a digit": with_constants(mean=(0.485, 0.457, 0.406)),
+    "a deviation that is off by a digit": with_constants(std=(0.229, 0.224, 0.226)),
+    "means of one half": with_constants(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    "no normalisation": with_constants(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+    "half precision": lambda *given, **how: preprocess(*given, **how).astype(np.float16).astype(np.float32),
+    "NaN": lambda *given, **how: preprocess(*given, **how) * np.float32("nan"),
+}
+
+
+def test_the_frame_of_the_faults_is_healthy():
+    assert faults(WEB, with_resize(healthy)) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_fails(fault: str):
+    assert faults(WEB, FAULTS[fault])
+
+
+@pytest.mark.parametrize("spec, data", [(WEB, "sat493m"), (SATELLITE, "lvd1689m")], ids=["web", "satellite"])
+def test_constants_of_the_other_data_fail(spec: VariantSpec, data: str):
+    mean, std = PUBLISHED[data]
+    assert faults(spec, with_constants(mean=mean, std=std))
+
+
+def test_a_fault_names_the_figure_and_the_place():
+    found = [finding.sentence for finding in faults(WEB, with_resize(rows_first))]
+    assert len(found) == 1
+    assert found[0].startswith("ours - publisher, share of values at another grey level (worst at ")
+    assert found[0].endswith("> 4.00e-02")
+
+
+def test_comparing_nothing_fails():
+    assert not any(finding.passed for finding in judge_preprocessing([], LIMITS))
+
+
+def test_other_shapes_are_not_compared():
+    with pytest.raises(ValueError, match=r"\(3, 2, 2\) and \(3, 2, 1\)"):
+        difference_of_inputs(np.zeros((3, 2, 2)), np.zeros((3, 2, 1)), (1, 1, 1))
+
+
+def test_figures_mean_what_they_say():
+    std = (1 / 255, 1 / 255, 0.5 / 255)
+    theirs = np.zeros((3, 1, 4), np.float32)
+    ours = theirs.copy()
+    ours[0, 0, 0] = 2.0
+    ours[2, 0, 1] = 1.0
+    ours[1, 0, 1] = 0.01
+    found = difference_of_inputs(ours, theirs, std)
+    assert found == pytest.approx({"levels": 2, "share": 2 / 12, "normalised": 2, "rest": 0.01}, rel=1e-6)

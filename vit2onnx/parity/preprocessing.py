@@ -1,0 +1,80 @@
+"""How far our preprocessing is from that of others, apart from any model."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vit2onnx.parity.verdict import Finding
+
+# PARITY: two values are the same grey level if they are nearer than this; rounding in float32 moves them by 1e-4.
+SAME_LEVEL = 0.05
+
+# What is held to the limits on shares and bits: the others differ from the publisher, and among themselves, by design.
+PUBLISHER = "publisher"
+
+
+def difference_of_inputs(ours: np.ndarray, theirs: np.ndarray, std: Sequence[float]) -> dict[str, float | None]:
+    """How far two inputs [3, height, width] are apart; `std` is what both were to be divided by.
+
+    `levels` is the largest difference in grey levels (of 255), `share` that of values that are not at the same
+    level, `normalised` the largest difference of the values as the model gets them, and `rest` the same among values
+    at one level. Figures that are not finite are `None`.
+    """
+    if ours.shape != theirs.shape:
+        raise ValueError(f"cannot compare inputs of shapes {ours.shape} and {theirs.shape}")
+    delta = np.abs(ours.astype(np.float64) - theirs)
+    levels = delta * 255 * np.reshape(std, (3, 1, 1))
+    same = levels < SAME_LEVEL
+    figures = {
+        "levels": levels.max(),
+        "share": 1 - same.mean(),
+        "normalised": delta.max(),
+        "rest": delta[same].max(initial=0.0),
+    }
+    return {name: float(value) if np.isfinite(value) else None for name, value in figures.items()}
+
+
+def compare_preprocessing(
+    images: Iterable[tuple[str, Any]],
+    sizes: Sequence[tuple[int, int]],
+    ours: Callable[..., np.ndarray],
+    others: Mapping[str, Callable[..., np.ndarray]],
+    std: Sequence[float],
+) -> list[dict[str, Any]]:
+    """One row per other way, photograph and size.
+
+    `images` are names and photographs, `std` is the publisher's standard deviation per channel.
+    """
+    rows = []
+    for name, image in images:
+        for height, width in sizes:
+            prepared = ours(image, height, width)
+            for other, prepare in others.items():
+                row = {"other": other, "image": name, "height": height, "width": width}
+                rows.append(row | difference_of_inputs(prepared, prepare(image, height, width), std))
+    return rows
+
+
+def judge_preprocessing(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> tuple[Finding, ...]:
+    """Judge such rows by the limits of the config: `levels` for all ways, `share` and `rest` for the publisher's."""
+    asked = [(other, "levels") for other in dict.fromkeys([PUBLISHER, *(row["other"] for row in rows)])]
+    asked += [(PUBLISHER, "share"), (PUBLISHER, "rest")]
+    words = {
+        "levels": "grey levels",
+        "share": "share of values at another grey level",
+        "rest": "normalised values at the same grey level",
+    }
+    findings = []
+    for other, figure in asked:
+        own = [row for row in rows if row["other"] == other]
+        worst = max(own, key=lambda row: math.inf if row[figure] is None else row[figure], default=None)
+        measured = math.nan if worst is None or worst[figure] is None else worst[figure]
+        place = f" (worst at {worst['image']} {worst['height']}x{worst['width']})" if worst else ""
+        # NaN compares false, so it fails.
+        passed = measured <= limits[figure]
+        what = f"ours - {other}, {words[figure]}{place}"
+        sentence = f"{what}: {measured:.2e} {'<=' if passed else '>'} {limits[figure]:.2e}"
+        findings.append(Finding("preprocessing", sentence, passed, measured, limits[figure]))
+    return tuple(findings)

@@ -1,0 +1,251 @@
+"""Whether what people do with features comes out the same: retrieval, nearest neighbours, matching and PCA.
+
+Similarity is the cosine, in float64. A rank that changes between two files says little by itself, because neighbours
+that are all but equally near change places by rounding. So each figure on ranks comes with its margin: how much nearer
+in the reference's own similarities the one was that fell behind. A margin of the size of rounding is a tie.
+
+A few photographs have few neighbours, so regions and patches are queries, too, and for whole images the same photograph
+at other sizes is in the gallery. That reveals whether features order things as before; whether they order them well
+takes labelled data and official weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, TypeVar
+
+import numpy as np
+
+from vit2onnx.cases import GOLDEN, Case
+
+# Bounds on cost, whatever the number and size of images: samples are taken at even distances.
+MAX_IMAGES, MAX_PATCHES, MAX_DESCRIPTORS, MAX_PAIRS = 64, 2048, 2048, 16
+
+NEIGHBOURS = 10
+# Three are what is shown as colours, sixteen a common compression.
+COMPONENTS = (3, 16)
+# An image has so many regions either way.
+GRID = 4
+
+Array = np.ndarray
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class View:
+    """What is looked at in the features of one implementation; rows have unit length, as float64."""
+
+    tokens: Mapping[Case, Array]
+    # Of every image at every size.
+    cls: Array
+    means: Array
+    # Of every image at the size with the most patches, and the image that each belongs to.
+    regions: Array
+    region_images: Array
+    patches: Array
+    patch_images: Array
+    # Of these patches, before they have unit length.
+    singular_values: Array
+    components: Array
+
+
+def common_size(cases: Sequence[Case]) -> tuple[int, int] | None:
+    """The largest size at which every image is there; the published one, which has one size only, does not count."""
+    images: dict[tuple[int, int], set[str]] = {}
+    for case in [case for case in cases if case != GOLDEN] or cases:
+        images.setdefault((case.height, case.width), set()).add(case.image)
+    most = max(map(len, images.values()), default=0)
+    shared = [size for size, names in images.items() if len(names) == most]
+    return max(shared, key=lambda size: (size[0] * size[1], size), default=None)
+
+
+def view(features: Mapping[Case, Array], num_prefix: int, patch_size: int) -> View | None:
+    """Prepare features [tokens, embed_dim] by case; `None` if there are none or one is not a finite number."""
+    size = common_size(list(features))
+    if size is None or not all(np.isfinite(x).all() for x in features.values()):
+        return None
+    height, width = (pixels // patch_size for pixels in size)
+    every = _sample(sorted(features), MAX_DESCRIPTORS)
+    chosen = _sample([case for case in sorted(features) if (case.height, case.width) == size], MAX_IMAGES)
+    regions, region_images, patches, patch_images = [], [], [], []
+    for number, case in enumerate(chosen):
+        own = features[case][num_prefix:].astype(np.float64)
+        grid = own.reshape(height, width, -1)
+        blocks = [
+            block
+            for rows in np.array_split(grid, min(GRID, height), axis=0)
+            for block in np.array_split(rows, min(GRID, width), axis=1)
+        ]
+        regions += [block.mean(axis=(0, 1)) for block in blocks]
+        region_images += [number] * len(blocks)
+        taken = _sample(range(len(own)), MAX_PATCHES // len(chosen))
+        patches.append(own[list(taken)])
+        patch_images += [number] * len(taken)
+    pooled = np.concatenate(patches)
+    _, values, components = np.linalg.svd(pooled - pooled.mean(axis=0), full_matrices=False)
+    return View(
+        features,
+        cls=_unit(np.stack([features[case][0] for case in every])),
+        means=_unit(np.stack([features[case][num_prefix:].mean(axis=0, dtype=np.float64) for case in every])),
+        regions=_unit(np.stack(regions)),
+        region_images=np.array(region_images),
+        patches=_unit(pooled),
+        patch_images=np.array(patch_images),
+        singular_values=values,
+        components=components[: max(COMPONENTS)],
+    )
+
+
+def compare_semantics(subject: str, other: str, ours: View | None, theirs: View | None, **where: Any) -> dict[str, Any]:
+    """All figures on two implementations' features of the same cases; `theirs` is the reference.
+
+    A question that has no answer, such as the neighbours of a single patch, is left out. `finite` is false, and all are
+    left out, where features are missing or no finite numbers.
+    """
+    row = {"subject": subject, "other": other, **where, "finite": ours is not None and theirs is not None}
+    if ours is None or theirs is None:
+        return row | {"neighbours": [], "matches": None, "subspaces": [], "worst_token": None}
+    own_images = np.arange(len(theirs.cls))
+    asked = {
+        "cls": (ours.cls, theirs.cls, own_images),
+        "patches_mean": (ours.means, theirs.means, own_images),
+        "regions": (ours.regions, theirs.regions, theirs.region_images),
+        "patches": (ours.patches, theirs.patches, theirs.patch_images),
+    }
+    neighbours = []
+    for what, (a, b, images) in asked.items():
+        # With one image, its other patches are all there is to look among.
+        groups = images if len(set(images.tolist())) > 1 else np.arange(len(images))
+        found = rank_changes(a @ a.T, b @ b.T, NEIGHBOURS, excluded=groups[:, None] == groups)
+        neighbours += [{"what": what} | found] if found else []
+    return row | {
+        "neighbours": neighbours,
+        "matches": match_changes(ours, theirs),
+        "subspaces": [angle for k in COMPONENTS if (angle := subspace_angle(ours, theirs, k))],
+        "worst_token": worst_token(ours.tokens, theirs.tokens),
+    }
+
+
+def rank_changes(ours: Array, theirs: Array, k: int, excluded: Array | None = None) -> dict[str, Any] | None:
+    """How the `k` nearest of a gallery change between two arrays of similarities [queries, gallery].
+
+    `top_1` and `top_k` are the shares of nearest neighbours that are still among them, where what is exactly as near
+    is as good; `swapped` is the share of queries with two of them in another order. `margin` is the largest difference
+    of the reference's similarities whose sign has changed, `change` the largest change of any similarity, and `gap`
+    and `closest` the median and the least difference between a query's first and second neighbour in the reference.
+    `None` if the gallery has fewer than two.
+    """
+    if excluded is not None:
+        ours, theirs = (np.where(excluded, -np.inf, x) for x in (ours, theirs))
+    gallery = int(np.isfinite(theirs).sum(axis=1).min(initial=theirs.shape[1])) if theirs.size else 0
+    if gallery < 2:
+        return None
+    k = min(k, gallery)
+    nearest_ours, nearest_theirs = _nearest(ours, k), _nearest(theirs, max(k, 2))
+    before = np.take_along_axis(theirs, nearest_theirs, axis=1)
+    kept = np.take_along_axis(theirs, nearest_ours, axis=1) >= before[:, k - 1 : k]
+    # Any two of those that are near in either.
+    near = np.concatenate([nearest_ours, nearest_theirs[:, :k]], axis=1)
+    a, b = (np.take_along_axis(x, near, axis=1) for x in (ours, theirs))
+    lead = b[:, :, None] - b[:, None, :]
+    swaps = (lead > 0) & (a[:, :, None] < a[:, None, :])
+    return {
+        "queries": len(theirs),
+        "gallery": gallery,
+        "k": k,
+        "top_1": float(np.mean(np.take_along_axis(theirs, nearest_ours[:, :1], axis=1) >= before[:, :1])),
+        "top_k": float(kept.mean()),
+        "swapped": float(swaps.any(axis=(1, 2)).mean()),
+        "margin": float(lead[swaps].max(initial=0.0)),
+        "change": float(np.abs(a - b).max()),
+        "gap": float(np.median(before[:, 0] - before[:, 1])),
+        "closest": float((before[:, 0] - before[:, 1]).min()),
+    }
+
+
+def match_changes(ours: View, theirs: View) -> dict[str, Any] | None:
+    """Whether the patches of pairs of images find the same match in the other, and whether it is mutual.
+
+    `mutual` counts the pairs of patches in the reference that are each other's nearest, `mutual_agreement` is how
+    many of those in either are in both. `None` if there is one image.
+    """
+    images = sorted(set(theirs.patch_images.tolist()))
+    found, both, either, mutual = [], 0, 0, 0
+    for first, second in _sample(list(combinations(images, 2)), MAX_PAIRS):
+        one, two = theirs.patch_images == first, theirs.patch_images == second
+        a, b = (x.patches[one] @ x.patches[two].T for x in (ours, theirs))
+        found += [changes for x, y in ((a, b), (a.T, b.T)) if (changes := rank_changes(x, y, 1))]
+        pairs_ours, pairs_theirs = _mutual(a), _mutual(b)
+        mutual += len(pairs_theirs)
+        both += len(pairs_ours & pairs_theirs)
+        either += len(pairs_ours | pairs_theirs)
+    if not found:
+        return None
+    queries = sum(changes["queries"] for changes in found)
+    return {
+        "pairs_of_images": len(found) // 2,
+        "queries": queries,
+        "agreement": sum(changes["top_1"] * changes["queries"] for changes in found) / queries,
+        "margin": max(changes["margin"] for changes in found),
+        "mutual": mutual,
+        "mutual_agreement": both / either if either else 1.0,
+    }
+
+
+def subspace_angle(ours: View, theirs: View, k: int) -> dict[str, Any] | None:
+    """The largest principal angle, in degrees, between the spaces of the first `k` principal components.
+
+    `gap` is by how much, in relation to the last of them, it stands out from the next: without a gap the space is not
+    defined, and any noise turns it. `None` if there are no more than `k` components.
+    """
+    values = theirs.singular_values
+    # What is centred has one dimension less than it has rows.
+    if len(theirs.patches) <= k + 1 or len(values) <= k or values[k] <= 1e-9 * values[0]:
+        return None
+    a, b = ours.components[:k].T, theirs.components[:k].T
+    # By its sine, because the cosine of a small angle is one: 1e-8 is the least that it could tell.
+    inside = b.T @ a
+    sine = np.linalg.norm(a - b @ inside, ord=2)
+    cosine = np.linalg.svd(inside, compute_uv=False).min()
+    angle = np.degrees(np.arctan2(sine, cosine))
+    return {"components": k, "degrees": float(angle), "gap": float(1 - values[k] / values[k - 1])}
+
+
+def worst_token(ours: Mapping[Case, Array], theirs: Mapping[Case, Array]) -> dict[str, Any]:
+    """The token that has turned most, over all cases: the angle in degrees and one minus the cosine."""
+    worst: dict[str, Any] = {"degrees": -1.0}
+    for case in sorted(ours):
+        chord = np.linalg.norm(_unit(ours[case]) - _unit(theirs[case]), axis=1)
+        token = int(chord.argmax())
+        # Not through the cosine, which loses half of the digits.
+        degrees = float(np.degrees(2 * np.arcsin(min(1.0, chord[token] / 2))))
+        if degrees > worst["degrees"]:
+            place = {"image": case.image, "height": case.height, "width": case.width, "token": token}
+            worst = {"degrees": degrees, "distance": float(chord[token] ** 2 / 2), **place}
+    return worst
+
+
+def _unit(vectors: Array) -> Array:
+    wide = vectors.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    unit: Array = wide / np.where(norms == 0, 1, norms)
+    return unit
+
+
+def _nearest(similarities: Array, k: int) -> Array:
+    """Indices [queries, k], nearest first."""
+    among = np.argpartition(-similarities, k - 1, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(similarities, among, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(among, order, axis=1)
+
+
+def _mutual(similarities: Array) -> set[tuple[int, int]]:
+    forth, back = similarities.argmax(axis=1), similarities.argmax(axis=0)
+    return {(i, int(j)) for i, j in enumerate(forth) if back[j] == i}
+
+
+def _sample(items: Sequence[Item], most: int) -> list[Item]:
+    """All, or so many at even distances."""
+    if len(items) <= most:
+        return list(items)
+    return [items[len(items) * i // most] for i in range(most)]

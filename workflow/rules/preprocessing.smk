@@ -1,0 +1,54 @@
+"""Our preprocessing against that of others, apart from the model: measured, then judged."""
+
+
+rule compare_preprocessing:
+    input:
+        images=list(config["images"].values()),
+    output:
+        comparison=report(
+            "<results>/{variant}/preprocessing.json",
+            caption="../report/preprocessing.rst",
+            category="Parity",
+            labels={"variant": "{variant}", "graph": "all", "file": "preprocessing (JSON)"},
+        ),
+    log:
+        "<logs>/{variant}/compare_preprocessing.log",
+    benchmark:
+        "<benchmarks>/{variant}/compare_preprocessing.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=2500,
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        names=list(config["images"]),
+        sizes=compared_sizes(),
+        code=code_digest("variants", "files", "images", "references", "parity"),
+    message:
+        "{wildcards.variant}: comparing the preprocessing with that of others"
+    script:
+        "../scripts/compare_preprocessing.py"
+
+
+rule judge_preprocessing:
+    input:
+        comparison="<results>/{variant}/preprocessing.json",
+    output:
+        verdict="<results>/{variant}/preprocessing.verdict.json",
+    log:
+        "<logs>/{variant}/judge_preprocessing.log",
+    benchmark:
+        "<benchmarks>/{variant}/judge_preprocessing.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+    params:
+        limits=config["parity"]["preprocessing"],
+        code=code_digest("variants", "files", "onnx_file", "parity"),
+    message:
+        "{wildcards.variant}: judging the preprocessing"
+    script:
+        "../scripts/judge_preprocessing.py"

@@ -1,0 +1,47 @@
+"""Measure how far our preprocessing is from that of others."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from vit2onnx.files import atomic
+from vit2onnx.images import load_image, preprocess
+from vit2onnx.logs import logging_to
+from vit2onnx.parity.preprocessing import compare_preprocessing
+from vit2onnx.references.preprocessing import preparations, published_constants
+from vit2onnx.variants import VariantSpec
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def compare(
+    spec: VariantSpec,
+    images: Mapping[str, Path],
+    sizes: Sequence[tuple[int, int]],
+    comparison: Path,
+    *,
+    threads: int,
+) -> None:
+    torch.set_num_threads(threads)
+    _, std = published_constants(spec)
+    loaded = ((name, load_image(path)) for name, path in images.items())
+    ours = partial(preprocess, preprocessing=spec.preprocessing)
+    rows = compare_preprocessing(loaded, sizes, ours, preparations(spec), std)
+    with atomic(comparison) as new:
+        new.write_text(json.dumps({"variant": spec.name, "differences": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        compare(
+            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+            dict(zip(snakemake.params.names, map(Path, snakemake.input.images), strict=True)),
+            snakemake.params.sizes,
+            Path(snakemake.output.comparison),
+            threads=snakemake.threads,
+        )

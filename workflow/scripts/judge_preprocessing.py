@@ -1,0 +1,39 @@
+"""Judge the comparison of the preprocessing and fail the run if it does not pass."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vit2onnx.errors import InputError
+from vit2onnx.files import atomic
+from vit2onnx.logs import logging_to
+from vit2onnx.onnx_file import passport_beside, sample_beside
+from vit2onnx.parity.preprocessing import judge_preprocessing
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def judge(comparison: Path, limits: Mapping[str, Mapping[str, Any]], verdict: Path) -> None:
+    measured = json.loads(comparison.read_text())
+    numbers = {name: limit["limit"] for name, limit in limits.items()}
+    found = judge_preprocessing(measured["differences"], numbers)
+    faults = [finding.sentence for finding in found if not finding.passed]
+    if faults:
+        # Of an earlier run, in which it passed.
+        for graph in comparison.parent.glob("*.onnx"):
+            for left in (passport_beside(graph), sample_beside(graph)):
+                left.unlink(missing_ok=True)
+        raise InputError(
+            f"{measured['variant']}: the preprocessing is not at parity: {'; '.join(faults)}."
+            f" All numbers are in {comparison}."
+        )
+    with atomic(verdict) as new:
+        new.write_text(json.dumps({"passed": True, "findings": [asdict(f) for f in found]}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        judge(Path(snakemake.input.comparison), snakemake.params.limits, Path(snakemake.output.verdict))
