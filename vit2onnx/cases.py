@@ -1,7 +1,8 @@
 """What is compared: which image at which size. Standard library only, because the Snakefile imports it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vit2onnx.variants import ExportSpec, Preprocessing
 
@@ -56,3 +57,9 @@ def case_of_stages(image: str, export: ExportSpec, sizes: Iterable[tuple[int, in
     if export.height is not None and export.width is not None:
         accepted = [(export.height, export.width)]
     return Case(image, *next((size for size in accepted if size[0] != size[1]), accepted[0]))
+
+
+def layer_inputs(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What every layer is given in injected mode, by its name, from all that a reference has written of its stages."""
+    start = "inputs/"
+    return {key.removeprefix(start): arrays[key] for key in arrays if key.startswith(start)}

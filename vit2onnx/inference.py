@@ -35,16 +35,25 @@ def features(model: Path, cases: Mapping[str, np.ndarray], native: Collection[st
     return found
 
 
-def stages(
-    model: Path, pixel_values: np.ndarray, dtype: str, injected: Mapping[str, np.ndarray]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Every stage [tokens, channels] of an image [3, height, width], as `accumulated/{stage}` and `injected/{stage}`.
+def stages(model: Path, pixel_values: np.ndarray, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Every stage [tokens, channels] of an image [3, height, width], as `{dtype}/{mode}/{stage}`.
 
     In accumulated mode a layer goes on from what the layer before it has made; in injected mode it is given
-    `injected[layer]` instead, without batch, if there is one. All that the layers have besides is the same.
+    `inputs[layer]` instead, without batch, if there is one. All that the layers have besides is the same.
     """
     skeleton, tensors = open_model(model)
+    for dtype in ("float64", "float32"):
+        for key, value in _stages(skeleton, tensors, pixel_values, dtype, inputs):
+            yield f"{dtype}/{key}", value
 
+
+def _stages(
+    model: Model,
+    tensors: Mapping[str, LazyTensor],
+    pixel_values: np.ndarray,
+    dtype: str,
+    inputs: Mapping[str, np.ndarray],
+) -> Iterator[tuple[str, np.ndarray]]:
     # Closed before something is yielded, because whoever takes it would compute in this precision too.
     def precision() -> AbstractContextManager[None]:
         return jax.enable_x64(dtype == "float64")
@@ -66,19 +75,19 @@ def stages(
         return found
 
     def starts(name: str, x: jax.Array) -> dict[str, jax.Array]:
-        return {"accumulated": x, "injected": jnp.asarray(injected[name][None], dtype) if name in injected else x}
+        return {"accumulated": x, "injected": jnp.asarray(inputs[name][None], dtype) if name in inputs else x}
 
     def named(mode: str, found: Mapping[str, jax.Array], layer: str = "") -> dict[str, np.ndarray]:
         return {f"{mode}/{layer}{s}": np.asarray(x[0]).reshape(-1, x.shape[-1]) for s, x in found.items()}
 
     with precision():
-        arrays, shapes = eqx.partition(_fill_outer(skeleton, tensors, dtype), eqx.is_array)
+        arrays, shapes = eqx.partition(_fill_outer(model, tensors, dtype), eqx.is_array)
         x, context, found = embed(arrays, jnp.asarray(pixel_values[None], dtype))
     for mode in MODES:
         yield from named(mode, found).items()
-    for name, shape in skeleton.trunk():
+    for name, skeleton in model.trunk():
         with precision():
-            layer = _fill_layer(name, shape, tensors, dtype)
+            layer = _fill_layer(name, skeleton, tensors, dtype)
             by_mode = {mode: run(layer, start, context) for mode, start in starts(name, x).items()}
             x = by_mode["accumulated"]["output"]
             made = {

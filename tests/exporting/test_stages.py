@@ -76,15 +76,17 @@ def test_both_graphs_show_what_the_model_computes(spines, written: Written, name
     injected = {layer: rng.standard_normal(found[n].shape, np.float32) for layer, n in zip(fed, before, strict=True)}
     parted = dict(zip(names, run.run(None, pixel_values | injected), strict=True))
     given = {layer.removesuffix(".input"): value[0] for layer, value in injected.items()}
-    expected = dict(inference.stages(spine.model_file, IMAGE, "float32", given))
+    expected = dict(inference.stages(spine.model_file, IMAGE, given))
     assert stage_outputs(open_model(spine.model_file)[0], spine.spec) == names[2:]
     for mode, stages in (("accumulated", found), ("injected", parted)):
         for stage in names[2:]:
             ours = stages[stage][0].reshape(-1, stages[stage].shape[-1])
             np.testing.assert_allclose(
-                ours, expected[f"{mode}/{stage}"], rtol=1e-4, atol=1e-4, err_msg=f"{mode}/{stage}"
+                ours, expected[f"float32/{mode}/{stage}"], rtol=1e-4, atol=1e-4, err_msg=f"{mode}/{stage}"
             )
-        np.testing.assert_allclose(stages["last_hidden_state"][0], expected[f"{mode}/norm"], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            stages["last_hidden_state"][0], expected[f"float32/{mode}/norm"], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_weights_stay_in_the_models_file(written: Written):

@@ -203,13 +203,13 @@ def stages(
     checkpoint: Path,
     repository: Path,
     pixel_values: np.ndarray,
-    dtype: str,
-    injected: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray],
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every stage of an image [3, height, width] in a dtype; see `streaming.run_stages`."""
-    model, state, periods = prepare(spec, checkpoint, repository)
-    if periods is not None:
-        model.rope_embed.dtype = getattr(torch, dtype)
-        model.rope_embed.periods = periods.to(model.rope_embed.dtype)
-    steps = partial(convnext_steps if periods is None else vit_steps, model)
-    yield from run_stages(model, state, steps, pixel_values, getattr(torch, dtype), injected)
+    """Every stage of an image [3, height, width] as `{dtype}/{mode}/{stage}`; see `streaming.run_stages`."""
+    for dtype in (torch.float64, torch.float32):
+        model, state, periods = prepare(spec, checkpoint, repository)
+        if periods is not None:
+            model.rope_embed.dtype, model.rope_embed.periods = dtype, periods.to(dtype)
+        steps = partial(convnext_steps if periods is None else vit_steps, model)
+        for key, value in run_stages(model, state, steps, pixel_values, dtype, inputs):
+            yield f"{value.dtype}/{key}", value

@@ -130,18 +130,18 @@ def run_stages(
     steps: Steps,
     pixel_values: np.ndarray,
     dtype: torch.dtype,
-    injected: Mapping[str, np.ndarray] | None,
+    inputs: Mapping[str, np.ndarray] | None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every stage [tokens, channels] of an image [3, height, width], as `accumulated/{stage}` and `injected/{stage}`.
+    """Every stage [tokens, channels] of an image [3, height, width], as `{mode}/{stage}`.
 
     In accumulated mode a step goes on from what the step before it has made. In injected mode it is given
-    `injected[step]`, channels last and without batch, or if nothing is injected, what it is given in accumulated mode
-    rounded to single precision: this comes as `inputs/{step}`. The first step is given the image in both.
+    `inputs[step]`, channels last and without batch; or if there are no inputs, what it is given in accumulated mode
+    rounded to single precision, which comes as `inputs/{step}`. The first step is given the image in both.
 
     `model` is on the meta device.
     """
     x = torch.from_numpy(pixel_values[None]).to(dtype)
-    # Not for the whole of this function, because whoever takes what is yielded would be in inference mode as well.
+    # Not around what is yielded, because whoever takes it would be in inference mode as well.
     with torch.inference_mode():
         plan = steps(x)
     for index, step in enumerate(plan):
@@ -149,8 +149,9 @@ def run_stages(
         with torch.inference_mode(), filled(model, state, step, dtype):
             start = x
             if index:
-                given = x.movedim(step.axis, -1)[0].float().numpy() if injected is None else injected[step.name]
-                found[f"inputs/{step.name}"] = given
+                given = x.movedim(step.axis, -1)[0].float().numpy() if inputs is None else inputs[step.name]
+                if inputs is None:
+                    found[f"inputs/{step.name}"] = given
                 start = torch.from_numpy(given).to(dtype)[None].movedim(-1, step.axis)
             x, stages = _tapped(step, x)
             found |= {f"accumulated/{stage}": value for stage, value in stages.items()}

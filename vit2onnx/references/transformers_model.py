@@ -300,17 +300,23 @@ def features(
     return found | run("float64", steps, cases, torch.float64)
 
 
-def stages(
-    spec: VariantSpec,
-    checkpoint: Path,
-    pixel_values: np.ndarray,
-    dtype: str,
-    injected: Mapping[str, np.ndarray] | None = None,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Every stage of an image [3, height, width] in a dtype; see `streaming.run_stages`."""
-    model, state, periods = prepare(spec, checkpoint)
-    arch = spec.architecture
-    if isinstance(arch, ViTArchitecture) and dtype == "float64":
-        model.rope_embeddings = DoubleRope(periods, arch.patch_size)
-    steps = partial(convnext_steps if isinstance(arch, ConvNeXtArchitecture) else vit_steps, model)
-    yield from run_stages(model, state, steps, pixel_values, getattr(torch, dtype), injected)
+def stages(spec: VariantSpec, checkpoint: Path, pixel_values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Every stage of an image [3, height, width] as `{dtype}/{mode}/{stage}`, and `inputs/{layer}`, what is injected.
+
+    See `streaming.run_stages`. The double precision comes first, and what is injected is its own.
+    """
+    inputs: dict[str, np.ndarray] = {}
+    for dtype in (torch.float64, torch.float32):
+        model, state, periods = prepare(spec, checkpoint)
+        arch = spec.architecture
+        if isinstance(arch, ViTArchitecture) and dtype == torch.float64:
+            model.rope_embeddings = DoubleRope(periods, arch.patch_size)
+        steps = partial(convnext_steps if isinstance(arch, ConvNeXtArchitecture) else vit_steps, model)
+        made: dict[str, np.ndarray] = {}
+        for key, value in run_stages(model, state, steps, pixel_values, dtype, inputs or None):
+            if key.startswith("inputs/"):
+                made[key.removeprefix("inputs/")] = value
+                yield key, value
+            else:
+                yield f"{value.dtype}/{key}", value
+        inputs |= made
