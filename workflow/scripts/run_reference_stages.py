@@ -46,7 +46,7 @@ if __name__ == "__main__":
             snakemake.wildcards.reference,
             Path(snakemake.input.checkpoint),
             Path(snakemake.input.pixel_values),
-            next(map(Path, snakemake.input.first), None),
+            Path(snakemake.input.first) if snakemake.input.first else None,
             Path(snakemake.output.stages),
             case=snakemake.params.case,
             repository=snakemake.params.repository,
