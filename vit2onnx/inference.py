@@ -42,7 +42,7 @@ def stages(model: Path, pixel_values: np.ndarray, inputs: Mapping[str, np.ndarra
     `inputs[layer]` instead, without batch, if there is one. All that the layers have besides is the same.
     """
     skeleton, tensors = open_model(model)
-    for dtype in ("float64", "float32"):
+    for dtype in ("float32", "float64"):
         for key, value in _stages(skeleton, tensors, pixel_values, dtype, inputs):
             yield f"{dtype}/{key}", value
 
