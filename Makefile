@@ -8,6 +8,7 @@ BIN := .venv/bin
 .PHONY: run test test-slurm benchmark lock
 
 run: .venv/installed
+	rm -f results/$(WEIGHTS)/report.html
 	$(BIN)/snakemake --cores $(CORES) --config weights=$(WEIGHTS) \
 	  --report results/$(WEIGHTS)/report.html --report-after-run
 
@@ -19,6 +20,7 @@ test: .venv/installed
 test-slurm: .venv/installed
 	$(BIN)/python -m pytest tests/slurm
 
+# benchmarks.conversion and benchmarks.memory take a folder on the disk to be measured.
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.latency results/synthetic/dinov3_vits16_pretrain_lvd1689m
 

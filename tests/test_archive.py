@@ -1,11 +1,14 @@
 """The archive and the model file: Equinox's own bytes, the same each time, streamed, and sound or refused."""
 
 import io
+import itertools
 import json
 import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -20,6 +23,7 @@ import pytest
 
 from vit2onnx.archive import (
     CHUNK,
+    ahead,
     archive_config,
     archive_skeleton,
     array_shapes,
@@ -72,6 +76,69 @@ def model_refusal(path: Path) -> str:
         load_model(path)
     assert str(caught.value).startswith(f"{path} ")
     return str(caught.value).removeprefix(f"{path} ")
+
+
+def whole(item: int) -> int:
+    """The size of an item that fills a chunk."""
+    return CHUNK
+
+
+def test_the_next_item_is_made_while_one_is_in_use():
+    made = [threading.Event() for _ in range(4)]
+    threads = set()
+
+    def items() -> Iterator[int]:
+        for number, event in enumerate(made):
+            threads.add(threading.current_thread())
+            event.set()
+            yield number
+
+    found = []
+    for number in ahead(items(), whole):
+        assert all(event.wait(10) for event in made[: number + 2])
+        assert not any(event.is_set() for event in made[number + 2 :])
+        found.append(number)
+    assert found == [0, 1, 2, 3]
+    assert len(threads) == 1 and threading.current_thread() not in threads
+
+
+def test_small_items_are_made_up_to_the_next_large_one():
+    """Or a bias would be made while its weight is in use, and nothing while it is."""
+    sizes = [CHUNK, 1, 1, 2 * CHUNK, 1, CHUNK - 1, 5]
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for size in sizes:
+            made.append(size)
+            yield size
+
+    found = ahead(items(), int)
+    assert next(found) == CHUNK
+    deadline = time.monotonic() + 10
+    while made != sizes[:4] and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert made == sizes[:4]
+    assert list(found) == sizes[1:]
+
+
+@pytest.mark.parametrize("broken", [0, 1, 3])
+def test_what_is_raised_while_an_item_is_made_is_raised_in_its_place(broken):
+    def items() -> Iterator[int]:
+        yield from range(broken)
+        raise OSError("unreadable")
+
+    found = ahead(items(), whole)
+    assert [next(found) for _ in range(broken)] == list(range(broken))
+    with pytest.raises(OSError, match="unreadable"):
+        next(found)
+    assert threading.active_count() == 1
+
+
+def test_no_thread_is_left_by_who_takes_no_more_items():
+    items = ahead(itertools.count(), whole)
+    assert [next(items), next(items)] == [0, 1]
+    items.close()
+    assert threading.active_count() == 1
 
 
 def test_leaves_are_named_by_their_path_in_tree_order(tiny_spec):
@@ -382,11 +449,9 @@ def test_a_foreign_model_file_is_refused(tiny_model_file, tmp_path):
 
 @pytest.mark.parametrize("kind", ["archive", "model"])
 def test_leaves_are_let_go_as_they_are_written(tiny_spec, tmp_path, kind):
-    """Each value is made when it is asked for; by then no more than the one before it is still alive."""
-    skeleton = {
-        "archive": archive_skeleton(tiny_spec),
-        "model": build(tiny_spec.family, tiny_spec.architecture),
-    }[kind]
+    """When a large one is made, no more than the two before it are still alive: one in use, and its successor."""
+    spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, embed_dim=768))
+    skeleton = {"archive": archive_skeleton(spec), "model": build(spec.family, spec.architecture)}[kind]
     made: list[weakref.ref] = []
     most = 0
 
@@ -395,16 +460,18 @@ def test_leaves_are_let_go_as_they_are_written(tiny_spec, tmp_path, kind):
         for name, shape in array_shapes(skeleton).items():
             most = max(most, sum(reference() is not None for reference in made))
             value = np.ones(shape, np.float32)
-            made.append(weakref.ref(value))
+            if value.nbytes >= CHUNK:
+                made.append(weakref.ref(value))
             yield name, value
             del value
 
     if kind == "archive":
-        write_archive(tmp_path / "file", tiny_spec, skeleton, stream())
+        write_archive(tmp_path / "file", spec, skeleton, stream())
     else:
-        write_model(tmp_path / "file", tiny_spec, stream())
-    assert len(made) == len(array_shapes(skeleton))
-    assert most <= 1
+        write_model(tmp_path / "file", spec, stream())
+    # The patches' weight, and in each of two blocks qkv and proj.
+    assert len(made) == 1 + 2 * 2
+    assert most <= 2
 
 
 def test_opening_reads_no_tensor(tiny_model_file, tmp_path):

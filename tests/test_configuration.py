@@ -51,6 +51,15 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda c: c["exports"]["static"].update(height=225, width="dynamic"),
         "exports.static: no size of parity.sizes fits it",
     ),
+    "unknown variant by itself": (lambda c: c.update(variants="every"), "there is no config/variants/every.yaml"),
+    "no golden image": (
+        lambda c: c["official"].update(golden_image="cats.jpg"),
+        "official.golden_image: there is no file cats.jpg",
+    ),
+    "golden among the images": (
+        lambda c: c["images"].update(golden=c["images"]["coffee"]),
+        "images.golden: this name is taken by official.golden_image",
+    ),
     "checkpoint of an unknown variant": (
         lambda c: c["official"]["checkpoints"].update(dinov3_vits8="x.pth"),
         "there is no config/variants/dinov3_vits8.yaml",

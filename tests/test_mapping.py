@@ -187,7 +187,7 @@ def test_one_leaf_is_made_at_a_time(tiny_spec):
 
 def test_memory_does_not_grow_with_depth(tiny_spec, tmp_path):
     peaks = []
-    for depth in (2, 8):
+    for depth in (8, 24):
         spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, embed_dim=192, depth=depth))
         archive = tmp_path / "archive.tar.lz4"
         write_synthetic(spec, tmp_path / "checkpoint.pth", seed=0, layout="meta")
@@ -196,8 +196,8 @@ def test_memory_does_not_grow_with_depth(tiny_spec, tmp_path):
         write_model(tmp_path / "model.eqx", spec, map_model(spec, read_archive(archive, spec)))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # The six blocks have 4.5 MB of weights.
-    assert peaks[1] - peaks[0] < 1e6
+    # Sixteen blocks have 12 MB of weights. Measured: 0.2 to 1.5 MB more, as one thread is more or less ahead.
+    assert peaks[1] - peaks[0] < 3e6
 
 
 def test_the_example_class_of_jax2onnx_loads_the_file_and_gives_our_features(example_spec, example_folder):

@@ -40,7 +40,7 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
     variants = read_variants(folder)
     for name, mapping in variants.items():
         _check(f"config/variants/{name}.yaml", mapping, schemas / "variant.schema.yaml")
-    names = list(variants) if config["variants"] == "all" else config["variants"]
+    names = names_of(config, variants)
     faults = [
         f"variants names {name!r}, but there is no config/variants/{name}.yaml (there are: {', '.join(variants)})"
         for name in (*names, *config["official"]["checkpoints"])
@@ -82,6 +82,12 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
         ]
     _raise("config", faults)
     return variants
+
+
+def names_of(config: Mapping[str, Any], variants: Mapping[str, Any]) -> list[str]:
+    """The variants that the config asks for: a list of names, one name, or "all" that have a file."""
+    named = config["variants"]
+    return list(variants) if named == "all" else [named] if isinstance(named, str) else named
 
 
 def _check(file: str, mapping: Mapping[str, Any], schema: Path) -> None:

@@ -13,10 +13,30 @@ from typing import IO
 
 from vit2onnx.errors import InputError
 
+# The edge of every graph, and what lies beside it.
+INPUT = "pixel_values"
+OUTPUTS = {
+    "last_hidden_state": "all tokens after the final norm: CLS, registers, patches row by row",
+    "pooler_output": "the CLS token after the final norm",
+}
+LICENCE_FILE = "LICENSE.md"
+PASSPORT_FORMAT = 1
+
+# Field numbers.
 MODEL_GRAPH, MODEL_METADATA, GRAPH_NODE, GRAPH_INITIALIZER = 7, 14, 1, 5
 TENSOR_DIMS, TENSOR_NAME, TENSOR_RAW_DATA, TENSOR_EXTERNAL_DATA = 1, 8, 9, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 CHUNK = 1 << 20
+
+
+def passport_beside(graph: Path) -> Path:
+    """Where the passport of a graph is."""
+    return graph.with_suffix(".passport.json")
+
+
+def sample_beside(graph: Path) -> Path:
+    """Where the sample of a graph is, by which it is verified."""
+    return graph.with_suffix(".sample.npz")
 
 
 @dataclass(frozen=True)

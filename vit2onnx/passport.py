@@ -17,11 +17,13 @@ from vit2onnx.files import sha256_of
 from vit2onnx.keytable import assign, raise_faults, value_of
 from vit2onnx.mapping import MODEL_TABLES
 from vit2onnx.models import build
-from vit2onnx.onnx_file import initializers, metadata
+from vit2onnx.onnx_file import INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, metadata
+from vit2onnx.parity.metrics import standard_deviation
+from vit2onnx.parity.verdict import limit_factor
 from vit2onnx.provenance import versions
 from vit2onnx.variants import ExportSpec, VariantSpec
 
-FORMAT = 1
+OUTPUT = next(iter(OUTPUTS))
 
 
 def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path) -> dict[str, Any]:
@@ -41,11 +43,12 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path) -> dict[str, An
         (leaf,) = (leaves[source] for source in assignment.sources)
         sources = [tensors[key].read() for key in leaf.sources]
         digest = sha256(value_of(assignment, [value_of(leaf, sources)]))
-        if name not in found or found[name].sha256() != digest:
+        held = found.get(name)
+        if held is None or (held.shape, held.sha256()) != (assignment.shape, digest):
             faults.append(f"{name} is not what the checkpoint's {', '.join(leaf.sources) or leaf.transform.name} gives")
             continue
         weights[name] = {
-            "shape": found[name].shape,
+            "shape": assignment.shape,
             "sha256": digest,
             "sources": {key: sha256(array) for key, array in zip(leaf.sources, sources, strict=True)},
             "transforms": [one.transform.name for one in (leaf, assignment) if one.transform.name != "copy"],
@@ -64,12 +67,12 @@ def passport_of(
     comparison: Mapping[str, Any],
     verdict: Mapping[str, Any],
     sample: Path,
-    max_abs: float,
+    limits: Mapping[str, float],
 ) -> dict[str, Any]:
     """The passport of a graph that passed.
 
     `record` is the content of `checkpoint.json`, `comparison` and `verdict` what was found on the graph, `sample` the
-    file of its recorded inputs and outputs, `max_abs` the limit for differences from them. Raises `InputError` if the
+    file of its recorded inputs and outputs, `limits` what they may differ by, by case. Raises `InputError` if the
     graph is not the one that was compared, or a weight in it not the checkpoint's.
     """
     digest = sha256_of(graph)
@@ -78,19 +81,25 @@ def passport_of(
     own = metadata(graph)
     described = {key: json.loads(own[key]) for key in ("licence", "preprocessing", "tokens", "outputs")}
     return {
-        "passport": FORMAT,
-        "file": {"name": graph.name, "bytes": graph.stat().st_size, "sha256": digest},
+        "passport": PASSPORT_FORMAT,
+        "file": {
+            "name": graph.name,
+            "bytes": graph.stat().st_size,
+            "sha256": digest,
+            "external": sorted({one.file.name for one in initializers(graph).values()} - {graph.name}),
+        },
         **{key: own[key] for key in ("variant", "family", "export")},
         "checkpoint": record,
         "ledger_sha256": sha256_of(ledger),
         **described,
+        "rope_periods": own["rope_periods"],
         "parity": {
             "references": comparison["references"],
             "runtime": comparison["runtime"],
             "findings": verdict["findings"],
         },
-        "sample": {"file": sample.name, "sha256": sha256_of(sample), "limit": max_abs},
-        "versions": json.loads(own["versions"]) | versions(["equimo", "numpy", "torch", "transformers", "vit2onnx"]),
+        "sample": {"sha256": sha256_of(sample), "limits": limits},
+        "versions": json.loads(own["versions"]) | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},
         **weights_of(spec, checkpoint, graph),
     }
 
@@ -104,5 +113,11 @@ def sample_of(
     """
     sizes = {case: Case.parse(case) for case in of_first_image(pixel_values)}
     cases = [case for case, one in sizes.items() if export.accepts(one.height, one.width)]
-    inputs = {f"pixel_values/{case}": pixel_values[case] for case in cases}
-    return inputs | {f"last_hidden_state/{case}": reference[f"float64/{case}"].astype(np.float32) for case in cases}
+    inputs = {f"{INPUT}/{case}": pixel_values[case] for case in cases}
+    return inputs | {f"{OUTPUT}/{case}": reference[f"float64/{case}"].astype(np.float32) for case in cases}
+
+
+def limits_of(sample: Mapping[str, np.ndarray], max_abs: float) -> dict[str, float]:
+    """How far each output of a sample may be off: `max_abs` for features of unit scale."""
+    outputs = {case: x for key, x in sample.items() for kind, _, case in [key.partition("/")] if kind == OUTPUT}
+    return {case: max_abs * limit_factor([standard_deviation(x)]) for case, x in outputs.items()}

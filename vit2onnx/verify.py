@@ -14,19 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import read_arrays, sha256_of
-from vit2onnx.onnx_file import initializers
+from vit2onnx.onnx_file import INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, passport_beside, sample_beside
+from vit2onnx.runtime import session_of
+
+OUTPUT = next(iter(OUTPUTS))
 
 
-def passport_of(graph: Path) -> dict[str, Any]:
+def read_passport(graph: Path) -> dict[str, Any]:
     """The passport that lies beside a graph."""
-    path = graph.with_suffix(".passport.json")
+    path = passport_beside(graph)
     try:
         passport: dict[str, Any] = json.loads(path.read_text())
-        if passport["passport"] != 1:
+        if passport["passport"] != PASSPORT_FORMAT:
             raise InputError(f"{path} is of format {passport['passport']}; use the vit2onnx that wrote it.")
         return passport
     except FileNotFoundError:
@@ -38,30 +40,31 @@ def passport_of(graph: Path) -> dict[str, Any]:
 def check_hashes(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, str]]:
     """Whether file and weights are those of the passport."""
     present = initializers(graph)
-    found = sha256_of(graph)
-    yield found == passport["file"]["sha256"], f"the file has the SHA-256 that was recorded: {found}"
+    found, wanted = sha256_of(graph), passport["file"]["sha256"]
+    yield found == wanted, f"SHA-256 {found}{'' if found == wanted else f', but {wanted} was recorded'}"
     recorded = {name: weight["sha256"] for name, weight in passport["weights"].items()} | passport["constants"]
     differing = sorted(present.keys() ^ recorded.keys())
     differing += [name for name, one in present.items() if name in recorded and one.sha256() != recorded[name]]
     shown = f", but not {', '.join(differing[:3])}{' and more' if len(differing) > 3 else ''}" if differing else ""
-    yield not differing, f"{len(passport['weights'])} weights are the checkpoint's{shown}"
+    computed = sum(not weight["sources"] for weight in passport["weights"].values())
+    counted = f"{len(passport['weights']) - computed} weights are the checkpoint's, {computed} computed"
+    yield not differing, f"{counted}{shown}"
 
 
 def check_sample(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, str]]:
     """Whether the graph computes the recorded outputs from the recorded inputs."""
-    sample = graph.with_name(passport["sample"]["file"])
+    sample = sample_beside(graph)
     if not sample.is_file():
         raise InputError(f"{sample} is missing; keep it beside the ONNX file.")
     yield sha256_of(sample) == passport["sample"]["sha256"], f"{sample.name} is the one that was recorded"
     arrays = read_arrays(sample)
-    session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    session = session_of(graph)
     batch = session.get_inputs()[0].shape[0]
-    for case in (key.removeprefix("pixel_values/") for key in arrays if key.startswith("pixel_values/")):
-        images = np.repeat(arrays[f"pixel_values/{case}"][None], batch if isinstance(batch, int) else 1, axis=0)
-        (found,) = session.run(["last_hidden_state"], {"pixel_values": images})
-        expected = arrays[f"last_hidden_state/{case}"]
+    for case, limit in passport["sample"]["limits"].items():
+        images = np.repeat(arrays[f"{INPUT}/{case}"][None], batch if isinstance(batch, int) else 1, axis=0)
+        (found,) = session.run([OUTPUT], {INPUT: images})
+        expected = arrays[f"{OUTPUT}/{case}"]
         delta = float(np.abs(found[0] - expected).max()) if found[0].shape == expected.shape else float("nan")
-        limit = passport["sample"]["limit"] * max(1.0, float(expected.std()))
         sign = "<=" if delta <= limit else ">"
         yield delta <= limit, f"{case}: max |difference| from the original {delta:.1e} {sign} {limit:.1e}"
 
@@ -71,9 +74,12 @@ def main() -> int:
     parser.add_argument("graph", type=Path, help="the ONNX file")
     graph: Path = parser.parse_args().graph
     try:
-        passport = passport_of(graph)
-        weights = passport["checkpoint"]["weights"]
-        print(f"{graph}: {passport['variant']}, {weights} weights, {passport['checkpoint']['identity']}")
+        if not graph.is_file():
+            raise InputError(f"{graph}: there is no such file.")
+        passport = read_passport(graph)
+        licence = passport["licence"]
+        print(f"{graph}: {passport['variant']}, {passport['export']}, from {passport['checkpoint']['identity']}")
+        print(f"  licence of the weights: {licence['id'] + ', ' + licence['url'] if licence else 'none'}")
         passed = True
         for good, sentence in (*check_hashes(graph, passport), *check_sample(graph, passport)):
             print(f"  {'ok  ' if good else 'FAIL'}  {sentence}")

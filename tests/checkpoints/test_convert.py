@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import re
+import resource
 import shutil
+import threading
 import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -418,6 +420,35 @@ def test_a_faulty_tensor_is_named_and_nothing_is_left(tiny_spec, tiny_checkpoint
     assert len(error.__notes__) == 1
 
 
+def test_a_tensor_that_cannot_be_read_is_raised_from_its_thread_and_nothing_is_left(
+    tiny_spec, tiny_checkpoint, tmp_path, monkeypatch
+):
+    read = iter([*[np.fromfile] * 9, None])
+
+    def fromfile(*args, **kwargs):
+        if read_one := next(read):
+            return read_one(*args, **kwargs)
+        raise OSError("bad sector")
+
+    monkeypatch.setattr(np, "fromfile", fromfile)
+    with pytest.raises(OSError, match="bad sector"):
+        convert_checkpoint(tiny_spec, tiny_checkpoint, tmp_path / "archive.tar.lz4", tmp_path / "ledger.csv")
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == 1
+
+
+def test_a_disk_that_is_full_ends_all_threads_and_nothing_is_left(tiny_spec, tiny_checkpoint, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            convert_checkpoint(tiny_spec, tiny_checkpoint, tmp_path / "archive.tar.lz4", tmp_path / "ledger.csv")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == 1
+
+
 def test_a_faulty_huggingface_tensor_is_named_too(tiny_spec, tiny_checkpoints, tmp_path):
     tensors = load(tiny_checkpoints["huggingface"])
     drop("layer.1.attention.k_proj.weight")(tensors)
@@ -489,7 +520,7 @@ def test_equimos_own_loader_opens_the_archive_and_gives_our_features(released, s
 def test_memory_does_not_grow_with_depth(tiny_spec, tmp_path):
     """Torch's memory map is not counted, but each tensor that Python holds is."""
     peaks = []
-    for depth in (2, 8):
+    for depth in (8, 24):
         architecture = replace(tiny_spec.architecture, embed_dim=192, depth=depth)
         spec = replace(tiny_spec, architecture=architecture)
         write_synthetic(spec, tmp_path / "file.pth", seed=0, layout="meta")
@@ -497,5 +528,5 @@ def test_memory_does_not_grow_with_depth(tiny_spec, tmp_path):
         convert_checkpoint(spec, tmp_path / "file.pth", tmp_path / "archive.tar.lz4", tmp_path / "ledger.csv")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # The six blocks have 4.5 MB of weights. Measured: 0.2 MB more, which is names, hashes and Equimo's skeleton.
-    assert peaks[1] - peaks[0] < 1e6
+    # Sixteen blocks have 12 MB of weights. Measured: 0.2 to 1.5 MB more, as one thread is more or less ahead.
+    assert peaks[1] - peaks[0] < 3e6

@@ -22,9 +22,11 @@ SYNTHETIC = {
     "layout": "meta",
     "bytes": 86_000_000,
     "sha256": "feedbeef",
+    "official_file": None,
     "identity": "synthetic weights, made here",
 }
 OFFICIAL = SYNTHETIC | {
+    "official_file": "dinov3_tiny-feedbeef.pth",
     "weights": "official",
     "origin": {"kind": "huggingface", "name": "facebook/dinov3-tiny"},
     "identity": "the publisher's dinov3_tiny-feedbeef.pth",
@@ -76,7 +78,7 @@ def words(page: Page) -> str:
 def test_healthy_graph_passes_in_plain_words(healthy: Comparison, limits: Limits) -> None:
     text = words(rendered(limits, healthy))
     assert "Passed: dynamic.onnx gives what the original PyTorch model gives." in text
-    assert "No number in any output differs by more than 0.000005; the limit is 0.00001." in text
+    assert "No number in any output differs by more than 0.000005; the limit is 0.00001, times" in text
     assert "FAILED" not in text
 
 
@@ -110,6 +112,15 @@ def test_weights_are_told_apart(healthy: Comparison, limits: Limits) -> None:
     text = words(rendered(limits, healthy, record=OFFICIAL))
     assert "SYNTHETIC" not in text
     assert "the publisher's dinov3_tiny-feedbeef.pth huggingface, name facebook/dinov3-tiny" in text
+
+
+def test_official_weights_that_nothing_confirms_are_said_to_be_that(healthy: Comparison, limits: Limits) -> None:
+    unknown = OFFICIAL | {"official_file": None}
+    assert "NOT CONFIRMED" in words(rendered(limits, healthy, record=unknown))
+    assert "NOT CONFIRMED" not in words(rendered(limits, healthy, record=OFFICIAL))
+    row = next(row for row in healthy["differences"] if row["other"] == "transformers")
+    healthy["differences"].append(row | {"subject": "equinox", "other": "published"})
+    assert "NOT CONFIRMED" not in words(rendered(limits, healthy, record=unknown))
 
 
 def test_every_limit_is_explained(healthy: Comparison, limits: Limits) -> None:

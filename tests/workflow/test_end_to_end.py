@@ -26,6 +26,10 @@ RESULTS = [
     "parity/dynamic.json",
     "parity/static.verdict.json",
     "parity/dynamic.verdict.json",
+    "static.passport.json",
+    "dynamic.passport.json",
+    "static.sample.npz",
+    "dynamic.sample.npz",
     "parity.html",
 ]
 
@@ -84,9 +88,16 @@ def test_graphs_are_valid_and_say_that_their_weights_are_synthetic(finished: Pat
         assert (metadata["variant"], metadata["weights"]) == (TINY, "synthetic")
 
 
+def test_graphs_are_verified_by_their_passports(finished: Path) -> None:
+    for export in ("static", "dynamic"):
+        command = [sys.executable, "-m", "vit2onnx.verify", f"results/synthetic/{TINY}/{export}.onnx"]
+        done = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=False)
+        assert done.stdout.endswith("verified\n"), done.stdout + done.stderr
+
+
 def test_every_job_left_a_log_and_a_benchmark(finished: Path) -> None:
-    assert len(list((finished / "benchmarks/results/synthetic").rglob("*.tsv"))) >= 12
-    assert len(list((finished / "logs/synthetic").rglob("*.log"))) >= 12
+    assert len(list((finished / "benchmarks/results/synthetic").rglob("*.tsv"))) == 16
+    assert len(list((finished / "logs/synthetic").rglob("*.log"))) == 16
 
 
 def test_second_run_has_nothing_to_do(finished: Path) -> None:
@@ -95,8 +106,8 @@ def test_second_run_has_nothing_to_do(finished: Path) -> None:
 
 def test_report_holds_captions_categories_and_pages(finished: Path) -> None:
     report = (finished / "report.html").read_text()
-    assert "Parity" in report
-    assert "Weights" in report
+    for caption in ("The verdict on each of", "What became of each tensor", "The passport of static.onnx"):
+        assert caption in report
     assert TINY in report
 
 
@@ -115,6 +126,7 @@ def test_image_list_reruns_comparison_alone(copied: Path) -> None:
         "run_equinox",
         "compare_outputs",
         "judge_parity",
+        "write_passport",
         "render_parity",
         "summarise_parity",
     }
@@ -129,7 +141,7 @@ def test_one_recipe_reruns_that_export_and_what_follows(copied: Path) -> None:
 
 def test_limit_reruns_the_verdict_alone(copied: Path) -> None:
     edit_config(copied, lambda config: config["parity"]["limits"]["max_abs"].update(limit=2e-5))
-    assert set(planned(copied)) == {"judge_parity", "render_parity", "summarise_parity"}
+    assert set(planned(copied)) == {"judge_parity", "write_passport", "render_parity", "summarise_parity"}
 
 
 def test_library_room_reruns_what_uses_it(copied: Path) -> None:
@@ -150,8 +162,31 @@ def test_failed_verdict_fails_the_run_and_leaves_the_evidence(copied: Path) -> N
     assert "FAILED" in (copied / "results/synthetic/summary.csv").read_text()
 
 
+def test_an_archive_that_is_not_kept_goes_when_the_model_is_made(copied: Path) -> None:
+    edit_config(copied, lambda config: config.update(keep_archive=False))
+    folder = copied / "results/synthetic" / TINY
+    (folder / "archive.tar.lz4").unlink()
+    (folder / "model.eqx").unlink()
+    snakemake(copied, f"results/synthetic/{TINY}/model.eqx")
+    assert not (folder / "archive.tar.lz4").exists()
+    assert planned(copied, f"results/synthetic/{TINY}/model.eqx") == {}
+
+
+def test_all_variants_are_those_that_have_a_file(copied: Path) -> None:
+    assert planned(copied, "--config", "variants=all")["fetch_checkpoint"] == 12
+
+
 def test_unreadable_image_is_one_sentence_and_no_output(copied: Path) -> None:
     (copied / "resources/images/coffee.jpg").write_text("<html>not found</html>")
     output = snakemake(copied, fails=True)
     assert "error: resources/images/coffee.jpg: this is not a complete, readable image" in output
     assert not (copied / f"results/synthetic/{TINY}/features/pixel_values.npz").exists()
+
+
+def test_a_graph_that_fails_loses_the_passport_of_an_earlier_run(copied: Path) -> None:
+    folder = copied / "results/synthetic" / TINY
+    assert (folder / "static.passport.json").is_file()
+    edit_config(copied, lambda config: config["parity"]["limits"]["max_abs"].update(limit=1e-9))
+    snakemake(copied, f"results/synthetic/{TINY}/static.passport.json", fails=True)
+    assert not (folder / "static.passport.json").exists()
+    assert not (folder / "static.sample.npz").exists()

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from functools import partial
@@ -86,8 +87,8 @@ def _records(path: Path) -> dict[int, int]:
                 raise InputError(f"{path} was written on a big-endian machine; save it again on a usual one.")
             if record.compress_type == zipfile.ZIP_STORED:
                 file.seek(record.header_offset + 26)
-                name, extra = np.fromfile(file, "<u2", 2)
-                records[record.header_offset + 30 + int(name) + int(extra)] = record.file_size
+                name, extra = struct.unpack("<HH", file.read(4))
+                records[record.header_offset + 30 + name + extra] = record.file_size
     return records
 
 

@@ -19,13 +19,8 @@ from vit2onnx.files import atomic
 from vit2onnx.keytable import LazyTensor
 from vit2onnx.models import Model
 from vit2onnx.models.features import run_stages
+from vit2onnx.onnx_file import INPUT, OUTPUTS
 from vit2onnx.variants import ExportSpec, VariantSpec
-
-INPUT = "pixel_values"
-OUTPUTS = {
-    "last_hidden_state": "all tokens after the final norm: CLS, registers, patches row by row",
-    "pooler_output": "the CLS token after the final norm",
-}
 
 
 def trace(model: Model, spec: VariantSpec, export: ExportSpec, stages: Sequence[str] = ()) -> ir.Model:

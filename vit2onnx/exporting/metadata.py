@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import vit2onnx
-from vit2onnx.exporting.graph import OUTPUTS
+from vit2onnx.onnx_file import LICENCE_FILE, OUTPUTS, passport_beside
 from vit2onnx.provenance import versions
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -17,7 +18,7 @@ def metadata_of(
 
     `checkpoint` is the content of `checkpoint.json`.
     """
-    licence = {"id": spec.licence.id, "url": spec.licence.url, "file": "LICENSE.md"}
+    licence = {"id": spec.licence.id, "url": spec.licence.url, "file": LICENCE_FILE}
     arch = spec.architecture
     structured = {
         "checkpoint": {key: checkpoint[key] for key in ("origin", "layout", "sha256", "official_file", "identity")},
@@ -47,7 +48,8 @@ def metadata_of(
         "family": spec.family,
         "weights": checkpoint["weights"],
         "export": export.name,
+        "rope_periods": getattr(arch, "rope_periods", "none"),
         "ledger_sha256": ledger_sha256,
-        "passport": f"{export.name}.passport.json",
+        "passport": passport_beside(Path(f"{export.name}.onnx")).name,
     }
     return plain | {key: json.dumps(value) for key, value in structured.items()}

@@ -15,12 +15,13 @@ import onnx
 import onnx_ir as ir
 
 from vit2onnx import onnx_file
-from vit2onnx.exporting.graph import INPUT, trace
+from vit2onnx.exporting.graph import trace
 from vit2onnx.exporting.weights import write_external
 from vit2onnx.files import atomic
 from vit2onnx.keytable import LazyTensor
 from vit2onnx.models import Model
 from vit2onnx.models.features import run_stages
+from vit2onnx.onnx_file import INPUT
 from vit2onnx.variants import ExportSpec, VariantSpec
 
 

@@ -23,8 +23,9 @@ def rope_periods(count: int, precision: str) -> Float32[np.ndarray, " quarter_he
 
 def in_other_precision(periods: Float32[np.ndarray, " quarter_head_dim"]) -> Float32[np.ndarray, " quarter_head_dim"]:
     """The table in the precision in which `periods` is not."""
-    released = rope_periods(len(periods), "bfloat16")
-    return rope_periods(len(periods), "float32") if np.array_equal(periods, released) else released
+    computed = rope_periods(len(periods), "float32")
+    # Not the other way round, because those in bfloat16 come from the checkpoint.
+    return rope_periods(len(periods), "bfloat16") if np.array_equal(periods, computed) else computed
 
 
 def rope_table(

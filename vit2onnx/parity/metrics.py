@@ -62,3 +62,10 @@ def token_groups(features: np.ndarray, num_prefix: int) -> dict[str, np.ndarray]
         mean = patches.mean(axis=0, keepdims=True, dtype=np.float64)
     groups = {"cls": features[:1], "registers": features[1:num_prefix], "patches": patches, "patches_mean": mean}
     return {name: tokens for name, tokens in groups.items() if tokens.size}
+
+
+def standard_deviation(features: np.ndarray) -> float | None:
+    """The standard deviation of all features; `None` if one of them is not finite."""
+    with np.errstate(invalid="ignore"):
+        deviation = features.std(dtype=np.float64)
+    return float(deviation) if np.isfinite(deviation) else None

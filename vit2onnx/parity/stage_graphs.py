@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from vit2onnx.onnx_file import INPUT
 from vit2onnx.parity.comparison import GraphRunner
 
 # As the graph is written: what the optimiser fuses has no stages in between. That it changes nothing is for the
@@ -20,7 +21,7 @@ def run_stage_graphs(
 
     `inputs` holds what every layer is given in the second graph, without batch.
     """
-    feeds = {"pixel_values": pixel_values}
+    feeds = {INPUT: pixel_values}
     found = {f"float32/accumulated/{stage}": value for stage, value in _run(accumulated, feeds, threads)}
     feeds |= {f"{layer}.input": value for layer, value in inputs.items()}
     return found | {f"float32/injected/{stage}": value for stage, value in _run(injected, feeds, threads)}
@@ -28,7 +29,7 @@ def run_stage_graphs(
 
 def _run(path: Path, feeds: Mapping[str, np.ndarray], threads: int) -> Iterator[tuple[str, np.ndarray]]:
     session = GraphRunner(path, LEVEL, threads).session
-    batch = next(value.shape[0] for value in session.get_inputs() if value.name == "pixel_values")
+    batch = next(value.shape[0] for value in session.get_inputs() if value.name == INPUT)
     # A graph of fixed batch is given the same image as often.
     copies = batch if isinstance(batch, int) else 1
     repeated = {name: np.repeat(value[None], copies, axis=0) for name, value in feeds.items()}

@@ -1,8 +1,9 @@
 """Pass or fail: three legs, each judged on the numbers of a comparison. One missing leg fails."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 LEGS = ("reference", "truth", "sanity")
@@ -43,8 +44,7 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
     references = comparison["references"]
     findings: list[Finding] = []
 
-    def select(subject: str, other: str) -> list[Mapping[str, Any]]:
-        return [row for row in comparison["differences"] if (row["subject"], row["other"]) == (subject, other)]
+    select = partial(rows_of, comparison)
 
     def at_most(leg: str, what: str, measured: float, limit: float) -> None:
         # NaN compares false, so it fails.
@@ -56,7 +56,7 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
         for run in (*GRAPH_RUNS, "equinox"):
             rows = select(run, reference)
             what = f"{run} - {reference}, max |difference|{_place(rows)}"
-            at_most("reference", what, _worst(rows), limits["max_abs"] * _scale(rows))
+            at_most("reference", what, _worst(rows), limits["max_abs"] * limit_factor([row["scale"] for row in rows]))
             # Distance from one, so that every limit is an upper one and NaN fails in one way.
             what = f"{run} - {reference}, 1 - lowest cosine of a token"
             distance = _worst([{"max_abs": _distance(row["cosine"])} for row in rows])
@@ -68,7 +68,7 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
             f"{GRAPH_RUNS[0]} - {reference} with RoPE periods of its own, max |difference| {measured:.1e} of which"
             f" {expected:.1e} is expected; the rest"
         )
-        at_most("reference", what, rest, limits["max_abs"] * _scale(rows))
+        at_most("reference", what, rest, limits["max_abs"] * limit_factor([row["scale"] for row in rows]))
     for subject in dict.fromkeys(row["subject"] for row in comparison["differences"] if row["other"] == "published"):
         what = f"{subject} - published features, max |difference|"
         at_most("reference", what, _worst(select(subject, "published")), limits["golden"])
@@ -84,6 +84,11 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
     return Verdict(tuple(findings))
 
 
+def rows_of(comparison: Mapping[str, Any], subject: str, other: str) -> list[Mapping[str, Any]]:
+    """The differences of one pair."""
+    return [row for row in comparison["differences"] if (row["subject"], row["other"]) == (subject, other)]
+
+
 def truth_ratio(comparison: Mapping[str, Any]) -> float:
     """The distance of the graph from the float64 truth, as users run it, as a multiple of the first reference's own.
 
@@ -91,7 +96,7 @@ def truth_ratio(comparison: Mapping[str, Any]) -> float:
     """
 
     def distance(subject: str) -> float:
-        rows = [row for row in comparison["differences"] if (row["subject"], row["other"]) == (subject, "truth")]
+        rows = rows_of(comparison, subject, "truth")
         squares = [math.nan if row["rms"] is None else row["count"] * row["rms"] ** 2 for row in rows]
         mean = sum(squares) / sum(row["count"] for row in rows) if rows else math.nan
         return math.sqrt(mean) if math.isfinite(mean) else math.nan
@@ -110,9 +115,9 @@ def _worst(rows: list[Mapping[str, Any]], key: str = "max_abs") -> float:
     return max(figures) if figures and all(map(math.isfinite, figures)) else math.nan
 
 
-def _scale(rows: list[Mapping[str, Any]]) -> float:
-    """What the limit for unit scale is multiplied by: the least standard deviation of features, where above one."""
-    return max(1.0, min((row["scale"] or 1.0 for row in rows), default=1.0))
+def limit_factor(deviations: Iterable[float | None]) -> float:
+    """What a limit for features of unit scale is multiplied by: their least standard deviation, where above one."""
+    return max(1.0, min((deviation for deviation in deviations if deviation), default=1.0))
 
 
 def _place(rows: list[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vit2onnx.parity.verdict import GRAPH_RUNS
+from vit2onnx.parity.verdict import GRAPH_RUNS, limit_factor
 from vit2onnx.reporting.page import SUBJECTS, TOKEN_GROUPS, number
 from vit2onnx.reporting.summary import differences, sizes_of
 
@@ -51,7 +51,7 @@ def truth_figure(comparison: Mapping[str, Any], truth_ratio: float) -> str:
             axes.plot(own["rms"], places, marker, color=color, ms=5, alpha=0.8, label=SUBJECTS[subject])
         if limit > 0:
             axes.axvline(limit, color="#b3261e", lw=1.2, label=f"limit ({truth_ratio:g} x the original's)")
-        _scale(axes, log=bool(marks["rms"].max() > 3 * limit))
+        _scale_axis(axes, log=bool(marks["rms"].max() > 3 * limit))
         axes.set_yticks(range(len(sizes)), [f"{height}x{width}" for height, width in sizes])
         axes.set_ylim(max(len(sizes), 1) - 0.5, -0.5)
         if subjects:
@@ -68,7 +68,7 @@ def _rms(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return (sums["square"] / sums["count"]).pow(0.5).rename("rms").reset_index()
 
 
-def _scale(axes: Axes, *, log: bool) -> None:
+def _scale_axis(axes: Axes, *, log: bool) -> None:
     """Linear where all are near the limit; logarithmic where the error of a broken graph would hide the rest."""
     axes.set_xlabel("distance of an image's output numbers from float64 (root mean square)")
     if log:
@@ -99,7 +99,7 @@ def heat_table(comparison: Mapping[str, Any], limits: Mapping[str, Mapping[str, 
     table = worst.groupby(["group", "image", "size"], observed=True).max(skipna=False).unstack("size")
     styler = table.rename_axis(index=[None, None], columns=[None, None]).style.set_uuid(comparison["export"])
     for name, limit in (
-        ("max |difference|", limits["max_abs"]["limit"]),
+        ("max |difference|", limits["max_abs"]["limit"] * limit_factor(rows["scale"])),
         ("1 - lowest cosine", 1 - limits["cosine"]["limit"]),
     ):
         part = pd.IndexSlice[:, name]

@@ -45,9 +45,16 @@ def parity_page(
         images=rows["image"].nunique(),
         sizes=len(sizes_of(rows)),
         limits=limits,
+        confirmed=is_confirmed(comparisons, record),
         record=record,
         ledger=ledger_in_short(ledger),
     )
+
+
+def is_confirmed(comparisons: Iterable[Mapping[str, Any]], record: Mapping[str, Any]) -> bool:
+    """Whether the weights are known to be the publisher's: by the file's hash, or by the features that it published."""
+    published = [row for one in comparisons for row in one["differences"] if row["other"] == "published"]
+    return bool(record["official_file"] or published)
 
 
 def graph_section(comparison: Mapping[str, Any], verdict: Verdict, limits: Limits) -> dict[str, Any]:

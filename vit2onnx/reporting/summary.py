@@ -12,14 +12,14 @@ from vit2onnx.reporting.page import ENVIRONMENT
 
 COLUMNS = [
     *("subject", "other", "image", "height", "width", "batch", "group", "token", "row", "column"),
-    *("count", "max_abs", "rms", "cosine"),
+    *("count", "max_abs", "rms", "cosine", "scale"),
 ]
 
 
 def differences(comparison: Mapping[str, Any], subjects: Iterable[str], others: Iterable[str]) -> pd.DataFrame:
     """The rows of a comparison that set one of `subjects` against one of `others`; `None` becomes NaN."""
     rows = pd.DataFrame(comparison["differences"], columns=COLUMNS).astype(
-        dict.fromkeys(("max_abs", "rms", "cosine"), float)
+        dict.fromkeys(("max_abs", "rms", "cosine", "scale"), float)
     )
     return rows[rows["subject"].isin(list(subjects)) & rows["other"].isin(list(others))]
 

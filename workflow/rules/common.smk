@@ -8,8 +8,9 @@ import psutil
 from snakemake.exceptions import WorkflowError
 from vit2onnx.cases import case_of_stages, sizes_of
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, SUFFIX_OF_LAYOUT, locate
-from vit2onnx.configuration import check_configuration
+from vit2onnx.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
+from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -18,8 +19,7 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
-if config["variants"] == "all":
-    config["variants"] = list(VARIANTS)
+config["variants"] = names_of(config, VARIANTS)
 
 # Jobs on this machine share the memory that is free, unless --resources mem_mb=… says otherwise; one that asks for more
 # runs alone.
@@ -91,11 +91,16 @@ def stages_case(wildcards):
 
 
 def memory_for(base, layers=0, weights=0):
-    """Memory in MB: `base`, and so many copies of a variant's largest layer and of all its weights."""
+    """Memory in MB: `base`, and so many copies of a variant's largest layer and of all its weights.
+
+    What was measured for ViT-S to H+ (max_rss in the benchmarks), and about half as much again. `weights` may be a
+    function of the wildcards.
+    """
 
     def memory(wildcards):
         spec = VariantSpec.from_mapping(wildcards.variant, VARIANTS[wildcards.variant])
-        parameters = layers * spec.architecture.layer_parameters + weights * spec.parameters
+        copies = weights(wildcards) if callable(weights) else weights
+        parameters = layers * spec.architecture.layer_parameters + copies * spec.parameters
         return base + round(4 * parameters / 1e6)
 
     return memory
@@ -130,7 +135,7 @@ def everything_asked_for():
         ),
         *expand("<results>/{variant}/parity.html", variant=config["variants"]),
         *(
-            expand("<results>/{variant}/LICENSE.md", variant=config["variants"])
+            expand(f"<results>/{{variant}}/{LICENCE_FILE}", variant=config["variants"])
             if config["weights"] == "official"
             else []
         ),

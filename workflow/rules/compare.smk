@@ -43,8 +43,8 @@ rule run_reference:
         "../../envs/torch.yaml"
     threads: 2
     resources:
-        # One layer at a time, however deep the model.
-        mem_mb=4500,
+        # One layer at a time, however deep the model; but the publisher's code is run as a whole.
+        mem_mb=memory_for(base=1200, layers=5, weights=lambda wildcards: 3 * (wildcards.reference == "publisher")),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         repository=lambda wildcards: config["reference"]["repository"] if wildcards.reference == "publisher" else None,
@@ -70,7 +70,7 @@ rule run_equinox:
     threads: 2
     resources:
         # One layer at a time, however deep the model.
-        mem_mb=4500,
+        mem_mb=memory_for(base=1200, layers=5),
     params:
         code=code_digest("variants", "cases", "files", "inference", "models", "archive", "keytable"),
     message:
@@ -100,13 +100,14 @@ rule compare_outputs:
         "../../envs/onnx.yaml"
     threads: 2
     resources:
-        mem_mb=memory_for(base=1500, weights=3),
+        # External weights are mapped, so that they need no memory of their own.
+        mem_mb=memory_for(base=1200, weights=lambda wildcards: 0 if weights_are_external(wildcards) else 2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
         references=references(),
         batch_sizes=config["parity"]["batch_sizes"],
-        code=code_digest("variants", "files", "onnx_file", "parity", "cases"),
+        code=code_digest("variants", "files", "onnx_file", "runtime", "parity", "cases"),
     message:
         "{wildcards.variant}: comparing {wildcards.export}.onnx with {params.references}"
     script:

@@ -19,9 +19,9 @@ rule convert_checkpoint:
         "<benchmarks>/{variant}/convert_checkpoint.tsv"
     conda:
         "../../envs/checkpoint.yaml"
-    threads: 1
+    threads: 2
     resources:
-        mem_mb=1500,
+        mem_mb=memory_for(base=800, layers=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         code=code_digest("variants", "files", "checkpoints", "keytable", "archive", "models"),

@@ -16,7 +16,7 @@ rule export_onnx:
         "../../envs/jax.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory_for(base=1000, layers=1),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),

@@ -15,7 +15,7 @@ rule fetch_checkpoint:
         "../../envs/checkpoint.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory_for(base=800, layers=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         weights=config["weights"],

@@ -17,7 +17,7 @@ rule judge_parity:
         mem_mb=500,
     params:
         limits=config["parity"]["limits"],
-        code=code_digest("variants", "files", "parity"),
+        code=code_digest("variants", "files", "onnx_file", "parity"),
     message:
         "{wildcards.variant}: judging {wildcards.export}.onnx"
     script:

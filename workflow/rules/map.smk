@@ -12,9 +12,9 @@ rule map_weights:
         "<benchmarks>/{variant}/map_weights.tsv"
     conda:
         "../../envs/jax.yaml"
-    threads: 1
+    threads: 2
     resources:
-        mem_mb=1500,
+        mem_mb=memory_for(base=600, layers=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         code=code_digest("variants", "files", "mapping", "keytable", "archive", "models"),
@@ -35,9 +35,9 @@ rule map_jax2onnx_example:
         "<benchmarks>/{variant}/map_jax2onnx_example.tsv"
     conda:
         "../../envs/jax.yaml"
-    threads: 1
+    threads: 2
     resources:
-        mem_mb=1500,
+        mem_mb=memory_for(base=600, layers=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         code=code_digest("variants", "files", "exporting", "mapping", "keytable", "archive", "models"),

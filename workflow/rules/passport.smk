@@ -27,12 +27,15 @@ rule write_passport:
         "../../envs/checkpoint.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory_for(base=800, layers=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
         max_abs=config["parity"]["limits"]["max_abs"]["limit"],
-        code=code_digest("passport", "onnx_file", "cases", "variants", "files", "checkpoints", "keytable", "mapping"),
+        code=code_digest(
+            *("passport", "onnx_file", "cases", "variants", "files"),
+            *("checkpoints", "keytable", "archive", "mapping", "models", "parity"),
+        ),
     message:
         "{wildcards.variant}: writing the passport of {wildcards.export}.onnx"
     script:
@@ -42,9 +45,9 @@ rule write_passport:
 # The licence demands that a copy of it goes along with the weights.
 rule copy_licence:
     input:
-        text=lambda wildcards: VARIANTS[wildcards.variant]["licence"]["text"],
+        licence=lambda wildcards: VARIANTS[wildcards.variant]["licence"]["text"],
     output:
-        text="<results>/{variant}/LICENSE.md",
+        licence=f"<results>/{{variant}}/{LICENCE_FILE}",
     log:
         "<logs>/{variant}/copy_licence.log",
     localrule: True
@@ -53,4 +56,4 @@ rule copy_licence:
     message:
         "{wildcards.variant}: copying the licence of its weights"
     shell:
-        "cp {input.text} {output.text} 2> {log}"
+        "cp {input.licence} {output.licence} 2> {log}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vit2onnx.errors import InputError
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
+from vit2onnx.onnx_file import passport_beside, sample_beside
 from vit2onnx.parity.verdict import judge
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ def judge_parity(comparison: Path, limits: Mapping[str, Mapping[str, Any]], verd
     measured = json.loads(comparison.read_text())
     found = judge(measured, {name: limit["limit"] for name, limit in limits.items()})
     if not found.passed:
+        # Of an earlier run, in which the graph passed.
+        graph = comparison.parents[1] / f"{measured['export']}.onnx"
+        for left in (passport_beside(graph), sample_beside(graph)):
+            left.unlink(missing_ok=True)
         raise InputError(
             f"{measured['variant']}/{measured['export']}.onnx is not at parity: {'; '.join(found.faults)}."
             f" All numbers are in {comparison}."

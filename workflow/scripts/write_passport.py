@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vit2onnx.files import atomic, read_arrays, write_arrays
 from vit2onnx.logs import logging_to
-from vit2onnx.passport import passport_of, sample_of
+from vit2onnx.passport import limits_of, passport_of, sample_of
 from vit2onnx.variants import ExportSpec, VariantSpec
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def write_passport(
 ) -> None:
     measured = json.loads(comparison.read_text())
     inputs = read_arrays(pixel_values)
-    write_arrays(sample, sample_of(export, inputs, read_arrays(reference)))
+    recorded = sample_of(export, inputs, read_arrays(reference))
+    write_arrays(sample, recorded)
     found = passport_of(
         spec,
         graph,
@@ -41,7 +42,7 @@ def write_passport(
         measured,
         json.loads(verdict.read_text()),
         sample,
-        max_abs,
+        limits_of(recorded, max_abs),
     )
     with atomic(passport) as new:
         new.write_text(json.dumps(found, indent=1) + "\n")

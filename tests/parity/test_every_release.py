@@ -33,13 +33,16 @@ def shallow(name: str) -> VariantSpec:
     arch = spec.architecture
     if isinstance(arch, ConvNeXtArchitecture):
         return replace(spec, architecture=replace(arch, depths=(1, 1, 1, 1)))
-    # One block of 7B has 0.8 GB.
-    return replace(spec, architecture=replace(arch, depth=1 if arch.embed_dim == 4096 else 2))
+    # One block of 7B has 0.8 GB. The norm of local crops is no part of inference.
+    return replace(spec, architecture=replace(arch, depth=1 if arch.embed_dim == 4096 else 2, local_cls_norm=False))
 
 
-@pytest.mark.parametrize("name", RELEASES)
-def test_release_is_at_parity_at_full_width(name: str, tmp_path: Path):
-    spec = shallow(name)
+# Some differ in depth only, or in the values of their weights.
+DISTINCT = {(spec := shallow(name)).architecture: spec for name in RELEASES}.values()
+
+
+@pytest.mark.parametrize("spec", DISTINCT, ids=lambda spec: spec.name)
+def test_release_is_at_parity_at_full_width(spec: VariantSpec, tmp_path: Path):
     checkpoint, archive, ledger, model = (tmp_path / name for name in ("c.pth", "a.tar.lz4", "ledger.csv", "model.eqx"))
     record = fetch_synthetic(spec, checkpoint, seed=0, layout="meta")
     convert_checkpoint(spec, checkpoint, archive, ledger)
