@@ -2,7 +2,7 @@
 
 import pytest
 
-from vit2onnx.cases import Case, sizes_of
+from vit2onnx.cases import Case, case_of_stages, layer_inputs, sizes_of
 from vit2onnx.variants import ExportSpec
 
 STATIC = ExportSpec("static", 1, 224, 224, 23)
@@ -49,3 +49,25 @@ def test_sizes_are_those_listed_that_fit_and_those_that_are_fixed(exports, sizes
 
 def test_a_size_that_is_both_listed_and_fixed_is_compared_once():
     assert sizes_of([STATIC, DYNAMIC], [(224, 224)]) == [(224, 224)]
+
+
+@pytest.mark.parametrize(
+    ("export", "sizes", "size"),
+    [
+        # The first that is not square, in the order of the list.
+        (DYNAMIC, [(224, 224), (160, 288), (48, 112)], (160, 288)),
+        (DYNAMIC, [(224, 224), (448, 448)], (224, 224)),
+        (WIDE, [(48, 112), (224, 224), (224, 64)], (224, 64)),
+        # A fixed size need not be listed.
+        (STATIC, [(48, 112)], (224, 224)),
+    ],
+)
+def test_stages_are_compared_where_rows_and_columns_differ(export, sizes, size):
+    assert case_of_stages("astronaut", export, sizes) == Case("astronaut", *size)
+
+
+def test_inputs_of_layers_are_told_from_stages():
+    assert layer_inputs({"inputs/blocks.0": 1, "float32/injected/blocks.0.q": 2, "inputs/norm": 3}) == {
+        "blocks.0": 1,
+        "norm": 3,
+    }

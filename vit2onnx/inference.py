@@ -77,30 +77,27 @@ def _stages(
     def starts(name: str, x: jax.Array) -> dict[str, jax.Array]:
         return {"accumulated": x, "injected": jnp.asarray(inputs[name][None], dtype) if name in inputs else x}
 
-    def named(mode: str, found: Mapping[str, jax.Array], layer: str = "") -> dict[str, np.ndarray]:
-        return {f"{mode}/{layer}{s}": np.asarray(x[0]).reshape(-1, x.shape[-1]) for s, x in found.items()}
+    def named(by_mode: Mapping[str, Mapping[str, jax.Array]], layer: str = "") -> Iterator[tuple[str, np.ndarray]]:
+        for mode, found in by_mode.items():
+            for stage, x in found.items():
+                yield f"{mode}/{layer}{stage}", np.asarray(x)[0].reshape(-1, x.shape[-1])
 
     with precision():
         arrays, shapes = eqx.partition(_fill_outer(model, tensors, dtype), eqx.is_array)
-        x, context, found = embed(arrays, jnp.asarray(pixel_values[None], dtype))
-    for mode in MODES:
-        yield from named(mode, found).items()
+        x, context, embedded = embed(arrays, jnp.asarray(pixel_values[None], dtype))
+    yield from named(dict.fromkeys(MODES, embedded))
+    del embedded
     for name, skeleton in model.trunk():
         with precision():
             layer = _fill_layer(name, skeleton, tensors, dtype)
             by_mode = {mode: run(layer, start, context) for mode, start in starts(name, x).items()}
             x = by_mode["accumulated"]["output"]
-            made = {
-                key: value for mode, found in by_mode.items() for key, value in named(mode, found, f"{name}.").items()
-            }
-            # Before the next layer is read, and not while it is.
-            del layer, by_mode
-        yield from made.items()
+        yield from named(by_mode, f"{name}.")
+        # Before the next layer is read, and not while it is.
+        del layer, by_mode
     with precision():
-        made = {}
-        for mode, start in starts("norm", x).items():
-            made |= named(mode, head(arrays, start))
-    yield from made.items()
+        by_mode = {mode: head(arrays, start) for mode, start in starts("norm", x).items()}
+    yield from named(by_mode)
 
 
 def _fill_outer(model: Model, tensors: Mapping[str, LazyTensor], dtype: str) -> Model:

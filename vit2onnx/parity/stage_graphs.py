@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 
 from vit2onnx.onnx_file import INPUT
-from vit2onnx.parity.comparison import GraphRunner
+from vit2onnx.runtime import session_of
 
 # As the graph is written: what the optimiser fuses has no stages in between. That it changes nothing is for the
 # comparison of outputs to say.
@@ -28,7 +28,7 @@ def run_stage_graphs(
 
 
 def _run(path: Path, feeds: Mapping[str, np.ndarray], threads: int) -> Iterator[tuple[str, np.ndarray]]:
-    session = GraphRunner(path, LEVEL, threads).session
+    session = session_of(path, LEVEL, threads)
     batch = next(value.shape[0] for value in session.get_inputs() if value.name == INPUT)
     # A graph of fixed batch is given the same image as often.
     copies = batch if isinstance(batch, int) else 1

@@ -124,7 +124,7 @@ rule compare_stages:
         references=references(),
         case=stages_case,
         noise_floors=config["parity"]["limits"]["noise_floors"]["limit"],
-        code=code_digest("variants", "files", "onnx_file", "parity", "cases"),
+        code=code_digest("variants", "files", "onnx_file", "runtime", "parity", "cases"),
     message:
         "{wildcards.variant}: comparing the stages of {wildcards.export}.onnx with {params.references}"
     script:
