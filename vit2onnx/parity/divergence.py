@@ -49,6 +49,8 @@ def judge_stages(ledger: Mapping[str, Any], limits: Mapping[str, float]) -> list
     doubles = [row for row in rows if row["other"] == TRUTH and row["subject"].endswith("_float64")]
     if not doubles:
         faults.append("there is no second implementation in double precision")
+    if not any(row["mode"] == "injected" and row["other"] != TRUTH for row in rows):
+        faults.append("no layer was compared by itself")
     for row in doubles:
         if row["relative"] is None or not row["relative"] <= limit:
             found = "not finite" if row["relative"] is None else f"{row['relative']:.2e} > {limit:.2e} of its scale"
