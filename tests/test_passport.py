@@ -22,6 +22,7 @@ from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.weights import write_embedded, write_external
 from vit2onnx.files import sha256_of, write_arrays
 from vit2onnx.onnx_file import initializers
+from vit2onnx.parity.verdict import LEGS, Finding, Verdict
 from vit2onnx.passport import passport_of, sample_of, weights_of
 from vit2onnx.references import transformers_model
 from vit2onnx.variants import ExportSpec, VariantSpec
@@ -73,7 +74,8 @@ def test_one_changed_bit_of_one_weight_is_named(
     graph = only_weights(tmp_path / "graph.onnx", model_file, external=external)
     flip(initializers(graph)["blocks.1.mlp.fc2.weight"])
     with pytest.raises(
-        InputError, match=r"blocks\.1\.mlp\.fc2\.weight is not what .*blocks\.1\.mlp\.fc2\.weight gives"
+        InputError,
+        match=r"blocks\.1\.mlp\.fc2\.weight in (graph\.onnx|model\.eqx) is not what",
     ):
         weights_of(tiny_spec, tiny_checkpoint, graph)
 
@@ -108,8 +110,13 @@ def proven(tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path,
         "checkpoint": tiny_checkpoint,
         "record": record,
         "ledger": ledger,
-        "comparison": {"graph_sha256": sha256_of(graph), "references": ["transformers"], "runtime": {}},
-        "verdict": {"passed": True, "findings": []},
+        "comparison": {
+            "differences": [],
+            "graph_sha256": sha256_of(graph),
+            "references": ["transformers"],
+            "runtime": {},
+        },
+        "verdict": Verdict(tuple(Finding(leg, "as it should be", True, 0.0, 1.0) for leg in LEGS)),
         "sample": sample,
         "limits": {"cat@48x64": 1e-5},
     }
@@ -150,6 +157,17 @@ def test_a_graph_that_changed_after_its_comparison_gets_none(proven: Mapping[str
         passport_of(**proven | {"comparison": comparison})
 
 
+def test_a_graph_that_did_not_pass_gets_none(proven: Mapping[str, Any]):
+    with pytest.raises(InputError, match="did not pass"):
+        passport_of(**proven | {"verdict": Verdict(())})
+
+
+def test_another_ledger_is_seen(proven: Mapping[str, Any]):
+    proven["ledger"].write_text("source,target\nx,y\n")
+    with pytest.raises(InputError, match=r"ledger\.csv is not the one from which .* was made"):
+        passport_of(**proven)
+
+
 def test_the_sample_is_the_first_image_at_the_sizes_that_fit(proven: Mapping[str, Any]):
     with np.load(proven["sample"]) as arrays:
         assert set(arrays) == {"pixel_values/cat@48x64", "last_hidden_state/cat@48x64"}
@@ -158,7 +176,7 @@ def test_the_sample_is_the_first_image_at_the_sizes_that_fit(proven: Mapping[str
 def test_the_file_that_was_proven_is_verified(graph: Path, monkeypatch, capsys):
     status, printed = verified(graph, monkeypatch, capsys)
     assert status == 0
-    assert printed.endswith("verified\n")
+    assert printed.endswith("verified against its passport\n")
     assert "FAIL" not in printed
     assert "cat@48x64: max |difference| from the original" in printed
 
@@ -212,6 +230,39 @@ def test_a_missing_file_is_one_sentence(graph: Path, monkeypatch, capsys, name: 
     assert status == 1
     assert "error: " in printed
     assert re.search(sentence, printed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda passport: passport["sample"].update(limits={}),
+        lambda passport: passport["sample"].update(limits={"cat@48x64": float("inf")}),
+        lambda passport: passport.update(weights={}),
+        lambda passport: passport.pop("constants"),
+        lambda passport: passport.update(file="static.onnx"),
+        lambda passport: passport.update(passport=2),
+        lambda passport: passport["sample"].update(limits={"dog@48x64": 1e-5}),
+    ],
+)
+def test_a_passport_that_says_too_little_verifies_nothing(graph: Path, monkeypatch, capsys, change):
+    path = graph.with_suffix(".passport.json")
+    passport = json.loads(path.read_text())
+    change(passport)
+    path.write_text(json.dumps(passport))
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 1
+    assert "FAIL" in printed or printed.count("error: ") == 1
+
+
+@pytest.mark.parametrize("location", ["/dev/zero", "../model.eqx"])
+def test_weights_in_another_folder_are_not_looked_for(graph: Path, monkeypatch, capsys, location: str):
+    model = onnx.load(graph, load_external_data=False)
+    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
+    next(entry for entry in entries if entry.key == "location").value = location
+    graph.write_bytes(model.SerializeToString())
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 1
+    assert "its weights are in another folder" in printed
 
 
 def test_verifying_needs_onnxruntime_and_numpy_only():

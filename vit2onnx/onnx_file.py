@@ -51,18 +51,15 @@ class Initializer:
 
     def sha256(self) -> str:
         """The SHA-256 of its bytes. Raises `InputError` if the file is missing or ends before them."""
-        digest = hashlib.sha256()
-        try:
-            with self.file.open("rb") as file:
-                file.seek(self.offset)
-                rest = self.nbytes
-                while rest and (chunk := file.read(min(rest, CHUNK))):
-                    digest.update(chunk)
-                    rest -= len(chunk)
-        except FileNotFoundError:
-            raise InputError(f"{self.file} is missing, which holds weights; keep it beside the ONNX file.") from None
-        if rest:
+        if not self.file.is_file():
+            raise InputError(f"{self.file} is missing, which holds weights; keep it beside the ONNX file.")
+        if min(self.offset, self.nbytes) < 0 or self.offset + self.nbytes > self.file.stat().st_size:
             raise InputError(f"{self.file} ends within {self.name}.")
+        digest = hashlib.sha256()
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            for start in range(0, self.nbytes, CHUNK):
+                digest.update(file.read(min(CHUNK, self.nbytes - start)))
         return digest.hexdigest()
 
 
@@ -117,8 +114,10 @@ def _initializer(file: IO[bytes], path: Path, start: int, end: int) -> Initializ
     (name,) = (_text(file, *place) for place in _fields(file, start, end, TENSOR_NAME))
     shape = tuple(_dims(file, start, end))
     if external := dict(_entry(file, *place) for place in _fields(file, start, end, TENSOR_EXTERNAL_DATA)):
-        data = path.parent / external["location"]
-        return Initializer(name, shape, data, int(external["offset"]), int(external["length"]))
+        location = external["location"]
+        if Path(location).name != location:
+            raise ValueError("its weights are in another folder")
+        return Initializer(name, shape, path.parent / location, int(external["offset"]), int(external["length"]))
     (place,) = list(_fields(file, start, end, TENSOR_RAW_DATA)) or [(start, start)]
     return Initializer(name, shape, path, place[0], place[1] - place[0])
 

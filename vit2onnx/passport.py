@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vit2onnx.mapping import MODEL_TABLES
 from vit2onnx.models import build
 from vit2onnx.onnx_file import INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, metadata
 from vit2onnx.parity.metrics import standard_deviation
-from vit2onnx.parity.verdict import limit_factor
+from vit2onnx.parity.verdict import Verdict, limit_factor
 from vit2onnx.provenance import versions
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -45,7 +46,10 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path) -> dict[str, An
         digest = sha256(value_of(assignment, [value_of(leaf, sources)]))
         held = found.get(name)
         if held is None or (held.shape, held.sha256()) != (assignment.shape, digest):
-            faults.append(f"{name} is not what the checkpoint's {', '.join(leaf.sources) or leaf.transform.name} gives")
+            where = f"{name} in {held.file.name}" if held else name
+            faults.append(
+                f"{where} is not what the checkpoint's {', '.join(leaf.sources) or leaf.transform.name} gives"
+            )
             continue
         weights[name] = {
             "shape": assignment.shape,
@@ -53,7 +57,7 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path) -> dict[str, An
             "sources": {key: sha256(array) for key, array in zip(leaf.sources, sources, strict=True)},
             "transforms": [one.transform.name for one in (leaf, assignment) if one.transform.name != "copy"],
         }
-    raise_faults(f"{graph}; delete it and run again", faults)
+    raise_faults(f"{graph}; delete the file that differs and run again", faults)
     constants = {name: one.sha256() for name, one in found.items() if name not in weights}
     return {"weights": weights, "constants": constants}
 
@@ -65,7 +69,7 @@ def passport_of(
     record: Mapping[str, Any],
     ledger: Path,
     comparison: Mapping[str, Any],
-    verdict: Mapping[str, Any],
+    verdict: Verdict,
     sample: Path,
     limits: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -79,6 +83,10 @@ def passport_of(
     if digest != comparison["graph_sha256"]:
         raise InputError(f"{graph} was changed after it was compared; delete it and run again.")
     own = metadata(graph)
+    if sha256_of(ledger) != own["ledger_sha256"]:
+        raise InputError(f"{ledger} is not the one from which {graph} was made; delete both and run again.")
+    if not verdict.passed:
+        raise InputError(f"{graph} did not pass, so that it gets no passport.")
     described = {key: json.loads(own[key]) for key in ("licence", "preprocessing", "tokens", "outputs")}
     return {
         "passport": PASSPORT_FORMAT,
@@ -96,7 +104,7 @@ def passport_of(
         "parity": {
             "references": comparison["references"],
             "runtime": comparison["runtime"],
-            "findings": verdict["findings"],
+            "findings": [asdict(finding) for finding in verdict.findings],
         },
         "sample": {"sha256": sha256_of(sample), "limits": limits},
         "versions": json.loads(own["versions"]) | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},

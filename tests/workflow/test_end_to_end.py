@@ -92,7 +92,7 @@ def test_graphs_are_verified_by_their_passports(finished: Path) -> None:
     for export in ("static", "dynamic"):
         command = [sys.executable, "-m", "vit2onnx.verify", f"results/synthetic/{TINY}/{export}.onnx"]
         done = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=False)
-        assert done.stdout.endswith("verified\n"), done.stdout + done.stderr
+        assert done.stdout.endswith("verified against its passport\n"), done.stdout + done.stderr
 
 
 def test_every_job_left_a_log_and_a_benchmark(finished: Path) -> None:

@@ -4,12 +4,12 @@ import os
 import re
 from pathlib import Path
 
-import psutil
 from snakemake.exceptions import WorkflowError
 from vit2onnx.cases import case_of_stages, sizes_of
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, SUFFIX_OF_LAYOUT, locate
 from vit2onnx.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
+from vit2onnx.machine import free_memory
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
 from vit2onnx.variants import ExportSpec, VariantSpec
@@ -24,7 +24,7 @@ config["variants"] = names_of(config, VARIANTS)
 # Jobs on this machine share the memory that is free, unless --resources mem_mb=… says otherwise; one that asks for more
 # runs alone.
 if workflow.local_exec and "mem_mb" not in workflow.global_resources:
-    workflow.register_resource("mem_mb", psutil.virtual_memory().available // 10**6)
+    workflow.register_resource("mem_mb", free_memory() // 10**6)
 
 # A link whose file was moved away would stop Snakemake for good; without it, the file is looked for again.
 for _link in Path("results").glob("*/*/checkpoint.*"):
@@ -72,7 +72,7 @@ def references():
 def golden_image():
     """The photograph by whose published features official weights are known, if it is there."""
     image = config["official"]["golden_image"] if config["weights"] == "official" else None
-    return [image] if image else []
+    return [str(Path(image).expanduser())] if image else []
 
 
 def listed_sizes():

@@ -31,7 +31,7 @@ rule write_passport:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
-        max_abs=config["parity"]["limits"]["max_abs"]["limit"],
+        limits=config["parity"]["limits"],
         code=code_digest(
             *("passport", "onnx_file", "cases", "variants", "files"),
             *("checkpoints", "keytable", "archive", "mapping", "models", "parity"),

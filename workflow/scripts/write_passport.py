@@ -1,11 +1,13 @@
 """Write the passport of a graph that passed, and the sample by which it can be verified anywhere."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit2onnx.files import atomic, read_arrays, write_arrays
 from vit2onnx.logs import logging_to
+from vit2onnx.parity.verdict import judge
 from vit2onnx.passport import limits_of, passport_of, sample_of
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -22,10 +24,9 @@ def write_passport(
     record: Path,
     ledger: Path,
     comparison: Path,
-    verdict: Path,
     pixel_values: Path,
     reference: Path,
-    max_abs: float,
+    limits: Mapping[str, float],
     sample: Path,
     passport: Path,
 ) -> None:
@@ -40,9 +41,9 @@ def write_passport(
         json.loads(record.read_text()),
         ledger,
         measured,
-        json.loads(verdict.read_text()),
+        judge(measured, limits),
         sample,
-        limits_of(recorded, max_abs),
+        limits_of(recorded, limits["max_abs"]),
     )
     with atomic(passport) as new:
         new.write_text(json.dumps(found, indent=1) + "\n")
@@ -51,9 +52,11 @@ def write_passport(
 if __name__ == "__main__":
     with logging_to(snakemake.log[0]):
         files = {name: Path(path) for name, path in (*snakemake.input.items(), *snakemake.output.items())}
+        # Waited for only: what it says is judged anew.
+        del files["verdict"]
         write_passport(
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
             ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
             **files,
-            max_abs=snakemake.params.max_abs,
+            limits={name: limit["limit"] for name, limit in snakemake.params.limits.items()},
         )
