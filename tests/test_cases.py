@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vit2onnx.cases import Case, image_files, sizes_of
+from vit2onnx.cases import Case, case_of_stages, image_files, layer_inputs, sizes_of
 from vit2onnx.variants import ExportSpec
 
 STATIC = ExportSpec("static", 1, 224, 224, 23)
@@ -116,3 +116,25 @@ def test_photographs_of_one_name_are_named(folder: Path):
         fault
         == f"images.mine: {folder}/a@2 x.png and {folder}/a_2_x.png would both be named mine-a_2_x.png; rename one"
     )
+
+
+@pytest.mark.parametrize(
+    ("export", "sizes", "size"),
+    [
+        # The first that is not square, in the order of the list.
+        (DYNAMIC, [(224, 224), (160, 288), (48, 112)], (160, 288)),
+        (DYNAMIC, [(224, 224), (448, 448)], (224, 224)),
+        (WIDE, [(48, 112), (224, 224), (224, 64)], (224, 64)),
+        # A fixed size need not be listed.
+        (STATIC, [(48, 112)], (224, 224)),
+    ],
+)
+def test_stages_are_compared_where_rows_and_columns_differ(export, sizes, size):
+    assert case_of_stages("astronaut", export, sizes) == Case("astronaut", *size)
+
+
+def test_inputs_of_layers_are_told_from_stages():
+    assert layer_inputs({"inputs/blocks.0": 1, "float32/injected/blocks.0.q": 2, "inputs/norm": 3}) == {
+        "blocks.0": 1,
+        "norm": 3,
+    }

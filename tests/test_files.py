@@ -1,13 +1,14 @@
 """Files appear complete or not at all."""
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vit2onnx.errors import InputError
-from vit2onnx.files import atomic, read_arrays, sha256_of, write_arrays
+from vit2onnx.files import atomic, open_arrays, read_arrays, sha256_of, write_arrays
 
 
 def names(folder: Path) -> list[str]:
@@ -91,6 +92,35 @@ def test_the_same_arrays_give_the_same_bytes(tmp_path):
         write_arrays(tmp_path / name, {"a": np.arange(3), "b": np.ones(2)})
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
     assert names(tmp_path) == ["one.npz", "two.npz"]
+
+
+def test_arrays_are_written_when_they_come_and_read_when_they_are_asked_for(tmp_path):
+    path = tmp_path / "arrays.npz"
+    given = ((name, np.full(30, i)) for i, name in enumerate("abc"))
+    write_arrays(path, given)
+    content = path.read_bytes()
+    write_arrays(path, {name: np.full(30, i) for i, name in enumerate("abc")})
+    assert path.read_bytes() == content
+    # One that is damaged is no matter as long as no one asks for it.
+    path.write_bytes(content.replace(np.full(30, 1).tobytes(), np.full(30, 7).tobytes()))
+    with open_arrays(path) as arrays:
+        assert list(arrays) == ["a", "b", "c"]
+        np.testing.assert_array_equal(arrays["c"], np.full(30, 2))
+        with pytest.raises(zipfile.BadZipFile, match="CRC"):
+            arrays["b"]
+    path.write_bytes(b"no archive")
+    with pytest.raises(InputError, match="is damaged"):
+        open_arrays(path)
+
+
+def test_what_cannot_all_be_written_leaves_nothing(tmp_path):
+    def broken():
+        yield "a", np.arange(3)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_arrays(tmp_path / "arrays.npz", broken())
+    assert names(tmp_path) == []
 
 
 def test_objects_are_not_written(tmp_path):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vit2onnx.variants import ExportSpec, Preprocessing
 
@@ -29,6 +30,11 @@ class Case:
 # The image whose features are published, prepared as it was for that: for all variants as for ImageNet.
 GOLDEN = Case("golden", 224, 224)
 GOLDEN_PREPROCESSING = Preprocessing("bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+# What a layer goes on from when its stages are compared: from what the layer before it has made, or, in all
+# implementations alike, from the truth rounded to single precision.
+MODES = ("accumulated", "injected")
+
 
 # How the names of photographs end that are taken from a folder.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -77,3 +83,20 @@ def sizes_of(exports: Iterable[ExportSpec], sizes: Iterable[tuple[int, int]]) ->
     fixed = {(e.height, e.width) for e in exports if e.height is not None and e.width is not None}
     listed = {size for size in sizes if any(e.accepts(*size) for e in exports)}
     return sorted(fixed | listed)
+
+
+def case_of_stages(image: str, export: ExportSpec, sizes: Iterable[tuple[int, int]]) -> Case:
+    """The case on which the stages of a graph are compared: at the first listed size that is not square.
+
+    A square image does not tell rows from columns. Where a graph accepts no such size, it is the first that it accepts.
+    """
+    accepted = [size for size in sizes if export.accepts(*size)]
+    if export.height is not None and export.width is not None:
+        accepted = [(export.height, export.width)]
+    return Case(image, *next((size for size in accepted if size[0] != size[1]), accepted[0]))
+
+
+def layer_inputs(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What every layer is given in injected mode, by its name, from all that a reference has written of its stages."""
+    start = "inputs/"
+    return {key.removeprefix(start): arrays[key] for key in arrays if key.startswith(start)}

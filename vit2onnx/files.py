@@ -3,7 +3,8 @@
 import hashlib
 import os
 import socket
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,20 +48,33 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays as an uncompressed `.npz`; the same arrays give the same bytes."""
-    with atomic(path) as new, new.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write named arrays as an uncompressed `.npz`, each when it comes; the same arrays give the same bytes."""
+    with atomic(path) as new, zipfile.ZipFile(new, "w") as archive:
+        for name, array in arrays.items() if isinstance(arrays, Mapping) else arrays:
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read all arrays of an `.npz`. Raises `InputError` if it is damaged."""
-    with path.open("rb") as file:
-        try:
-            with np.load(file) as arrays:
-                return dict(arrays)
-        except MemoryError:
-            raise
-        # Any other, because what is raised depends on which byte is broken.
-        except Exception as error:
-            raise InputError(f"{path} is damaged ({error}); delete it and run again to rebuild it.") from error
+    with path.open("rb") as file, _damage_as_input_error(path), np.load(file) as arrays:
+        return dict(arrays)
+
+
+def open_arrays(path: Path) -> np.lib.npyio.NpzFile:
+    """An `.npz` whose arrays are read when they are asked for, to be closed. Raises `InputError` if it is damaged."""
+    with _damage_as_input_error(path):
+        found: np.lib.npyio.NpzFile = np.load(path)
+    return found
+
+
+@contextmanager
+def _damage_as_input_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, FileNotFoundError):
+        raise
+    # Any other, because what is raised depends on which byte is broken.
+    except Exception as error:
+        raise InputError(f"{path} is damaged ({error}); delete it and run again to rebuild it.") from error

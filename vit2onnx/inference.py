@@ -1,6 +1,7 @@
 """Run a model file on images, one layer in memory at a time, in single and in double precision."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit2onnx.archive import leaf_names, open_model
+from vit2onnx.cases import MODES
 from vit2onnx.keytable import LazyTensor
 from vit2onnx.models import Model
 from vit2onnx.models.rope import in_other_precision
@@ -33,14 +35,90 @@ def features(model: Path, cases: Mapping[str, np.ndarray], native: Collection[st
     return found
 
 
+def stages(model: Path, pixel_values: np.ndarray, inputs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Every stage [tokens, channels] of an image [3, height, width], as `{dtype}/{mode}/{stage}`.
+
+    In accumulated mode a layer goes on from what the layer before it has made; in injected mode it is given
+    `inputs[layer]` instead, without batch, if there is one. All that the layers have besides is the same.
+    """
+    skeleton, tensors = open_model(model)
+    for dtype in ("float32", "float64"):
+        for key, value in _stages(skeleton, tensors, pixel_values, dtype, inputs):
+            yield f"{dtype}/{key}", value
+
+
+def _stages(
+    model: Model,
+    tensors: Mapping[str, LazyTensor],
+    pixel_values: np.ndarray,
+    dtype: str,
+    inputs: Mapping[str, np.ndarray],
+) -> Iterator[tuple[str, np.ndarray]]:
+    # Closed before something is yielded, because whoever takes it would compute in this precision too.
+    def precision() -> AbstractContextManager[None]:
+        return jax.enable_x64(dtype == "float64")
+
+    @jax.jit
+    def embed(arrays: Any, pixel_values: jax.Array) -> Any:
+        outer = eqx.combine(arrays, shapes)
+        x, context = outer.embed(pixel_values)
+        return x, context, outer.embed_stages(x)
+
+    @eqx.filter_jit
+    def run(layer: Any, x: jax.Array, context: Any) -> dict[str, jax.Array]:
+        found: dict[str, jax.Array] = layer.stages(x, context)
+        return found
+
+    @jax.jit
+    def head(arrays: Any, x: jax.Array) -> dict[str, jax.Array]:
+        found: dict[str, jax.Array] = eqx.combine(arrays, shapes).head_stages(x)
+        return found
+
+    def starts(name: str, x: jax.Array) -> dict[str, jax.Array]:
+        return {"accumulated": x, "injected": jnp.asarray(inputs[name][None], dtype) if name in inputs else x}
+
+    def named(by_mode: Mapping[str, Mapping[str, jax.Array]], layer: str = "") -> Iterator[tuple[str, np.ndarray]]:
+        for mode, found in by_mode.items():
+            for stage, x in found.items():
+                yield f"{mode}/{layer}{stage}", np.asarray(x)[0].reshape(-1, x.shape[-1])
+
+    with precision():
+        arrays, shapes = eqx.partition(_fill_outer(model, tensors, dtype), eqx.is_array)
+        x, context, embedded = embed(arrays, jnp.asarray(pixel_values[None], dtype))
+    yield from named(dict.fromkeys(MODES, embedded))
+    del embedded
+    for name, skeleton in model.trunk():
+        with precision():
+            layer = _fill_layer(name, skeleton, tensors, dtype)
+            by_mode = {mode: run(layer, start, context) for mode, start in starts(name, x).items()}
+            x = by_mode["accumulated"]["output"]
+        yield from named(by_mode, f"{name}.")
+        # Before the next layer is read, and not while it is.
+        del layer, by_mode
+    with precision():
+        by_mode = {mode: head(arrays, start) for mode, start in starts("norm", x).items()}
+    yield from named(by_mode)
+
+
+def _fill_outer(model: Model, tensors: Mapping[str, LazyTensor], dtype: str) -> Model:
+    """Fill all but the layers, which stay shapes, and which embed and head do not look at."""
+    in_trunk = tuple(f"{name}." for name, _ in model.trunk())
+    outside = {name: tensor for name, tensor in tensors.items() if not name.startswith(in_trunk)}
+    filled: Model = _fill(model, outside, dtype)
+    return filled
+
+
+def _fill_layer(name: str, skeleton: Any, tensors: Mapping[str, LazyTensor], dtype: str) -> Any:
+    """Fill one layer."""
+    prefix = f"{name}."
+    own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return _fill(skeleton, own, dtype)
+
+
 def _features(
     model: Model, tensors: Mapping[str, LazyTensor], cases: Mapping[str, np.ndarray], dtype: str
 ) -> dict[str, np.ndarray]:
-    trunk = model.trunk()
-    in_trunk = tuple(f"{name}." for name, _ in trunk)
-    # The layers stay shapes, which embed and head do not look at.
-    outer = _fill(model, {name: tensor for name, tensor in tensors.items() if not name.startswith(in_trunk)}, dtype)
-    arrays, shapes = eqx.partition(outer, eqx.is_array)
+    arrays, shapes = eqx.partition(_fill_outer(model, tensors, dtype), eqx.is_array)
 
     @jax.jit
     def embed(arrays: Any, pixel_values: jax.Array) -> Any:
@@ -56,10 +134,8 @@ def _features(
 
     inputs = {case: jnp.asarray(pixel_values[None], dtype) for case, pixel_values in cases.items()}
     states = {case: embed(arrays, pixel_values) for case, pixel_values in inputs.items()}
-    for name, skeleton in trunk:
-        prefix = f"{name}."
-        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        layer = _fill(skeleton, own, dtype)
+    for name, skeleton in model.trunk():
+        layer = _fill_layer(name, skeleton, tensors, dtype)
         states = {case: (run(layer, x, context), context) for case, (x, context) in states.items()}
         # Before the next layer is read, and not while it is.
         jax.block_until_ready(states)

@@ -23,7 +23,7 @@ LICENCE_FILE = "LICENSE.md"
 PASSPORT_FORMAT = 1
 
 # Field numbers.
-MODEL_GRAPH, MODEL_METADATA, GRAPH_INITIALIZER = 7, 14, 5
+MODEL_GRAPH, MODEL_METADATA, GRAPH_NODE, GRAPH_INITIALIZER = 7, 14, 1, 5
 TENSOR_DIMS, TENSOR_NAME, TENSOR_RAW_DATA, TENSOR_EXTERNAL_DATA = 1, 8, 9, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 CHUNK = 1 << 20
@@ -75,6 +75,17 @@ def initializers(path: Path) -> dict[str, Initializer]:
             for tensor in _fields(file, *graph, GRAPH_INITIALIZER)
         ]
     return {one.name: one for one in found}
+
+
+def nodes(path: Path) -> list[bytes]:
+    """The nodes of an ONNX file in order, each as the message that it is. Raises `InputError` if it is none."""
+    with _opened(path) as (file, size):
+        found = []
+        for graph in _fields(file, 0, size, MODEL_GRAPH):
+            for start, end in _fields(file, *graph, GRAPH_NODE):
+                file.seek(start)
+                found.append(file.read(end - start))
+    return found
 
 
 def is_external(path: Path) -> bool:

@@ -132,7 +132,7 @@ def test_stages_of_a_block(tiny_model: Model):
     block = tiny_model.blocks[0]
     stages = block.stages(tokens, rope)
     # The project's vocabulary without `attn_norm`: DINOv3 has no norm inside its attention.
-    names = "input attn_in attn_raw attn_scaled post_attn mlp_in mlp_raw mlp_scaled output"
+    names = "input attn_in q k attn_raw attn_scaled post_attn mlp_in mlp_raw mlp_scaled output"
     assert list(stages) == names.split()
     assert {stage.shape for stage in stages.values()} == {(2, 5 + 21, 48)}
     np.testing.assert_array_equal(stages["input"], tokens)

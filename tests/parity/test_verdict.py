@@ -111,8 +111,8 @@ either_group = pytest.mark.parametrize("index", [0, 1])
 
 
 def test_every_limit_of_the_config_is_tried():
-    # Those of published features and of semantics have tests of their own.
-    assert PAIRS.keys() | {"golden", "neighbour_margin", "subspace_angle"} == LIMITS.keys()
+    # Those of published features, of semantics and of stages (in test_divergence.py) have tests of their own.
+    assert PAIRS.keys() | {"golden", "neighbour_margin", "subspace_angle", "noise_floors"} == LIMITS.keys()
 
 
 def of_semantics(comparison: Comparison, subject: str, other: str) -> dict[str, Any]:

@@ -20,11 +20,12 @@ class Block(nn.Module):
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.pwconv2 = nn.Linear(4 * dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), torch.nan))
+        self.drop_path = nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
         y = self.gamma * self.pwconv2(functional.gelu(self.pwconv1(y)))
-        return x + y.permute(0, 3, 1, 2)
+        return x + self.drop_path(y.permute(0, 3, 1, 2))
 
 
 class FirstNorm(nn.LayerNorm):

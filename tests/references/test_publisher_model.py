@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from vit2onnx.cases import layer_inputs
 from vit2onnx.errors import InputError
 from vit2onnx.references import publisher_model, transformers_model
 from vit2onnx.variants import VariantSpec
@@ -61,6 +62,23 @@ def test_features_of_every_release_are_those_of_the_other_reference(small, repos
     other = transformers_model.features(small.spec, path, image)
     for precision, limit in (("float32", 1e-5), ("float64", 1e-12)):  # measured 1.4e-6 and 3.8e-15
         np.testing.assert_allclose(found[f"{precision}/x"], other[f"{precision}/x"], rtol=0, atol=limit)
+
+
+def test_stages_of_every_release_are_those_of_the_other_reference(small, repository: Path):
+    image = np.random.default_rng(0).standard_normal((3, 70, 101), np.float32)
+    path = small.checkpoints["meta"]
+    other = dict(transformers_model.stages(small.spec, path, image))
+    inputs = layer_inputs(other)
+    found = dict(publisher_model.stages(small.spec, path, repository, image, inputs))
+    assert list(found) == [key for key in other if not key.startswith("inputs/")]
+    for key, x in found.items():
+        # Measured 3.5e-6 and 1.6e-14 of a stage's scale.
+        limit = (1e-5 if key.startswith("float32/") else 1e-12) * max(1, np.sqrt(np.mean(other[key] ** 2)))
+        np.testing.assert_allclose(x, other[key], rtol=0, atol=limit, err_msg=key)
+    # Step by step it is its own forward, to the bit.
+    own = publisher_model.features(small.spec, path, repository, {"x": image})
+    for precision in ("float32", "float64"):
+        np.testing.assert_array_equal(found[f"{precision}/accumulated/norm"], own[f"{precision}/x"])
 
 
 def test_unrounded_periods_are_a_switch_of_the_variant(

@@ -12,7 +12,7 @@ import torch
 from vit2onnx.errors import InputError
 from vit2onnx.keytable import LazyTensor
 from vit2onnx.references import transformers_model
-from vit2onnx.references.streaming import check_names, native_convolutions, reader, run_steps
+from vit2onnx.references.streaming import check_names, native_convolutions, reader, run_stages, run_steps
 
 IMAGES = {str(size): np.random.default_rng(0).standard_normal((3, *size), np.float32) for size in [(70, 101), (96, 40)]}
 
@@ -114,3 +114,47 @@ def test_names_that_only_one_side_has_are_told(change: dict, names: str):
         check_names("file.pth does not fit", model, state)
     assert str(caught.value) == f"file.pth does not fit: only one of the two has {names}."
     check_names("file.pth does not fit", model, {"bias": 1, "weight": 1})
+
+
+@pytest.mark.parametrize("name", ["vits16plus", "convnext_tiny"])
+def test_stages_change_nothing(spines, name: str):
+    """With hooks on its modules and its queries watched, a model computes what it computes without."""
+    spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
+    path, (case, image) = spine.checkpoints["meta"], next(iter(IMAGES.items()))
+    features = transformers_model.features(spine.spec, path, {case: image})
+    found = {}
+    for key, value in transformers_model.stages(spine.spec, path, image):
+        # Whoever takes what is yielded is not in inference mode.
+        assert not torch.is_inference_mode_enabled()
+        assert torch.backends.mkldnn.enabled
+        found[key] = value
+    for precision in ("float32", "float64"):
+        np.testing.assert_array_equal(found[f"{precision}/accumulated/norm"], features[f"{precision}/{case}"])
+        # What is injected is the truth, rounded.
+        layer = next(key for key in found if key.startswith("inputs/")).removeprefix("inputs/")
+        given = found[f"inputs/{layer}"]
+        assert given.dtype == np.float32
+        flat = given.reshape(-1, given.shape[-1])
+        np.testing.assert_array_equal(found[f"{precision}/injected/{layer}.input"], flat)
+        np.testing.assert_array_equal(found[f"float64/accumulated/{layer}.input"].astype(np.float32), flat)
+
+
+@pytest.mark.parametrize("name", ["vits16plus", "convnext_tiny"])
+def test_every_layer_goes_on_from_what_is_injected(spines, name: str):
+    spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
+    image = next(iter(IMAGES.values()))
+    model, state, _ = transformers_model.prepare(spine.spec, spine.checkpoints["meta"])
+    steps = partial(steps_of(spine), model)
+    made = dict(run_stages(model, state, steps, image, torch.float32, None))
+    noise = {
+        key.removeprefix("inputs/"): np.random.default_rng(1).standard_normal(x.shape, np.float32)
+        for key, x in made.items()
+        if key.startswith("inputs/")
+    }
+    found = dict(run_stages(model, state, steps, image, torch.float32, noise))
+    assert not [key for key in found if key.startswith("inputs/")]
+    for key, x in found.items():
+        mode, _, stage = key.partition("/")
+        layer = stage.rpartition(".")[0] or stage.removesuffix("_in")
+        is_changed = mode == "injected" and layer in noise
+        assert np.array_equal(x, made[key]) != is_changed, key

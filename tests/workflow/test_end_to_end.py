@@ -209,6 +209,38 @@ def test_all_variants_are_those_that_have_a_file(copied: Path) -> None:
     assert planned(copied, "--config", "variants=all")["fetch_checkpoint"] == 12
 
 
+STAGE_RULES = ("run_reference_stages", "run_equinox_stages", "export_stages", "compare_stages", "judge_stages")
+
+
+def test_stages_are_a_switch(copied: Path) -> None:
+    edit_config(copied, lambda config: config["parity"].update(stages=True))
+    jobs = planned(copied)
+    # Those and nothing else, for each of two recipes.
+    assert jobs == dict.fromkeys(STAGE_RULES, 2)
+    snakemake(copied)
+    results = copied / "results/synthetic" / TINY
+    made = {}
+    for export, size in (("static", "224x224"), ("dynamic", "48x112")):
+        ledger = json.loads((results / f"parity/{export}.stages.json").read_text())
+        assert ledger["case"] == f"camera@{size}"
+        assert ledger["first_divergence"] == {"accumulated": None, "injected": None}
+        rows = (results / f"parity/{export}.stages.csv").read_text().splitlines()
+        assert len(rows) == 1 + len(ledger["stages"])
+        made |= {path: path.read_bytes() for path in results.rglob(f"{export}.stages*") if path.is_file()}
+    # Ledger, table, verdict and two graphs; the arrays have passed.
+    assert len(made) == 2 * 5
+    assert planned(copied) == {}
+    # Again gives the same bytes.
+    snakemake(copied, "--forcerun", *STAGE_RULES)
+    assert {path: path.read_bytes() for path in made} == made
+    # What a layer computes otherwise is named, and the evidence stays.
+    edit_config(copied, lambda config: config["parity"]["limits"]["noise_floors"].update(limit=1e-3))
+    output = snakemake(copied, fails=True)
+    assert f"The stages of {TINY}/static.onnx are not at parity: first divergence: patch_embed, equinox and" in output
+    assert (results / "parity/static.stages.json").is_file()
+    assert not (results / "parity/static.stages.verdict.json").exists()
+
+
 def test_unreadable_image_is_one_sentence_and_no_output(copied: Path) -> None:
     (copied / "resources/images/coffee.jpg").write_text("<html>not found</html>")
     output = snakemake(copied, fails=True)

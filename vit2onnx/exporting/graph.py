@@ -1,6 +1,6 @@
 """Trace a model to an ONNX graph without its weights, then let the weights stream in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,26 @@ from vit2onnx.exporting.weights import write_embedded, write_external
 from vit2onnx.files import atomic
 from vit2onnx.keytable import LazyTensor
 from vit2onnx.models import Model
+from vit2onnx.models.features import run_stages
 from vit2onnx.onnx_file import INPUT, OUTPUTS
 from vit2onnx.variants import ExportSpec, VariantSpec
 
 
-def trace(model: Model, spec: VariantSpec, export: ExportSpec) -> ir.Model:
+def trace(model: Model, spec: VariantSpec, export: ExportSpec, stages: Sequence[str] = ()) -> ir.Model:
     """The graph of a model for one recipe, with the parameters as graph inputs named by their path in the tree.
 
+    `stages` are full names of stages that are to be outputs as well.
     Only the shapes of the parameters are looked at, so `model` may hold `jax.ShapeDtypeStruct`s.
     """
     leaves, structure = jax.tree_util.tree_flatten(model)
     pixel_values = jax.ShapeDtypeStruct(_input_shape(spec, export), jnp.float32)
 
     def call(pixel_values: jax.Array, *leaves: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(jax.tree_util.tree_unflatten(structure, leaves)(pixel_values))
+        whole = jax.tree_util.tree_unflatten(structure, leaves)
+        if not stages:
+            return tuple(whole(pixel_values))
+        features, found = run_stages(whole, pixel_values)
+        return (*features, *(found[stage] for stage in stages))
 
     graph: ir.Model = to_onnx(
         call,
@@ -40,7 +46,7 @@ def trace(model: Model, spec: VariantSpec, export: ExportSpec) -> ir.Model:
         opset=export.opset,
         return_mode="ir",
         input_names=[INPUT, *leaf_names(model)],
-        output_names=list(OUTPUTS),
+        output_names=[*OUTPUTS, *stages],
     )
     _name_dimensions(graph, model, pixel_values)
     return graph

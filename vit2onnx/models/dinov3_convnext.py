@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit2onnx.models.features import Features, run
+from vit2onnx.models.features import Features, features_of, run
 from vit2onnx.models.layers import LayerNorm, Linear
 from vit2onnx.models.primitives import convolution, gelu, mean_tokens, scale
 from vit2onnx.variants import ConvNeXtArchitecture
 
 FeatureMap = Float[Array, "batch grid_height grid_width channels"]
+Tokens = Float[Array, "batch tokens channels"]
 
 
 class Conv(eqx.Module):
@@ -43,8 +44,16 @@ class Block(eqx.Module):
     pwconv2: Linear
     gamma: Float[Array, " channels"]
 
-    def __call__(self, x: FeatureMap, _: None) -> FeatureMap:
-        return x + scale(self.pwconv2(gelu(self.pwconv1(self.norm(self.dwconv(x))))), self.gamma)
+    def stages(self, x: FeatureMap, _: None) -> dict[str, FeatureMap]:
+        """Every intermediate result of the block's width by its stage name, the last being `output`."""
+        dwconv = self.dwconv(x)
+        normed = self.norm(dwconv)
+        raw = self.pwconv2(gelu(self.pwconv1(normed)))
+        scaled = scale(raw, self.gamma)
+        return {"input": x, "dwconv": dwconv, "norm": normed, "raw": raw, "scaled": scaled, "output": x + scaled}
+
+    def __call__(self, x: FeatureMap, context: None) -> FeatureMap:
+        return self.stages(x, context)["output"]
 
 
 class Downsample(eqx.Module):
@@ -54,8 +63,16 @@ class Downsample(eqx.Module):
     norm: LayerNorm
     is_stem: bool = eqx.field(static=True)
 
-    def __call__(self, x: FeatureMap, _: None) -> FeatureMap:
-        return self.norm(self.conv(x)) if self.is_stem else self.conv(self.norm(x))
+    def stages(self, x: FeatureMap, _: None) -> dict[str, FeatureMap]:
+        """What is between convolution and norm, and the `output`; the stem's input, which is the image, is no stage."""
+        if self.is_stem:
+            convolved = self.conv(x)
+            return {"conv": convolved, "output": self.norm(convolved)}
+        normed = self.norm(x)
+        return {"input": x, "norm": normed, "output": self.conv(normed)}
+
+    def __call__(self, x: FeatureMap, context: None) -> FeatureMap:
+        return self.stages(x, context)["output"]
 
 
 class Stage(eqx.Module):
@@ -83,12 +100,20 @@ class Dinov3ConvNeXt(eqx.Module):
             layers += [(f"stages.{index}.blocks.{number}", block) for number, block in enumerate(stage.blocks)]
         return layers
 
-    def head(self, x: FeatureMap) -> Features:
-        """Features from the last feature map."""
+    def embed_stages(self, _: FeatureMap) -> dict[str, FeatureMap]:
+        """None, because all that `embed` gives is the image."""
+        return {}
+
+    def head_stages(self, x: FeatureMap) -> dict[str, Tokens]:
+        """The tokens of the last feature map, the first of which is their mean, and their norm."""
         batch, grid_height, grid_width, channels = x.shape
         patches = x.reshape(batch, grid_height * grid_width, channels)
-        tokens = self.norm(jax.lax.concatenate([mean_tokens(patches), patches], 1))
-        return Features(tokens, jax.lax.index_in_dim(tokens, 0, axis=1, keepdims=False))
+        tokens = jax.lax.concatenate([mean_tokens(patches), patches], 1)
+        return {"norm_in": tokens, "norm": self.norm(tokens)}
+
+    def head(self, x: FeatureMap) -> Features:
+        """Features from the last feature map."""
+        return features_of(self.head_stages(x)["norm"])
 
     def __call__(self, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
         """Features of normalised RGB images; `height` and `width` are in pixels and at least 32."""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit2onnx.models.features import Features, run
+from vit2onnx.models.features import Features, features_of, run
 from vit2onnx.models.layers import LayerNorm, LayerScale, Linear, Mlp, PatchEmbed, SwiGlu
 from vit2onnx.models.primitives import attention, rotary_embedding
 from vit2onnx.models.rope import rope_table
@@ -28,10 +28,15 @@ class Attention(eqx.Module):
     proj: Linear
     num_heads: int = eqx.field(static=True)
 
-    def __call__(self, x: Tokens, rope: Rope) -> Tokens:
+    def project(self, x: Tokens, rope: Rope) -> tuple[Tokens, Tokens, Tokens]:
+        """Queries and keys, both rotated, and values; the heads of each side by side."""
         query, key, value = jax.lax.split(self.qkv(x), (x.shape[-1],) * 3, axis=2)
         query = rotary_embedding(query, *rope, num_heads=self.num_heads)
         key = rotary_embedding(key, *rope, num_heads=self.num_heads)
+        return query, key, value
+
+    def mix(self, query: Tokens, key: Tokens, value: Tokens) -> Tokens:
+        """What every token takes from all others."""
         return self.proj(attention(query, key, value, num_heads=self.num_heads))
 
 
@@ -48,7 +53,8 @@ class Block(eqx.Module):
     def stages(self, x: Tokens, rope: Rope) -> dict[str, Tokens]:
         """Every intermediate result by its stage name, the last being `output`."""
         attn_in = self.norm1(x)
-        attn_raw = self.attn(attn_in, rope)
+        query, key, value = self.attn.project(attn_in, rope)
+        attn_raw = self.attn.mix(query, key, value)
         attn_scaled = self.ls1(attn_raw)
         post_attn = x + attn_scaled
         mlp_in = self.norm2(post_attn)
@@ -57,6 +63,8 @@ class Block(eqx.Module):
         return {
             "input": x,
             "attn_in": attn_in,
+            "q": query,
+            "k": key,
             "attn_raw": attn_raw,
             "attn_scaled": attn_scaled,
             "post_attn": post_attn,
@@ -96,10 +104,17 @@ class Dinov3ViT(eqx.Module):
         """The blocks in order, each with its path in the tree: `x = layer(x, rope)`."""
         return [(f"blocks.{index}", block) for index, block in enumerate(self.blocks)]
 
+    def embed_stages(self, tokens: Tokens) -> dict[str, Tokens]:
+        """What `embed` has made: CLS, registers and patches."""
+        return {"patch_embed": tokens}
+
+    def head_stages(self, tokens: Tokens) -> dict[str, Tokens]:
+        """The norm of the last block's tokens."""
+        return {"norm": self.norm(tokens)}
+
     def head(self, tokens: Tokens) -> Features:
         """Features from the last block's tokens."""
-        tokens = self.norm(tokens)
-        return Features(tokens, jax.lax.index_in_dim(tokens, 0, axis=1, keepdims=False))
+        return features_of(self.head_stages(tokens)["norm"])
 
     def __call__(self, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
         """Features of normalised RGB images; `height` and `width` are in pixels and at least one patch."""

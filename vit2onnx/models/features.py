@@ -1,7 +1,9 @@
 """What every model returns, and how every model is run."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax
 from jaxtyping import Array, Float
 
 
@@ -15,16 +17,41 @@ class Features(NamedTuple):
     pooler_output: Float[Array, "batch embed_dim"]
 
 
+def features_of(tokens: Float[Array, "batch tokens embed_dim"]) -> Features:
+    """Features from the tokens after the final norm, of which the first is CLS."""
+    return Features(tokens, jax.lax.index_in_dim(tokens, 0, axis=1, keepdims=False))
+
+
+class Layer(Protocol):
+    """A layer of the trunk, whose intermediate results can be looked at."""
+
+    def stages(self, x: Array, context: Any, /) -> dict[str, Array]:
+        """Every stage by its name within the layer, in order; the last is `output`."""
+
+    def __call__(self, x: Array, context: Any, /) -> Array:
+        """The last stage."""
+
+
 class InParts(Protocol):
-    """A model in parts, so that one that does not fit in memory can be run with one part at a time."""
+    """A model in parts, so that one that does not fit in memory can be run with one part at a time.
+
+    A stage's full name is its layer's path and its name within the layer, as in `blocks.7.mlp_raw`; those of `embed`
+    and `head` have no layer.
+    """
 
     def embed(self, pixel_values: Array) -> tuple[Array, Any]:
         """What enters the first layer, and what goes along with it to each."""
 
-    def trunk(self) -> list[tuple[str, Any]]:
+    def embed_stages(self, x: Array, /) -> dict[str, Array]:
+        """The stages of `embed`, from what it gives."""
+
+    def trunk(self) -> Sequence[tuple[str, Layer]]:
         """The layers in order, each with its path in the tree."""
 
-    def head(self, x: Array) -> Features:
+    def head_stages(self, x: Array, /) -> dict[str, Array]:
+        """The stages of `head`; the last is `norm`."""
+
+    def head(self, x: Array, /) -> Features:
         """Features from what leaves the last layer."""
 
 
@@ -34,3 +61,15 @@ def run(model: InParts, pixel_values: Float[Array, "batch 3 height width"]) -> F
     for _, layer in model.trunk():
         x = layer(x, context)
     return model.head(x)
+
+
+def run_stages(model: InParts, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Features, dict[str, Array]]:
+    """All parts of a model, and every stage by its full name, in order."""
+    x, context = model.embed(pixel_values)
+    found = model.embed_stages(x)
+    for name, layer in model.trunk():
+        stages = layer.stages(x, context)
+        found |= {f"{name}.{stage}": value for stage, value in stages.items()}
+        x = stages["output"]
+    found |= model.head_stages(x)
+    return features_of(found["norm"]), found

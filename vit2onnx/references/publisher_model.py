@@ -2,8 +2,9 @@
 
 import logging
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,16 @@ from torch import nn
 
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
-from vit2onnx.references.streaming import check_names, fill, native_convolutions, reader
+from vit2onnx.references.streaming import (
+    Reader,
+    Step,
+    Tap,
+    check_names,
+    fill,
+    native_convolutions,
+    reader,
+    run_stages,
+)
 from vit2onnx.references.transformers_model import rope_periods
 from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
 
@@ -60,15 +70,27 @@ def load(spec: VariantSpec, checkpoint: Path, repository: Path) -> nn.Module:
 
     Raises `InputError` if the checkpoint is not in the publisher's own layout.
     """
+    model, state, periods = prepare(spec, checkpoint, repository)
+    fill(model, state)
+    if periods is not None:
+        model.rope_embed.periods = periods
+    return model
+
+
+def prepare(
+    spec: VariantSpec, checkpoint: Path, repository: Path
+) -> tuple[nn.Module, dict[str, Reader], torch.Tensor | None]:
+    """The publisher's model of a variant, readers of its weights, and the RoPE periods, if it has any.
+
+    Raises `InputError` if the checkpoint is not in the publisher's own layout.
+    """
     model = build(spec, repository)
     tensors = open_checkpoint(checkpoint)
     state = {name: reader(tensor) for name, tensor in tensors.items()}
     what = f"{checkpoint} is not in the publisher's own layout, which is all that its code reads"
     check_names(f"{what} (leave reference.repository empty for it)", model, state)
-    fill(model, state)
-    if isinstance(spec.architecture, ViTArchitecture):
-        model.rope_embed.periods = rope_periods(spec.architecture, tensors)
-    return model
+    arch = spec.architecture
+    return model, state, rope_periods(arch, tensors) if isinstance(arch, ViTArchitecture) else None
 
 
 def features(
@@ -100,3 +122,94 @@ def _run(model: nn.Module, pixel_values: torch.Tensor) -> np.ndarray:
     out = model.forward_features(pixel_values[None])
     parts = [out["x_norm_clstoken"][:, None], out["x_storage_tokens"], out["x_norm_patchtokens"]]
     return torch.cat(parts, 1)[0].numpy()
+
+
+def vit_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
+    """The vision transformer step by step."""
+    grid_height, grid_width = (size // model.patch_size for size in pixel_values.shape[2:])
+    rope = model.rope_embed(H=grid_height, W=grid_width)
+
+    def embed(x: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = model.prepare_tokens_with_masks(x)[0]
+        return tokens
+
+    def block_step(index: int, block: nn.Module) -> Step:
+        taps = {
+            "input": Tap(is_input=True),
+            "attn_in": Tap(block.norm1),
+            "q": None,
+            "k": None,
+            "attn_raw": Tap(block.attn),
+            "attn_scaled": Tap(block.ls1),
+            "post_attn": Tap(block.norm2, is_input=True),
+            "mlp_in": Tap(block.norm2),
+            "mlp_raw": Tap(block.mlp),
+            "mlp_scaled": Tap(block.ls2),
+            "output": Tap(),
+        }
+        run = partial(block, rope_or_rope_list=rope)
+        return Step.of_layer(f"blocks.{index}", run, f"blocks.{index}", taps, axis=-1)
+
+    embedding = ("cls_token", "storage_tokens", "mask_token", "patch_embed")
+    return [
+        Step(embedding, embed, "patch_embed", {"patch_embed": Tap()}),
+        *(block_step(index, block) for index, block in enumerate(model.blocks)),
+        Step(("norm",), model.norm, "norm", {"norm": Tap()}),
+    ]
+
+
+def convnext_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
+    """The ConvNeXt step by step."""
+    # PARITY: as in transformers_model.
+    natively = native_convolutions()
+
+    def downsample_step(index: int, downsample: nn.Module) -> Step:
+        between = Tap(downsample[0], axis=1)
+        taps = (
+            {"input": Tap(is_input=True, axis=1), "norm": between, "output": Tap(axis=1)}
+            if index
+            else {"conv": between, "output": Tap(axis=1)}
+        )
+        path, name = f"downsample_layers.{index}", f"stages.{index}.downsample"
+        return Step.of_layer(path, natively(downsample), name, taps, axis=1)
+
+    def block_step(index: int, number: int, block: nn.Module) -> Step:
+        taps = {
+            "input": Tap(is_input=True, axis=1),
+            "dwconv": Tap(block.dwconv, axis=1),
+            "norm": Tap(block.norm),
+            "raw": Tap(block.pwconv2),
+            # Given to a module that does nothing in inference.
+            "scaled": Tap(block.drop_path, is_input=True, axis=1),
+            "output": Tap(axis=1),
+        }
+        path, name = f"stages.{index}.{number}", f"stages.{index}.blocks.{number}"
+        return Step.of_layer(path, natively(block), name, taps, axis=1)
+
+    def head(x: torch.Tensor) -> torch.Tensor:
+        tokens = torch.cat([x.mean((-2, -1))[:, None], x.flatten(2).transpose(1, 2)], 1)
+        return model.norm(tokens)
+
+    steps: list[Step] = []
+    for index, (downsample, blocks) in enumerate(zip(model.downsample_layers, model.stages, strict=True)):
+        steps.append(downsample_step(index, downsample))
+        steps += [block_step(index, number, block) for number, block in enumerate(blocks)]
+    final = {"norm_in": Tap(model.norm, is_input=True), "norm": Tap()}
+    return [*steps, Step(("norm",), head, "norm", final, axis=1)]
+
+
+def stages(
+    spec: VariantSpec,
+    checkpoint: Path,
+    repository: Path,
+    pixel_values: np.ndarray,
+    inputs: Mapping[str, np.ndarray],
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Every stage of an image [3, height, width] as `{dtype}/{mode}/{stage}`; see `streaming.run_stages`."""
+    for dtype in (torch.float64, torch.float32):
+        model, state, periods = prepare(spec, checkpoint, repository)
+        if periods is not None:
+            model.rope_embed.dtype, model.rope_embed.periods = dtype, periods.to(dtype)
+        steps = partial(convnext_steps if periods is None else vit_steps, model)
+        for key, value in run_stages(model, state, steps, pixel_values, dtype, inputs):
+            yield f"{value.dtype}/{key}", value

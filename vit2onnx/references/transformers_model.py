@@ -1,7 +1,7 @@
 """Hugging Face transformers' DINOv3 as reference: the architecture, its code and its names are not ours."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,18 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import get_patches_cente
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.keytable import LazyTensor
-from vit2onnx.references.streaming import Reader, Step, Steps, check_names, fill, native_convolutions, reader, run_steps
+from vit2onnx.references.streaming import (
+    Reader,
+    Step,
+    Steps,
+    Tap,
+    check_names,
+    fill,
+    native_convolutions,
+    reader,
+    run_stages,
+    run_steps,
+)
 from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
 
 # From the names of a file to those of transformers 5; the first pattern is a name that only this layout has. Written
@@ -175,27 +186,68 @@ def rope_periods(arch: ViTArchitecture, tensors: Mapping[str, LazyTensor]) -> to
 def vit_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
     """The vision transformer step by step."""
     rope = model.rope_embeddings(pixel_values)
-    layers = [
-        Step((f"model.layer.{index}",), partial(layer, position_embeddings=rope))
-        for index, layer in enumerate(model.model.layer)
+
+    def layer_step(index: int, layer: nn.Module) -> Step:
+        taps = {
+            "input": Tap(is_input=True),
+            "attn_in": Tap(layer.norm1),
+            "q": None,
+            "k": None,
+            "attn_raw": Tap(layer.attention),
+            "attn_scaled": Tap(layer.layer_scale1),
+            "post_attn": Tap(layer.norm2, is_input=True),
+            "mlp_in": Tap(layer.norm2),
+            "mlp_raw": Tap(layer.mlp),
+            "mlp_scaled": Tap(layer.layer_scale2),
+            "output": Tap(),
+        }
+        run = partial(layer, position_embeddings=rope)
+        return Step.of_layer(f"model.layer.{index}", run, f"blocks.{index}", taps, axis=-1)
+
+    return [
+        Step(("embeddings",), model.embeddings, "patch_embed", {"patch_embed": Tap()}),
+        *(layer_step(index, layer) for index, layer in enumerate(model.model.layer)),
+        Step(("norm",), model.norm, "norm", {"norm": Tap()}),
     ]
-    return [Step(("embeddings",), model.embeddings), *layers, Step(("norm",), model.norm)]
 
 
 def convnext_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
     """The ConvNeXt step by step."""
+    # PARITY: not oneDNN's convolutions, whose sums are two to three times as far from float64: as far as the limit.
+    natively = native_convolutions()
+
+    def downsample_step(index: int, first: nn.Module, second: nn.Module) -> Step:
+        taps = (
+            {"input": Tap(is_input=True, axis=1), "norm": Tap(first, axis=1), "output": Tap(axis=1)}
+            if index
+            else {"conv": Tap(first, axis=1), "output": Tap(axis=1)}
+        )
+        path, run = f"model.stages.{index}.downsample_layers", natively(nn.Sequential(first, second))
+        return Step.of_layer(path, run, f"stages.{index}.downsample", taps, axis=1)
+
+    def layer_step(index: int, number: int, layer: nn.Module) -> Step:
+        taps = {
+            "input": Tap(is_input=True, axis=1),
+            "dwconv": Tap(layer.depthwise_conv, axis=1),
+            "norm": Tap(layer.layer_norm),
+            "raw": Tap(layer.pointwise_conv2),
+            # Given to a module that does nothing in inference.
+            "scaled": Tap(layer.drop_path, is_input=True, axis=1),
+            "output": Tap(axis=1),
+        }
+        path, name = f"model.stages.{index}.layers.{number}", f"stages.{index}.blocks.{number}"
+        return Step.of_layer(path, natively(layer), name, taps, axis=1)
 
     def head(x: torch.Tensor) -> torch.Tensor:
         tokens = torch.cat([model.pool(x).flatten(2), x.flatten(2)], 2).transpose(1, 2)
         return model.layer_norm(tokens)
 
-    layers = [
-        Step((f"model.stages.{index}.{kind}.{number}",), layer)
-        for index, stage in enumerate(model.model.stages)
-        for kind, several in (("downsample_layers", stage.downsample_layers), ("layers", stage.layers))
-        for number, layer in enumerate(several)
-    ]
-    return [*layers, Step(("layer_norm",), head)]
+    steps: list[Step] = []
+    for index, stage in enumerate(model.model.stages):
+        steps.append(downsample_step(index, *stage.downsample_layers))
+        steps += [layer_step(index, number, layer) for number, layer in enumerate(stage.layers)]
+    final = {"norm_in": Tap(model.layer_norm, is_input=True), "norm": Tap()}
+    return [*steps, Step(("layer_norm",), head, "norm", final, axis=1)]
 
 
 def prepare(spec: VariantSpec, checkpoint: Path) -> tuple[nn.Module, dict[str, Reader], torch.Tensor]:
@@ -238,10 +290,7 @@ def features(
 
     if isinstance(arch, ConvNeXtArchitecture):
         steps = partial(convnext_steps, model)
-        # PARITY: not oneDNN's convolutions, whose sums are two to three times as far from float64: as far as the limit.
-        with native_convolutions():
-            single = run("float32", steps, cases, torch.float32)
-        return single | run("float64", steps, cases, torch.float64)
+        return run("float32", steps, cases, torch.float32) | run("float64", steps, cases, torch.float64)
     steps = partial(vit_steps, model)
     found = run("float32", steps, cases, torch.float32)
     if native and arch.rope_periods != "float32":
@@ -249,3 +298,25 @@ def features(
         found |= run("native", steps, {case: cases[case] for case in native}, torch.float32)
     model.rope_embeddings = DoubleRope(periods, arch.patch_size)
     return found | run("float64", steps, cases, torch.float64)
+
+
+def stages(spec: VariantSpec, checkpoint: Path, pixel_values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Every stage of an image [3, height, width] as `{dtype}/{mode}/{stage}`, and `inputs/{layer}`, what is injected.
+
+    See `streaming.run_stages`. The double precision comes first, and what is injected is its own.
+    """
+    inputs: dict[str, np.ndarray] = {}
+    for dtype in (torch.float64, torch.float32):
+        model, state, periods = prepare(spec, checkpoint)
+        arch = spec.architecture
+        if isinstance(arch, ViTArchitecture) and dtype == torch.float64:
+            model.rope_embeddings = DoubleRope(periods, arch.patch_size)
+        steps = partial(convnext_steps if isinstance(arch, ConvNeXtArchitecture) else vit_steps, model)
+        made: dict[str, np.ndarray] = {}
+        for key, value in run_stages(model, state, steps, pixel_values, dtype, inputs or None):
+            if key.startswith("inputs/"):
+                made[key.removeprefix("inputs/")] = value
+                yield key, value
+            else:
+                yield f"{value.dtype}/{key}", value
+        inputs |= made

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from vit2onnx.cases import image_files, sizes_of
+from vit2onnx.cases import case_of_stages, image_files, sizes_of
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, SUFFIX_OF_LAYOUT, locate
 from vit2onnx.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
@@ -76,9 +76,19 @@ def golden_image():
     return [str(Path(image).expanduser())] if image else []
 
 
+def listed_sizes():
+    return [tuple(size) for size in config["parity"]["sizes"]]
+
+
 def compared_sizes():
     exports = [ExportSpec.from_mapping(name, recipe) for name, recipe in config["exports"].items()]
-    return sizes_of(exports, [tuple(size) for size in config["parity"]["sizes"]])
+    return sizes_of(exports, listed_sizes())
+
+
+def stages_case(wildcards):
+    """The image and size on which the stages of a graph are compared."""
+    export = ExportSpec.from_mapping(wildcards.export, config["exports"][wildcards.export])
+    return str(case_of_stages(next(iter(config["images"])), export, listed_sizes()))
 
 
 def memory_for(base, layers=0, weights=0, cases=0):
@@ -118,6 +128,15 @@ def everything_asked_for():
             ["<results>/{variant}/{export}.onnx", "<results>/{variant}/{export}.passport.json"],
             variant=config["variants"],
             export=config["exports"],
+        ),
+        *(
+            expand(
+                "<results>/{variant}/parity/{export}.stages.verdict.json",
+                variant=config["variants"],
+                export=config["exports"],
+            )
+            if config["parity"]["stages"]
+            else []
         ),
         *expand("<results>/{variant}/parity.html", variant=config["variants"]),
         *(

@@ -1,0 +1,156 @@
+"""Graphs that show all stages: the exported graph's nodes, and values that tell one stage from another."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from vit2onnx import inference
+from vit2onnx.archive import open_model
+from vit2onnx.checkpoints.fetch import describe
+from vit2onnx.exporting.graph import trace, write
+from vit2onnx.exporting.metadata import metadata_of
+from vit2onnx.exporting.stages import check_same_nodes, inject, stage_outputs, write_stages
+from vit2onnx.variants import ExportSpec
+
+RECIPES = {
+    "static": ExportSpec("static", 1, 64, 96, opset=23),
+    "dynamic": ExportSpec("dynamic", None, None, None, opset=23),
+}
+IMAGE = np.random.default_rng(0).standard_normal((3, 64, 96), np.float32)
+Written = Callable[..., Mapping[str, Path]]
+
+
+@pytest.fixture(scope="module")
+def written(spines, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """The exported graph and both graphs of its stages, beside a copy of model.eqx."""
+
+    def run(name: str, recipe: str) -> Mapping[str, Path]:
+        spine, export = spines(f"dinov3_{name}_pretrain_lvd1689m"), RECIPES[recipe]
+        folder = tmp_path_factory.mktemp(recipe)
+        paths = {kind: folder / f"{kind}.onnx" for kind in ("exported", "accumulated", "injected")}
+        paths["weights"] = folder / "model.eqx"
+        paths["weights"].write_bytes(spine.model_file.read_bytes())
+        record = describe(
+            spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic", "seed": 0}, official=False
+        )
+        skeleton, tensors = open_model(paths["weights"])
+        graph, metadata = trace(skeleton, spine.spec, export), metadata_of(spine.spec, export, record, "")
+        write(graph, paths["exported"], export, metadata, tensors, weights=paths["weights"], external=False)
+        write_stages(skeleton, spine.spec, export, tensors, **paths)
+        return paths
+
+    return run
+
+
+def session(path: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    # External weights are not packed, and those of the exported graph would round otherwise if they were.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", ["vits16", "vits16plus", "convnext_tiny"])
+def test_both_graphs_show_what_the_model_computes(spines, written: Written, name: str, recipe: str):
+    spine, paths = spines(f"dinov3_{name}_pretrain_lvd1689m"), written(name, recipe)
+    pixel_values = {"pixel_values": IMAGE[None]}
+    plain = session(paths["exported"]).run(None, pixel_values)
+    run = session(paths["accumulated"])
+    names = [value.name for value in run.get_outputs()]
+    found = dict(zip(names, run.run(None, pixel_values), strict=True))
+    # The same nodes in the same order: the same bits.
+    np.testing.assert_array_equal(found["last_hidden_state"], plain[0])
+    np.testing.assert_array_equal(found["pooler_output"], plain[1])
+
+    rng = np.random.default_rng(1)
+    run = session(paths["injected"])
+    fed = {value.name: value for value in run.get_inputs() if value.name != "pixel_values"}
+    before = [*(["patch_embed"] if "patch_embed" in names else []), *(n for n in names if n.endswith(".output"))]
+    # Noise, so that a layer that goes on from anything else shows.
+    injected = {layer: rng.standard_normal(found[n].shape, np.float32) for layer, n in zip(fed, before, strict=True)}
+    parted = dict(zip(names, run.run(None, pixel_values | injected), strict=True))
+    given = {layer.removesuffix(".input"): value[0] for layer, value in injected.items()}
+    expected = dict(inference.stages(spine.model_file, IMAGE, given))
+    assert stage_outputs(open_model(spine.model_file)[0], spine.spec) == names[2:]
+    for mode, stages in (("accumulated", found), ("injected", parted)):
+        for stage in names[2:]:
+            ours = stages[stage][0].reshape(-1, stages[stage].shape[-1])
+            np.testing.assert_allclose(
+                ours, expected[f"float32/{mode}/{stage}"], rtol=1e-4, atol=1e-4, err_msg=f"{mode}/{stage}"
+            )
+        np.testing.assert_allclose(
+            stages["last_hidden_state"][0], expected[f"float32/{mode}/norm"], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_weights_stay_in_the_models_file(written: Written):
+    paths = written("vits16", "static")
+    for kind in ("accumulated", "injected"):
+        model = onnx.load(paths[kind], load_external_data=False)
+        external = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+        assert {entry.value for t in external for entry in t.external_data if entry.key == "location"} == {"model.eqx"}
+        assert {t.name for t in external} == set(open_model(paths["weights"])[1])
+        assert paths[kind].stat().st_size < 100_000
+        assert {prop.key for prop in model.metadata_props} >= {"variant", "weights", "licence"}
+
+
+def other_epsilon(model: onnx.ModelProto) -> None:
+    norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+    next(a for a in norm.attribute if a.name == "epsilon").f = 1e-6
+
+
+def other_operator(model: onnx.ModelProto) -> None:
+    next(node for node in model.graph.node if node.op_type == "Gelu").op_type = "Relu"
+
+
+def other_input(model: onnx.ModelProto) -> None:
+    first, second = [node for node in model.graph.node if node.op_type == "RotaryEmbedding"][:2]
+    first.input[0], second.input[0] = second.input[0], first.input[0]
+
+
+def other_weight(model: onnx.ModelProto) -> None:
+    first, second = [node for node in model.graph.node if node.op_type == "LayerNormalization"][:2]
+    first.input[1], second.input[1] = second.input[1], first.input[1]
+
+
+def other_constant(model: onnx.ModelProto) -> None:
+    scalar = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and not t.dims)
+    scalar.raw_data = np.float32(3).tobytes()
+
+
+def one_node_less(model: onnx.ModelProto) -> None:
+    model.graph.node.pop()
+
+
+@pytest.mark.parametrize(
+    "spoil", [other_epsilon, other_operator, other_input, other_weight, other_constant, one_node_less]
+)
+def test_another_graph_is_not_taken_for_the_exported_one(written: Written, tmp_path: Path, spoil):
+    paths = written("vits16", "static")
+    parameters = open_model(paths["weights"])[1]
+    graph = onnx.load(paths["accumulated"], load_external_data=False)
+    own = [t for t in graph.graph.initializer if t.name not in parameters]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(own)
+    check_same_nodes(paths["exported"], graph, parameters)
+    spoilt = onnx.load(paths["exported"])
+    spoil(spoilt)
+    onnx.save(spoilt, tmp_path / "spoilt.onnx")
+    with pytest.raises((AssertionError, ValueError)):
+        check_same_nodes(tmp_path / "spoilt.onnx", graph, parameters)
+
+
+def test_a_layer_that_sees_more_than_its_input_is_an_error(written: Written):
+    graph = onnx.load(written("vits16", "static")["accumulated"], load_external_data=False)
+    inject(graph, ["blocks.0", "blocks.1"])
+    # Something of the first block goes to the second past its output.
+    last = next(node for node in graph.graph.node if node.output[0] == "blocks.1.output")
+    last.input[0] = "blocks.0.post_attn"
+    with pytest.raises(AssertionError, match=r"blocks\.1\.output depends on"):
+        inject(graph, ["blocks.0", "blocks.1"])

@@ -1,0 +1,115 @@
+"""The first divergence and what is judged of a ledger, on made-up rows."""
+
+import math
+from typing import Any
+
+import pytest
+
+from vit2onnx.parity.divergence import TRUTH, first_divergence, judge_stages
+
+LIMITS = {"noise_floors": 5.0, "truth_agreement": 1e-10}
+NAMES = ["transformers", "publisher", "equinox", "onnx"]
+STAGES = ["patch_embed", "blocks.0.q", "blocks.0.output", "norm"]
+Row = dict[str, Any]
+
+
+def rows() -> list[Row]:
+    """A healthy ledger, with every figure on its limit."""
+    pairs = [(name, TRUTH, 5.0) for name in NAMES]
+    pairs += [(b, a, 5.0) for i, b in enumerate(NAMES) for a in reversed(NAMES[:i])]
+    pairs += [(f"{name}_float64", TRUTH, 0.0) for name in NAMES[1:3]]
+    return [
+        {
+            "mode": mode,
+            "stage": stage,
+            "subject": subject,
+            "other": other,
+            "max_abs": 3.14e-3,
+            "floors": floors,
+            "relative": 1e-10 if subject.endswith("_float64") else 1.0,
+        }
+        for mode in ("accumulated", "injected")
+        for stage in STAGES
+        for subject, other, floors in pairs
+    ]
+
+
+def spoil(ledger: list[Row], figure: str, value: float | None, **where: str) -> None:
+    found = [row for row in ledger if all(row[key] == value for key, value in where.items())]
+    assert found
+    for row in found:
+        row[figure] = value
+
+
+def test_what_is_on_the_limit_passes():
+    assert judge_stages({"stages": rows()}, LIMITS) == []
+
+
+@pytest.mark.parametrize("value", [math.nextafter(5.0, math.inf), None, math.nan])
+@pytest.mark.parametrize("mode", ["accumulated", "injected"])
+def test_what_is_beyond_diverges(mode: str, value: float | None):
+    ledger = rows()
+    spoil(ledger, "floors", value, mode=mode, stage="blocks.0.q", subject="onnx", other="equinox")
+    found = first_divergence(ledger, mode, 5.0)
+    assert found is not None
+    assert (found.mode, found.stage, found.subject, found.other) == (mode, "blocks.0.q", "onnx", "equinox")
+    other = {"accumulated": "injected", "injected": "accumulated"}[mode]
+    assert first_divergence(ledger, other, 5.0) is None
+    # Drift that adds up is no fault.
+    assert len(judge_stages({"stages": ledger}, LIMITS)) == (mode == "injected")
+
+
+def test_the_sentence_says_where_who_and_how_far():
+    ledger = rows()
+    spoil(ledger, "floors", 400.4, stage="blocks.0.q", subject="equinox")
+    assert judge_stages({"stages": ledger}, LIMITS) == [
+        "first divergence: blocks.0.q, equinox and publisher, 3.1e-03, 400 x the noise floor"
+    ]
+    spoil(ledger, "floors", None, stage="blocks.0.q", subject="equinox")
+    assert judge_stages({"stages": ledger}, LIMITS) == [
+        "first divergence: blocks.0.q, equinox and publisher, not finite"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ("publisher", ("publisher", "transformers")),
+        ("equinox", ("equinox", "publisher")),
+        ("onnx", ("onnx", "equinox")),
+        # All part from it, of which the publisher's code is the first.
+        ("transformers", ("publisher", "transformers")),
+    ],
+)
+def test_the_one_at_fault_is_named(wrong: str, named: tuple[str, str]):
+    ledger = rows()
+    for row in ledger:
+        if row["stage"] == "blocks.0.output" and wrong in (row["subject"], row["other"]):
+            row["floors"] = 9.0
+    spoil(ledger, "floors", 99.0, stage="norm")
+    found = first_divergence(ledger, "injected", 5.0)
+    assert found is not None
+    assert (found.stage, found.subject, found.other, found.floors) == ("blocks.0.output", *named, 9.0)
+
+
+def test_distance_from_the_truth_is_no_divergence():
+    ledger = rows()
+    spoil(ledger, "floors", 99.0, other=TRUTH)
+    assert first_divergence(ledger, "injected", 5.0) is None
+
+
+@pytest.mark.parametrize("value", [math.nextafter(1e-10, 1), None, math.nan])
+def test_two_truths_that_differ_are_a_fault(value: float | None):
+    ledger = rows()
+    spoil(ledger, "relative", value, mode="injected", subject="equinox_float64")
+    (fault,) = judge_stages({"stages": ledger}, LIMITS)
+    assert fault.startswith("in double precision equinox_float64 and truth differ first at patch_embed (injected): ")
+
+
+def test_nothing_compared_is_a_fault():
+    assert judge_stages({"stages": []}, LIMITS) == [
+        "there is no second implementation in double precision",
+        "no layer was compared by itself",
+    ]
+    accumulated = [row for row in rows() if row["mode"] == "accumulated"]
+    assert judge_stages({"stages": accumulated}, LIMITS) == ["no layer was compared by itself"]

@@ -1,0 +1,143 @@
+"""Two graphs that show every stage of an exported one. They have its nodes, and read the weights from model.eqx.
+
+In the first the stages are further outputs. In the second each layer is given an input of its own besides, instead of
+what the layer before it has made, so that what goes wrong in one layer shows in no other.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from vit2onnx import onnx_file
+from vit2onnx.exporting.graph import trace
+from vit2onnx.exporting.weights import write_external
+from vit2onnx.files import atomic
+from vit2onnx.keytable import LazyTensor
+from vit2onnx.models import Model
+from vit2onnx.models.features import run_stages
+from vit2onnx.onnx_file import INPUT
+from vit2onnx.variants import ExportSpec, VariantSpec
+
+
+def stage_outputs(model: Model, spec: VariantSpec) -> list[str]:
+    """The full names of all stages that are outputs: not a layer's input, which the layer before it gives, nor the
+    final norm, which is `last_hidden_state`.
+    """
+    names: list[str] = []
+
+    def call(model: Model, pixel_values: jax.Array) -> jax.Array:
+        features, found = run_stages(model, pixel_values)
+        names.extend(found)
+        return features.pooler_output
+
+    patch = spec.architecture.patch_size
+    jax.eval_shape(call, model, jax.ShapeDtypeStruct((1, 3, patch, patch), jnp.float32))
+    return [name for name in names if name != "norm" and not name.endswith(".input")]
+
+
+def write_stages(
+    model: Model,
+    spec: VariantSpec,
+    export: ExportSpec,
+    tensors: Mapping[str, LazyTensor],
+    *,
+    exported: Path,
+    weights: Path,
+    accumulated: Path,
+    injected: Path,
+) -> None:
+    """Write both graphs of a recipe, beside the file `weights`, if their nodes are those of `exported`.
+
+    Raises `AssertionError` if they are not.
+    """
+    graph = trace(model, spec, export, stage_outputs(model, spec))
+    graph.producer_name = "vit2onnx"
+    # Of the same nodes, the same is true.
+    graph.metadata_props.update(onnx_file.metadata(exported))
+    whole = ir.to_proto(graph)
+    check_same_nodes(exported, whole, tensors)
+    cut = inject(whole, [name for name, _ in model.trunk()])
+    for path, proto in ((accumulated, whole), (injected, cut)):
+        # While the parameters are inputs, so that there is nothing large to be checked.
+        onnx.checker.check_model(proto, full_check=True)
+        parameters = {value.name: value for value in proto.graph.input if value.name in tensors}
+        assert parameters.keys() == tensors.keys(), f"parameters are {list(parameters)}"
+        for value in parameters.values():
+            proto.graph.input.remove(value)
+        with atomic(path) as new:
+            write_external(new, proto, tensors, weights.name)
+
+
+def check_same_nodes(exported: Path, graph: onnx.ModelProto, parameters: Mapping[str, LazyTensor]) -> None:
+    """Check that a graph computes what an ONNX file computes: node by node the same operator with the same attributes,
+    on the same values, whatever these are called.
+    """
+    names = {name: name for name in (INPUT, *parameters)}
+    for data, node in zip(onnx_file.nodes(exported), graph.graph.node, strict=True):
+        other = onnx.NodeProto.FromString(data)
+        assert (other.op_type, other.domain, other.attribute) == (node.op_type, node.domain, node.attribute), (
+            f"{node.name} is {other.op_type} in {exported}, or has other attributes"
+        )
+        for its, ours in zip([*other.input, *other.output], [*node.input, *node.output], strict=True):
+            assert names.setdefault(its, ours) == ours, f"{node.name} takes another value in {exported}"
+    assert len(set(names.values())) == len(names), f"two values of {exported} are one"
+    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
+    for name, its in onnx_file.initializers(exported).items():
+        if name not in parameters:
+            ours = constants.pop(names[name])
+            assert its.sha256() == hashlib.sha256(ours.raw_data).hexdigest(), f"{name} has another value in {exported}"
+    assert not constants, f"{exported} has no {list(constants)}"
+
+
+def inject(graph: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelProto:
+    """A graph whose layers, and whose final norm, each begin with an input of their own: `{layer}.input`.
+
+    The first layer of a ConvNeXt begins with the image, as it does anyhow.
+    """
+    injected = onnx.ModelProto()
+    injected.CopyFrom(graph)
+    outputs = {value.name: value for value in injected.graph.output}
+    inputs = {"patch_embed": f"{layers[0]}.input"} if "patch_embed" in outputs else {}
+    for before, after in zip(layers, [*layers[1:], "norm"], strict=True):
+        inputs[f"{before}.output"] = f"{after}.input"
+    for before, name in inputs.items():
+        value = onnx.ValueInfoProto()
+        value.CopyFrom(outputs[before])
+        value.name = name
+        injected.graph.input.append(value)
+    instead, turned = dict(inputs), []
+    for node in injected.graph.node:
+        if node.op_type == "Transpose" and node.output[0] in inputs:
+            # The exporter has the next layer take what is not transposed yet, instead of transposing it back.
+            name = inputs[node.output[0]]
+            back = [int(axis) for axis in np.argsort(node.attribute[0].ints)]
+            turned.append(onnx.helper.make_node("Transpose", [name], [f"{name}.transposed"], perm=back))
+            instead[node.input[0]] = f"{name}.transposed"
+    for node in injected.graph.node:
+        if node.output[0] not in inputs or node.op_type != "Transpose":
+            node.input[:] = [instead.get(name, name) for name in node.input]
+    for node in reversed(turned):
+        injected.graph.node.insert(0, node)
+    _check_apart(injected, set(inputs.values()))
+    return injected
+
+
+def _check_apart(graph: onnx.ModelProto, injected: set[str]) -> None:
+    """Check that no stage depends on a stage of another layer, or on more than one injected input."""
+    # Of every value, the injected inputs that it depends on.
+    origins: dict[str, set[str]] = {name: {name} for name in injected}
+    for node in graph.graph.node:
+        # Sizes are the same whatever is injected.
+        found = set().union(*(origins.get(name, set()) for name in node.input if node.op_type != "Shape"))
+        origins |= dict.fromkeys(node.output, found)
+    for value in graph.graph.output:
+        found = origins.get(value.name, set())
+        layer = value.name.rpartition(".")[0] or "norm"
+        wanted = {f"{layer}.input"} & injected if value.name != "patch_embed" else set()
+        assert found == wanted, f"{value.name} depends on {sorted(found)} instead of {sorted(wanted)}"

@@ -1,0 +1,143 @@
+"""Where drift begins: every stage of all implementations side by side, and the first at which two of them part."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from vit2onnx.cases import MODES
+from vit2onnx.parity.divergence import TRUTH, first_divergence
+from vit2onnx.parity.metrics import difference
+
+# PARITY: no stage is taken to be known better than to one unit in the last place of its own scale. Rounding a value
+# once gives a quarter of it; where the reference happens to be exact, any other reading would be infinitely far off.
+LEAST_FLOOR = 2.0**-23
+
+# Arrays [tokens, channels] of an implementation by `{dtype}/{mode}/{stage}`, read when they are asked for.
+Stages = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """How far apart two implementations are at one stage.
+
+    `scale` is the root mean square of the stage's true values, and `relative` the largest difference as a multiple of
+    it. `floor` is the root mean square of the first reference's own error in single precision, and `floors` that of
+    the difference as a multiple of it. A figure of something that is not finite is `None`.
+    """
+
+    mode: str
+    stage: str
+    subject: str
+    other: str
+    max_abs: float | None
+    rms: float | None
+    relative: float | None
+    cosine: float | None
+    token: int
+    channel: int
+    scale: float | None
+    floor: float | None
+    floors: float | None
+
+
+def stage_names(stages: Iterable[str]) -> list[str]:
+    """The full names of all stages of an implementation, in the order in which they are computed."""
+    start = "float32/accumulated/"
+    return [key.removeprefix(start) for key in stages if key.startswith(start)]
+
+
+def compare_stages(implementations: Mapping[str, Stages]) -> Iterator[StageRow]:
+    """Compare all implementations with each other and with the truth, at every stage in turn, in both modes.
+
+    The truth is the first one's double precision; others that have any are compared with it in that as well, as
+    `{name}_float64`. In injected mode the input of a layer is given, and so not compared. Raises `ValueError` if one
+    lacks a stage or has another shape of it.
+    """
+    first, *rest = implementations
+    names = stage_names(implementations[first])
+    for name in rest:
+        if differing := sorted(set(stage_names(implementations[name])) ^ set(names)):
+            raise ValueError(f"only one of {first} and {name} has the stages {', '.join(differing)}")
+    for mode in MODES:
+        for stage in names:
+            if mode == "accumulated" or not stage.endswith(".input"):
+                yield from _compare_stage(implementations, mode, stage)
+
+
+def _compare_stage(implementations: Mapping[str, Stages], mode: str, stage: str) -> Iterator[StageRow]:
+    first, *rest = implementations
+    single = {name: stages[f"float32/{mode}/{stage}"] for name, stages in implementations.items()}
+    key = f"float64/{mode}/{stage}"
+    truth = implementations[first][key]
+    double = {name: implementations[name][key] for name in rest if key in implementations[name]}
+    scale = _rms(truth)
+    floor = max(_rms(single[first] - truth), LEAST_FLOOR * scale)
+
+    pairs = [(name, TRUTH, values, truth) for name, values in single.items()]
+    names = list(single)
+    pairs += [(b, a, single[b], single[a]) for i, b in enumerate(names) for a in reversed(names[:i])]
+    pairs += [(f"{name}_float64", TRUTH, values, truth) for name, values in double.items()]
+    for subject, other, a, b in pairs:
+        found = difference(a, b)
+        yield StageRow(
+            mode=mode,
+            stage=stage,
+            subject=subject,
+            other=other,
+            max_abs=found.max_abs,
+            rms=found.rms,
+            relative=_multiple(found.max_abs, scale),
+            cosine=found.cosine,
+            token=found.token,
+            channel=found.channel,
+            scale=_finite(scale),
+            floor=_finite(floor),
+            floors=_multiple(found.rms, floor),
+        )
+
+
+def _rms(values: np.ndarray) -> float:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+
+
+def _finite(value: float) -> float | None:
+    """A figure for JSON, which has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _multiple(value: float | None, unit: float) -> float | None:
+    """Where the truth is zero and there is no unit, something else than zero is beyond all multiples."""
+    if value is None or not math.isfinite(unit):
+        return None
+    return value / unit if unit else (None if value else 0.0)
+
+
+def make_ledger(about: Mapping[str, str], implementations: Mapping[str, Stages], noise_floors: float) -> dict[str, Any]:
+    """The comparison of all stages as plain data: `about` it, where each mode diverges first, and all rows."""
+    rows = [asdict(row) for row in compare_stages(implementations)]
+    divergences = {mode: first_divergence(rows, mode, noise_floors) for mode in MODES}
+    return {
+        **about,
+        "implementations": list(implementations),
+        "noise_floors": noise_floors,
+        "first_divergence": {
+            mode: {**asdict(found), "sentence": f"first divergence: {found}"} if found else None
+            for mode, found in divergences.items()
+        },
+        "stages": rows,
+    }
+
+
+def as_csv(ledger: Mapping[str, Any]) -> str:
+    """The rows of a ledger as a table; what is not finite is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(StageRow.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(ledger["stages"])
+    return text.getvalue()

@@ -1,0 +1,154 @@
+"""Compare all implementations at every stage of every block, to see where they part. Asked for by parity.stages."""
+
+
+rule run_reference_stages:
+    input:
+        checkpoint=checkpoint_of,
+        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        # What is injected is the first reference's.
+        first=branch(
+            lambda wildcards: wildcards.reference != references()[0],
+            then=f"<results>/{{variant}}/features/{{export}}.{references()[0]}.stages.npz",
+        ),
+    output:
+        stages=temp("<results>/{variant}/features/{export}.{reference}.stages.npz"),
+    log:
+        "<logs>/{variant}/run_reference_stages_{export}_{reference}.log",
+    benchmark:
+        "<benchmarks>/{variant}/run_reference_stages_{export}_{reference}.tsv"
+    wildcard_constraints:
+        reference="transformers|publisher",
+    conda:
+        "../../envs/torch.yaml"
+    threads: 2
+    resources:
+        # One layer at a time, however deep the model, and what is injected into each.
+        mem_mb=4500,
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        case=stages_case,
+        repository=lambda wildcards: config["reference"]["repository"] if wildcards.reference == "publisher" else None,
+        code=code_digest("variants", "cases", "files", "references", "checkpoints", "keytable"),
+    message:
+        "{wildcards.variant}: running the reference ({wildcards.reference}) stage by stage"
+    script:
+        "../scripts/run_reference_stages.py"
+
+
+rule run_equinox_stages:
+    input:
+        model="<results>/{variant}/model.eqx",
+        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        reference=f"<results>/{{variant}}/features/{{export}}.{references()[0]}.stages.npz",
+    output:
+        stages=temp("<results>/{variant}/features/{export}.equinox.stages.npz"),
+    log:
+        "<logs>/{variant}/run_equinox_stages_{export}.log",
+    benchmark:
+        "<benchmarks>/{variant}/run_equinox_stages_{export}.tsv"
+    conda:
+        "../../envs/jax.yaml"
+    threads: 2
+    resources:
+        # One layer at a time, however deep the model, and what is injected into each.
+        mem_mb=4500,
+    params:
+        case=stages_case,
+        code=code_digest("variants", "cases", "files", "inference", "models", "archive", "keytable"),
+    message:
+        "{wildcards.variant}: running the Equinox model stage by stage"
+    script:
+        "../scripts/run_equinox_stages.py"
+
+
+rule export_stages:
+    input:
+        model="<results>/{variant}/model.eqx",
+        graph="<results>/{variant}/{export}.onnx",
+    output:
+        accumulated="<results>/{variant}/{export}.stages.onnx",
+        injected="<results>/{variant}/{export}.stages.injected.onnx",
+    log:
+        "<logs>/{variant}/export_stages_{export}.log",
+    benchmark:
+        "<benchmarks>/{variant}/export_stages_{export}.tsv"
+    conda:
+        "../../envs/jax.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        recipe=lookup("{export}", within=config["exports"]),
+        code=code_digest("variants", "files", "onnx_file", "exporting", "keytable", "archive", "models"),
+    message:
+        "{wildcards.variant}: exporting the stages of {wildcards.export}.onnx"
+    script:
+        "../scripts/export_stages.py"
+
+
+rule compare_stages:
+    input:
+        # Which holds the weights of both graphs.
+        model="<results>/{variant}/model.eqx",
+        accumulated="<results>/{variant}/{export}.stages.onnx",
+        injected="<results>/{variant}/{export}.stages.injected.onnx",
+        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        references=expand(
+            "<results>/{{variant}}/features/{{export}}.{reference}.stages.npz",
+            reference=references(),
+        ),
+        equinox="<results>/{variant}/features/{export}.equinox.stages.npz",
+    output:
+        ledger="<results>/{variant}/parity/{export}.stages.json",
+        table=report(
+            "<results>/{variant}/parity/{export}.stages.csv",
+            caption="../report/stages.rst",
+            category="Parity",
+            labels={
+                "variant": "{variant}",
+                "graph": "{export}",
+                "file": "all stages (CSV)",
+            },
+        ),
+    log:
+        "<logs>/{variant}/compare_stages_{export}.log",
+    benchmark:
+        "<benchmarks>/{variant}/compare_stages_{export}.tsv"
+    conda:
+        "../../envs/onnx.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory_for(base=1500, weights=1),
+    params:
+        references=references(),
+        case=stages_case,
+        noise_floors=config["parity"]["limits"]["noise_floors"]["limit"],
+        code=code_digest("variants", "files", "onnx_file", "runtime", "parity", "cases"),
+    message:
+        "{wildcards.variant}: comparing the stages of {wildcards.export}.onnx with {params.references}"
+    script:
+        "../scripts/compare_stages.py"
+
+
+rule judge_stages:
+    input:
+        ledger="<results>/{variant}/parity/{export}.stages.json",
+    output:
+        verdict="<results>/{variant}/parity/{export}.stages.verdict.json",
+    log:
+        "<logs>/{variant}/judge_stages_{export}.log",
+    benchmark:
+        "<benchmarks>/{variant}/judge_stages_{export}.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+    params:
+        limits=config["parity"]["limits"],
+        code=code_digest("variants", "files", "parity"),
+    message:
+        "{wildcards.variant}: judging the stages of {wildcards.export}.onnx"
+    script:
+        "../scripts/judge_stages.py"

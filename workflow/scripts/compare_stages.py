@@ -1,0 +1,56 @@
+"""Measure how far all implementations are apart at every stage, and say where they part."""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit2onnx.cases import layer_inputs
+from vit2onnx.files import atomic, open_arrays
+from vit2onnx.logs import logging_to
+from vit2onnx.parity.stage_graphs import run_stage_graphs
+from vit2onnx.parity.stages import as_csv, make_ledger
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def compare(
+    accumulated: Path,
+    injected: Path,
+    pixel_values: Path,
+    features: Mapping[str, Path],
+    ledger: Path,
+    table: Path,
+    *,
+    about: Mapping[str, str],
+    noise_floors: float,
+    threads: int,
+) -> None:
+    with ExitStack() as stack:
+        image = stack.enter_context(open_arrays(pixel_values))[about["case"]]
+        stages = {name: stack.enter_context(open_arrays(path)) for name, path in features.items()}
+        inputs = layer_inputs(next(iter(stages.values())))
+        onnx = run_stage_graphs(accumulated, injected, image, inputs, threads)
+        found = make_ledger(about, {**stages, "onnx": onnx}, noise_floors)
+    with atomic(ledger) as new:
+        new.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    with atomic(table) as new:
+        new.write_text(as_csv(found))
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        references = dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True))
+        compare(
+            Path(snakemake.input.accumulated),
+            Path(snakemake.input.injected),
+            Path(snakemake.input.pixel_values),
+            {**references, "equinox": Path(snakemake.input.equinox)},
+            Path(snakemake.output.ledger),
+            Path(snakemake.output.table),
+            about={**snakemake.wildcards, "case": snakemake.params.case},
+            noise_floors=snakemake.params.noise_floors,
+            threads=snakemake.threads,
+        )

@@ -1,0 +1,34 @@
+"""Every stage of the Equinox model on one image, in single and in double precision."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit2onnx.cases import layer_inputs
+from vit2onnx.files import open_arrays, write_arrays
+from vit2onnx.inference import stages
+from vit2onnx.logs import logging_to
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def run_equinox_stages(
+    model: Path, pixel_values: Path, reference: Path, found: Path, *, case: str, threads: int
+) -> None:
+    # Read by XLA when it first runs something; it has no other setting for this.
+    os.environ["NPROC"] = str(threads)
+    with open_arrays(pixel_values) as images, open_arrays(reference) as arrays:
+        write_arrays(found, stages(model, images[case], layer_inputs(arrays)))
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        run_equinox_stages(
+            Path(snakemake.input.model),
+            Path(snakemake.input.pixel_values),
+            Path(snakemake.input.reference),
+            Path(snakemake.output.stages),
+            case=snakemake.params.case,
+            threads=snakemake.threads,
+        )

@@ -1,0 +1,54 @@
+"""Every stage of a reference implementation on one image, in single and in double precision."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from vit2onnx.cases import layer_inputs
+from vit2onnx.files import open_arrays, write_arrays
+from vit2onnx.logs import logging_to
+from vit2onnx.references import publisher_model, transformers_model
+from vit2onnx.variants import VariantSpec
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def run_reference_stages(
+    spec: VariantSpec,
+    reference: str,
+    checkpoint: Path,
+    pixel_values: Path,
+    first: Path | None,
+    stages: Path,
+    *,
+    case: str,
+    repository: str | None,
+    threads: int,
+) -> None:
+    torch.set_num_threads(threads)
+    with open_arrays(pixel_values) as arrays:
+        image = arrays[case]
+    if reference == "publisher":
+        with open_arrays(first) as arrays:
+            inputs = layer_inputs(arrays)
+        found = publisher_model.stages(spec, checkpoint, Path(repository).expanduser(), image, inputs)
+    else:
+        found = transformers_model.stages(spec, checkpoint, image)
+    write_arrays(stages, found)
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        run_reference_stages(
+            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+            snakemake.wildcards.reference,
+            Path(snakemake.input.checkpoint),
+            Path(snakemake.input.pixel_values),
+            Path(snakemake.input.first) if snakemake.input.first else None,
+            Path(snakemake.output.stages),
+            case=snakemake.params.case,
+            repository=snakemake.params.repository,
+            threads=snakemake.threads,
+        )
