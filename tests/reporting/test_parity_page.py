@@ -149,9 +149,11 @@ def test_official_weights_that_nothing_confirms_are_said_to_be_that(healthy: Com
 
 def test_every_limit_is_explained(healthy: Comparison, limits: Limits) -> None:
     assert tuple(LEGS_ON_PAGE) == LEGS
-    assert {name for _, names in LEGS_ON_PAGE.values() for name in names} == set(limits)
+    shown = {name for _, names in LEGS_ON_PAGE.values() for name in names}
+    # Stages have a verdict of their own.
+    assert shown == set(limits) - {"noise_floors"}
     text = words(rendered(limits, healthy))
-    assert all(limit["why"] in text for limit in limits.values())
+    assert all(limits[name]["why"] in text for name in shown)
 
 
 def test_findings_have_their_figures_in_columns_only(healthy: Comparison, limits: Limits) -> None:
