@@ -18,10 +18,13 @@ from vit2onnx.references.streaming import (
     Step,
     Tap,
     check_names,
+    convnext_taps,
+    downsample_taps,
     fill,
     native_convolutions,
     reader,
     run_stages,
+    vit_taps,
 )
 from vit2onnx.references.transformers_model import rope_periods
 from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
@@ -134,19 +137,7 @@ def vit_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
         return tokens
 
     def block_step(index: int, block: nn.Module) -> Step:
-        taps = {
-            "input": Tap(is_input=True),
-            "attn_in": Tap(block.norm1),
-            "q": None,
-            "k": None,
-            "attn_raw": Tap(block.attn),
-            "attn_scaled": Tap(block.ls1),
-            "post_attn": Tap(block.norm2, is_input=True),
-            "mlp_in": Tap(block.norm2),
-            "mlp_raw": Tap(block.mlp),
-            "mlp_scaled": Tap(block.ls2),
-            "output": Tap(),
-        }
+        taps = vit_taps(block.norm1, block.attn, block.ls1, block.norm2, block.mlp, block.ls2)
         run = partial(block, rope_or_rope_list=rope)
         return Step.of_layer(f"blocks.{index}", run, f"blocks.{index}", taps, axis=-1)
 
@@ -164,25 +155,12 @@ def convnext_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Ste
     natively = native_convolutions()
 
     def downsample_step(index: int, downsample: nn.Module) -> Step:
-        between = Tap(downsample[0], axis=1)
-        taps = (
-            {"input": Tap(is_input=True, axis=1), "norm": between, "output": Tap(axis=1)}
-            if index
-            else {"conv": between, "output": Tap(axis=1)}
-        )
+        taps = downsample_taps(downsample[0], is_stem=index == 0)
         path, name = f"downsample_layers.{index}", f"stages.{index}.downsample"
         return Step.of_layer(path, natively(downsample), name, taps, axis=1)
 
     def block_step(index: int, number: int, block: nn.Module) -> Step:
-        taps = {
-            "input": Tap(is_input=True, axis=1),
-            "dwconv": Tap(block.dwconv, axis=1),
-            "norm": Tap(block.norm),
-            "raw": Tap(block.pwconv2),
-            # Given to a module that does nothing in inference.
-            "scaled": Tap(block.drop_path, is_input=True, axis=1),
-            "output": Tap(axis=1),
-        }
+        taps = convnext_taps(block.dwconv, block.norm, block.pwconv2, block.drop_path)
         path, name = f"stages.{index}.{number}", f"stages.{index}.blocks.{number}"
         return Step.of_layer(path, natively(block), name, taps, axis=1)
 

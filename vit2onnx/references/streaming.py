@@ -28,6 +28,45 @@ class Tap:
     axis: int = -1
 
 
+def vit_taps(
+    norm1: nn.Module, attn: nn.Module, ls1: nn.Module, norm2: nn.Module, mlp: nn.Module, ls2: nn.Module
+) -> dict[str, Tap | None]:
+    """The stages of a transformer block, seen at these of its modules."""
+    return {
+        "input": Tap(is_input=True),
+        "attn_in": Tap(norm1),
+        "q": None,
+        "k": None,
+        "attn_raw": Tap(attn),
+        "attn_scaled": Tap(ls1),
+        "post_attn": Tap(norm2, is_input=True),
+        "mlp_in": Tap(norm2),
+        "mlp_raw": Tap(mlp),
+        "mlp_scaled": Tap(ls2),
+        "output": Tap(),
+    }
+
+
+def convnext_taps(dwconv: nn.Module, norm: nn.Module, pwconv2: nn.Module, drop_path: nn.Module) -> dict[str, Tap]:
+    """The stages of a ConvNeXt block, seen at these of its modules."""
+    return {
+        "input": Tap(is_input=True, axis=1),
+        "dwconv": Tap(dwconv, axis=1),
+        "norm": Tap(norm),
+        "raw": Tap(pwconv2),
+        # Given to a module that does nothing in inference.
+        "scaled": Tap(drop_path, is_input=True, axis=1),
+        "output": Tap(axis=1),
+    }
+
+
+def downsample_taps(first: nn.Module, *, is_stem: bool) -> dict[str, Tap]:
+    """The stages of a downsampling, seen at the first of its two modules."""
+    if is_stem:
+        return {"conv": Tap(first, axis=1), "output": Tap(axis=1)}
+    return {"input": Tap(is_input=True, axis=1), "norm": Tap(first, axis=1), "output": Tap(axis=1)}
+
+
 @dataclass(frozen=True)
 class Step:
     """What a part of a model does to what came before, and which of its tensors it needs, by path.

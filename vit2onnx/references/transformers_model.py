@@ -20,11 +20,14 @@ from vit2onnx.references.streaming import (
     Steps,
     Tap,
     check_names,
+    convnext_taps,
+    downsample_taps,
     fill,
     native_convolutions,
     reader,
     run_stages,
     run_steps,
+    vit_taps,
 )
 from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
 
@@ -188,19 +191,7 @@ def vit_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
     rope = model.rope_embeddings(pixel_values)
 
     def layer_step(index: int, layer: nn.Module) -> Step:
-        taps = {
-            "input": Tap(is_input=True),
-            "attn_in": Tap(layer.norm1),
-            "q": None,
-            "k": None,
-            "attn_raw": Tap(layer.attention),
-            "attn_scaled": Tap(layer.layer_scale1),
-            "post_attn": Tap(layer.norm2, is_input=True),
-            "mlp_in": Tap(layer.norm2),
-            "mlp_raw": Tap(layer.mlp),
-            "mlp_scaled": Tap(layer.layer_scale2),
-            "output": Tap(),
-        }
+        taps = vit_taps(layer.norm1, layer.attention, layer.layer_scale1, layer.norm2, layer.mlp, layer.layer_scale2)
         run = partial(layer, position_embeddings=rope)
         return Step.of_layer(f"model.layer.{index}", run, f"blocks.{index}", taps, axis=-1)
 
@@ -217,24 +208,12 @@ def convnext_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Ste
     natively = native_convolutions()
 
     def downsample_step(index: int, first: nn.Module, second: nn.Module) -> Step:
-        taps = (
-            {"input": Tap(is_input=True, axis=1), "norm": Tap(first, axis=1), "output": Tap(axis=1)}
-            if index
-            else {"conv": Tap(first, axis=1), "output": Tap(axis=1)}
-        )
+        taps = downsample_taps(first, is_stem=index == 0)
         path, run = f"model.stages.{index}.downsample_layers", natively(nn.Sequential(first, second))
         return Step.of_layer(path, run, f"stages.{index}.downsample", taps, axis=1)
 
     def layer_step(index: int, number: int, layer: nn.Module) -> Step:
-        taps = {
-            "input": Tap(is_input=True, axis=1),
-            "dwconv": Tap(layer.depthwise_conv, axis=1),
-            "norm": Tap(layer.layer_norm),
-            "raw": Tap(layer.pointwise_conv2),
-            # Given to a module that does nothing in inference.
-            "scaled": Tap(layer.drop_path, is_input=True, axis=1),
-            "output": Tap(axis=1),
-        }
+        taps = convnext_taps(layer.depthwise_conv, layer.layer_norm, layer.pointwise_conv2, layer.drop_path)
         path, name = f"model.stages.{index}.layers.{number}", f"stages.{index}.blocks.{number}"
         return Step.of_layer(path, natively(layer), name, taps, axis=1)
 
