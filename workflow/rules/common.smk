@@ -123,27 +123,17 @@ def weights_are_external(wildcards):
 
 
 def everything_asked_for():
+    per_graph = ["{export}.onnx", "{export}.passport.json"]
+    if config["parity"]["stages"]:
+        per_graph.append("parity/{export}.stages.verdict.json")
+    per_variant = ["parity.html"]
+    if config["weights"] == "official":
+        per_variant.append(LICENCE_FILE)
     return [
         *expand(
-            ["<results>/{variant}/{export}.onnx", "<results>/{variant}/{export}.passport.json"],
-            variant=config["variants"],
-            export=config["exports"],
+            "<results>/{variant}/{file}", variant=config["variants"], file=expand(per_graph, export=config["exports"])
         ),
-        *(
-            expand(
-                "<results>/{variant}/parity/{export}.stages.verdict.json",
-                variant=config["variants"],
-                export=config["exports"],
-            )
-            if config["parity"]["stages"]
-            else []
-        ),
-        *expand("<results>/{variant}/parity.html", variant=config["variants"]),
-        *(
-            expand(f"<results>/{{variant}}/{LICENCE_FILE}", variant=config["variants"])
-            if config["weights"] == "official"
-            else []
-        ),
+        *expand("<results>/{variant}/{file}", variant=config["variants"], file=per_variant),
         "<results>/summary.csv",
         "<results>/summary.html",
     ]
