@@ -39,6 +39,12 @@ def sample_beside(graph: Path) -> Path:
     return graph.with_suffix(".sample.npz")
 
 
+def withdraw_passport(graph: Path) -> None:
+    """Delete the passport and the sample of an earlier run, in which a graph passed."""
+    for path in (passport_beside(graph), sample_beside(graph)):
+        path.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class Initializer:
     """Where the bytes of a weight stand; `file` is the ONNX file or the one beside it that holds its external data."""

@@ -4,9 +4,15 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from vit2onnx.onnx_file import is_external
+from vit2onnx.onnx_file import INPUT, is_external
 
 ALL = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+
+
+def batch_of(session: ort.InferenceSession) -> int:
+    """How many images a graph is given at once: its own number, or one if that is free."""
+    size = next(value.shape[0] for value in session.get_inputs() if value.name == INPUT)
+    return size if isinstance(size, int) else 1
 
 
 def session_of(graph: Path, level: ort.GraphOptimizationLevel = ALL, threads: int = 0) -> ort.InferenceSession:

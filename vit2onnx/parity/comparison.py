@@ -12,7 +12,7 @@ import onnxruntime as ort
 from vit2onnx.cases import GOLDEN, Case
 from vit2onnx.files import sha256_of
 from vit2onnx.onnx_file import INPUT, OUTPUTS, is_external
-from vit2onnx.parity.metrics import difference, standard_deviation, token_groups
+from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
 from vit2onnx.parity.semantics import compare_semantics, view
 from vit2onnx.parity.verdict import GRAPH_RUNS
 from vit2onnx.runtime import session_of
@@ -146,20 +146,15 @@ def distribution(subject: str, other: str, a: Features, b: Features, batch: int)
             worst[case.image] = max(worst.get(case.image, 0.0), np.nan_to_num(delta.max(), nan=np.inf))
             deltas.append(delta)
     pooled = np.concatenate(deltas)
-    finite = bool(np.isfinite(pooled).all())
-    quantiles = np.quantile(pooled, list(QUANTILES.values())) if finite else [np.nan] * len(QUANTILES)
+    is_finite = bool(np.isfinite(pooled).all())
+    quantiles = np.quantile(pooled, list(QUANTILES.values())) if is_finite else [np.nan] * len(QUANTILES)
     figures = {**dict(zip(QUANTILES, quantiles, strict=True)), "max": pooled.max()}
     return {
         **{"subject": subject, "other": other, "batch": batch, "images": len(worst), "count": pooled.size},
-        **{name: _finite(value) for name, value in figures.items()},
+        **{name: finite(value) for name, value in figures.items()},
         "worst_image": max(worst, key=worst.__getitem__),
-        "median_image": _finite(np.median(list(worst.values()))),
+        "median_image": finite(np.median(list(worst.values()))),
     }
-
-
-def _finite(value: np.floating) -> float | None:
-    """A figure for JSON, which has no NaN."""
-    return float(value) if np.isfinite(value) else None
 
 
 def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: int) -> Iterator[dict[str, Any]]:
@@ -186,7 +181,7 @@ def known_differences(
             expected = equinox["native"][case] - equinox["float64"][case]
             delta = native.astype(np.float64) - graph[case]
             figures = {"max_abs": delta, "expected": expected, "unexplained": delta - expected}
-            largest = {key: _finite(np.abs(value).max()) for key, value in figures.items()}
+            largest = {key: finite(np.abs(value).max()) for key, value in figures.items()}
             yield {
                 "reference": name,
                 "cause": "RoPE periods",

@@ -64,8 +64,12 @@ def token_groups(features: np.ndarray, num_prefix: int) -> dict[str, np.ndarray]
     return {name: tokens for name, tokens in groups.items() if tokens.size}
 
 
+def finite(value: float | np.floating) -> float | None:
+    """A figure for JSON, which has no NaN."""
+    return float(value) if np.isfinite(value) else None
+
+
 def standard_deviation(features: np.ndarray) -> float | None:
     """The standard deviation of all features; `None` if one of them is not finite."""
     with np.errstate(invalid="ignore"):
-        deviation = features.std(dtype=np.float64)
-    return float(deviation) if np.isfinite(deviation) else None
+        return finite(features.std(dtype=np.float64))

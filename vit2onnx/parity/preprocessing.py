@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vit2onnx.parity.metrics import finite
 from vit2onnx.parity.verdict import Finding
 
 # PARITY: two values are the same grey level if they are nearer than this; rounding in float32 moves them by 1e-4.
@@ -33,7 +34,7 @@ def difference_of_inputs(ours: np.ndarray, theirs: np.ndarray, std: Sequence[flo
         "normalised": delta.max(),
         "rest": delta[same].max(initial=0.0),
     }
-    return {name: float(value) if np.isfinite(value) else None for name, value in figures.items()}
+    return {name: finite(value) for name, value in figures.items()}
 
 
 def compare_preprocessing(

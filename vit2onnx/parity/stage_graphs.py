@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 
 from vit2onnx.onnx_file import INPUT
-from vit2onnx.runtime import session_of
+from vit2onnx.runtime import batch_of, session_of
 
 # As the graph is written: what the optimiser fuses has no stages in between. That it changes nothing is for the
 # comparison of outputs to say.
@@ -29,10 +29,8 @@ def run_stage_graphs(
 
 def _run(path: Path, feeds: Mapping[str, np.ndarray], threads: int) -> Iterator[tuple[str, np.ndarray]]:
     session = session_of(path, LEVEL, threads)
-    batch = next(value.shape[0] for value in session.get_inputs() if value.name == INPUT)
     # A graph of fixed batch is given the same image as often.
-    copies = batch if isinstance(batch, int) else 1
-    repeated = {name: np.repeat(value[None], copies, axis=0) for name, value in feeds.items()}
+    repeated = {name: np.repeat(value[None], batch_of(session), axis=0) for name, value in feeds.items()}
     names = [value.name for value in session.get_outputs() if value.name != "pooler_output"]
     layer, before = "", None
     for name, value in zip(names, session.run(names, repeated), strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 
 from vit2onnx.cases import MODES
 from vit2onnx.parity.divergence import TRUTH, first_divergence
-from vit2onnx.parity.metrics import difference
+from vit2onnx.parity.metrics import difference, finite
 
 # PARITY: no stage is taken to be known better than to one unit in the last place of its own scale. Rounding a value
 # once gives a quarter of it; where the reference happens to be exact, any other reading would be infinitely far off.
@@ -95,8 +95,8 @@ def _compare_stage(implementations: Mapping[str, Stages], mode: str, stage: str)
             cosine=found.cosine,
             token=found.token,
             channel=found.channel,
-            scale=_finite(scale),
-            floor=_finite(floor),
+            scale=finite(scale),
+            floor=finite(floor),
             floors=_multiple(found.rms, floor),
         )
 
@@ -104,11 +104,6 @@ def _compare_stage(implementations: Mapping[str, Stages], mode: str, stage: str)
 def _rms(values: np.ndarray) -> float:
     with np.errstate(invalid="ignore", over="ignore"):
         return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
-
-
-def _finite(value: float) -> float | None:
-    """A figure for JSON, which has no NaN."""
-    return value if math.isfinite(value) else None
 
 
 def _multiple(value: float | None, unit: float) -> float | None:

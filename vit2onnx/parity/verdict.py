@@ -39,6 +39,11 @@ class Verdict:
         return missing + [finding.sentence for finding in self.findings if not finding.passed]
 
 
+def numbers_of(limits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The limits of the config, without where they come from."""
+    return {name: limit["limit"] for name, limit in limits.items()}
+
+
 def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict:
     """Judge a comparison, as `compare_outputs` made it, by the limits of the config."""
     references = comparison["references"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from vit2onnx.parity.verdict import GRAPH_RUNS, Verdict, judge
+from vit2onnx.parity.verdict import GRAPH_RUNS, Verdict, judge, numbers_of
 from vit2onnx.reporting import semantics
 from vit2onnx.reporting.figures import heat_table, truth_figure
 from vit2onnx.reporting.page import ENVIRONMENT, SUBJECTS
@@ -39,7 +39,7 @@ def parity_page(
     `limits` are those of the config. `preprocessing` has the differences of its `preprocessing.json`, and limits of
     its own.
     """
-    numbers = {name: limit["limit"] for name, limit in limits.items()}
+    numbers = numbers_of(limits)
     graphs = [graph_section(comparison, judge(comparison, numbers), limits) for comparison in comparisons]
     references = list(dict.fromkeys(name for comparison in comparisons for name in comparison["references"]))
     rows = pd.concat([differences(comparison, GRAPH_RUNS, references) for comparison in comparisons])

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit2onnx.parity.preprocessing import judge_preprocessing
-from vit2onnx.parity.verdict import GRAPH_RUNS
+from vit2onnx.parity.verdict import GRAPH_RUNS, numbers_of
 from vit2onnx.reporting.page import SUBJECTS
 
 NAMES = SUBJECTS | {"truth": "float64"}
@@ -47,7 +47,7 @@ def semantics(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def preprocessing(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The worst over all photographs and sizes of every other way, what is judged of it, and the faults."""
-    findings = judge_preprocessing(rows, {name: limit["limit"] for name, limit in limits.items()})
+    findings = judge_preprocessing(rows, numbers_of(limits))
     figures = ("levels", "share", "normalised", "rest")
     others = []
     for other in dict.fromkeys(row["other"] for row in rows):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from vit2onnx.parity.verdict import GRAPH_RUNS, judge, truth_ratio
+from vit2onnx.parity.verdict import GRAPH_RUNS, judge, numbers_of, truth_ratio
 from vit2onnx.reporting.page import ENVIRONMENT
 
 COLUMNS = [
@@ -65,7 +65,7 @@ def summarise(graphs: Mapping[Path, Path], limits: Mapping[str, Mapping[str, Any
 
     `limits` are those of the config, `weights` says whether they are synthetic or official.
     """
-    numbers = {name: limit["limit"] for name, limit in limits.items()}
+    numbers = numbers_of(limits)
     return pd.DataFrame(
         summary_row(json.loads(comparison.read_text()), numbers, graph.stat().st_size, weights)
         for comparison, graph in graphs.items()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from vit2onnx.errors import InputError
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
-from vit2onnx.onnx_file import passport_beside, sample_beside
-from vit2onnx.parity.verdict import judge
+from vit2onnx.onnx_file import withdraw_passport
+from vit2onnx.parity.verdict import judge, numbers_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -18,12 +18,9 @@ if TYPE_CHECKING:
 
 def judge_parity(comparison: Path, limits: Mapping[str, Mapping[str, Any]], verdict: Path) -> None:
     measured = json.loads(comparison.read_text())
-    found = judge(measured, {name: limit["limit"] for name, limit in limits.items()})
+    found = judge(measured, numbers_of(limits))
     if not found.passed:
-        # Of an earlier run, in which the graph passed.
-        graph = comparison.parents[1] / f"{measured['export']}.onnx"
-        for left in (passport_beside(graph), sample_beside(graph)):
-            left.unlink(missing_ok=True)
+        withdraw_passport(comparison.parents[1] / f"{measured['export']}.onnx")
         raise InputError(
             f"{measured['variant']}/{measured['export']}.onnx is not at parity: {'; '.join(found.faults)}."
             f" All numbers are in {comparison}."

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from vit2onnx.errors import InputError
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
-from vit2onnx.onnx_file import passport_beside, sample_beside
+from vit2onnx.onnx_file import withdraw_passport
 from vit2onnx.parity.preprocessing import judge_preprocessing
+from vit2onnx.parity.verdict import numbers_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -18,14 +19,12 @@ if TYPE_CHECKING:
 
 def judge(comparison: Path, limits: Mapping[str, Mapping[str, Any]], verdict: Path) -> None:
     measured = json.loads(comparison.read_text())
-    numbers = {name: limit["limit"] for name, limit in limits.items()}
+    numbers = numbers_of(limits)
     found = judge_preprocessing(measured["differences"], numbers)
     faults = [finding.sentence for finding in found if not finding.passed]
     if faults:
-        # Of an earlier run, in which it passed.
         for graph in comparison.parent.glob("*.onnx"):
-            for left in (passport_beside(graph), sample_beside(graph)):
-                left.unlink(missing_ok=True)
+            withdraw_passport(graph)
         raise InputError(
             f"{measured['variant']}: the preprocessing is not at parity: {'; '.join(faults)}."
             f" All numbers are in {comparison}."

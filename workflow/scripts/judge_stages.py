@@ -9,6 +9,7 @@ from vit2onnx.errors import InputError
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.divergence import judge_stages
+from vit2onnx.parity.verdict import numbers_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def judge(ledger: Path, limits: Mapping[str, Mapping[str, Any]], verdict: Path) -> None:
     found = json.loads(ledger.read_text())
-    if faults := judge_stages(found, {name: limit["limit"] for name, limit in limits.items()}):
+    if faults := judge_stages(found, numbers_of(limits)):
         raise InputError(
             f"The stages of {found['variant']}/{found['export']}.onnx are not at parity: {'; '.join(faults)}."
             f" All numbers are in {ledger}."

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.files import atomic, read_arrays, write_arrays
+from vit2onnx.files import atomic, open_arrays, write_arrays
 from vit2onnx.logs import logging_to
-from vit2onnx.parity.verdict import judge
+from vit2onnx.parity.verdict import judge, numbers_of
 from vit2onnx.passport import limits_of, passport_of, sample_of
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -31,8 +31,8 @@ def write_passport(
     passport: Path,
 ) -> None:
     measured = json.loads(comparison.read_text())
-    inputs = read_arrays(pixel_values)
-    recorded = sample_of(export, inputs, read_arrays(reference))
+    with open_arrays(pixel_values) as inputs, open_arrays(reference) as features:
+        recorded = sample_of(export, inputs, features)
     write_arrays(sample, recorded)
     found = passport_of(
         spec,
@@ -58,5 +58,5 @@ if __name__ == "__main__":
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
             ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
             **files,
-            limits={name: limit["limit"] for name, limit in snakemake.params.limits.items()},
+            limits=numbers_of(snakemake.params.limits),
         )
