@@ -40,7 +40,7 @@ def compare(images: Features) -> Callable[..., tuple[Features, Features]]:
         arch = spine.spec.architecture
         if arch not in known:
             theirs = transformers_model.features(spine.spec, spine.checkpoints["meta"], images)
-            known[arch] = inference.features(spine.model_file, images), theirs
+            known[arch] = inference.features(*open_model(spine.model_file), images), theirs
         return known[arch]
 
     return run
@@ -95,7 +95,7 @@ def test_parts_one_by_one_are_the_whole(spines, compare, images: Features, name:
 def test_stages_are_those_of_the_features(spines, compare, images: Features, name: str):
     spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
     found = {}
-    for key, value in inference.stages(spine.model_file, images["noise"], {}):
+    for key, value in inference.stages(*open_model(spine.model_file), images["noise"], {}):
         # Whoever takes what is yielded does not compute in double precision because of it.
         assert not jax.config.jax_enable_x64
         assert str(value.dtype) == key.partition("/")[0]
@@ -110,7 +110,7 @@ def test_stages_are_those_of_the_features(spines, compare, images: Features, nam
 
 @pytest.mark.parametrize("run", ["features", "stages"])
 @pytest.mark.parametrize("name", ["vits16plus", "convnext_tiny"])
-def test_no_more_than_one_layer_is_in_memory(spines, monkeypatch, name: str, run: str):
+def test_no_more_than_one_layer_is_in_memory(spines, name: str, run: str):
     """Besides what is in none, which stays."""
     spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
     model, tensors = open_model(spine.model_file)
@@ -128,16 +128,14 @@ def test_no_more_than_one_layer_is_in_memory(spines, monkeypatch, name: str, run
 
         return replace(tensor, read=read)
 
-    monkeypatch.setattr(
-        inference, "open_model", lambda path: (model, {key: watched(tensor) for key, tensor in tensors.items()})
-    )
+    seen = {key: watched(tensor) for key, tensor in tensors.items()}
     before = sum(array.nbytes for array in jax.live_arrays())
     image = np.ones((3, 32, 32), np.float64)
     if run == "features":
-        inference.features(spine.model_file, {"one cell": image})
+        inference.features(model, seen, {"one cell": image})
     else:
         # The names only, because the arrays may be views of what JAX holds.
-        assert {key for key, _ in inference.stages(spine.model_file, image, {})}
+        assert {key for key, _ in inference.stages(model, seen, image, {})}
     # All in double precision, and room for the activations.
     largest, room = max(sizes.values()), max(1.1 * image.nbytes, 0.2 * max(sizes.values()))
     assert 2 * largest < most <= 2 * (outside + largest) + room
@@ -151,7 +149,7 @@ def test_unrounded_periods_are_a_switch_that_both_follow(spines, compare, images
     unrounded = type(rounded)(replace(rounded.spec, architecture=arch), tmp_path)
     unrounded.checkpoints = {"meta": rounded.checkpoints[layout]}
     theirs = transformers_model.features(unrounded.spec, unrounded.checkpoints["meta"], images)
-    ours = inference.features(unrounded.model_file, images)
+    ours = inference.features(*open_model(unrounded.model_file), images)
     for precision, limit in LIMITS.items():
         found = ours[f"{precision}/noise"]
         np.testing.assert_allclose(found, theirs[f"{precision}/noise"], rtol=0, atol=limit)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vit2onnx import inference
-from vit2onnx.archive import leaf_names
+from vit2onnx.archive import leaf_names, open_model
 from vit2onnx.models import Model, build
 from vit2onnx.models.layers import Mlp, SwiGlu
 from vit2onnx.references import transformers_model
@@ -38,7 +38,7 @@ def images() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def ours(tiny_model_file: Path, images: Features) -> Features:
-    return inference.features(tiny_model_file, images)
+    return inference.features(*open_model(tiny_model_file), images)
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def reference(tiny_spec: VariantSpec, tiny_checkpoint: Path, pixel_values: Featu
 @pytest.fixture(scope="module")
 def equinox(tiny_model_file: Path, pixel_values: Features) -> ByKind:
     named = {str(case): x for case, x in pixel_values.items()}
-    return by_kind(inference.features(tiny_model_file, named, NATIVE))
+    return by_kind(inference.features(*open_model(tiny_model_file), named, NATIVE))
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_published_features_are_held_against_every_implementation(
         "spec": replace(tiny_spec, golden=published),
         "pixel_values": {GOLDEN: image},
         "references": {"transformers": reference},
-        "equinox": by_kind(inference.features(tiny_model_file, {str(GOLDEN): image})),
+        "equinox": by_kind(inference.features(*open_model(tiny_model_file), {str(GOLDEN): image})),
     }
     found = compare(graph, **given)
     seen = {row["subject"] for row in found["differences"] if row["other"] == "published"}

@@ -52,7 +52,7 @@ def test_release_is_at_parity_at_full_width(spec: VariantSpec, tmp_path: Path):
     images = {str(case): rng.standard_normal((3, case.height, case.width), np.float32) for case in CASES}
     reference = by_kind(transformers_model.features(spec, checkpoint, images, native=[str(CASES[0])]))
     checkpoint.unlink()
-    equinox = by_kind(inference.features(model, images, native=[str(CASES[0])]))
+    equinox = by_kind(inference.features(*open_model(model), images, native=[str(CASES[0])]))
     pixel_values = {Case.parse(case): image for case, image in images.items()}
     for export in EXPORTS:
         graph = tmp_path / f"{export.name}.onnx"

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vit2onnx.archive import open_model
 from vit2onnx.cases import of_first_image
 from vit2onnx.files import read_arrays, write_arrays
 from vit2onnx.inference import features
@@ -17,7 +18,7 @@ def run_equinox(model: Path, pixel_values: Path, found: Path, *, threads: int) -
     # Read by XLA when it first runs something; it has no other setting for this.
     os.environ["NPROC"] = str(threads)
     cases = read_arrays(pixel_values)
-    write_arrays(found, features(model, cases, native=of_first_image(cases)))
+    write_arrays(found, features(*open_model(model), cases, native=of_first_image(cases)))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vit2onnx.archive import open_model
 from vit2onnx.cases import layer_inputs
 from vit2onnx.files import open_arrays, write_arrays
 from vit2onnx.inference import stages
@@ -19,7 +20,7 @@ def run_equinox_stages(
     # Read by XLA when it first runs something; it has no other setting for this.
     os.environ["NPROC"] = str(threads)
     with open_arrays(pixel_values) as images, open_arrays(reference) as arrays:
-        write_arrays(found, stages(model, images[case], layer_inputs(arrays)))
+        write_arrays(found, stages(*open_model(model), images[case], layer_inputs(arrays)))
 
 
 if __name__ == "__main__":
