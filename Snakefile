@@ -26,6 +26,7 @@ include: "workflow/rules/compare.smk"
 include: "workflow/rules/preprocessing.smk"
 include: "workflow/rules/stages.smk"
 include: "workflow/rules/judge.smk"
+include: "workflow/rules/self_test.smk"
 include: "workflow/rules/passport.smk"
 include: "workflow/rules/report.smk"
 

@@ -19,7 +19,8 @@ from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.mapping import map_model
 from vit2onnx.models import Model
-from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, read_variants
+from vit2onnx.self_test.chain import shrink
+from vit2onnx.variants import VariantSpec, read_variants
 
 # Models are so small that more threads only wait for each other.
 torch.set_num_threads(1)
@@ -70,14 +71,6 @@ class Spine:
     def model(self) -> Model:
         """The inference model, loaded."""
         return load_model(self.model_file)
-
-
-def shrink(spec: VariantSpec) -> VariantSpec:
-    """The variant with all that sets it apart from the others, but narrow and shallow."""
-    arch = spec.architecture
-    if isinstance(arch, ConvNeXtArchitecture):
-        return replace(spec, architecture=replace(arch, embed_dims=(8, 12, 16, 20), depths=(1, 1, 2, 1)))
-    return replace(spec, architecture=replace(arch, embed_dim=2 * arch.head_dim, depth=2, num_heads=2, ffn_hidden=96))
 
 
 @pytest.fixture(scope="session")

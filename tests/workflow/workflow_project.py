@@ -26,7 +26,10 @@ def make_tiny_project(project: Path) -> None:
     )
     edit_config(project, lambda config: config.update(variants=[TINY]))
     edit_config(project, lambda config: [config["images"].pop(name) for name in ("astronaut", "chelsea")])
-    edit_config(project, lambda config: config["parity"].update(sizes=[[48, 112], [50, 34]], batch_sizes=[1, 3]))
+    edit_config(
+        project,
+        lambda config: config["parity"].update(sizes=[[48, 112], [50, 34]], batch_sizes=[1, 3], self_test=False),
+    )
 
 
 def add_variant(project: Path, name: str, *, like: str, architecture: dict[str, object]) -> None:

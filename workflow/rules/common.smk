@@ -126,6 +126,9 @@ def everything_asked_for():
     per_graph = ["{export}.onnx", "{export}.passport.json"]
     if config["parity"]["stages"]:
         per_graph.append("parity/{export}.stages.verdict.json")
+    per_run = ["summary.csv", "summary.html"]
+    if config["parity"]["self_test"]:
+        per_run.append("self_test.verdict.json")
     per_variant = ["parity.html"]
     if config["weights"] == "official":
         per_variant.append(LICENCE_FILE)
@@ -134,6 +137,5 @@ def everything_asked_for():
             "<results>/{variant}/{file}", variant=config["variants"], file=expand(per_graph, export=config["exports"])
         ),
         *expand("<results>/{variant}/{file}", variant=config["variants"], file=per_variant),
-        "<results>/summary.csv",
-        "<results>/summary.html",
+        *expand("<results>/{file}", file=per_run),
     ]

@@ -1,0 +1,52 @@
+"""The self-test passes if every fault is caught and placed and no healthy model is flagged."""
+
+from typing import Any
+
+import pytest
+
+from vit2onnx.self_test.verdict import judge_self_test
+
+FAULT = {
+    "fault": "epsilon",
+    "planted_in": "model",
+    "model": "ViT",
+    "stage": "norm",
+    "caught": True,
+    "named_stage": "norm",
+    "between": "equinox and transformers",
+    "passed": True,
+}
+HEALTHY = {"model": "ViT", "seed": 3, "flagged": []}
+
+
+def result(fault: dict[str, Any] | None = None, healthy: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"faults": [FAULT | (fault or {})], "healthy": [HEALTHY | (healthy or {})]}
+
+
+def test_all_caught_and_none_flagged_passes():
+    assert judge_self_test(result()) == []
+
+
+@pytest.mark.parametrize(
+    "found, sentence",
+    [
+        (result({"caught": False, "passed": False}), "epsilon (model, ViT) passes"),
+        (
+            result({"caught": False, "passed": False, "model": None, "planted_in": "preprocessing"}),
+            "epsilon (preprocessing) passes",
+        ),
+        (
+            result({"named_stage": "patch_embed", "passed": False}),
+            "epsilon (model, ViT) is placed at patch_embed, equinox and transformers, instead of at norm",
+        ),
+        (
+            result({"named_stage": None, "between": None, "passed": False}),
+            "epsilon (model, ViT) is placed nowhere instead of at norm",
+        ),
+        (result(healthy={"flagged": ["too far", "x"]}), "healthy ViT, seed 3, is flagged: too far"),
+        ({"faults": [], "healthy": [HEALTHY]}, "nothing was tested"),
+        ({"faults": [FAULT], "healthy": []}, "nothing was tested"),
+    ],
+)
+def test_what_is_wrong_is_said(found: dict[str, Any], sentence: str):
+    assert judge_self_test(found) == [sentence]

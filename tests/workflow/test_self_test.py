@@ -1,0 +1,66 @@
+"""The self-test as a user runs it: every fault is caught and placed, no healthy model is flagged."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workflow_project import make_tiny_project, snakemake
+
+from vit2onnx.self_test import MODELS
+from vit2onnx.self_test.faults import IN_CHAIN, IN_PREPROCESSING
+
+FAULTS = [*IN_CHAIN, *IN_PREPROCESSING]
+SEEDS = 20
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the self-test has run."""
+    project = tmp_path_factory.mktemp("self_test")
+    make_tiny_project(project)
+    snakemake(project, "self_test")
+    return project
+
+
+@pytest.fixture(scope="module")
+def result(project: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((project / "results/synthetic/self_test.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("index", range(len(FAULTS)), ids=[f"{f.planted_in}: {f.name}" for f in FAULTS])
+def test_a_planted_fault_is_caught_and_placed(result: dict[str, Any], index: int) -> None:
+    row = result["faults"][index]
+    assert (row["fault"], row["planted_in"]) == (FAULTS[index].name, FAULTS[index].planted_in)
+    assert row["caught"]
+    assert row["named_stage"] == row["stage"]
+    assert row["passed"]
+    assert row["measured"] > row["limit"]
+    if row["model"]:
+        # By far: measured 155 at least.
+        assert row["floors"] > 100
+
+
+def test_healthy_models_are_not_flagged(result: dict[str, Any]) -> None:
+    healthy = result["healthy"]
+    assert [(row["model"], row["seed"]) for row in healthy] == [(m, seed) for m in MODELS for seed in range(SEEDS)]
+    assert [row for row in healthy if row["flagged"]] == []
+    # Not the same weights again and again. Measured 4.1e-6, 0.98 and 1.6 at most.
+    assert len({row["max_abs"] for row in healthy}) > SEEDS / 2
+    assert max(row["max_abs"] for row in healthy) < 1e-5
+    assert max(row["truth_ratio"] for row in healthy) < 1.5
+    assert max(row["floors"] for row in healthy) < 2.5
+
+
+def test_no_row_is_lost_in_the_table(project: Path, result: dict[str, Any]) -> None:
+    with (project / "results/synthetic/self_test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["fault"] for row in rows] == [fault.name for fault in FAULTS]
+    assert len(rows) == len(result["faults"])
+
+
+def test_nothing_is_left_to_do(project: Path) -> None:
+    assert re.search("Nothing to be done", snakemake(project, "self_test", "--workflow-profile", "none"))

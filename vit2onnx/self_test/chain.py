@@ -1,0 +1,157 @@
+"""Everything between a checkpoint and its verdict, for a small model, so that a fault can be planted anywhere in it."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from vit2onnx import inference
+from vit2onnx.archive import open_model, read_archive, write_model
+from vit2onnx.cases import Case, layer_inputs
+from vit2onnx.checkpoints.convert import convert_checkpoint
+from vit2onnx.checkpoints.fetch import fetch_synthetic
+from vit2onnx.exporting.graph import trace, write
+from vit2onnx.exporting.metadata import metadata_of
+from vit2onnx.exporting.stages import write_stages
+from vit2onnx.mapping import map_model
+from vit2onnx.models import Model
+from vit2onnx.parity.comparison import by_kind, compare_outputs
+from vit2onnx.parity.divergence import Divergence, first_divergence, judge_stages
+from vit2onnx.parity.stage_graphs import run_stage_graphs
+from vit2onnx.parity.stages import make_ledger
+from vit2onnx.parity.verdict import Verdict, judge, truth_ratio
+from vit2onnx.references import transformers_model
+from vit2onnx.variants import ConvNeXtArchitecture, ExportSpec, VariantSpec
+
+EXPORT = ExportSpec("dynamic", batch=None, height=None, width=None, opset=23)
+LAYOUT = "meta"
+GRAPHS = ("exported", "accumulated", "injected")
+
+Tensors = Mapping[str, np.ndarray]
+
+
+def shrink(spec: VariantSpec) -> VariantSpec:
+    """The variant with all that sets it apart from the others, but narrow and shallow."""
+    arch = spec.architecture
+    if isinstance(arch, ConvNeXtArchitecture):
+        return replace(spec, architecture=replace(arch, embed_dims=(8, 12, 16, 20), depths=(1, 1, 2, 1)))
+    return replace(spec, architecture=replace(arch, embed_dim=2 * arch.head_dim, depth=2, num_heads=2, ffn_hidden=96))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the checks say of a chain: the verdict on its graph, the ledger of its stages, and what is wrong in that."""
+
+    comparison: Mapping[str, Any]
+    verdict: Verdict
+    ledger: Mapping[str, Any]
+    stage_faults: Sequence[str]
+
+    def divergence(self, mode: str = "injected") -> Divergence | None:
+        """The first stage at which two implementations part."""
+        return first_divergence(self.ledger["stages"], mode, self.ledger["noise_floors"])
+
+    @property
+    def floors(self) -> float | None:
+        """The largest difference between two implementations at a stage of a layer, in noise floors."""
+        found = [row["floors"] for row in self.ledger["stages"] if row["mode"] == "injected"]
+        return None if None in found else max(found)
+
+    @property
+    def max_abs(self) -> float | None:
+        """The largest difference between the graph and the reference."""
+        pair = ("onnx", "transformers")
+        found = [r["max_abs"] for r in self.comparison["differences"] if (r["subject"], r["other"]) == pair]
+        return None if None in found else max(found)
+
+    @property
+    def truth_ratio(self) -> float:
+        """The graph's distance from double precision as a multiple of the reference's own."""
+        return truth_ratio(self.comparison)
+
+
+class Chain:
+    """A small model with synthetic weights: its checkpoint, reference, Equinox model and graphs, all in a folder.
+
+    `images` are inputs [3, height, width] by case; stages are those of the first. `limits` are the numbers of the
+    config. The graphs hold no weights, which stay in model.eqx beside them.
+    """
+
+    def __init__(
+        self, spec: VariantSpec, seed: int, folder: Path, images: Mapping[Case, np.ndarray], limits: Mapping[str, float]
+    ):
+        self.spec, self.folder, self.limits = spec, folder, limits
+        self.images = {str(case): image for case, image in images.items()}
+        self.image = next(iter(self.images.values()))
+        folder.mkdir()
+        self.checkpoint = folder / "checkpoint.pth"
+        self.record = fetch_synthetic(spec, self.checkpoint, seed=seed, layout=LAYOUT)
+        archive = folder / "archive.tar.lz4"
+        convert_checkpoint(spec, self.checkpoint, archive, folder / "ledger.csv")
+        write_model(folder / "model.eqx", spec, map_model(spec, read_archive(archive, spec)))
+        self.model, self.tensors = open_model(folder / "model.eqx")
+        self.reference = dict(transformers_model.stages(spec, self.checkpoint, self.image))
+        self.reference_features = by_kind(transformers_model.features(spec, self.checkpoint, self.images))
+        self.inputs = layer_inputs(self.reference)
+
+    def export(self, model: Model, folder: Path) -> None:
+        """Write a model's graph and the two that show its stages, beside the file of its weights."""
+        weights = folder / "model.eqx"
+        _, tensors = open_model(weights)
+        exported, accumulated, injected = (folder / f"{name}.onnx" for name in GRAPHS)
+        graph = trace(model, self.spec, EXPORT)
+        metadata = metadata_of(self.spec, EXPORT, self.record, "")
+        write(graph, exported, EXPORT, metadata, tensors, weights=weights, external=True)
+        names = {"exported": exported, "accumulated": accumulated, "injected": injected}
+        write_stages(model, self.spec, EXPORT, tensors, weights=weights, **names)
+
+    def examine(
+        self,
+        folder: Path,
+        *,
+        graphs: Path | None = None,
+        model: Model | None = None,
+        weights: Tensors | None = None,
+        graph: Callable[[onnx.ModelProto], None] | None = None,
+    ) -> Outcome:
+        """What the checks say of the chain with another `model` of the same parameters, other `weights` of it, or a
+        change of its `graph`.
+
+        What this makes goes to `folder`. Where the model is the same, `graphs` may be a folder that has its graphs.
+        """
+        folder.mkdir(exist_ok=True)
+        if folder != self.folder:
+            values = {name: tensor.read() for name, tensor in self.tensors.items()} | dict(weights or {})
+            write_model(folder / "model.eqx", self.spec, values.items())
+        _, tensors = open_model(folder / "model.eqx")
+        if model is not None or graphs is None:
+            self.export(model or self.model, folder)
+        elif graphs != folder:
+            for name in GRAPHS:
+                shutil.copyfile(graphs / f"{name}.onnx", folder / f"{name}.onnx")
+        exported, accumulated, injected = (folder / f"{name}.onnx" for name in GRAPHS)
+        if graph:
+            for path in (exported, accumulated, injected):
+                proto = onnx.load(path, load_external_data=False)
+                graph(proto)
+                onnx.save(proto, path)
+        ours = model or self.model
+        equinox = dict(inference.stages(ours, tensors, self.image, self.inputs))
+        comparison = compare_outputs(
+            self.spec,
+            EXPORT,
+            exported,
+            {Case.parse(case): image for case, image in self.images.items()},
+            {"transformers": self.reference_features},
+            by_kind(inference.features(ours, tensors, self.images)),
+            batch_sizes=[len(self.images)],
+            threads=1,
+        )
+        found = run_stage_graphs(accumulated, injected, self.image, self.inputs, threads=1)
+        stages = {"transformers": self.reference, "equinox": equinox, "onnx": found}
+        ledger = make_ledger({"variant": self.spec.name}, stages, self.limits["noise_floors"])
+        return Outcome(comparison, judge(comparison, self.limits), ledger, judge_stages(ledger, self.limits))

@@ -1,0 +1,148 @@
+"""Plant every fault in turn, run healthy models beside, and note what the checks say of each."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vit2onnx.cases import Case
+from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.errors import InputError
+from vit2onnx.images import preprocess
+from vit2onnx.parity.metrics import finite
+from vit2onnx.parity.preprocessing import compare_preprocessing, judge_preprocessing
+from vit2onnx.parity.verdict import Finding
+from vit2onnx.references.preprocessing import preparations, published_constants
+from vit2onnx.self_test import MODELS
+from vit2onnx.self_test.chain import Chain, Outcome, shrink
+from vit2onnx.self_test.faults import (
+    IN_CHAIN,
+    IN_PREPROCESSING,
+    PREPARED,
+    InChain,
+    InModel,
+    InPreprocessing,
+    InWeights,
+    Prepare,
+)
+from vit2onnx.variants import VariantSpec
+
+# Height and width, neither square nor multiples of the patch.
+SIZE = (70, 101)
+
+Limits = Mapping[str, float]
+Photographs = Mapping[str, Image.Image]
+
+
+def plant_faults(
+    specs: Mapping[str, VariantSpec],
+    photographs: Photographs,
+    limits: Limits,
+    preprocessing_limits: Limits,
+    seeds: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """Rows on every fault, and on healthy models of so many seeds each, as plain data.
+
+    `specs` are those of the released variants, which are made small. `folder` takes what is written on the way. Raises
+    `InputError` if a variant is missing.
+    """
+    if missing := [variant for variant in MODELS.values() if variant not in specs]:
+        raise InputError(
+            f"The self-test needs {', '.join(missing)} in config/variants; put them back, or do not ask for it."
+        )
+    rows: dict[Any, dict[str, Any]] = {}
+    healthy = []
+    for number, (model, variant) in enumerate(MODELS.items()):
+        spec = shrink(specs[variant])
+        images = {Case(name, *SIZE): preprocess(one, *SIZE, spec.preprocessing) for name, one in photographs.items()}
+        chains = [Chain(spec, seed, folder / f"model_{number}.seed_{seed}", images, limits) for seed in range(seeds)]
+        for seed, chain in enumerate(chains):
+            # The graphs hold no weights, so that one export serves all seeds.
+            healthy.append(
+                healthy_row(model, seed, chain.examine(chain.folder, graphs=chains[0].folder if seed else None))
+            )
+        for fault in IN_CHAIN:
+            if fault.model == model:
+                rows[fault] = chain_row(fault, examine(chains[0], fault, folder / f"fault_{len(rows)}"))
+    rows |= {fault: preprocessing_row(fault, spec, photographs, preprocessing_limits) for fault in IN_PREPROCESSING}
+    return {
+        "limits": dict(limits),
+        "faults": [rows[fault] for fault in (*IN_CHAIN, *IN_PREPROCESSING)],
+        "healthy": healthy,
+    }
+
+
+def examine(chain: Chain, fault: InChain, folder: Path) -> Outcome:
+    """What the checks say of a healthy chain, whose graphs are made already, with a fault."""
+    if isinstance(fault, InModel):
+        return chain.examine(folder, model=fault.plant(chain.model))
+    if isinstance(fault, InWeights):
+        ours = {name: tensor.read() for name, tensor in chain.tensors.items()}
+        theirs = {name: tensor.read() for name, tensor in open_checkpoint(chain.checkpoint).items()}
+        return chain.examine(folder, graphs=chain.folder, weights=fault.plant(ours, theirs))
+    return chain.examine(folder, graphs=chain.folder, graph=fault.change)
+
+
+def chain_row(fault: InChain, outcome: Outcome) -> dict[str, Any]:
+    """Whether the verdict catches a fault, and whether the stages place it right."""
+    found = outcome.divergence()
+    right = found is not None and (found.stage, found.subject, found.other) == (fault.stage, *fault.between)
+    row = {"fault": fault.name, "planted_in": fault.planted_in, "model": fault.model, "stage": fault.stage}
+    row |= caught_by(outcome.verdict.findings) | {
+        "named_stage": found.stage if found else None,
+        "between": f"{found.subject} and {found.other}" if found else None,
+        "floors": found.floors if found else None,
+    }
+    return row | {"passed": row["caught"] and right}
+
+
+def preprocessing_row(
+    fault: InPreprocessing, spec: VariantSpec, photographs: Photographs, limits: Limits
+) -> dict[str, Any]:
+    """Whether a fault in the preparation of photographs is caught, which is placed by that, for no model sees it."""
+    row = {"fault": fault.name, "planted_in": fault.planted_in, "model": None, "stage": PREPARED}
+    row |= caught_by(judge_with(fault.plant, spec, photographs, limits))
+    return row | {
+        "named_stage": PREPARED if row["caught"] else None,
+        "between": "ours and publisher" if row["caught"] else None,
+        "floors": None,
+        "passed": row["caught"],
+    }
+
+
+def judge_with(prepare: Prepare, spec: VariantSpec, photographs: Photographs, limits: Limits) -> Sequence[Finding]:
+    """The findings on a way to prepare photographs."""
+
+    def ours(image: Image.Image, height: int, width: int) -> np.ndarray:
+        return prepare(image, height, width, spec.preprocessing)
+
+    _, std = published_constants(spec)
+    return judge_preprocessing(
+        compare_preprocessing(photographs.items(), [SIZE], ours, preparations(spec), std), limits
+    )
+
+
+def caught_by(findings: Sequence[Finding]) -> dict[str, Any]:
+    """The first finding that did not pass, if there is one."""
+    by = next((finding for finding in findings if not finding.passed), None)
+    return {
+        "caught": by is not None,
+        "caught_by": by and by.sentence.rpartition(":")[0],
+        "measured": finite(np.float64(by.measured)) if by else None,
+        "limit": by and by.limit,
+    }
+
+
+def healthy_row(model: str, seed: int, outcome: Outcome) -> dict[str, Any]:
+    """What the checks say of a model without a fault, which should be nothing."""
+    return {
+        "model": model,
+        "seed": seed,
+        "flagged": [*outcome.verdict.faults, *outcome.stage_faults],
+        "max_abs": outcome.max_abs,
+        "truth_ratio": finite(np.float64(outcome.truth_ratio)),
+        "floors": outcome.floors,
+    }

@@ -1,0 +1,22 @@
+"""Pass or fail of the self-test. Standard library only."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def judge_self_test(result: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the checks: faults that pass or are misplaced, and healthy models that are flagged."""
+    sentences = []
+    if not result["faults"] or not result["healthy"]:
+        sentences.append("nothing was tested")
+    for row in result["faults"]:
+        what = f"{row['fault']} ({row['planted_in']}{', ' + row['model'] if row['model'] else ''})"
+        if not row["caught"]:
+            sentences.append(f"{what} passes")
+        elif not row["passed"]:
+            where = f"at {row['named_stage']}, {row['between']}," if row["named_stage"] else "nowhere"
+            sentences.append(f"{what} is placed {where} instead of at {row['stage']}")
+    for row in result["healthy"]:
+        if row["flagged"]:
+            sentences.append(f"healthy {row['model']}, seed {row['seed']}, is flagged: {row['flagged'][0]}")
+    return sentences

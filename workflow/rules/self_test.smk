@@ -1,0 +1,97 @@
+"""Put the checks to the test: plant faults in small models, and see that each is caught and named where it is."""
+
+from vit2onnx.self_test import MODELS
+
+
+rule self_test:
+    input:
+        "<results>/self_test.html",
+        "<results>/self_test.verdict.json",
+
+
+rule plant_faults:
+    input:
+        # Whatever photographs are compared, because these are known to show the faults.
+        photographs=["resources/images/chelsea.jpg", "resources/images/coffee.jpg"],
+    output:
+        result="<results>/self_test.json",
+        table=report(
+            "<results>/self_test.csv",
+            caption="../report/self_test.rst",
+            category="Self-test",
+            labels={"file": "planted faults (CSV)"},
+        ),
+    log:
+        "<logs>/plant_faults.log",
+    benchmark:
+        "<benchmarks>/plant_faults.tsv"
+    conda:
+        "../../envs/self_test.yaml"
+    threads: 1
+    resources:
+        mem_mb=2500,
+    params:
+        specs={name: VARIANTS[name] for name in MODELS.values() if name in VARIANTS},
+        # Of healthy models, each.
+        seeds=20,
+        limits=config["parity"]["limits"],
+        preprocessing_limits=config["parity"]["preprocessing"],
+        code=code_digest(
+            *("self_test", "archive", "cases", "checkpoints", "exporting", "files", "images", "inference", "keytable"),
+            *("mapping", "models", "onnx_file", "parity", "references", "runtime", "variants"),
+        ),
+    message:
+        "Planting faults in small models, to test the checks"
+    script:
+        "../scripts/plant_faults.py"
+
+
+rule render_self_test:
+    input:
+        result="<results>/self_test.json",
+    output:
+        page=report(
+            "<results>/self_test.html",
+            caption="../report/self_test.rst",
+            category="Self-test",
+            labels={"file": "page"},
+        ),
+    log:
+        "<logs>/render_self_test.log",
+    benchmark:
+        "<benchmarks>/render_self_test.tsv"
+    # Evidence before the gate, whose failure ends the run.
+    priority: 1
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        code=code_digest("reporting", "self_test", "files"),
+    message:
+        "Rendering the page on the self-test"
+    script:
+        "../scripts/render_self_test.py"
+
+
+rule judge_self_test:
+    input:
+        result="<results>/self_test.json",
+    output:
+        verdict="<results>/self_test.verdict.json",
+    log:
+        "<logs>/judge_self_test.log",
+    benchmark:
+        "<benchmarks>/judge_self_test.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+    params:
+        code=code_digest("self_test", "files"),
+    message:
+        "Judging the self-test"
+    script:
+        "../scripts/judge_self_test.py"

@@ -1,0 +1,28 @@
+"""Judge the self-test and fail the run if the checks are at fault."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit2onnx.errors import InputError
+from vit2onnx.files import atomic
+from vit2onnx.logs import logging_to
+from vit2onnx.self_test.verdict import judge_self_test
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def judge(result: Path, verdict: Path) -> None:
+    if faults := judge_self_test(json.loads(result.read_text())):
+        raise InputError(
+            f"The checks do not pass their own test: {'; '.join(faults)}. If parity.limits were loosened, this is what"
+            f" they let pass: tighten them, or set parity.self_test to false. All rows are in {result}."
+        )
+    with atomic(verdict) as new:
+        new.write_text(json.dumps({"passed": True}) + "\n")
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        judge(Path(snakemake.input.result), Path(snakemake.output.verdict))

@@ -1,0 +1,61 @@
+"""Plant faults in small models and note what the checks say."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from vit2onnx.files import atomic
+from vit2onnx.images import load_image
+from vit2onnx.logs import logging_to
+from vit2onnx.parity.verdict import numbers_of
+from vit2onnx.self_test.planting import plant_faults
+from vit2onnx.variants import VariantSpec
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def plant(
+    specs: Mapping[str, Mapping[str, Any]],
+    photographs: Sequence[Path],
+    limits: Mapping[str, Mapping[str, Any]],
+    preprocessing_limits: Mapping[str, Mapping[str, Any]],
+    result: Path,
+    table: Path,
+    *,
+    seeds: int,
+    threads: int,
+) -> None:
+    torch.set_num_threads(threads)
+    with TemporaryDirectory() as folder:
+        found = plant_faults(
+            {name: VariantSpec.from_mapping(name, spec) for name, spec in specs.items()},
+            {path.stem: load_image(path) for path in photographs},
+            numbers_of(limits),
+            numbers_of(preprocessing_limits),
+            seeds,
+            Path(folder),
+        )
+    with atomic(result) as new:
+        new.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    with atomic(table) as new:
+        pd.DataFrame(found["faults"]).to_csv(new, index=False)
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        plant(
+            snakemake.params.specs,
+            [Path(path) for path in snakemake.input.photographs],
+            snakemake.params.limits,
+            snakemake.params.preprocessing_limits,
+            Path(snakemake.output.result),
+            Path(snakemake.output.table),
+            seeds=snakemake.params.seeds,
+            threads=snakemake.threads,
+        )

@@ -1,0 +1,24 @@
+"""Render the page on the self-test."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit2onnx.reporting.self_test import self_test_page
+
+from vit2onnx.files import atomic
+from vit2onnx.logs import logging_to
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def render_self_test(result: Path, page: Path) -> None:
+    html = self_test_page(json.loads(result.read_text()))
+    with atomic(page) as new:
+        new.write_text(html)
+
+
+if __name__ == "__main__":
+    with logging_to(snakemake.log[0]):
+        render_self_test(Path(snakemake.input.result), Path(snakemake.output.page))
