@@ -52,14 +52,6 @@ def summary_row(comparison: Mapping[str, Any], limits: Mapping[str, float], size
     }
 
 
-def _worst_place(rows: pd.DataFrame) -> str:
-    if rows.empty:
-        return ""
-    row = rows.loc[rows["max_abs"].fillna(float("inf")).idxmax()]
-    token = f"{row['group']} {row['token']}" if pd.isna(row["row"]) else f"patch {row['row']:.0f},{row['column']:.0f}"
-    return f"{row['image']} {row['height']}x{row['width']}, batch {row['batch']}, {token}"
-
-
 def summarise(graphs: Mapping[Path, Path], limits: Mapping[str, Mapping[str, Any]], weights: str) -> pd.DataFrame:
     """One row per graph, from its comparison: `graphs` maps each comparison to the graph.
 
