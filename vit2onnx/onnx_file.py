@@ -23,7 +23,8 @@ LICENCE_FILE = "LICENSE.md"
 PASSPORT_FORMAT = 1
 
 # Field numbers.
-MODEL_GRAPH, MODEL_METADATA, GRAPH_NODE, GRAPH_INITIALIZER = 7, 14, 1, 5
+MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, GRAPH_NODE, GRAPH_INITIALIZER = 7, 8, 14, 1, 5
+OPSET_DOMAIN, OPSET_VERSION = 1, 2
 TENSOR_DIMS, TENSOR_NAME, TENSOR_RAW_DATA, TENSOR_EXTERNAL_DATA = 1, 8, 9, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 CHUNK = 1 << 20
@@ -105,6 +106,12 @@ def metadata(path: Path) -> dict[str, str]:
         return dict(_entry(file, *place) for place in _fields(file, 0, size, MODEL_METADATA))
 
 
+def operator_sets(path: Path) -> dict[str, int]:
+    """The operator sets that an ONNX file needs: version by domain, ONNX's own under "". Raises `InputError`."""
+    with _opened(path) as (file, size):
+        return dict(_operator_set(file, *place) for place in _fields(file, 0, size, MODEL_OPSET))
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
     try:
@@ -133,6 +140,14 @@ def _entry(file: IO[bytes], start: int, end: int) -> tuple[str, str]:
         [_text(file, *place) for place in _fields(file, start, end, number)] for number in (ENTRY_KEY, ENTRY_VALUE)
     )
     return key, value
+
+
+def _operator_set(file: IO[bytes], start: int, end: int) -> tuple[str, int]:
+    # An empty domain may be left out.
+    (domain,) = [_text(file, *place) for place in _fields(file, start, end, OPSET_DOMAIN)] or [""]
+    ((first, _),) = _fields(file, start, end, OPSET_VERSION)
+    file.seek(first)
+    return domain, _varint(file)
 
 
 def _fields(file: IO[bytes], start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:

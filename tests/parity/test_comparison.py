@@ -4,6 +4,8 @@ Faults are planted in the ONNX file and not in the features, so that everything 
 notice them. They are as small as faults are that do happen: an epsilon, an activation, one element of one tensor.
 """
 
+import csv
+import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +27,17 @@ from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.parity.comparison import (
+    MAX_ERROR_MAPS,
     RUNS,
     GraphRunner,
     by_kind,
     compare_features,
     compare_outputs,
     distribution,
+    error_maps,
     run_graph,
 )
+from vit2onnx.parity.tables import csv_of, flat_semantics
 from vit2onnx.parity.verdict import GRAPH_RUNS, judge
 from vit2onnx.references import transformers_model
 from vit2onnx.variants import ExportSpec, Golden, VariantSpec
@@ -561,3 +566,40 @@ def test_rows_say_what_was_compared_and_where(tiny_spec: VariantSpec, equinox):
     # Token 2 is the second register.
     assert (rows[1]["token"], rows[1]["channel"]) == (1, 7)
     assert [set(row) >= {"row", "column"} for row in rows] == [False, False, True, False]
+
+
+def test_the_worst_photographs_have_maps_of_their_error(tiny_spec: VariantSpec, equinox, healthy: Mapping[str, Any]):
+    single = equinox["float32"]
+    assert len(healthy["error_maps"]) == MAX_ERROR_MAPS
+    for found in healthy["error_maps"]:
+        assert (found["subject"], found["other"], found["batch"]) == ("onnx", "transformers", 1)
+        place = (found["image"], found["height"], found["width"])
+        (row,) = [
+            row
+            for row in healthy["differences"]
+            if (row["image"], row["height"], row["width"]) == place
+            and (row["subject"], row["other"], row["batch"], row["group"]) == ("onnx", "transformers", 1, "patches")
+        ]
+        grid = np.array(found["max_abs"])
+        assert grid.shape == (found["rows"], found["columns"]) == (place[1] // 16, place[2] // 16)
+        assert grid[row["row"], row["column"]] == grid.max() == pytest.approx(row["max_abs"], rel=5e-3)
+    # The size at which a photograph is worst, and no number where there is none.
+    small, large = Case("cat", 48, 112), Case("cat", 64, 32)
+    two = {small: single[CASES[0]], large: single[CASES[5]]}
+    (found,) = error_maps("a", "b", two, shifted(two, large, 5 + 3, 7, 0.5), tiny_spec, 1)
+    assert (found["height"], found["max_abs"][1][1]) == (64, pytest.approx(0.5, abs=1e-3))
+    (found,) = error_maps("a", "b", two, shifted(two, small, 5 + 9, 7, np.nan), tiny_spec, 1)
+    assert (found["height"], found["max_abs"][1][2], found["max_abs"][0][0]) == (48, None, 0)
+    assert error_maps("a", "b", {GOLDEN: single[CASES[0]]}, single, tiny_spec, 1) == []
+
+
+def test_maps_and_tables_are_plain_data(healthy: Mapping[str, Any]):
+    assert json.loads(json.dumps(healthy, allow_nan=False)) == healthy
+    table = list(csv.DictReader(io.StringIO(csv_of(healthy["differences"]))))
+    assert [float(row["max_abs"]) for row in table] == [row["max_abs"] for row in healthy["differences"]]
+    asked = list(csv.DictReader(io.StringIO(csv_of(flat_semantics(healthy["semantics"])))))
+    counts = [sum(row["question"] == name for row in asked) for name in ("neighbours", "matches", "worst_token")]
+    assert counts == [4 * 3, 3, 3]
+    unknown = [{"subject": "onnx", "other": "truth", "batch": 1, "finite": False, "neighbours": [], "matches": None}]
+    (row,) = flat_semantics([unknown[0] | {"subspaces": [], "worst_token": None}])
+    assert (row["finite"], row["question"]) == (False, "")

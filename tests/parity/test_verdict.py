@@ -308,7 +308,7 @@ def test_what_a_known_difference_leaves_unexplained_is_judged():
     for unexplained in (1.1e-5, None):
         comparison = healthy() | {"known_differences": [known | {"unexplained": unexplained}]}
         (fault,) = judge(comparison, LIMITS).faults
-        assert "max |difference| 2.5e-01 of which 2.5e-01 is expected; the rest" in fault
+        assert "max |difference| 2.5e-01, of which these periods explain 2.5e-01; what is left: " in fault
 
 
 def test_published_features_are_judged_where_they_were_compared():

@@ -27,6 +27,8 @@ LEVELS = (ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.
 RUNS = dict(zip(GRAPH_RUNS, LEVELS, strict=True))
 # The distribution of differences is told by these quantiles, by their names.
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+# So many photographs, the worst, have a map of their error; each takes some kilobytes, and a page shows no more.
+MAX_ERROR_MAPS = 6
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,37 @@ def distribution(subject: str, other: str, a: Features, b: Features, batch: int)
     }
 
 
+def error_maps(
+    subject: str, other: str, a: Features, b: Features, spec: VariantSpec, batch: int
+) -> list[dict[str, Any]]:
+    """Where in a photograph two implementations differ: one map per photograph, at the size where its worst patch is.
+
+    `max_abs` is a grid [rows][columns] of patches, each with its largest |difference| over all channels to three
+    digits, or `None` if that is not finite. The worst photographs come first, `MAX_ERROR_MAPS` at most. That whose
+    features are published is none of the user's.
+    """
+    arch = spec.architecture
+    worst: dict[str, tuple[float, Case, np.ndarray]] = {}
+    for case in a:
+        if case == GOLDEN:
+            continue
+        with np.errstate(invalid="ignore"):
+            delta = np.abs(a[case].astype(np.float64) - b[case])[arch.num_prefix :].max(axis=1)
+        largest = float(np.nan_to_num(delta, nan=np.inf).max())
+        if case.image not in worst or largest > worst[case.image][0]:
+            worst[case.image] = largest, case, delta
+    found = []
+    for _, case, delta in sorted(worst.values(), key=lambda one: (-one[0], one[1]))[:MAX_ERROR_MAPS]:
+        grid = delta.reshape(case.height // arch.patch_size, case.width // arch.patch_size)
+        rows, columns = grid.shape
+        found.append(
+            {"subject": subject, "other": other, **asdict(case), "batch": batch}
+            | {"rows": rows, "columns": columns, "patch_size": arch.patch_size}
+            | {"max_abs": [[float(f"{x:.3g}") if np.isfinite(x) else None for x in row] for row in grid]}
+        )
+    return found
+
+
 def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: int) -> Iterator[dict[str, Any]]:
     """Two rows, CLS and the first patch, on the image whose features are published; none without it."""
     if not spec.golden or GOLDEN not in features:
@@ -238,6 +271,7 @@ def compare_outputs(
     # What rounding alone does, to hold the graph's figures against.
     semantics = [compare_semantics(first, "truth", views[first], view(truth, prefix, patch), batch=1)]
     known: list[dict[str, Any]] = []
+    maps: list[dict[str, Any]] = []
     checks: list[Check] = []
     for run, level in RUNS.items():
         batches = batch_sizes if export.batch is None else [export.batch]
@@ -253,6 +287,8 @@ def compare_outputs(
                 known = [
                     row for name, one in references.items() for row in known_differences(name, found, one, equinox)
                 ]
+            if (run, batch) == (GRAPH_RUNS[0], batches[0]):
+                maps = error_maps(run, first, found, references[first]["float32"], spec, batch)
             # Other batches are near enough to the first for that, as the differences tell.
             if batch == batches[0]:
                 seen_by_users = view(found, prefix, patch) if found.keys() == pixel_values.keys() else None
@@ -273,4 +309,5 @@ def compare_outputs(
         "distributions": distributions,
         "semantics": semantics,
         "known_differences": known,
+        "error_maps": maps,
     }

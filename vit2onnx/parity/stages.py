@@ -1,7 +1,5 @@
 """Where drift begins: every stage of all implementations side by side, and the first at which two of them part."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +10,7 @@ import numpy as np
 from vit2onnx.cases import MODES
 from vit2onnx.parity.divergence import TRUTH, first_divergence
 from vit2onnx.parity.metrics import difference, finite
+from vit2onnx.parity.tables import csv_of
 
 # PARITY: no stage is taken to be known better than to one unit in the last place of its own scale. Rounding a value
 # once gives a quarter of it; where the reference happens to be exact, any other reading would be infinitely far off.
@@ -131,8 +130,4 @@ def make_ledger(about: Mapping[str, str], implementations: Mapping[str, Stages],
 
 def as_csv(ledger: Mapping[str, Any]) -> str:
     """The rows of a ledger as a table; what is not finite is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(StageRow.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(ledger["stages"])
-    return text.getvalue()
+    return csv_of(ledger["stages"])

@@ -60,7 +60,8 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
     for reference in references:
         for run in (*GRAPH_RUNS, "equinox"):
             rows = select(run, reference)
-            what = f"{run} - {reference}, max |difference|{_place(rows)}"
+            place = worst_place(rows)
+            what = f"{run} - {reference}, max |difference|" + (f" (worst at {place})" if place else "")
             at_most("reference", what, _worst(rows), limits["max_abs"] * limit_factor([row["scale"] for row in rows]))
             # Distance from one, so that every limit is an upper one and NaN fails in one way.
             what = f"{run} - {reference}, 1 - lowest cosine of a token"
@@ -77,8 +78,8 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
         rows = [row for row in comparison["known_differences"] if row["reference"] == reference]
         measured, expected, rest = (_worst(rows, key) for key in ("max_abs", "expected", "unexplained"))
         what = (
-            f"{GRAPH_RUNS[0]} - {reference} with RoPE periods of its own, max |difference| {measured:.1e} of which"
-            f" {expected:.1e} is expected; the rest"
+            f"{GRAPH_RUNS[0]} - {reference} with RoPE periods of its own (float32, not rounded to bfloat16 as the"
+            f" release's): max |difference| {measured:.1e}, of which these periods explain {expected:.1e}; what is left"
         )
         at_most("reference", what, rest, limits["max_abs"] * limit_factor([row["scale"] for row in rows]))
     for subject in dict.fromkeys(row["subject"] for row in comparison["differences"] if row["other"] == "published"):
@@ -160,9 +161,10 @@ def limit_factor(deviations: Iterable[float | None]) -> float:
     return max(1.0, min((deviation for deviation in deviations if deviation), default=1.0))
 
 
-def _place(rows: list[Mapping[str, Any]]) -> str:
-    if not rows:
+def worst_place(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Where the largest of some differences is, in words; nothing if there are none."""
+    row = max(rows, key=lambda row: math.inf if row["max_abs"] is None else row["max_abs"], default=None)
+    if row is None:
         return ""
-    row = max(rows, key=lambda row: math.inf if row["max_abs"] is None else row["max_abs"])
     where = f"patch {row['row']},{row['column']}" if "row" in row else f"{row['group']} {row['token']}"
-    return f" (worst at {row['image']} {row['height']}x{row['width']}, batch {row['batch']}, {where})"
+    return f"{row['image']} {row['height']}x{row['width']}, batch {row['batch']}, {where}"

@@ -11,10 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vit2onnx.parity.verdict import GRAPH_RUNS, limit_factor
-from vit2onnx.reporting.page import SUBJECTS, TOKEN_GROUPS, number
+from vit2onnx.reporting.page import SUBJECTS, TOKEN_GROUPS, data_uri, number
 from vit2onnx.reporting.summary import differences, sizes_of
 
-STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+STYLE = {
+    **{"font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False},
+    # Makes the names inside an SVG the same in every run.
+    "svg.hashsalt": "vit2onnx",
+}
 # The original and ours in neutral and in strong colours; none is the red of the limit.
 MARKERS = {
     "transformers": ("#5a6877", "s"),
@@ -23,11 +27,19 @@ MARKERS = {
     "onnx": ("#1f6fb2", "o"),
     "onnx_unoptimized": ("#1f6fb2", "x"),
 }
-RED = "background: #b3261e; color: #fff"
+LIMIT_COLOUR = "#b3261e"
+RED = f"background: {LIMIT_COLOUR}; color: #fff"
+
+
+def as_svg(figure: Figure) -> str:
+    """A figure as SVG in a data URI; the same in every run if made with `STYLE`."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return data_uri("image/svg+xml", file.getvalue().encode())
 
 
 def truth_figure(comparison: Mapping[str, Any], truth_ratio: float) -> str:
-    """How far everything is from the float64 truth: a row per size, a mark per image.
+    """How far everything is from the float64 truth, as SVG in a data URI: a row per size, a mark per image.
 
     Distances are root mean squares. The line is the limit: `truth_ratio` times that of the first reference over all.
     """
@@ -38,8 +50,7 @@ def truth_figure(comparison: Mapping[str, Any], truth_ratio: float) -> str:
         references[0] if references else "", 0
     )
     sizes = sizes_of(rows)
-    # The salt makes the names inside the SVG the same in every run.
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "vit2onnx"}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 1.4 + 0.6 * len(sizes)), layout="constrained")
         axes = figure.subplots()
         subjects = [subject for subject in MARKERS if subject in set(marks["subject"])]
@@ -50,15 +61,13 @@ def truth_figure(comparison: Mapping[str, Any], truth_ratio: float) -> str:
             color, marker = MARKERS[subject]
             axes.plot(own["rms"], places, marker, color=color, ms=5, alpha=0.8, label=SUBJECTS[subject])
         if limit > 0:
-            axes.axvline(limit, color="#b3261e", lw=1.2, label=f"limit ({truth_ratio:g} x the original's)")
+            axes.axvline(limit, color=LIMIT_COLOUR, lw=1.2, label=f"limit ({truth_ratio:g} x the original's)")
         _scale_axis(axes, log=bool(marks["rms"].max() > 3 * limit))
         axes.set_yticks(range(len(sizes)), [f"{height}x{width}" for height, width in sizes])
         axes.set_ylim(max(len(sizes), 1) - 0.5, -0.5)
         if subjects:
             figure.legend(loc="outside upper left", ncols=len(subjects) + 1, frameon=False, handletextpad=0.4)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+        return as_svg(figure)
 
 
 def _rms(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """What all pages share: their templates and the way in which numbers are written."""
 
+import base64
 import math
 from pathlib import Path
 
@@ -21,11 +22,15 @@ def number(value: float) -> str:
     """A measured figure with two or three digits."""
     if math.isnan(value):
         return "NaN"
+    if math.isinf(value):
+        return "not finite"
     return f"{value:.1e}" if 0 < value < 0.01 else f"{value:.3g}"
 
 
 def plain(value: float) -> str:
     """A measured figure with two digits and without an exponent, for readers who are no engineers."""
+    if not math.isfinite(value):
+        return number(value)
     return str(np.format_float_positional(value, precision=2, fractional=False, trim="-"))
 
 
@@ -36,6 +41,11 @@ def cosine(value: float) -> str:
 
 def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """What a page holds in itself instead of loading it; `kind` is the media type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def megabytes(size: int) -> str:

@@ -1,7 +1,5 @@
 """The page on one variant: what was compared, how far it is apart, and whether that is near enough."""
 
-import base64
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,11 +7,15 @@ import pandas as pd
 
 from vit2onnx.parity.verdict import GRAPH_RUNS, Verdict, judge, numbers_of
 from vit2onnx.reporting import semantics
+from vit2onnx.reporting.drift import stage_section
+from vit2onnx.reporting.evidence import Evidence, Limits, faults_by_gate
 from vit2onnx.reporting.figures import heat_table, truth_figure
+from vit2onnx.reporting.key_figures import key_figures
 from vit2onnx.reporting.page import ENVIRONMENT, SUBJECTS
+from vit2onnx.reporting.pictures import error_map_figure
+from vit2onnx.reporting.sections import ledger_in_short, own_words, photographs
+from vit2onnx.reporting.self_test import self_test
 from vit2onnx.reporting.summary import differences, sizes_of
-
-Limits = Mapping[str, Mapping[str, Any]]
 
 LEGS = {
     "reference": (
@@ -25,38 +27,72 @@ LEGS = {
 }
 
 
-def parity_page(
-    comparisons: Sequence[Mapping[str, Any]],
-    record: Mapping[str, Any],
-    ledger: Iterable[str],
-    limits: Limits,
-    preprocessing: Sequence[Mapping[str, Any]],
-    preprocessing_limits: Limits,
-) -> str:
+def parity_page(evidence: Evidence, limits: Limits) -> str:
     """The self-contained HTML page on a variant; the same input gives the same bytes.
 
-    `comparisons` are those of its graphs, `record` is its `checkpoint.json`, `ledger` the lines of its `ledger.csv`,
-    `limits` are those of the config. `preprocessing` has the differences of its `preprocessing.json`, and limits of
-    its own.
+    `limits` are those of the config under `parity`.
     """
-    numbers = numbers_of(limits)
-    graphs = [graph_section(comparison, judge(comparison, numbers), limits) for comparison in comparisons]
-    references = list(dict.fromkeys(name for comparison in comparisons for name in comparison["references"]))
-    rows = pd.concat([differences(comparison, GRAPH_RUNS, references) for comparison in comparisons])
+    preprocessing = semantics.preprocessing(evidence.preprocessing, limits["preprocessing"])
+    tested = self_test(evidence.self_test) if evidence.self_test else None
+    graphs = [graph_section(evidence, comparison, limits) for comparison in evidence.comparisons]
+    faults = faults_of_page(graphs, tested)
+    references = list(dict.fromkeys(name for one in evidence.comparisons for name in one["references"]))
+    rows = pd.concat([differences(one, GRAPH_RUNS, references) for one in evidence.comparisons])
+    stages = [graph["stages"] for graph in graphs if graph["stages"]]
     return ENVIRONMENT.get_template("parity.html.j2").render(
-        title=f"{record['variant']}: parity",
+        title=f"{evidence.record['variant']}: parity",
+        headline=headline(graphs, faults),
+        faults=faults,
+        key_figures=key_figures(evidence, limits, stages, preprocessing, tested),
         graphs=graphs,
-        failed=[graph for graph in graphs if not graph["passed"]],
         references=[SUBJECTS[name] for name in references],
-        max_abs=rows["max_abs"].max(skipna=False),
         images=rows["image"].nunique(),
         sizes=len(sizes_of(rows)),
-        limits=limits,
-        confirmed=is_confirmed(comparisons, record),
-        record=record,
-        ledger=ledger_in_short(ledger),
-        preprocessing=semantics.preprocessing(preprocessing, preprocessing_limits),
+        limits=limits["limits"],
+        confirmed=is_confirmed(evidence.comparisons, evidence.record),
+        record=evidence.record,
+        ledger=ledger_in_short(evidence.ledger),
+        photographs=photographs(evidence.comparisons, evidence.photographs),
+        preprocessing=preprocessing,
+        self_test=tested,
     )
+
+
+def faults_of_page(graphs: Sequence[Mapping[str, Any]], tested: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """All faults by gate, and by graph where they are a graph's: `{"gate", "file", "sentences"}`."""
+    found = [
+        {"gate": gate, "file": "" if gate == "preprocessing" else graph["file"], "sentences": sentences}
+        for gate in ("outputs", "published", "stages", "preprocessing")
+        for graph in graphs
+        for gate_of_graph, sentences in graph["faults"].items()
+        if gate_of_graph == gate
+    ]
+    if tested and not tested["passed"]:
+        found.append({"gate": "self_test", "file": "", "sentences": [tested["sentence"]]})
+    # That of the preprocessing is the same for every graph.
+    return [fault for place, fault in enumerate(found) if fault not in found[:place]]
+
+
+def headline(graphs: Sequence[Mapping[str, Any]], faults: Sequence[Mapping[str, Any]]) -> str:
+    """The verdict on the variant in one sentence, whichever gates failed."""
+    if not faults:
+        files = " and ".join(graph["file"] for graph in graphs)
+        verb = "gives" if len(graphs) == 1 else "give"
+        return f"Passed: {files} {verb} what the original PyTorch model gives."
+    gates = [fault["gate"] for fault in faults]
+    said = []
+    if count := gates.count("outputs"):
+        verb = "does" if count == 1 else "do"
+        said.append(f"{count} of {len(graphs)} ONNX files {verb} not give what the original PyTorch model gives")
+    if "published" in gates:
+        said.append("the checkpoint or the photograph is not the one whose features are published")
+    if count := gates.count("stages"):
+        said.append(f"inside {count} of {len(graphs)} ONNX files the stages are not the original's")
+    if "preprocessing" in gates:
+        said.append("photographs are not prepared as the publisher prepares them")
+    if "self_test" in gates:
+        said.append("these checks cannot be relied on")
+    return f"FAILED: {'; '.join(said)}."
 
 
 def is_confirmed(comparisons: Iterable[Mapping[str, Any]], record: Mapping[str, Any]) -> bool:
@@ -65,25 +101,34 @@ def is_confirmed(comparisons: Iterable[Mapping[str, Any]], record: Mapping[str, 
     return bool(record["official_file"] or published)
 
 
-def graph_section(comparison: Mapping[str, Any], verdict: Verdict, limits: Limits) -> dict[str, Any]:
+def graph_section(evidence: Evidence, comparison: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     """What the page shows of one graph."""
-    svg = truth_figure(comparison, limits["truth_ratio"]["limit"])
+    export, of_models = comparison["export"], limits["limits"]
+    verdict = judge(comparison, numbers_of(of_models))
+    ledger = evidence.stages.get(export)
+    faults = faults_by_gate(comparison, evidence.preprocessing, ledger, limits)
+    maps = comparison["error_maps"]
     return {
-        "file": f"{comparison['export']}.onnx",
-        "passed": verdict.passed,
-        "faults": verdict.faults,
+        "file": f"{export}.onnx",
+        "passed": not faults.keys() - {"preprocessing"},
+        "faults": faults,
         "legs": [
             {
                 "question": question,
                 "findings": findings_of_leg(verdict, leg),
-                "limits": {name: limits[name] for name in names},
+                "limits": {name: of_models[name] for name in names},
             }
             for leg, (question, names) in LEGS.items()
         ],
+        "error_maps": error_map_figure(maps, evidence.photographs, of_models["max_abs"]["limit"]) if maps else None,
+        "stages": stage_section(ledger, of_models["noise_floors"]["limit"], faults.get("stages", []))
+        if ledger
+        else None,
+        "own_words": own_words(evidence.metadata[export], evidence.operator_sets[export]),
         "distributions": semantics.distributions(comparison),
         "semantics": semantics.semantics(comparison),
-        "heat": heat_table(comparison, limits),
-        "figure": base64.b64encode(svg.encode()).decode(),
+        "heat": heat_table(comparison, of_models),
+        "figure": truth_figure(comparison, of_models["truth_ratio"]["limit"]),
         "sha256": comparison["graph_sha256"],
         "runtime": comparison["runtime"],
     }
@@ -101,17 +146,3 @@ def findings_of_leg(verdict: Verdict, leg: str) -> list[dict[str, Any]]:
         for finding in dict.fromkeys(verdict.findings)
         if finding.leg == leg
     ]
-
-
-def ledger_in_short(lines: Iterable[str]) -> dict[str, Any]:
-    """How many tensors the checkpoint has, and which of them have no place in the model, or the model none in it."""
-    rows = list(csv.DictReader(lines))
-    placed = [row for row in rows if row["source"] and row["target"]]
-    copied = [row for row in placed if row["transform"] == "copy"]
-    return {
-        "tensors": sum(bool(row["source"]) for row in rows),
-        "copied": len(copied),
-        "changed": len(placed) - len(copied),
-        "ignored": [(row["source"], row["transform"].removeprefix("ignored: ")) for row in rows if not row["target"]],
-        "restored": [(row["target"], row["transform"]) for row in rows if not row["source"]],
-    }

@@ -54,7 +54,7 @@ def preprocessing(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, Mappin
         own = [row for row in rows if row["other"] == other]
         # What is no finite number is the worst.
         worst = {name: max(math.inf if row[name] is None else row[name] for row in own) for name in figures}
-        others.append({"other": PREPARATIONS.get(other, other)} | worst)
+        others.append({"name": other, "other": PREPARATIONS.get(other, other)} | worst)
     return {
         "others": others,
         "findings": [{"what": f.sentence.rpartition(":")[0], "it": f} for f in findings],

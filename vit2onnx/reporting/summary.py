@@ -1,19 +1,29 @@
 """All verdicts of a run in one table: as data and as a page."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from vit2onnx.parity.verdict import GRAPH_RUNS, judge, numbers_of, truth_ratio
+from vit2onnx.parity.verdict import GRAPH_RUNS, rows_of, truth_ratio, worst_place
+from vit2onnx.reporting.evidence import Limits, faults_by_gate
 from vit2onnx.reporting.page import ENVIRONMENT
 
 COLUMNS = [
     *("subject", "other", "image", "height", "width", "batch", "group", "token", "row", "column"),
     *("count", "max_abs", "rms", "cosine", "scale"),
 ]
+
+# What stands before a fault of a gate, where it does not speak of the graph's outputs.
+WORDS = {
+    "outputs": "",
+    "published": "checkpoint or photograph: ",
+    "stages": "stages: ",
+    "preprocessing": "preprocessing: ",
+}
 
 
 def differences(comparison: Mapping[str, Any], subjects: Iterable[str], others: Iterable[str]) -> pd.DataFrame:
@@ -30,46 +40,61 @@ def sizes_of(rows: pd.DataFrame) -> list[tuple[int, int]]:
     return sorted(sizes, key=lambda size: (size[0] * size[1], size))
 
 
-def summary_row(comparison: Mapping[str, Any], limits: Mapping[str, float], size: int, weights: str) -> dict[str, Any]:
-    """One graph in short; `size` is that of its file in bytes."""
-    verdict = judge(comparison, limits)
+@dataclass(frozen=True)
+class Measured:
+    """Where it stands what was measured: comparisons, each with its graph, and what the other gates judge.
+
+    `missing` counts the graphs that were to be compared and were not.
+    """
+
+    graphs: Mapping[Path, Path]
+    preprocessing: Sequence[Path] = ()
+    stages: Sequence[Path] = ()
+    missing: int = 0
+
+
+def summarise(measured: Measured, limits: Limits, weights: str) -> pd.DataFrame:
+    """One row per graph; it passes if all gates let it pass of which something was measured.
+
+    `limits` are those of the config under `parity`, `weights` says whether they are synthetic or official.
+    """
+    preprocessing = {found["variant"]: found["differences"] for found in map(_read, measured.preprocessing)}
+    stages = {(found["variant"], found["export"]): found for found in map(_read, measured.stages)}
+    rows = []
+    for path, graph in measured.graphs.items():
+        comparison = _read(path)
+        variant, export = comparison["variant"], comparison["export"]
+        faults = faults_by_gate(comparison, preprocessing.get(variant), stages.get((variant, export)), limits)
+        rows.append(summary_row(comparison, faults, graph.stat().st_size, weights))
+    return pd.DataFrame(rows)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def summary_row(
+    comparison: Mapping[str, Any], faults: Mapping[str, Sequence[str]], size: int, weights: str
+) -> dict[str, Any]:
+    """One graph in short; `faults` are by gate, `size` is that of its file in bytes."""
     references = comparison["references"]
+    pairs = [rows_of(comparison, run, reference) for run in GRAPH_RUNS for reference in references]
     rows = differences(comparison, GRAPH_RUNS, references)
     return {
         "variant": comparison["variant"],
         "export": comparison["export"],
         "weights": weights,
-        "verdict": "passed" if verdict.passed else "FAILED",
+        "verdict": "FAILED" if faults else "passed",
         "references": " ".join(references),
         "max_abs": rows["max_abs"].max(skipna=False),
-        "worst_at": _worst_place(rows),
+        "worst_at": worst_place(row for pair in pairs for row in pair),
         "cosine": rows["cosine"].min(skipna=False),
         "truth_ratio": truth_ratio(comparison),
         "images": rows["image"].nunique(),
         "sizes": len(sizes_of(rows)),
         "bytes": size,
-        "faults": verdict.faults,
+        "faults": [WORDS[gate] + sentence for gate, sentences in faults.items() for sentence in sentences],
     }
-
-
-def _worst_place(rows: pd.DataFrame) -> str:
-    if rows.empty:
-        return ""
-    row = rows.loc[rows["max_abs"].fillna(float("inf")).idxmax()]
-    token = f"{row['group']} {row['token']}" if pd.isna(row["row"]) else f"patch {row['row']:.0f},{row['column']:.0f}"
-    return f"{row['image']} {row['height']}x{row['width']}, batch {row['batch']}, {token}"
-
-
-def summarise(graphs: Mapping[Path, Path], limits: Mapping[str, Mapping[str, Any]], weights: str) -> pd.DataFrame:
-    """One row per graph, from its comparison: `graphs` maps each comparison to the graph.
-
-    `limits` are those of the config, `weights` says whether they are synthetic or official.
-    """
-    numbers = numbers_of(limits)
-    return pd.DataFrame(
-        summary_row(json.loads(comparison.read_text()), numbers, graph.stat().st_size, weights)
-        for comparison, graph in graphs.items()
-    )
 
 
 def verdict_line(summary: pd.DataFrame) -> str:
@@ -85,6 +110,23 @@ def summary_csv(summary: pd.DataFrame) -> str:
     """The summary as comma-separated values, faults in one cell."""
     text: str = summary.assign(faults=summary["faults"].str.join("; ")).to_csv(index=False)
     return text
+
+
+def summary_json(summary: pd.DataFrame) -> str:
+    """The verdict on all graphs and the same table, as JSON, in which what is no finite number is null."""
+    graphs = json.loads(summary.to_json(orient="records", double_precision=15))
+    passed = bool((summary["verdict"] == "passed").all())
+    return json.dumps({"verdict": verdict_line(summary), "passed": passed, "graphs": graphs}, indent=1) + "\n"
+
+
+def verdict_rst(summary: pd.DataFrame) -> str:
+    """The verdicts as reStructuredText, for the front page of Snakemake's report."""
+    passed = (summary["verdict"] == "passed").all()
+    lines = [f"**{'Passed' if passed else 'FAILED'}: {verdict_line(summary)}.**", ""]
+    for row in summary.itertuples():
+        lines.append(f"- ``{row.variant}/{row.export}.onnx``: **{row.verdict}**")
+        lines += ["", *(f"  - ``{fault}``" for fault in row.faults), ""]
+    return "\n".join(lines)
 
 
 def summary_page(summary: pd.DataFrame) -> str:

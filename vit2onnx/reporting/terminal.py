@@ -1,6 +1,6 @@
 """The summary at the end of a run, for terminals and for logs."""
 
-from collections.abc import Mapping
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +10,66 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vit2onnx.reporting.evidence import Limits
 from vit2onnx.reporting.page import cosine, counted, megabytes, number
-from vit2onnx.reporting.summary import summarise, verdict_line
+from vit2onnx.reporting.summary import Measured, summarise, verdict_line
 
 
-def compared_graphs(dag: Any) -> dict[Path, Path]:
-    """The comparisons that are up to date when a run ends, in whatever way, and the graph of each.
+def measured_by(dag: Any) -> Measured:
+    """What was measured and is up to date when a run ends, in whatever way; graphs whose file is gone are left out.
 
     `dag` is Snakemake's. A file that is merely there may be left from an earlier run, so its jobs are asked.
     """
-    jobs = [job for job in dag.jobs if job.rule.name == "compare_outputs" and dag.noneedrun_finished(job)]
+
+    def finished(rule: str) -> list[Any]:
+        return [job for job in dag.jobs if job.rule.name == rule and dag.noneedrun_finished(job)]
+
+    jobs = finished("compare_outputs")
     graphs = {Path(job.output.comparison): Path(job.input.graph) for job in jobs}
-    return {comparison: graphs[comparison] for comparison in sorted(graphs) if graphs[comparison].exists()}
+    return Measured(
+        {comparison: graphs[comparison] for comparison in sorted(graphs) if graphs[comparison].exists()},
+        [Path(job.output.comparison) for job in finished("compare_preprocessing")],
+        [Path(job.output.ledger) for job in finished("compare_stages")],
+        missing=sum(job.rule.name == "compare_outputs" for job in dag.jobs) - len(jobs),
+    )
 
 
-def print_summary(
-    graphs: Mapping[Path, Path], limits: Mapping[str, Mapping[str, Any]], weights: str, *, complete: bool = True
-) -> None:
-    """Print the summary, why graphs failed if they did, and the verdict as the last line.
+def page_to_open(folder: Path) -> Path | None:
+    """The page with everything in a folder of results: the report, unless it is older than the summary."""
+    pages = [page for page in (folder / "summary.html", folder / "report.html") if page.exists()]
+    return max(pages, key=lambda page: page.stat().st_mtime_ns, default=None)
 
-    `complete` is whether the run came to its end. Prints nothing if it did and no graph was asked for.
+
+def print_summary(measured: Measured, limits: Limits, weights: str, *, complete: bool = True) -> None:
+    """Print the summary, why graphs failed if they did, the page to open, and the verdict as the last line.
+
+    `complete` is whether the run came to its end; it does not where a verdict fails. Prints nothing if it did and no
+    graph was asked for.
     """
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         # The logs of continuous integration are wider than what rich takes for granted.
         console.width = 100
-    if not complete:
-        console.print(
-            f"\nThe run did not finish. {'Compared until then:' if graphs else 'No graph was compared.'}", style="red"
-        )
-    if not graphs:
+    summary = summarise(measured, limits, weights)
+    if not measured.graphs:
+        if not complete:
+            console.print("\nThe run did not finish. No graph was compared.", style="red")
         return
-    summary = summarise(graphs, limits, weights)
     failed = summary[summary["verdict"] != "passed"]
+    if not complete:
+        missing = f" {counted(measured.missing, 'graph')} not compared." if measured.missing else ""
+        why = (
+            "The run did not finish: it was stopped, or a job failed." if failed.empty else "A verdict failed the run."
+        )
+        console.print(f"\n{why}{missing}", style="red")
     console.print(terminal_table(summary))
     for row in failed.itertuples():
         console.print(f"\n{row.variant}/{row.export}.onnx failed, because", style="red")
         for fault in row.faults:
             console.print(Padding(fault, (0, 0, 0, 2)), style="red")
+    # A comparison is `{variant}/parity/{export}.json` in the folder of results.
+    if page := page_to_open(next(iter(measured.graphs)).absolute().parents[2]):
+        console.print(f"\nOpen {os.path.relpath(page)}", soft_wrap=True)
     console.print(f"\n{verdict_line(summary)}", style="bold green" if failed.empty else "bold red")
 
 

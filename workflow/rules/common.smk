@@ -91,6 +91,16 @@ def stages_case(wildcards):
     return str(case_of_stages(next(iter(config["images"])), export, listed_sizes()))
 
 
+def stage_ledgers(variants):
+    """The ledgers of the stages of all graphs of some variants, if they are asked for."""
+    ledger = "<results>/{variant}/parity/{export}.stages.json"
+    return expand(ledger, variant=variants, export=config["exports"]) if config["parity"]["stages"] else []
+
+
+def limits_of_all_gates():
+    return {key: config["parity"][key] for key in ("limits", "preprocessing")}
+
+
 def memory_for(base, layers=0, weights=0, cases=0):
     """Memory in MB: `base`, and so many copies of a variant's largest layer, of all its weights and of what belongs to
     the photographs: inputs and features at every size.

@@ -94,6 +94,18 @@ rule compare_outputs:
             category="Parity",
             labels={"variant": "{variant}", "graph": "{export}", "file": "all numbers (JSON)"},
         ),
+        differences=report(
+            "<results>/{variant}/parity/{export}.csv",
+            caption="../report/comparison.rst",
+            category="Parity",
+            labels={"variant": "{variant}", "graph": "{export}", "file": "differences (CSV)"},
+        ),
+        semantics=report(
+            "<results>/{variant}/parity/{export}.semantics.csv",
+            caption="../report/comparison.rst",
+            category="Parity",
+            labels={"variant": "{variant}", "graph": "{export}", "file": "neighbours, matches, components (CSV)"},
+        ),
     log:
         "<logs>/{variant}/compare_outputs_{export}.log",
     benchmark:

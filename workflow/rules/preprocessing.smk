@@ -11,6 +11,12 @@ rule compare_preprocessing:
             category="Parity",
             labels={"variant": "{variant}", "graph": "all", "file": "preprocessing (JSON)"},
         ),
+        table=report(
+            "<results>/{variant}/preprocessing.csv",
+            caption="../report/preprocessing.rst",
+            category="Parity",
+            labels={"variant": "{variant}", "graph": "all", "file": "preprocessing (CSV)"},
+        ),
     log:
         "<logs>/{variant}/compare_preprocessing.log",
     benchmark:

@@ -2,7 +2,7 @@
 
 import atexit
 
-from vit2onnx.reporting.terminal import compared_graphs, print_summary
+from vit2onnx.reporting.terminal import measured_by, print_summary
 
 
 rule render_parity:
@@ -11,6 +11,9 @@ rule render_parity:
         record="<results>/{variant}/checkpoint.json",
         ledger="<results>/{variant}/ledger.csv",
         preprocessing="<results>/{variant}/preprocessing.json",
+        graphs=expand("<results>/{{variant}}/{export}.onnx", export=config["exports"]),
+        stages=stage_ledgers("{variant}"),
+        images=list(config["images"].values()),
     output:
         page=report(
             "<results>/{variant}/parity.html",
@@ -28,10 +31,12 @@ rule render_parity:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=1500,
     params:
-        limits={key: config["parity"][key] for key in ("limits", "preprocessing")},
-        code=code_digest("variants", "files", "reporting", "parity"),
+        names=list(config["images"]),
+        exports=list(config["exports"]),
+        limits=limits_of_all_gates(),
+        code=code_digest("variants", "files", "onnx_file", "images", "reporting", "parity"),
     message:
         "{wildcards.variant}: rendering the parity page"
     script:
@@ -44,6 +49,8 @@ rule summarise_parity:
             "<results>/{variant}/parity/{export}.json", variant=config["variants"], export=config["exports"]
         ),
         graphs=expand("<results>/{variant}/{export}.onnx", variant=config["variants"], export=config["exports"]),
+        preprocessing=expand("<results>/{variant}/preprocessing.json", variant=config["variants"]),
+        stages=stage_ledgers(config["variants"]),
     output:
         table=report(
             "<results>/summary.csv",
@@ -51,12 +58,20 @@ rule summarise_parity:
             category="Summary",
             labels={"file": "table (CSV)"},
         ),
+        data=report(
+            "<results>/summary.json",
+            caption="../report/summary.rst",
+            category="Summary",
+            labels={"file": "table (JSON)"},
+        ),
         page=report(
             "<results>/summary.html",
             caption="../report/summary.rst",
             category="Summary",
             labels={"file": "page"},
         ),
+        # Which workflow.rst, the front page of the report, includes.
+        verdict="<results>/verdict.rst",
     log:
         "<logs>/summarise_parity.log",
     benchmark:
@@ -68,7 +83,7 @@ rule summarise_parity:
     resources:
         mem_mb=1000,
     params:
-        limits=config["parity"]["limits"],
+        limits=limits_of_all_gates(),
         weights=config["weights"],
         code=code_digest("variants", "files", "reporting", "parity"),
     message:
@@ -79,10 +94,10 @@ rule summarise_parity:
 
 onsuccess:
     # At the very end, because the logger's live display would be drawn over it.
-    atexit.register(print_summary, compared_graphs(workflow.dag), config["parity"]["limits"], config["weights"])
+    atexit.register(print_summary, measured_by(workflow.dag), limits_of_all_gates(), config["weights"])
 
 
 onerror:
     atexit.register(
-        print_summary, compared_graphs(workflow.dag), config["parity"]["limits"], config["weights"], complete=False
+        print_summary, measured_by(workflow.dag), limits_of_all_gates(), config["weights"], complete=False
     )

@@ -9,6 +9,7 @@ from vit2onnx.cases import Case
 from vit2onnx.files import atomic, read_arrays
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.comparison import by_kind, compare_outputs
+from vit2onnx.parity.tables import csv_of, flat_semantics
 from vit2onnx.variants import ExportSpec, VariantSpec
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def compare(
     references: Mapping[str, Path],
     equinox: Path,
     comparison: Path,
+    differences: Path,
+    semantics: Path,
     *,
     batch_sizes: Sequence[int],
     threads: int,
@@ -33,6 +36,9 @@ def compare(
     found = compare_outputs(spec, export, graph, cases, named, own, batch_sizes, threads)
     with atomic(comparison) as new:
         new.write_text(json.dumps(found, indent=1) + "\n")
+    for path, rows in ((differences, found["differences"]), (semantics, flat_semantics(found["semantics"]))):
+        with atomic(path) as new:
+            new.write_text(csv_of(rows))
 
 
 if __name__ == "__main__":
@@ -45,6 +51,8 @@ if __name__ == "__main__":
             dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True)),
             Path(snakemake.input.equinox),
             Path(snakemake.output.comparison),
+            Path(snakemake.output.differences),
+            Path(snakemake.output.semantics),
             batch_sizes=snakemake.params.batch_sizes,
             threads=snakemake.threads,
         )

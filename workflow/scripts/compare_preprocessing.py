@@ -12,6 +12,7 @@ from vit2onnx.files import atomic
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.preprocessing import compare_preprocessing
+from vit2onnx.parity.tables import csv_of
 from vit2onnx.references.preprocessing import preparations, published_constants
 from vit2onnx.variants import VariantSpec
 
@@ -24,6 +25,7 @@ def compare(
     images: Mapping[str, Path],
     sizes: Sequence[tuple[int, int]],
     comparison: Path,
+    table: Path,
     *,
     threads: int,
 ) -> None:
@@ -34,6 +36,8 @@ def compare(
     rows = compare_preprocessing(loaded, sizes, ours, preparations(spec), std)
     with atomic(comparison) as new:
         new.write_text(json.dumps({"variant": spec.name, "differences": rows}, indent=1) + "\n")
+    with atomic(table) as new:
+        new.write_text(csv_of(rows))
 
 
 if __name__ == "__main__":
@@ -43,5 +47,6 @@ if __name__ == "__main__":
             dict(zip(snakemake.params.names, map(Path, snakemake.input.images), strict=True)),
             snakemake.params.sizes,
             Path(snakemake.output.comparison),
+            Path(snakemake.output.table),
             threads=snakemake.threads,
         )

@@ -7,39 +7,45 @@ from typing import TYPE_CHECKING, Any
 
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
+from vit2onnx.onnx_file import metadata, operator_sets
+from vit2onnx.reporting.evidence import Evidence, Limits
 from vit2onnx.reporting.parity_page import parity_page
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
+def read(path: str) -> Any:
+    return json.loads(Path(path).read_text())
+
+
 def render_parity(
-    comparisons: Sequence[Path],
-    record: Path,
-    ledger: Path,
-    preprocessing: Path,
-    limits: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    page: Path,
+    files: Any, photographs: Mapping[str, Path], exports: Sequence[str], limits: Limits, page: Path
 ) -> None:
-    html = parity_page(
-        [json.loads(path.read_text()) for path in comparisons],
-        json.loads(record.read_text()),
-        ledger.read_text().splitlines(),
-        limits["limits"],
-        json.loads(preprocessing.read_text())["differences"],
-        limits["preprocessing"],
+    """Write the page; `files` has the rule's inputs by name, graphs and comparisons in the order of `exports`."""
+    graphs = dict(zip(exports, map(Path, files.graphs), strict=True))
+    self_test = files.get("self_test")
+    evidence = Evidence(
+        comparisons=[read(path) for path in files.comparisons],
+        record=read(files.record),
+        ledger=Path(files.ledger).read_text().splitlines(),
+        preprocessing=read(files.preprocessing)["differences"],
+        metadata={export: metadata(graph) for export, graph in graphs.items()},
+        operator_sets={export: operator_sets(graph) for export, graph in graphs.items()},
+        photographs=photographs,
+        stages={ledger["export"]: ledger for ledger in map(read, files.stages)},
+        self_test=read(self_test) if self_test else None,
     )
     with atomic(page) as new:
-        new.write_text(html)
+        new.write_text(parity_page(evidence, limits))
 
 
 if __name__ == "__main__":
     with logging_to(snakemake.log[0]):
         render_parity(
-            [Path(path) for path in snakemake.input.comparisons],
-            Path(snakemake.input.record),
-            Path(snakemake.input.ledger),
-            Path(snakemake.input.preprocessing),
+            snakemake.input,
+            dict(zip(snakemake.params.names, map(Path, snakemake.input.images), strict=True)),
+            snakemake.params.exports,
             snakemake.params.limits,
             Path(snakemake.output.page),
         )

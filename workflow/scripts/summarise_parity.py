@@ -1,33 +1,39 @@
-"""Summarise the verdicts on all graphs, as a table and as a page."""
+"""Summarise the verdicts on all graphs: as tables, as a page, and for the report's front page."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
-from vit2onnx.reporting.summary import summarise, summary_csv, summary_page
+from vit2onnx.reporting.evidence import Limits
+from vit2onnx.reporting.summary import Measured, summarise, summary_csv, summary_json, summary_page, verdict_rst
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
 def summarise_parity(
-    graphs: Mapping[Path, Path], limits: Mapping[str, Mapping[str, Any]], weights: str, table: Path, page: Path
+    measured: Measured, limits: Limits, weights: str, table: Path, data: Path, page: Path, verdict: Path
 ) -> None:
-    """Write both; `graphs` maps each comparison to its graph."""
-    summary = summarise(graphs, limits, weights)
-    for path, text in ((table, summary_csv(summary)), (page, summary_page(summary))):
+    summary = summarise(measured, limits, weights)
+    for path, write in ((table, summary_csv), (data, summary_json), (page, summary_page), (verdict, verdict_rst)):
         with atomic(path) as new:
-            new.write_text(text)
+            new.write_text(write(summary))
 
 
 if __name__ == "__main__":
     with logging_to(snakemake.log[0]):
+        files = snakemake.input
         summarise_parity(
-            dict(zip(map(Path, snakemake.input.comparisons), map(Path, snakemake.input.graphs), strict=True)),
+            Measured(
+                dict(zip(map(Path, files.comparisons), map(Path, files.graphs), strict=True)),
+                list(map(Path, files.preprocessing)),
+                list(map(Path, files.stages)),
+            ),
             snakemake.params.limits,
             snakemake.params.weights,
             Path(snakemake.output.table),
+            Path(snakemake.output.data),
             Path(snakemake.output.page),
+            Path(snakemake.output.verdict),
         )

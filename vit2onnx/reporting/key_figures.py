@@ -1,0 +1,95 @@
+"""The few figures on top of the parity page, in plain words for readers who do not know the project."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from vit2onnx.parity.preprocessing import PUBLISHER
+from vit2onnx.parity.verdict import GRAPH_RUNS, limit_factor, truth_ratio
+from vit2onnx.reporting.evidence import Evidence, Limits
+from vit2onnx.reporting.page import number, plain
+from vit2onnx.reporting.summary import differences
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    """A figure, what it is, what it is held against, and whether that is kept."""
+
+    figure: str
+    what: str
+    note: str
+    good: bool
+
+
+def key_figures(
+    evidence: Evidence,
+    limits: Limits,
+    stages: Sequence[Mapping[str, Any]],
+    preprocessing: Mapping[str, Any],
+    self_test: Mapping[str, Any] | None,
+) -> list[KeyFigure]:
+    """Three to six figures; `stages`, `preprocessing` and `self_test` are sections of the page."""
+    found = [_difference(evidence, limits), _exactness(evidence, limits), _neighbours(evidence, limits)]
+    found.append(_preprocessing(preprocessing))
+    if stages:
+        found.append(_stages(stages))
+    if self_test:
+        note = f"and {self_test['flagged']} flagged"
+        what = "faults planted on purpose were caught by these checks"
+        found.append(KeyFigure(self_test["caught"], what, note, self_test["passed"]))
+    return found
+
+
+def _difference(evidence: Evidence, limits: Limits) -> KeyFigure:
+    rows = pd.concat([differences(one, GRAPH_RUNS, one["references"]) for one in evidence.comparisons])
+    limit = limits["limits"]["max_abs"]["limit"] * limit_factor(rows["scale"])
+    most = rows["max_abs"].max(skipna=False)
+    what = f"largest difference between ONNX and original, of {rows['count'].sum():.2g} output numbers"
+    return KeyFigure(plain(most), what, f"limit {plain(limit)}; features are around 1", bool(most <= limit))
+
+
+def _exactness(evidence: Evidence, limits: Limits) -> KeyFigure:
+    limit = limits["limits"]["truth_ratio"]["limit"]
+    ratio = float(pd.Series([truth_ratio(one) for one in evidence.comparisons]).max(skipna=False))
+    what = "the original's own rounding error is what the ONNX file has"
+    return KeyFigure(f"{ratio:.2f} x", what, f"limit {limit} x; 1 x is as exact", bool(ratio <= limit))
+
+
+def _neighbours(evidence: Evidence, limits: Limits) -> KeyFigure:
+    rows = [row for one in evidence.comparisons for row in one["semantics"] if row["subject"] in GRAPH_RUNS]
+    asked = [figures for row in rows for figures in row["neighbours"]]
+    what = "of nearest neighbours (images, regions, patches) stay the same"
+    if not asked or not all(row["finite"] for row in rows):
+        return KeyFigure("unknown", what, "not finite, or nothing to look among", False)
+    share = min(figures["top_1"] for figures in asked)
+    margin = max(figures["margin"] for figures in asked)
+    limit = limits["limits"]["neighbour_margin"]["limit"]
+    note = "none was exchanged"
+    if share < 1 or margin > 0:
+        note = f"exchanged ones differ by {number(margin)} of cosine; limit {number(limit)}"
+    # Rounded down, so that one of many is not lost.
+    return KeyFigure(f"{int(share * 1e4) / 100:g} %", what, note, margin <= limit)
+
+
+def _preprocessing(section: Mapping[str, Any]) -> KeyFigure:
+    what = "of the pixels that the model is given are the publisher's to the bit"
+    (own,) = [row for row in section["others"] if row["name"] == PUBLISHER] or [None]
+    if own is None:
+        return KeyFigure("unknown", what, "nothing was compared", False)
+    note = f"the rest is {own['levels']:.2g} of 255 grey levels off at most"
+    return KeyFigure(f"{100 * (1 - own['share']):.3g} %", what, note, not section["faults"])
+
+
+def _stages(sections: Sequence[Mapping[str, Any]]) -> KeyFigure:
+    diverging = [one["divergence"] for one in sections if one["divergence"]]
+    if diverging:
+        first = diverging[0]
+        note = f"the first at which {first.subject} and {first.other} part"
+        return KeyFigure(first.stage, "is where the network goes wrong", note, False)
+    if faults := [fault for one in sections for fault in one["faults"]]:
+        return KeyFigure("unknown", "whether a step inside the network goes wrong", faults[0], False)
+    largest = max(one["largest"] for one in sections)
+    what = f"of {sections[0]['count']} steps inside the network goes wrong"
+    return KeyFigure("none", what, f"at most {largest:.2g} x rounding noise; limit {sections[0]['limit']:g} x", True)

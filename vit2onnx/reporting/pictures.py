@@ -1,0 +1,96 @@
+"""Photographs on a page: as thumbnails, and with the error of a graph drawn over them."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from vit2onnx.images import load_image
+from vit2onnx.reporting.figures import STYLE
+from vit2onnx.reporting.page import data_uri, number
+
+# Pixels, so small that a hundred of them stay below half a megabyte.
+THUMBNAIL = (96, 72)
+COLUMNS = 3
+# Beyond this ratio between the worst patches of photographs, one linear scale would show the worst one only.
+LINEAR_UP_TO = 30
+
+
+def thumbnail(path: Path) -> str:
+    """A photograph as a small JPEG in a data URI."""
+    image = load_image(path)
+    image.thumbnail(THUMBNAIL)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=70)
+    return data_uri("image/jpeg", file.getvalue())
+
+
+def error_map_figure(maps: Sequence[Mapping[str, Any]], photographs: Mapping[str, Path], limit: float) -> str:
+    """The error maps of a graph over its photographs, in one picture with one scale, as a PNG in a data URI.
+
+    A photograph is drawn as the model saw it: resized to the size of the map. Its worst patch is framed; patches that
+    are not finite are black. A photograph that is not among `photographs` is left white.
+    """
+    grids = [np.array([[np.nan if x is None else x for x in row] for row in one["max_abs"]]) for one in maps]
+    norm = _scale(grids)
+    columns = min(COLUMNS, len(maps))
+    rows = math.ceil(len(maps) / columns)
+    shape = max(one["height"] / one["width"] for one in maps)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.2 * columns + 0.8, rows * (0.35 + 3.0 * min(shape, 1.3))), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for ax in axes:
+            ax.set_axis_off()
+        for ax, one, grid in zip(axes, maps, grids, strict=False):
+            photograph = photographs.get(one["image"])
+            drawn = _draw(ax, one, grid, load_image(photograph) if photograph else None, norm)
+        bar = figure.colorbar(drawn, ax=axes.tolist(), shrink=0.8, aspect=30, pad=0.02)
+        bar.set_label("largest |difference| in a patch")
+        if norm(limit) <= 1:
+            bar.ax.axhline(limit, color="#000", lw=1.5)
+            bar.ax.text(-0.2, limit, "limit ", ha="right", va="center", transform=bar.ax.get_yaxis_transform())
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=100)
+    # A palette takes a third of the bytes and shows no less.
+    palette = Image.open(file).convert("RGB").quantize(192, dither=Image.Dither.NONE)
+    small = io.BytesIO()
+    palette.save(small, "PNG", optimize=True)
+    return data_uri("image/png", small.getvalue())
+
+
+def _scale(grids: Sequence[np.ndarray]) -> Normalize:
+    """Colours from zero to the worst of all patches; logarithmic where photographs differ by much."""
+    worst = [float(np.nanmax(grid)) for grid in grids if np.isfinite(grid).any()]
+    most, least = max(worst, default=0.0), min(worst, default=0.0)
+    if 0 < least * LINEAR_UP_TO < most:
+        return LogNorm(least / 10, most)
+    return Normalize(0, most or 1.0)
+
+
+def _draw(ax: Axes, one: Mapping[str, Any], grid: np.ndarray, photograph: Image.Image | None, norm: Normalize) -> Any:
+    height, width, patch = one["height"], one["width"], one["patch_size"]
+    if photograph:
+        grey = np.asarray(photograph.resize((width, height)).convert("L"))
+        ax.imshow(grey, cmap="gray", vmin=-60, vmax=300, extent=(0, width, height, 0))
+    colours = matplotlib.colormaps["YlOrRd"].with_extremes(bad="black")
+    shown = np.clip(grid, norm.vmin, None) if isinstance(norm, LogNorm) else grid
+    extent = (0, one["columns"] * patch, one["rows"] * patch, 0)
+    drawn = ax.imshow(shown, cmap=colours, norm=norm, extent=extent, alpha=0.6, interpolation="nearest")
+    row, column = np.unravel_index(np.argmax(np.nan_to_num(grid, nan=np.inf)), grid.shape)
+    frame = Rectangle((column * patch, row * patch), patch, patch, fill=False, ec="#1f6fb2", lw=2)
+    ax.add_patch(frame)
+    ax.set_xlim(0, width)
+    ax.set_ylim(height, 0)
+    worst = grid[row, column]
+    found = number(worst) if np.isfinite(worst) else "not finite"
+    ax.set_title(f"{one['image']}, {height}x{width}\nworst {found}, patch {row},{column}", fontsize=9)
+    return drawn

@@ -1,0 +1,93 @@
+"""What the parity page shows of photographs, of a file's own words and of the checkpoint, as plain data."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vit2onnx.parity.verdict import GRAPH_RUNS, rows_of, worst_place
+from vit2onnx.reporting.pictures import thumbnail
+
+# What the releases have.
+RELEASED_PERIODS = "bfloat16"
+
+
+def photographs(comparisons: Sequence[Mapping[str, Any]], files: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Every photograph with its worst difference between any graph and any reference; the worst photograph first."""
+    rows: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for comparison in comparisons:
+        pairs = [(run, reference) for run in GRAPH_RUNS for reference in comparison["references"]]
+        for row in (row for pair in pairs for row in rows_of(comparison, *pair)):
+            rows.setdefault(row["image"], []).append((comparison["export"], row))
+    found = []
+    for image, own in rows.items():
+        worst, (export, row) = max(((_or_worst(row["max_abs"]), (export, row)) for export, row in own), key=_first)
+        sizes = sorted({(row["height"], row["width"]) for _, row in own}, key=lambda size: (size[0] * size[1], size))
+        found.append(
+            {
+                "name": image,
+                "thumbnail": thumbnail(files[image]) if image in files else None,
+                "sizes": ", ".join(f"{height}x{width}" for height, width in sizes),
+                "max_abs": worst,
+                "place": f"{export}.onnx, {worst_place([row]).removeprefix(image).strip()}",
+                "distance": max(_or_worst(_distance(row["cosine"])) for _, row in own),
+            }
+        )
+    return sorted(found, key=lambda one: (-one["max_abs"], one["name"]))
+
+
+def _first(pair: tuple[float, Any]) -> float:
+    return pair[0]
+
+
+def _or_worst(value: float | None) -> float:
+    """What is no finite number is the worst."""
+    return math.inf if value is None else value
+
+
+def _distance(cosine: float | None) -> float | None:
+    return None if cosine is None else max(0.0, 1 - cosine)
+
+
+def own_words(metadata: Mapping[str, str], operator_sets: Mapping[str, int]) -> list[tuple[str, str, bool]]:
+    """What an ONNX file says of itself, from its metadata: what of, in which words, and whether to look twice."""
+    structured = ("checkpoint", "licence", "preprocessing", "tokens", "outputs", "versions")
+    checkpoint, licence, prepared, tokens, outputs, versions = (json.loads(metadata[name]) for name in structured)
+    periods = metadata["rope_periods"]
+    steps = [prepared["input"], f"{prepared['interpolation']}, {'' if prepared['antialias'] else 'not '}antialiased"]
+    steps += [f"times {prepared['scale']}", f"mean {_listed(prepared['mean'])}", f"std {_listed(prepared['std'])}"]
+    lines = {
+        "variant": f"{metadata['variant']}, recipe {metadata['export']}, made by vit2onnx {metadata['version']}",
+        "weights": f"{metadata['weights']}: {checkpoint['identity']}",
+        "checkpoint": f"{checkpoint['layout']} layout, SHA-256 {checkpoint['sha256']}",
+        "licence": f"{licence['id']}, {licence['url']}, as {licence['file']}" if licence else "none: random numbers",
+        "preprocessing": "; ".join(steps),
+        "tokens": f"{tokens['order']}; {tokens['registers']} registers, patches from token {tokens['first_patch']} on, "
+        f"{tokens['patch_size']} x {tokens['patch_size']} pixels each; grid: {tokens['grid']}",
+        **{f"output {name}": meaning for name, meaning in outputs.items()},
+        "RoPE periods": periods if periods in (RELEASED_PERIODS, "none") else f"{periods}, NOT as in the releases",
+        "operators": ", ".join(f"{domain or 'ONNX'} opset {version}" for domain, version in operator_sets.items()),
+        "made with": _listed(f"{name} {version}" for name, version in versions.items()),
+        "ledger": f"SHA-256 {metadata['ledger_sha256']}",
+    }
+    return [(name, text, name == "RoPE periods" and text != periods) for name, text in lines.items()]
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+def ledger_in_short(lines: Iterable[str]) -> dict[str, Any]:
+    """How many tensors the checkpoint has, and which of them have no place in the model, or the model none in it."""
+    rows = list(csv.DictReader(lines))
+    placed = [row for row in rows if row["source"] and row["target"]]
+    copied = [row for row in placed if row["transform"] == "copy"]
+    return {
+        "tensors": sum(bool(row["source"]) for row in rows),
+        "copied": len(copied),
+        "changed": len(placed) - len(copied),
+        "ignored": [(row["source"], row["transform"].removeprefix("ignored: ")) for row in rows if not row["target"]],
+        "restored": [(row["target"], row["transform"]) for row in rows if not row["source"]],
+    }

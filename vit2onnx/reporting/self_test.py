@@ -1,0 +1,39 @@
+"""What became of faults that were planted on purpose, and of healthy models: whether the checks can be relied on."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vit2onnx.reporting.page import ENVIRONMENT, counted
+
+PLANTED_IN = {"weights": "weights", "model": "Equinox model", "graph": "ONNX graph", "preprocessing": "preprocessing"}
+
+
+def self_test(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A self-test as pages show it; `result` is what stands in `self_test.json`."""
+    faults, healthy = result["faults"], result["healthy"]
+    caught = sum(fault["caught"] for fault in faults)
+    flagged = sum(bool(model["flagged"]) for model in healthy)
+    return {
+        "passed": bool(faults) and all(fault["passed"] for fault in faults) and bool(healthy) and not flagged,
+        "caught": f"{caught} of {len(faults)}",
+        "sentence": f"The checks caught {caught} of {counted(len(faults), 'planted fault')} and flagged "
+        f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}.",
+        "flagged": f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}",
+        "faults": [
+            {**fault, "planted_in": PLANTED_IN.get(fault["planted_in"], fault["planted_in"])} for fault in faults
+        ],
+        "healthy": healthy,
+        "worst": {
+            # What is no finite number is the worst.
+            name: max((math.inf if model[name] is None else model[name] for model in healthy), default=math.nan)
+            for name in ("max_abs", "truth_ratio", "floors")
+        },
+        "limits": result["limits"],
+    }
+
+
+def self_test_page(result: Mapping[str, Any]) -> str:
+    """The self-test as a self-contained HTML page; the same input gives the same bytes."""
+    template = ENVIRONMENT.get_template("self_test_page.html.j2")
+    return template.render(title="Self-test", self_test=self_test(result))

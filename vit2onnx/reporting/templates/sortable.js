@@ -1,0 +1,19 @@
+// Sorts a table by the column whose header is clicked; a second click turns the order round.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const headers = [...table.querySelectorAll("thead th[aria-sort]")];
+  headers.forEach((header, column) => header.querySelector("button").addEventListener("click", () => {
+    const numeric = header.dataset.kind === "number";
+    const last = header.getAttribute("aria-sort");
+    const order = last === "none" ? (numeric ? "descending" : "ascending") : last === "ascending" ? "descending" : "ascending";
+    headers.forEach((other) => other.setAttribute("aria-sort", other === header ? order : "none"));
+    const sign = order === "ascending" ? 1 : -1;
+    // What is no number is worse than any; an empty cell has nothing to say, and stays last.
+    const value = (row) => {
+      const text = row.cells[column].textContent.trim();
+      return numeric ? (text === "" ? sign * Infinity : isNaN(text) ? Infinity : Number(text)) : text;
+    };
+    const rows = [...table.tBodies[0].rows].map((row) => [value(row), row]);
+    rows.sort(([a], [b]) => sign * (numeric ? (a === b ? 0 : a < b ? -1 : 1) : a.localeCompare(b, "en", { numeric: true })));
+    table.tBodies[0].append(...rows.map(([, row]) => row));
+  }));
+}
