@@ -14,6 +14,7 @@ rule render_parity:
         graphs=expand("<results>/{{variant}}/{export}.onnx", export=config["exports"]),
         stages=stage_ledgers("{variant}"),
         images=list(config["images"].values()),
+        self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
     output:
         page=report(
             "<results>/{variant}/parity.html",
