@@ -28,7 +28,7 @@ def make_tiny_project(project: Path) -> None:
     edit_config(project, lambda config: [config["images"].pop(name) for name in ("astronaut", "chelsea")])
     edit_config(
         project,
-        lambda config: config["parity"].update(sizes=[[48, 112], [50, 34]], batch_sizes=[1, 3], self_test=False),
+        lambda config: config["parity"].update(sizes=[[48, 112], [50, 34]], batch_sizes=[1, 3]),
     )
 
 
