@@ -5,12 +5,16 @@ CORES ?= all
 WEIGHTS ?= $(shell sed -n 's/^weights: *\([a-z]*\).*/\1/p' config/config.yaml)
 BIN := .venv/bin
 
-.PHONY: run test test-slurm benchmark lock
+.PHONY: run proof test test-slurm benchmark lock
 
 run: .venv/installed
 	rm -f results/$(WEIGHTS)/report.html
-	$(BIN)/snakemake --cores $(CORES) --config weights=$(WEIGHTS) \
+	$(BIN)/snakemake --cores $(CORES) $(CONFIG) --config weights=$(WEIGHTS) \
 	  --report results/$(WEIGHTS)/report.html --report-after-run
+
+# The same, and where drift begins, stage by stage, and the checks put to the test themselves.
+proof: CONFIG := --configfile config/whole_proof.yaml
+proof: run
 
 test: .venv/installed
 	$(BIN)/python -m pytest
