@@ -199,7 +199,8 @@ def test_preprocessing_that_fails_fails_the_run_and_leaves_the_evidence(copied: 
     assert not (variant / "preprocessing.verdict.json").exists()
     # Those of the earlier run, in which it passed, are taken back.
     assert not list(variant.glob("*.passport.json"))
-    assert "FAILED: photographs are not prepared as the publisher prepares them." in (variant / "parity.html").read_text()
+    page = (variant / "parity.html").read_text()
+    assert "FAILED: photographs are not prepared as the publisher prepares them." in page
     # Not the graphs but what they are given: still, nothing here is to be used.
     assert "A verdict failed the run." in output
     assert "0 of 2 graphs are at parity" in output
