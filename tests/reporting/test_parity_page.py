@@ -191,7 +191,7 @@ def test_stages_are_shown_or_how_to_get_them(healthy: Comparison, stages: Compar
 def test_a_layer_that_diverges_is_named(healthy: Comparison, diverging: Comparison, text_of: Text) -> None:
     text = text_of(healthy, stages={"dynamic": diverging})
     assert "FAILED: inside 1 of 1 ONNX files a layer goes wrong." in text
-    assert "blocks.1.mlp_raw is where the network goes wrong the first at which onnx and equinox part" in text
+    assert "blocks.1.mlp_raw is where the network goes wrong there onnx and equinox part first; limit 5 x" in text
     assert "First divergence, in injected mode: blocks.1.mlp_raw, onnx and equinox, 3.1e-03, 400 x the noise" in text
 
 

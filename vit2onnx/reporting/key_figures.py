@@ -87,7 +87,8 @@ def _preprocessing(section: Mapping[str, Any]) -> KeyFigure:
     (own,) = [row for row in section["others"] if row["name"] == PUBLISHER] or [None]
     if own is None:
         return KeyFigure(UNKNOWN, what, "nothing was compared", False)
-    note = f"the rest is {own['levels']:.2g} of 255 grey levels off at most"
+    kept = 100 * (1 - section["limits"]["share"]["limit"])
+    note = f"limit {kept:.5g} %; the rest is at most {own['levels']:.2g} of 255 grey levels off"
     return KeyFigure(f"{100 * (1 - own['share']):.3g} %", what, note, not section["faults"])
 
 
@@ -95,7 +96,7 @@ def _stages(sections: Sequence[Mapping[str, Any]]) -> KeyFigure:
     diverging = [one["divergence"] for one in sections if one["divergence"]]
     if diverging:
         first = diverging[0]
-        note = f"the first at which {first.subject} and {first.other} part"
+        note = f"there {first.subject} and {first.other} part first; limit {sections[0]['limit']:g} x rounding noise"
         return KeyFigure(first.stage, "is where the network goes wrong", note, False)
     if faults := [fault for one in sections for fault in one["faults"]]:
         return KeyFigure(UNKNOWN, "whether a step inside the network goes wrong", faults[0], False)

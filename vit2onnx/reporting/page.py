@@ -57,4 +57,4 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters |= {"number": number, "plain": plain, "cosine": cosine, "counted": counted, "megabytes": megabytes}
+ENVIRONMENT.filters |= {"number": number, "cosine": cosine, "counted": counted, "megabytes": megabytes}
