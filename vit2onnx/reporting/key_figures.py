@@ -62,8 +62,7 @@ def _exactness(evidence: Evidence, limits: Limits) -> KeyFigure:
     limit = limits["limits"]["truth_ratio"]["limit"]
     ratio = float(pd.Series([truth_ratio(one) for one in evidence.comparisons]).max(skipna=False))
     figure = f"{ratio:.3g} x" if math.isfinite(ratio) else UNKNOWN
-    what = f"the rounding error of the original itself: {'as' if ratio <= limit else 'not as'} exact as that"
-    return KeyFigure(figure, what, f"limit {limit:g} x", ratio <= limit)
+    return KeyFigure(figure, "the rounding error of the original itself", f"limit {limit:g} x", ratio <= limit)
 
 
 def _neighbours(evidence: Evidence, limits: Limits) -> KeyFigure:
@@ -83,7 +82,7 @@ def _neighbours(evidence: Evidence, limits: Limits) -> KeyFigure:
 
 
 def _preprocessing(section: Mapping[str, Any]) -> KeyFigure:
-    what = "of the pixels that the model is given are the publisher's to the bit"
+    what = "of the pixel values that the model is given are as the publisher's"
     (own,) = [row for row in section["others"] if row["name"] == PUBLISHER] or [None]
     if own is None:
         return KeyFigure(UNKNOWN, what, "nothing was compared", False)
