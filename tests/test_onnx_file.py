@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vit2onnx.errors import InputError
-from vit2onnx.onnx_file import initializers, metadata
+from vit2onnx.onnx_file import initializers, metadata, operator_sets
 
 
 @pytest.fixture
@@ -65,6 +65,14 @@ def test_metadata_is_read(model: onnx.ModelProto, tmp_path: Path):
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
     assert metadata(path) == {"variant": "tiny", "licence": "null"}
+
+
+def test_operator_sets_are_read(model: onnx.ModelProto, tmp_path: Path):
+    path = tmp_path / "model.onnx"
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(*one) for one in (("", 23), ("com.microsoft", 300)))
+    onnx.save(model, path)
+    assert operator_sets(path) == {"": 23, "com.microsoft": 300}
 
 
 @pytest.mark.parametrize("size", [1, 100, 5000, 8400])

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
+
+from vit2onnx.reporting.evidence import Evidence
+from vit2onnx.reporting.summary import Measured
 
 CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
 SIZES = [(48, 112), (224, 224)]
@@ -61,9 +65,105 @@ def semantics(subject: str, other: str) -> dict[str, Any]:
     }
 
 
+def error_map(image: str, worst: float | None) -> dict[str, Any]:
+    """A map of a photograph of 48x112 whose worst patch is 1,2."""
+    grid: list[list[float | None]] = [[1e-6] * 7 for _ in range(3)]
+    grid[1][2] = worst
+    place = {"image": image, "height": 48, "width": 112, "batch": 1, "rows": 3, "columns": 7, "patch_size": 16}
+    return {"subject": "onnx", "other": "transformers"} | place | {"max_abs": grid}
+
+
 @pytest.fixture
-def limits() -> dict[str, dict[str, Any]]:
-    return yaml.safe_load(CONFIG.read_text())["parity"]["limits"]
+def limits() -> dict[str, dict[str, dict[str, Any]]]:
+    """Those of all gates, as the config has them."""
+    return yaml.safe_load(CONFIG.read_text())["parity"]
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> dict[str, Path]:
+    """A cat that is wide and a tree that is tall."""
+    made = {"cat": (140, 60), "tree": (50, 90)}
+    for name, size in made.items():
+        Image.linear_gradient("L").resize(size).save(tmp_path / f"{name}.png")
+    return {name: tmp_path / f"{name}.png" for name in made}
+
+
+def ledger(names: list[str], export: str = "dynamic") -> dict[str, Any]:
+    """Stages of which everything is one or two noise floors apart; in injected mode inputs are given."""
+    implementations = ["transformers", "equinox", "onnx"]
+    pairs = [(name, "truth", 1.0) for name in implementations]
+    pairs += [("equinox", "transformers", 1.5), ("onnx", "equinox", 1.7), ("onnx", "transformers", 0.0)]
+    pairs += [("equinox_float64", "truth", 1e-9)]
+    row = {"scale": 0.5, "floor": 1e-7, "cosine": 1.0, "token": 0, "channel": 0}
+    return {
+        **{"variant": "dinov3_tiny", "export": export, "case": "cat@48x112", "implementations": implementations},
+        "noise_floors": 5.0,
+        "stages": [
+            {"mode": mode, "stage": stage, "subject": subject, "other": other, "floors": floors}
+            | {"max_abs": floors * 4e-7, "rms": floors * 1e-7, "relative": floors * 1e-12}
+            | row
+            for mode in ("accumulated", "injected")
+            for stage in names
+            if mode == "accumulated" or not stage.endswith(".input")
+            for subject, other, floors in pairs
+        ],
+    }
+
+
+def vit_stages(depth: int) -> list[str]:
+    blocks = [f"blocks.{i}.{stage}" for i in range(depth) for stage in ("input", "attn_raw", "mlp_raw", "output")]
+    return ["patch_embed", *blocks, "norm"]
+
+
+def convnext_stages(*depths: int) -> list[str]:
+    names = []
+    for i, depth in enumerate(depths):
+        names += [f"stages.{i}.downsample.{stage}" for stage in (("input", "norm") if i else ("conv",))]
+        names += [f"stages.{i}.blocks.{j}.{stage}" for j in range(depth) for stage in ("input", "dwconv", "output")]
+    return [*names, "norm_in", "norm"]
+
+
+@pytest.fixture
+def stages() -> Comparison:
+    """A ledger in which no layer diverges."""
+    return ledger(vit_stages(2))
+
+
+@pytest.fixture(params=[vit_stages(12), vit_stages(40), convnext_stages(3, 3, 27, 3)], ids=["S", "7B", "ConvNeXt-L"])
+def deep_stages(request: pytest.FixtureRequest) -> Comparison:
+    """Ledgers of networks as they are released, in which no layer diverges."""
+    return ledger(request.param)
+
+
+@pytest.fixture
+def diverging() -> Comparison:
+    """A ledger in which the graph's second block goes wrong, and then gives NaN when it runs on its own."""
+    broken = ledger(vit_stages(2))
+    for row in broken["stages"]:
+        if row["subject"] == "onnx" and row["stage"].startswith(("blocks.1.mlp", "blocks.1.output")):
+            row |= {"floors": 400.4, "max_abs": 3.1e-3, "rms": 4e-5}
+        if row["subject"] == "onnx" and row["stage"] == "norm" and row["mode"] == "accumulated":
+            row |= dict.fromkeys(("floors", "max_abs", "rms", "relative", "cosine"))
+    return broken
+
+
+@pytest.fixture
+def tested() -> Comparison:
+    """A self-test that caught three faults of three, and flagged neither of two healthy models."""
+    fault = {"fault": "w1 and w2 exchanged", "planted_in": "weights", "model": "ViT with SwiGLU", "caught": True}
+    fault |= {"stage": "blocks.1.mlp_raw", "caught_by": "onnx - transformers, max |difference|", "measured": 0.31}
+    fault |= {"limit": 1e-5, "named_stage": "blocks.1.mlp_raw", "between": "equinox and transformers", "floors": 8.1e4}
+    unnamed = {"stage": None, "named_stage": None, "between": None, "floors": None}
+    figures = {"max_abs": 4e-6, "truth_ratio": 1.02, "floors": 1.7}
+    return {
+        "limits": {"max_abs": 1e-5, "noise_floors": 5.0},
+        "faults": [
+            fault | {"passed": True},
+            fault | {"fault": "one element of fc2", "planted_in": "graph", "measured": 1e-4, "passed": True},
+            fault | {"fault": "bicubic for bilinear", "planted_in": "preprocessing", "passed": True} | unnamed,
+        ],
+        "healthy": [{"model": "ViT with SwiGLU", "seed": seed, "flagged": []} | figures for seed in (0, 1)],
+    }
 
 
 @pytest.fixture
@@ -86,6 +186,7 @@ def healthy() -> Comparison:
             *(row for run, batch in runs for row in rows(run, "transformers", APART, batch)),
         ],
         "known_differences": [],
+        "error_maps": [error_map("cat", 5e-6), error_map("tree", 2e-6)],
         "distributions": [
             distribution("transformers", "truth"),
             distribution("equinox", "truth"),
@@ -116,15 +217,16 @@ def not_finite(healthy: Comparison) -> Comparison:
     for row in broken["differences"]:
         if row["subject"] == "onnx" and row["image"] == "tree" and row["height"] == 48:
             row |= dict.fromkeys(("max_abs", "rms", "p99_abs", "mean_abs", "cosine"))
+    broken["error_maps"] = [error_map("tree", None), error_map("cat", 5e-6)]
     broken["checks"] = [{"name": "finite", "passed": False, "detail": "NaN or infinity in an output"}]
     return broken
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Callable[..., dict[Path, Path]]:
+def written(tmp_path: Path) -> Callable[..., Measured]:
     """Writes comparisons, each with a graph of 86 MB of which the disk holds nothing."""
 
-    def write(*comparisons: Comparison) -> dict[Path, Path]:
+    def write(*comparisons: Comparison) -> Measured:
         graphs = {}
         for comparison in comparisons:
             path = tmp_path / f"{comparison['export']}.json"
@@ -132,6 +234,64 @@ def written(tmp_path: Path) -> Callable[..., dict[Path, Path]]:
             graphs[path] = path.with_suffix(".onnx")
             with graphs[path].open("wb") as file:
                 file.truncate(86_454_796)
-        return graphs
+        return Measured(graphs)
 
     return write
+
+
+METADATA = {
+    **{"version": "1.0", "variant": "dinov3_tiny", "weights": "synthetic", "export": "dynamic"},
+    **{"rope_periods": "bfloat16", "ledger_sha256": "cafe", "licence": "null"},
+    "checkpoint": json.dumps({"identity": "synthetic weights, made here", "layout": "meta", "sha256": "feedbeef"}),
+    "preprocessing": json.dumps(
+        {"input": "float32 RGB", "interpolation": "bilinear", "antialias": True, "scale": "1/255"}
+        | {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    ),
+    "tokens": json.dumps(
+        {"order": "CLS, registers, patches", "registers": 4, "first_patch": 5, "patch_size": 16, "grid": "rows"}
+    ),
+    "outputs": json.dumps({"pooler_output": "the CLS token after the final norm"}),
+    "versions": json.dumps({"jax": "0.1"}),
+}
+LEDGER = [
+    "source,target,transform,shape,dtype,sha256,target_sha256",
+    "cls_token,cls_token,drop_first_axis,1x1x8,float32,aa,bb",
+    "norm.bias,norm.bias,copy,8,float32,cc,cc",
+    "mask_token,,ignored: used in training only,1x8,float32,dd,",
+    ",rope.periods,from the configuration,16,float32,,ee",
+]
+RECORD = {
+    "variant": "dinov3_tiny",
+    "weights": "synthetic",
+    "origin": {"kind": "synthetic", "seed": 0},
+    "layout": "meta",
+    "bytes": 86_000_000,
+    "sha256": "feedbeef",
+    "official_file": None,
+    "identity": "synthetic weights, made here",
+}
+SHARES = {"publisher": 0.01, "publisher_float": 0.2, "transformers": 0.9, "transformers_pil": 0.1}
+
+
+@pytest.fixture
+def prepared() -> list[dict[str, Any]]:
+    """Differences of a preprocessing that passes."""
+    figures = {"height": 48, "width": 112, "levels": 1.0, "normalised": 0.017, "rest": 0.0}
+    rows = product(SHARES.items(), ("cat", "tree"))
+    return [{"other": other, "image": image, "share": share} | figures for (other, share), image in rows]
+
+
+@pytest.fixture
+def evidence_of(photographs: dict[str, Path], prepared: list[dict[str, Any]]) -> Callable[..., Evidence]:
+    """Makes the evidence on a variant of comparisons; all but these is healthy, or as it is given."""
+
+    def make(*comparisons: Comparison, **other: Any) -> Evidence:
+        exports = [comparison["export"] for comparison in comparisons]
+        healthy = {"record": RECORD, "ledger": LEDGER, "preprocessing": prepared, "photographs": photographs}
+        healthy |= {
+            "metadata": dict.fromkeys(exports, METADATA),
+            "operator_sets": {export: {"": 23} for export in exports},
+        }
+        return Evidence(comparisons, **healthy | other)
+
+    return make

@@ -1,18 +1,30 @@
 """The summary: a row per graph with its verdict, none of whose numbers hides the worst one."""
 
 import io
+import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from docutils.core import publish_string
 
-from vit2onnx.reporting.summary import summarise, summary_csv, summary_page, verdict_line
+from vit2onnx.reporting.summary import (
+    Measured,
+    summarise,
+    summary_csv,
+    summary_json,
+    summary_page,
+    verdict_line,
+    verdict_rst,
+)
 
 Comparison = dict[str, Any]
-Limits = dict[str, dict[str, Any]]
-Written = Callable[..., dict[Path, Path]]
+Limits = dict[str, dict[str, dict[str, Any]]]
+Written = Callable[..., Measured]
 
 
 def test_healthy_graph(written: Written, healthy: Comparison, limits: Limits) -> None:
@@ -84,3 +96,54 @@ def test_page_says_why_a_graph_failed(
     assert "FAILED: 1 of 2 graphs is at parity with transformers (synthetic weights)." in page
     assert "1.00e-03 &gt; 1.00e-05" in page
     assert "SYNTHETIC WEIGHTS" in page
+
+
+def test_all_gates_count(
+    written: Written,
+    healthy: Comparison,
+    diverging: Comparison,
+    prepared: list[Comparison],
+    limits: Limits,
+    tmp_path: Path,
+) -> None:
+    def with_gates(preprocessing: object, stages: object) -> list[Comparison]:
+        found = {"preprocessing": {"variant": "dinov3_tiny", "differences": preprocessing}, "stages": stages}
+        for name, content in found.items():
+            (tmp_path / f"{name}_gate.json").write_text(json.dumps(content))
+        gates = {name: [tmp_path / f"{name}_gate.json"] for name in found}
+        return summarise(replace(written(healthy), **gates), limits, "synthetic").to_dict("records")
+
+    (row,) = with_gates(prepared, {**diverging, "export": "another"})
+    assert (row["verdict"], row["faults"]) == ("passed", [])
+    (row,) = with_gates([one | {"share": 0.5} for one in prepared], diverging)
+    assert row["verdict"] == "FAILED"
+    stages, preprocessing = row["faults"]
+    assert stages == "stages: first divergence: blocks.1.mlp_raw, onnx and equinox, 3.1e-03, 400 x the noise floor"
+    assert preprocessing.startswith("preprocessing: ours - publisher, share of values at another grey level")
+
+
+def test_features_that_are_not_the_published_ones_speak_of_the_checkpoint(
+    written: Written, healthy: Comparison, limits: Limits
+) -> None:
+    row = next(row for row in healthy["differences"] if row["other"] == "transformers")
+    healthy["differences"].append(row | {"subject": "equinox", "other": "published", "max_abs": 0.5})
+    (found,) = summarise(written(healthy), limits, "official").to_dict("records")
+    (fault,) = found["faults"]
+    assert fault.startswith("checkpoint or photograph: equinox - published features, max |difference|: 5.00e-01")
+
+
+def test_json_and_front_page_tell_the_same(
+    written: Written, healthy: Comparison, not_finite: Comparison, limits: Limits
+) -> None:
+    not_finite["checks"].append({"name": "runs", "passed": False, "detail": "Fail: `MatMul`\n\n  * in\n=====\nnode"})
+    summary = summarise(written(healthy, not_finite | {"export": "large"}), limits, "synthetic")
+    found = json.loads(summary_json(summary))
+    assert (found["verdict"], found["passed"]) == (verdict_line(summary), False)
+    assert [row["verdict"] for row in found["graphs"]] == ["passed", "FAILED"]
+    assert [row["max_abs"] for row in found["graphs"]] == [5e-6, None]
+    assert found["graphs"][0]["cosine"] == summary["cosine"][0]
+    page = publish_string(verdict_rst(summary), writer="html", settings_overrides={"halt_level": 2}).decode()
+    text = " ".join(re.sub("<[^>]*>", "", page).split())
+    assert "FAILED: 1 of 2 graphs is at parity with transformers (synthetic weights)." in text
+    assert "dinov3_tiny/dynamic.onnx: passed dinov3_tiny/large.onnx: FAILED" in text
+    assert "finite: NaN or infinity in an output runs: Fail: 'MatMul' * in ===== node" in text

@@ -1,17 +1,21 @@
 """The table at the end of a run: it fits a log, says why a graph failed, and ends with the verdict."""
 
+import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from vit2onnx.reporting.terminal import compared_graphs, print_summary
+from vit2onnx.reporting.summary import Measured
+from vit2onnx.reporting.terminal import measured_by, print_summary
 
 Comparison = dict[str, Any]
-Limits = dict[str, dict[str, Any]]
-Written = Callable[..., dict[Path, Path]]
+Limits = dict[str, dict[str, dict[str, Any]]]
+Written = Callable[..., Measured]
 
 
 def test_terminal_ends_with_the_verdict(
@@ -28,21 +32,67 @@ def test_terminal_ends_with_the_verdict(
 
 
 def test_terminal_after_a_run_that_compared_nothing(limits: Limits, capsys: pytest.CaptureFixture[str]) -> None:
-    print_summary({}, limits, "synthetic")
+    print_summary(Measured({}), limits, "synthetic")
     assert capsys.readouterr().out == ""
-    print_summary({}, limits, "synthetic", complete=False)
+    print_summary(Measured({}), limits, "synthetic", complete=False)
     assert capsys.readouterr().out.strip() == "The run did not finish. No graph was compared."
 
 
-def test_only_comparisons_of_this_run_are_shown(tmp_path: Path) -> None:
-    def job(rule: str, export: str) -> SimpleNamespace:
-        output, graph = SimpleNamespace(comparison=str(tmp_path / f"{export}.json")), tmp_path / f"{export}.onnx"
-        return SimpleNamespace(rule=SimpleNamespace(name=rule), output=output, input=SimpleNamespace(graph=str(graph)))
+def test_a_verdict_that_failed_is_no_run_that_did_not_finish(
+    written: Written, healthy: Comparison, beyond: Comparison, limits: Limits, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_summary(written(healthy, beyond), limits, "synthetic", complete=False)
+    assert capsys.readouterr().out.startswith("\nA verdict failed the run.\n")
+    print_summary(replace(written(healthy, beyond), missing=1), limits, "synthetic", complete=False)
+    assert capsys.readouterr().out.startswith("\nA verdict failed the run. 1 graph not compared.\n")
+    print_summary(replace(written(healthy), missing=2), limits, "synthetic", complete=False)
+    assert capsys.readouterr().out.startswith(
+        "\nThe run did not finish: it was stopped, or a job failed. 2 graphs not compared.\n"
+    )
+
+
+def test_the_page_to_open_is_named(
+    healthy: Comparison,
+    limits: Limits,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = Path("results/synthetic")
+    (results / "dinov3_tiny/parity").mkdir(parents=True)
+    comparison, graph = results / "dinov3_tiny/parity/dynamic.json", results / "dinov3_tiny/dynamic.onnx"
+    comparison.write_text(json.dumps(healthy))
+    graph.touch()
+    named = []
+    for seconds, page in enumerate(("report.html", "summary.html", "report.html")):
+        (results / page).touch()
+        os.utime(results / page, (seconds, seconds))
+        print_summary(Measured({comparison: graph}), limits, "synthetic")
+        named += [line for line in capsys.readouterr().out.splitlines() if line.startswith("Open ")]
+    # A report of an earlier run is not what to read.
+    pages = ("report.html", "summary.html", "report.html")
+    assert named == [f"Open results/synthetic/{page}" for page in pages]
+
+
+def test_only_measurements_of_this_run_are_shown(tmp_path: Path) -> None:
+    def job(rule: str, name: str) -> SimpleNamespace:
+        output = SimpleNamespace(
+            comparison=str(tmp_path / f"{name}.json"), ledger=str(tmp_path / f"{name}.stages.json")
+        )
+        graph = str(tmp_path / f"{name}.onnx")
+        return SimpleNamespace(rule=SimpleNamespace(name=rule), output=output, input=SimpleNamespace(graph=graph))
 
     jobs = [job("compare_outputs", export) for export in ("static", "dynamic", "stale", "deleted")]
+    jobs += [job(rule, name) for rule in ("compare_preprocessing", "compare_stages") for name in ("new", "stale")]
     for export in ("static", "dynamic", "stale"):
         (tmp_path / f"{export}.onnx").touch()
     dag = SimpleNamespace(
         jobs=[*jobs, job("judge_parity", "static")], noneedrun_finished=lambda job: "stale" not in job.input.graph
     )
-    assert compared_graphs(dag) == {tmp_path / f"{e}.json": tmp_path / f"{e}.onnx" for e in ("dynamic", "static")}
+    assert measured_by(dag) == Measured(
+        {tmp_path / f"{export}.json": tmp_path / f"{export}.onnx" for export in ("dynamic", "static")},
+        preprocessing=[tmp_path / "new.json"],
+        stages=[tmp_path / "new.stages.json"],
+        missing=1,
+    )

@@ -23,7 +23,11 @@ RESULTS = [
     "static.onnx",
     "dynamic.onnx",
     "parity/static.json",
+    "parity/static.csv",
+    "parity/static.semantics.csv",
     "parity/dynamic.json",
+    "parity/dynamic.csv",
+    "parity/dynamic.semantics.csv",
     "parity/static.verdict.json",
     "parity/dynamic.verdict.json",
     "static.passport.json",
@@ -31,6 +35,7 @@ RESULTS = [
     "static.sample.npz",
     "dynamic.sample.npz",
     "preprocessing.json",
+    "preprocessing.csv",
     "preprocessing.verdict.json",
     "parity.html",
 ]
@@ -70,7 +75,7 @@ def finished(tiny_project: Path) -> Path:
 def test_every_promised_file_is_there_and_nothing_half_written(finished: Path) -> None:
     results = finished / "results" / "synthetic"
     assert not [name for name in RESULTS if not (results / TINY / name).is_file()]
-    assert (results / "summary.csv").is_file()
+    assert all((results / f"summary.{kind}").is_file() for kind in ("csv", "json", "html"))
     # What a killed job was writing is not taken for a result, and goes when the job runs again.
     assert not [path for path in results.rglob("*") if path.name.startswith(".") and path.is_file()]
 
@@ -108,6 +113,8 @@ def test_second_run_has_nothing_to_do(finished: Path) -> None:
 
 def test_report_holds_captions_categories_and_pages(finished: Path) -> None:
     report = (finished / "report.html").read_text()
+    # The front page begins with the verdict.
+    assert "<strong>Passed: 2 of 2 graphs are at parity with transformers (synthetic weights).</strong>" in report
     for caption in ("The verdict on each of", "What became of each tensor", "The passport of static.onnx"):
         assert caption in report
     assert TINY in report
@@ -184,7 +191,7 @@ def test_failed_verdict_fails_the_run_and_leaves_the_evidence(copied: Path) -> N
 
 def test_preprocessing_that_fails_fails_the_run_and_leaves_the_evidence(copied: Path) -> None:
     edit_config(copied, lambda config: config["parity"]["preprocessing"]["share"].update(limit=1e-6))
-    assert set(planned(copied)) == {"judge_preprocessing", "write_passport", "render_parity"}
+    assert set(planned(copied)) == {"judge_preprocessing", "write_passport", "render_parity", "summarise_parity"}
     output = snakemake(copied, fails=True)
     assert f"{TINY}: the preprocessing is not at parity: ours - publisher, share of values" in output
     variant = copied / "results/synthetic" / TINY
@@ -192,7 +199,12 @@ def test_preprocessing_that_fails_fails_the_run_and_leaves_the_evidence(copied: 
     assert not (variant / "preprocessing.verdict.json").exists()
     # Those of the earlier run, in which it passed, are taken back.
     assert not list(variant.glob("*.passport.json"))
-    assert "photographs are not prepared as the publisher prepares them" in (variant / "parity.html").read_text()
+    page = (variant / "parity.html").read_text()
+    assert "FAILED: photographs are not prepared as the publisher prepares them." in page
+    # Not the graphs but what they are given: still, nothing here is to be used.
+    assert "A verdict failed the run." in output
+    assert "0 of 2 graphs are at parity" in output
+    assert "FAILED" in (copied / "results/synthetic/summary.html").read_text()
 
 
 def test_an_archive_that_is_not_kept_goes_when_the_model_is_made(copied: Path) -> None:
@@ -215,8 +227,8 @@ STAGE_RULES = ("run_reference_stages", "run_equinox_stages", "export_stages", "c
 def test_stages_are_a_switch(copied: Path) -> None:
     edit_config(copied, lambda config: config["parity"].update(stages=True))
     jobs = planned(copied)
-    # Those and nothing else, for each of two recipes.
-    assert jobs == dict.fromkeys(STAGE_RULES, 2)
+    # Those for each of two recipes, and the pages that show them.
+    assert jobs == dict.fromkeys(STAGE_RULES, 2) | {"render_parity": 1, "summarise_parity": 1}
     snakemake(copied)
     results = copied / "results/synthetic" / TINY
     made = {}
@@ -230,6 +242,9 @@ def test_stages_are_a_switch(copied: Path) -> None:
     # Ledger, table, verdict and two graphs; the arrays have passed.
     assert len(made) == 2 * 5
     assert planned(copied) == {}
+    page = results / "parity.html"
+    assert "No layer diverges" in page.read_text()
+    made[page] = page.read_bytes()
     # Again gives the same bytes.
     snakemake(copied, "--forcerun", *STAGE_RULES)
     assert {path: path.read_bytes() for path in made} == made
@@ -237,6 +252,7 @@ def test_stages_are_a_switch(copied: Path) -> None:
     edit_config(copied, lambda config: config["parity"]["limits"]["noise_floors"].update(limit=1e-3))
     output = snakemake(copied, fails=True)
     assert f"The stages of {TINY}/static.onnx are not at parity: first divergence: patch_embed, equinox and" in output
+    assert "stages: first divergence: patch_embed, equinox and transformers" in output
     assert (results / "parity/static.stages.json").is_file()
     assert not (results / "parity/static.stages.verdict.json").exists()
 

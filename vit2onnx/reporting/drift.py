@@ -16,9 +16,11 @@ from vit2onnx.reporting.figures import LIMIT_COLOUR, MARKERS, STYLE, as_svg
 from vit2onnx.reporting.page import SUBJECTS, number
 
 COLUMNS = ["mode", "stage", "subject", "other", "max_abs", "rms", "scale", "floor", "floors"]
-# So many layers have their names under the plot; of more, every second or third has.
+# So many blocks have their numbers under the plot; of more, every second or third has.
 MAX_TICKS = 24
 NOT_FINITE = "not finite"
+# How those end that were run in double precision, which tells whether there is a truth and nothing of the graph.
+DOUBLE = "_float64"
 
 
 def stage_section(ledger: Mapping[str, Any], limit: float, faults: Sequence[str]) -> dict[str, Any]:
@@ -26,6 +28,8 @@ def stage_section(ledger: Mapping[str, Any], limit: float, faults: Sequence[str]
     rows = ledger["stages"]
     found = first_divergence(rows, "injected", limit)
     pairs = list(dict.fromkeys((row["subject"], row["other"]) for row in rows if not _is_double(row)))
+    # What tells implementations apart comes first.
+    pairs.sort(key=lambda pair: pair[1] == TRUTH)
     between = [row["floors"] for row in rows if row["mode"] == "injected" and row["other"] != TRUTH]
     largest = max((math.inf if floors is None else floors for floors in between), default=math.nan)
     image, _, size = ledger["case"].rpartition("@")
@@ -37,13 +41,13 @@ def stage_section(ledger: Mapping[str, Any], limit: float, faults: Sequence[str]
         "largest": largest,
         "limit": limit,
         "photograph": f"{image} at {size}",
-        "pairs": [" - ".join("float64" if name == TRUTH else SUBJECTS[name] for name in pair) for pair in pairs],
+        "pairs": [f"{subject} - {'float64' if other == TRUTH else other}" for subject, other in pairs],
         "rows": _table(rows, pairs, limit),
     }
 
 
 def _is_double(row: Mapping[str, Any]) -> bool:
-    return str(row["subject"]).endswith("_float64")
+    return str(row["subject"]).endswith(DOUBLE)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str]], limit: float) -> list[dict[str, Any]]:
@@ -75,6 +79,7 @@ def drift_figure(ledger: Mapping[str, Any], limit: float) -> str:
     """
     rows = pd.DataFrame(ledger["stages"], columns=COLUMNS)
     rows = rows.astype(dict.fromkeys(("max_abs", "rms", "scale", "floor", "floors"), float))
+    rows = rows[~rows["subject"].str.endswith(DOUBLE).astype(bool)]
     stages = list(dict.fromkeys(rows["stage"]))
     places = {stage: place for place, stage in enumerate(stages)}
     rows["place"] = rows["stage"].map(places)
@@ -87,7 +92,7 @@ def drift_figure(ledger: Mapping[str, Any], limit: float) -> str:
         found = found or first_divergence(ledger["stages"], "accumulated", limit)
         if found:
             _mark(upper, lower, found, places[found.stage], len(stages))
-        ticks = layer_ticks(stages)
+        ticks = block_ticks(stages)
         for place, _ in ticks:
             lower.axvline(place - 0.5, color="#eef1f4", lw=0.7, zorder=0)
             upper.axvline(place - 0.5, color="#eef1f4", lw=0.7, zorder=0)
@@ -98,15 +103,14 @@ def drift_figure(ledger: Mapping[str, Any], limit: float) -> str:
         return as_svg(figure)
 
 
-def layer_ticks(stages: Sequence[str]) -> list[tuple[int, str]]:
-    """Where each layer begins among the stages, and what it is called in short: `7`, `2.14`, `2 down`."""
+def block_ticks(stages: Sequence[str]) -> list[tuple[int, str]]:
+    """Where each block begins among the stages, and its numbers: `7`, or `2.14` where blocks are numbered by stage."""
     ticks: list[tuple[int, str]] = []
     last = None
     for place, stage in enumerate(stages):
         layer = stage.rpartition(".")[0]
-        if layer and layer != last:
-            short = ".".join(re.findall(r"\d+", layer))
-            ticks.append((place, f"{short} down" if layer.endswith("downsample") else short))
+        if "blocks." in layer and layer != last:
+            ticks.append((place, ".".join(re.findall(r"\d+", layer))))
         last = layer
     return ticks
 
@@ -127,14 +131,14 @@ def _accumulated(axes: Axes, rows: pd.DataFrame, implementations: Sequence[str])
     axes.set_ylim(bottom=bottom)
     axes.set_ylabel("distance from float64,\nshare of the stage's scale")
     axes.set_title("Each on its own, from the photograph on", loc="left", fontsize=9)
-    axes.legend(loc="upper left", bbox_to_anchor=(0.35, 1.14), ncols=len(implementations), frameon=False)
+    _legend(axes)
 
 
 def _injected(axes: Axes, rows: pd.DataFrame, limit: float) -> None:
-    rows = rows[(rows["other"] != TRUTH) & ~rows["subject"].str.endswith("_float64")]
+    rows = rows[rows["other"] != TRUTH]
     for index, ((subject, other), own) in enumerate(rows.groupby(["subject", "other"], sort=False)):
         color, marker = MARKERS[subject]
-        label = f"{SUBJECTS[subject]} - {SUBJECTS[other]}"
+        label = f"{subject} - {other}"
         face = color if index % 2 else "none"
         axes.plot(own["place"], own["floors"], marker, color=color, mfc=face, ms=3, label=label, lw=0)
         _cross_out(axes, own[own["floors"].isna()])
@@ -146,7 +150,17 @@ def _injected(axes: Axes, rows: pd.DataFrame, limit: float) -> None:
         axes.set_ylim(0, 1.15 * max(limit, rows["floors"].max() if rows["floors"].notna().any() else 0))
     axes.set_ylabel("apart, in\nnoise floors")
     axes.set_title("Each layer by itself, given the same input", loc="left", fontsize=9)
-    axes.legend(loc="upper left", bbox_to_anchor=(0.35, 1.2), ncols=4, frameon=False, handletextpad=0.2, fontsize=8)
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Above the plot, at the right; it takes no room from it."""
+    handles, labels = axes.get_legend_handles_labels()
+    corner = {"loc": "lower right", "bbox_to_anchor": (1, 0.98)}
+    legend = axes.legend(
+        handles, labels, **corner, ncols=len(labels), frameon=False, handletextpad=0.3, columnspacing=1.2, fontsize=8
+    )
+    legend.set_in_layout(False)
 
 
 def _cross_out(axes: Axes, rows: pd.DataFrame) -> None:
@@ -161,12 +175,13 @@ def _mark(upper: Axes, lower: Axes, found: Divergence, place: int, count: int) -
     is_left = place < count / 2
     upper.annotate(
         f"first divergence ({found.mode}):\n{found.stage}",
-        xy=(place, 1),
+        xy=(place, 0.6),
         xycoords=upper.get_xaxis_transform(),
-        xytext=(4 if is_left else -4, -12),
+        xytext=(5 if is_left else -5, 0),
         textcoords="offset points",
         ha="left" if is_left else "right",
-        va="top",
+        va="center",
+        bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1},
         color=LIMIT_COLOUR,
         fontsize=8.5,
         weight="bold",

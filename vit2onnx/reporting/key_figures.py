@@ -1,5 +1,6 @@
 """The few figures on top of the parity page, in plain words for readers who do not know the project."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from vit2onnx.parity.verdict import GRAPH_RUNS, limit_factor, truth_ratio
 from vit2onnx.reporting.evidence import Evidence, Limits
 from vit2onnx.reporting.page import number, plain
 from vit2onnx.reporting.summary import differences
+
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,21 @@ def key_figures(
 def _difference(evidence: Evidence, limits: Limits) -> KeyFigure:
     rows = pd.concat([differences(one, GRAPH_RUNS, one["references"]) for one in evidence.comparisons])
     limit = limits["limits"]["max_abs"]["limit"] * limit_factor(rows["scale"])
-    most = rows["max_abs"].max(skipna=False)
-    what = f"largest difference between ONNX and original, of {rows['count'].sum():.2g} output numbers"
-    return KeyFigure(plain(most), what, f"limit {plain(limit)}; features are around 1", bool(most <= limit))
+    most = float(rows["max_abs"].max(skipna=False))
+    what = f"largest difference between ONNX and original in {_rounded(int(rows['count'].sum()))} output numbers"
+    figure = plain(most) if math.isfinite(most) else UNKNOWN
+    return KeyFigure(figure, what, f"limit {plain(limit)}; the numbers are around 1", most <= limit)
+
+
+def _rounded(count: int) -> str:
+    return f"{count / 1e6:.1f} million" if count >= 1e5 else f"{count}"
 
 
 def _exactness(evidence: Evidence, limits: Limits) -> KeyFigure:
     limit = limits["limits"]["truth_ratio"]["limit"]
     ratio = float(pd.Series([truth_ratio(one) for one in evidence.comparisons]).max(skipna=False))
-    what = "the original's own rounding error is what the ONNX file has"
-    return KeyFigure(f"{ratio:.2f} x", what, f"limit {limit} x; 1 x is as exact", bool(ratio <= limit))
+    figure = f"{ratio:.3g} x" if math.isfinite(ratio) else UNKNOWN
+    return KeyFigure(figure, "the rounding error of the original itself", f"limit {limit:g} x", ratio <= limit)
 
 
 def _neighbours(evidence: Evidence, limits: Limits) -> KeyFigure:
@@ -62,7 +70,7 @@ def _neighbours(evidence: Evidence, limits: Limits) -> KeyFigure:
     asked = [figures for row in rows for figures in row["neighbours"]]
     what = "of nearest neighbours (images, regions, patches) stay the same"
     if not asked or not all(row["finite"] for row in rows):
-        return KeyFigure("unknown", what, "not finite, or nothing to look among", False)
+        return KeyFigure(UNKNOWN, what, "not finite, or nothing to look among", False)
     share = min(figures["top_1"] for figures in asked)
     margin = max(figures["margin"] for figures in asked)
     limit = limits["limits"]["neighbour_margin"]["limit"]
@@ -74,11 +82,12 @@ def _neighbours(evidence: Evidence, limits: Limits) -> KeyFigure:
 
 
 def _preprocessing(section: Mapping[str, Any]) -> KeyFigure:
-    what = "of the pixels that the model is given are the publisher's to the bit"
+    what = "of the pixel values that the model is given are as the publisher's"
     (own,) = [row for row in section["others"] if row["name"] == PUBLISHER] or [None]
     if own is None:
-        return KeyFigure("unknown", what, "nothing was compared", False)
-    note = f"the rest is {own['levels']:.2g} of 255 grey levels off at most"
+        return KeyFigure(UNKNOWN, what, "nothing was compared", False)
+    kept = 100 * (1 - section["limits"]["share"]["limit"])
+    note = f"limit {kept:.5g} %; the rest is at most {own['levels']:.2g} of 255 grey levels off"
     return KeyFigure(f"{100 * (1 - own['share']):.3g} %", what, note, not section["faults"])
 
 
@@ -86,10 +95,10 @@ def _stages(sections: Sequence[Mapping[str, Any]]) -> KeyFigure:
     diverging = [one["divergence"] for one in sections if one["divergence"]]
     if diverging:
         first = diverging[0]
-        note = f"the first at which {first.subject} and {first.other} part"
+        note = f"there {first.subject} and {first.other} part first; limit {sections[0]['limit']:g} x rounding noise"
         return KeyFigure(first.stage, "is where the network goes wrong", note, False)
     if faults := [fault for one in sections for fault in one["faults"]]:
-        return KeyFigure("unknown", "whether a step inside the network goes wrong", faults[0], False)
+        return KeyFigure(UNKNOWN, "whether a step inside the network goes wrong", faults[0], False)
     largest = max(one["largest"] for one in sections)
     what = f"of {sections[0]['count']} steps inside the network goes wrong"
     return KeyFigure("none", what, f"at most {largest:.2g} x rounding noise; limit {sections[0]['limit']:g} x", True)

@@ -29,8 +29,6 @@ def number(value: float) -> str:
 
 def plain(value: float) -> str:
     """A measured figure with two digits and without an exponent, for readers who are no engineers."""
-    if not math.isfinite(value):
-        return number(value)
     return str(np.format_float_positional(value, precision=2, fractional=False, trim="-"))
 
 
@@ -59,4 +57,4 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters |= {"number": number, "plain": plain, "cosine": cosine, "counted": counted, "megabytes": megabytes}
+ENVIRONMENT.filters |= {"number": number, "cosine": cosine, "counted": counted, "megabytes": megabytes}

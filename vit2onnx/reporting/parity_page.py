@@ -26,6 +26,14 @@ LEGS = {
     "sanity": ("Is the file what it promises to be?", ()),
 }
 
+# What stands over the faults of a gate.
+TITLES = {
+    "outputs": "{file}, outputs",
+    "published": "{file}, against published features",
+    "stages": "{file}, layer by layer",
+    "preprocessing": "preprocessing",
+}
+
 
 def parity_page(evidence: Evidence, limits: Limits) -> str:
     """The self-contained HTML page on a variant; the same input gives the same bytes.
@@ -59,18 +67,17 @@ def parity_page(evidence: Evidence, limits: Limits) -> str:
 
 
 def faults_of_page(graphs: Sequence[Mapping[str, Any]], tested: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """All faults by gate, and by graph where they are a graph's: `{"gate", "file", "sentences"}`."""
-    found = [
-        {"gate": gate, "file": "" if gate == "preprocessing" else graph["file"], "sentences": sentences}
-        for gate in ("outputs", "published", "stages", "preprocessing")
-        for graph in graphs
-        for gate_of_graph, sentences in graph["faults"].items()
-        if gate_of_graph == gate
-    ]
+    """All faults: by gate, in the order of `TITLES`, and by graph where they are a graph's."""
+    found: list[dict[str, Any]] = []
+    for gate, title in TITLES.items():
+        for graph in graphs:
+            if gate in graph["faults"]:
+                fault = {"gate": gate, "title": title.format(file=graph["file"]), "sentences": graph["faults"][gate]}
+                # That of the preprocessing is the same for every graph.
+                found += [] if fault in found else [fault]
     if tested and not tested["passed"]:
-        found.append({"gate": "self_test", "file": "", "sentences": [tested["sentence"]]})
-    # That of the preprocessing is the same for every graph.
-    return [fault for place, fault in enumerate(found) if fault not in found[:place]]
+        found.append({"gate": "self_test", "title": "self-test", "sentences": [tested["sentence"]]})
+    return found
 
 
 def headline(graphs: Sequence[Mapping[str, Any]], faults: Sequence[Mapping[str, Any]]) -> str:
@@ -87,7 +94,7 @@ def headline(graphs: Sequence[Mapping[str, Any]], faults: Sequence[Mapping[str, 
     if "published" in gates:
         said.append("the checkpoint or the photograph is not the one whose features are published")
     if count := gates.count("stages"):
-        said.append(f"inside {count} of {len(graphs)} ONNX files the stages are not the original's")
+        said.append(f"inside {count} of {len(graphs)} ONNX files a layer goes wrong")
     if "preprocessing" in gates:
         said.append("photographs are not prepared as the publisher prepares them")
     if "self_test" in gates:

@@ -1,7 +1,6 @@
 """Photographs on a page: as thumbnails, and with the error of a graph drawn over them."""
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from vit2onnx.reporting.page import data_uri, number
 
 # Pixels, so small that a hundred of them stay below half a megabyte.
 THUMBNAIL = (96, 72)
-COLUMNS = 3
+# Inches and photographs across.
+PICTURE_WIDTH, MAX_COLUMNS = 10.3, 4
 # Beyond this ratio between the worst patches of photographs, one linear scale would show the worst one only.
 LINEAR_UP_TO = 30
 
@@ -42,29 +42,26 @@ def error_map_figure(maps: Sequence[Mapping[str, Any]], photographs: Mapping[str
     """
     grids = [np.array([[np.nan if x is None else x for x in row] for row in one["max_abs"]]) for one in maps]
     norm = _scale(grids)
-    columns = min(COLUMNS, len(maps))
-    rows = math.ceil(len(maps) / columns)
-    shape = max(one["height"] / one["width"] for one in maps)
+    columns = min(MAX_COLUMNS, len(maps))
+    rows = [maps[start : start + columns] for start in range(0, len(maps), columns)]
+    shapes = [max(one["height"] / one["width"] for one in row) for row in rows]
+    width = (PICTURE_WIDTH - 1) / columns
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.2 * columns + 0.8, rows * (0.35 + 3.0 * min(shape, 1.3))), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        figure = Figure(figsize=(PICTURE_WIDTH, sum(0.5 + width * shape for shape in shapes)), layout="constrained")
+        axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=shapes).ravel()
         for ax in axes:
             ax.set_axis_off()
         for ax, one, grid in zip(axes, maps, grids, strict=False):
             photograph = photographs.get(one["image"])
             drawn = _draw(ax, one, grid, load_image(photograph) if photograph else None, norm)
-        bar = figure.colorbar(drawn, ax=axes.tolist(), shrink=0.8, aspect=30, pad=0.02)
+        bar = figure.colorbar(drawn, ax=axes.tolist(), shrink=0.9, aspect=25, pad=0.02, panchor=False)
         bar.set_label("largest |difference| in a patch")
         if norm(limit) <= 1:
             bar.ax.axhline(limit, color="#000", lw=1.5)
             bar.ax.text(-0.2, limit, "limit ", ha="right", va="center", transform=bar.ax.get_yaxis_transform())
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=100)
-    # A palette takes a third of the bytes and shows no less.
-    palette = Image.open(file).convert("RGB").quantize(192, dither=Image.Dither.NONE)
-    small = io.BytesIO()
-    palette.save(small, "PNG", optimize=True)
-    return data_uri("image/png", small.getvalue())
+    return data_uri("image/png", file.getvalue())
 
 
 def _scale(grids: Sequence[np.ndarray]) -> Normalize:
@@ -80,14 +77,15 @@ def _draw(ax: Axes, one: Mapping[str, Any], grid: np.ndarray, photograph: Image.
     height, width, patch = one["height"], one["width"], one["patch_size"]
     if photograph:
         grey = np.asarray(photograph.resize((width, height)).convert("L"))
-        ax.imshow(grey, cmap="gray", vmin=-60, vmax=300, extent=(0, width, height, 0))
+        ax.imshow(grey, cmap="gray", vmin=-200, vmax=255, extent=(0, width, height, 0))
     colours = matplotlib.colormaps["YlOrRd"].with_extremes(bad="black")
     shown = np.clip(grid, norm.vmin, None) if isinstance(norm, LogNorm) else grid
     extent = (0, one["columns"] * patch, one["rows"] * patch, 0)
-    drawn = ax.imshow(shown, cmap=colours, norm=norm, extent=extent, alpha=0.6, interpolation="nearest")
+    drawn = ax.imshow(shown, cmap=colours, norm=norm, extent=extent, alpha=0.55, interpolation="nearest")
     row, column = np.unravel_index(np.argmax(np.nan_to_num(grid, nan=np.inf)), grid.shape)
     frame = Rectangle((column * patch, row * patch), patch, patch, fill=False, ec="#1f6fb2", lw=2)
     ax.add_patch(frame)
+    ax.set_anchor("N")
     ax.set_xlim(0, width)
     ax.set_ylim(height, 0)
     worst = grid[row, column]

@@ -125,7 +125,9 @@ def verdict_rst(summary: pd.DataFrame) -> str:
     lines = [f"**{'Passed' if passed else 'FAILED'}: {verdict_line(summary)}.**", ""]
     for row in summary.itertuples():
         lines.append(f"- ``{row.variant}/{row.export}.onnx``: **{row.verdict}**")
-        lines += ["", *(f"  - ``{fault}``" for fault in row.faults), ""]
+        # Messages of onnxruntime have line ends and quotes of all kinds.
+        faults = [" ".join(fault.replace("`", "'").split()) for fault in row.faults]
+        lines += ["", *(f"  - ``{fault}``" for fault in faults), ""]
     return "\n".join(lines)
 
 

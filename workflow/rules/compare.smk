@@ -91,20 +91,20 @@ rule compare_outputs:
         comparison=report(
             "<results>/{variant}/parity/{export}.json",
             caption="../report/comparison.rst",
-            category="Parity",
+            category="Tables",
             labels={"variant": "{variant}", "graph": "{export}", "file": "all numbers (JSON)"},
         ),
         differences=report(
             "<results>/{variant}/parity/{export}.csv",
             caption="../report/comparison.rst",
-            category="Parity",
+            category="Tables",
             labels={"variant": "{variant}", "graph": "{export}", "file": "differences (CSV)"},
         ),
         semantics=report(
             "<results>/{variant}/parity/{export}.semantics.csv",
             caption="../report/comparison.rst",
-            category="Parity",
-            labels={"variant": "{variant}", "graph": "{export}", "file": "neighbours, matches, components (CSV)"},
+            category="Tables",
+            labels={"variant": "{variant}", "graph": "{export}", "file": "semantics (CSV)"},
         ),
     log:
         "<logs>/{variant}/compare_outputs_{export}.log",

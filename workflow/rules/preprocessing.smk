@@ -8,13 +8,13 @@ rule compare_preprocessing:
         comparison=report(
             "<results>/{variant}/preprocessing.json",
             caption="../report/preprocessing.rst",
-            category="Parity",
+            category="Tables",
             labels={"variant": "{variant}", "graph": "all", "file": "preprocessing (JSON)"},
         ),
         table=report(
             "<results>/{variant}/preprocessing.csv",
             caption="../report/preprocessing.rst",
-            category="Parity",
+            category="Tables",
             labels={"variant": "{variant}", "graph": "all", "file": "preprocessing (CSV)"},
         ),
     log:

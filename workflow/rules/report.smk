@@ -20,7 +20,7 @@ rule render_parity:
             "<results>/{variant}/parity.html",
             caption="../report/parity.rst",
             category="Parity",
-            labels={"variant": "{variant}", "graph": "all", "file": "page"},
+            labels={"variant": "{variant}"},
         ),
     log:
         "<logs>/{variant}/render_parity.log",

@@ -104,7 +104,7 @@ rule compare_stages:
         table=report(
             "<results>/{variant}/parity/{export}.stages.csv",
             caption="../report/stages.rst",
-            category="Parity",
+            category="Tables",
             labels={
                 "variant": "{variant}",
                 "graph": "{export}",

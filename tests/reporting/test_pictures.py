@@ -1,0 +1,59 @@
+"""Photographs on a page: small ones, and such with the error of a graph drawn over them."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit2onnx.reporting.pictures import THUMBNAIL, error_map_figure, thumbnail
+
+Comparison = dict[str, Any]
+LIMIT = 1e-5
+
+
+def opened(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+def test_thumbnails_are_small_and_keep_their_shape(photographs: dict[str, Path]) -> None:
+    for name, path in photographs.items():
+        small = opened(thumbnail(path))
+        assert small.width <= THUMBNAIL[0] and small.height <= THUMBNAIL[1]
+        assert (small.width > small.height) == (name == "cat")
+        # A hundred of them stay below half a megabyte.
+        assert len(thumbnail(path)) < 5000
+
+
+def test_the_same_maps_give_the_same_picture(healthy: Comparison, photographs: dict[str, Path]) -> None:
+    pictures = [error_map_figure(healthy["error_maps"], photographs, LIMIT) for _ in range(2)]
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("worst", [0.0, 5e-6, 2.0, None])
+@pytest.mark.parametrize("count", [1, 6])
+def test_any_error_is_drawn(healthy: Comparison, photographs: dict[str, Path], worst: float | None, count: int) -> None:
+    maps = [healthy["error_maps"][0]] * count
+    maps[0]["max_abs"][1][2] = worst
+    assert opened(error_map_figure(maps, photographs, LIMIT)).width == 1030
+
+
+def test_the_worst_patch_is_where_the_colour_is(healthy: Comparison, photographs: dict[str, Path]) -> None:
+    (one, _) = healthy["error_maps"]
+    centres = []
+    for row, column in ((0, 0), (2, 6)):
+        one["max_abs"] = [[0.0] * 7 for _ in range(3)]
+        one["max_abs"][row][column] = 1e-3
+        picture = np.asarray(opened(error_map_figure([one], photographs, LIMIT)).convert("RGB"), int)
+        # The bar with the scale is at the right.
+        red = (picture[..., 0] - picture[..., 1] > 60)[:, :850]
+        centres.append(np.argwhere(red).mean(axis=0))
+    # The two patches are the corners of the grid, two patches down and six to the right, each of 131 pixels.
+    assert centres[1] - centres[0] == pytest.approx([262, 786], rel=0.1)
+
+
+def test_a_photograph_that_is_not_there_is_left_white(healthy: Comparison) -> None:
+    assert opened(error_map_figure(healthy["error_maps"], {}, LIMIT)).height > 100
