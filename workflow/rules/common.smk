@@ -138,7 +138,7 @@ def everything_asked_for():
         per_graph.append("parity/{export}.stages.verdict.json")
     per_run = ["summary.csv", "summary.html"]
     if config["parity"]["self_test"]:
-        per_run.append("self_test.verdict.json")
+        per_run += ["self_test.html", "self_test.verdict.json"]
     per_variant = ["parity.html"]
     if config["weights"] == "official":
         per_variant.append(LICENCE_FILE)

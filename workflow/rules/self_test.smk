@@ -14,12 +14,17 @@ rule plant_faults:
         # Whatever photographs are compared, because these are known to show the faults.
         photographs=["resources/images/chelsea.jpg", "resources/images/coffee.jpg"],
     output:
-        result="<results>/self_test.json",
+        result=report(
+            "<results>/self_test.json",
+            caption="../report/self_test.rst",
+            category="Self-test",
+            labels={"file": "table (JSON)"},
+        ),
         table=report(
             "<results>/self_test.csv",
             caption="../report/self_test.rst",
             category="Self-test",
-            labels={"file": "planted faults (CSV)"},
+            labels={"file": "table (CSV)"},
         ),
     log:
         "<logs>/plant_faults.log",
