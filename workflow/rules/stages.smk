@@ -22,8 +22,8 @@ rule run_reference_stages:
         "../../envs/torch.yaml"
     threads: 2
     resources:
-        # One layer at a time, however deep the model, and what is injected into each.
-        mem_mb=4500,
+        # One layer at a time, however deep the model.
+        mem_mb=memory_for(base=1200, layers=5),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         case=stages_case,
@@ -50,8 +50,8 @@ rule run_equinox_stages:
         "../../envs/jax.yaml"
     threads: 2
     resources:
-        # One layer at a time, however deep the model, and what is injected into each.
-        mem_mb=4500,
+        # One layer at a time, however deep the model.
+        mem_mb=memory_for(base=1200, layers=5),
     params:
         case=stages_case,
         code=code_digest("variants", "cases", "files", "inference", "models", "archive", "keytable"),
