@@ -237,7 +237,7 @@ def test_comparing_nothing_fails(graph: Path, compare):
     assert not judge(found, LIMITS).passed
 
 
-# Faults planted in the graph.
+# Faults planted in the graph, by which sentence each is caught. The self-test has more.
 
 
 def node(model: onnx.ModelProto, operator: str, index: int = 0) -> onnx.NodeProto:
@@ -264,67 +264,13 @@ def one_element(model: onnx.ModelProto) -> None:
     change(model, "blocks.1.mlp.fc2.weight", edit)
 
 
-def one_bias(model: onnx.ModelProto) -> None:
-    def edit(bias: np.ndarray) -> None:
-        bias[5] += 1e-3
-
-    change(model, "blocks.0.attn.proj.bias", edit)
-
-
 def swapped_registers(model: onnx.ModelProto) -> None:
     change(model, "register_tokens", lambda tokens: tokens[:, [1, 0, 2, 3]])
-
-
-def unrounded_periods(model: onnx.ModelProto) -> None:
-    change(model, "rope_periods", lambda periods: (100 ** (np.arange(4) / 4)).astype(np.float32))
-
-
-def unmasked_key_bias(model: onnx.ModelProto) -> None:
-    def edit(bias: np.ndarray) -> None:
-        bias[48:96] += 0.01
-
-    change(model, "blocks.0.attn.qkv.bias", edit)
-
-
-def swapped_query_and_key(model: onnx.ModelProto) -> None:
-    for name in ("weight", "bias"):
-        change(
-            model,
-            f"blocks.1.attn.qkv.{name}",
-            lambda x: np.concatenate([x[..., 48:96], x[..., :48], x[..., 96:]], axis=-1),
-        )
-
-
-def half_precision_tensor(model: onnx.ModelProto) -> None:
-    change(model, "blocks.1.mlp.fc1.weight", lambda weight: weight.astype(np.float16).astype(np.float32))
-
-
-def no_final_norm(model: onnx.ModelProto) -> None:
-    last = node(model, "LayerNormalization", -1)
-    assert last.output == ["last_hidden_state"]
-    last.op_type = "Identity"
-    del last.input[1:], last.attribute[:]
 
 
 def other_epsilon(model: onnx.ModelProto) -> None:
     for i in range(5):
         set_attribute(node(model, "LayerNormalization", i), "epsilon", 1e-6)
-
-
-def tanh_gelu(model: onnx.ModelProto) -> None:
-    set_attribute(node(model, "Gelu", 1), "approximate", "tanh")
-
-
-def interleaved_rope(model: onnx.ModelProto) -> None:
-    set_attribute(node(model, "RotaryEmbedding", 1), "interleaved", 1)
-
-
-def unscaled_attention(model: onnx.ModelProto) -> None:
-    set_attribute(node(model, "Attention", 1), "scale", 1.0)
-
-
-def causal_attention(model: onnx.ModelProto) -> None:
-    set_attribute(node(model, "Attention", 1), "is_causal", 1)
 
 
 def rope_of_swapped_axes(model: onnx.ModelProto) -> None:
@@ -358,18 +304,8 @@ def pooled_register(model: onnx.ModelProto) -> None:
 # Each with what the verdict must say.
 FAULTS = {
     one_element: "transformers, max |difference|",
-    one_bias: "transformers, max |difference|",
     swapped_registers: "registers",
-    unrounded_periods: "transformers, max |difference|",
-    unmasked_key_bias: "transformers, max |difference|",
-    swapped_query_and_key: "transformers, 1 - lowest cosine",
-    half_precision_tensor: "transformers, max |difference|",
-    no_final_norm: "transformers, max |difference|",
     other_epsilon: "distance from float64",
-    tanh_gelu: "transformers, max |difference|",
-    interleaved_rope: "transformers, 1 - lowest cosine",
-    unscaled_attention: "transformers, 1 - lowest cosine",
-    causal_attention: "transformers, 1 - lowest cosine",
     rope_of_swapped_axes: "transformers, 1 - lowest cosine",
     infinite_weight: "finite: NaN or infinity",
     nan_in_a_register: "finite: NaN or infinity",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workflow_project import make_tiny_project, snakemake
+from workflow_project import ROOT, make_tiny_project, snakemake
 
 from vit2onnx.self_test import MODELS
 from vit2onnx.self_test.faults import IN_CHAIN, IN_PREPROCESSING
@@ -36,10 +36,10 @@ def test_a_planted_fault_is_caught_and_placed(result: dict[str, Any], index: int
     row = result["faults"][index]
     assert (row["fault"], row["planted_in"]) == (FAULTS[index].name, FAULTS[index].planted_in)
     assert row["caught"]
-    assert row["named_stage"] == row["stage"]
     assert row["passed"]
     assert row["measured"] > row["limit"]
     if row["model"]:
+        assert row["named_stage"] == row["stage"]
         # By far: measured 155 at least.
         assert row["floors"] > 100
 
@@ -48,18 +48,23 @@ def test_healthy_models_are_not_flagged(result: dict[str, Any]) -> None:
     healthy = result["healthy"]
     assert [(row["model"], row["seed"]) for row in healthy] == [(m, seed) for m in MODELS for seed in range(SEEDS)]
     assert [row for row in healthy if row["flagged"]] == []
-    # Not the same weights again and again. Measured 4.1e-6, 0.98 and 1.6 at most.
-    assert len({row["max_abs"] for row in healthy}) > SEEDS / 2
-    assert max(row["max_abs"] for row in healthy) < 1e-5
-    assert max(row["truth_ratio"] for row in healthy) < 1.5
+    # Not the same weights again and again.
+    assert len({row["truth_ratio"] for row in healthy}) == len(healthy)
+    # Measured 1.6 at most.
     assert max(row["floors"] for row in healthy) < 2.5
 
 
 def test_no_row_is_lost_in_the_table(project: Path, result: dict[str, Any]) -> None:
     with (project / "results/synthetic/self_test.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["fault"] for row in rows] == [fault.name for fault in FAULTS]
-    assert len(rows) == len(result["faults"])
+    assert [row["fault"] for row in rows] == [row["fault"] for row in result["faults"]]
+
+
+@pytest.mark.parametrize("file", ["README.md", "config/config.yaml"])
+def test_the_numbers_in_the_documents_are_right(file: str) -> None:
+    text = (ROOT / file).read_text()
+    assert f"{len(FAULTS)} faults" in text
+    assert f"{len(MODELS) * SEEDS} models" in text
 
 
 def test_nothing_is_left_to_do(project: Path) -> None:

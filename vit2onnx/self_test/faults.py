@@ -1,4 +1,4 @@
-"""The faults: every known way to get these models wrong, where each is planted and at which stage it has to be found.
+"""The faults that conversions are known to make, where each is planted and at which stage it has to be found.
 
 Blocks are counted from zero. What is planted in one block is in the second of two, so that the first has to be found
 right. A fault in weights or model code is in Equinox model and graph alike, and so shows between the former and the
@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import onnx
+import torch
 from jaxtyping import Array
 from PIL import Image
 
@@ -397,10 +398,46 @@ def with_other(**settings: Any) -> Prepare:
     return lambda image, height, width, how: preprocess(image, height, width, dataclasses.replace(how, **settings))
 
 
-def not_antialiased(image: Image.Image, height: int, width: int, how: Preprocessing) -> np.ndarray:
+def resized_by(resize: Callable[[Image.Image, int, int], Image.Image]) -> Prepare:
+    """With another way to resize; what has the right size already is not resampled."""
+    return lambda image, height, width, how: preprocess(resize(image, height, width), height, width, how)
+
+
+def at_once(resampling: Image.Resampling) -> Prepare:
+    """Horizontally and vertically as Pillow sees fit."""
+    return resized_by(lambda image, height, width: image.resize((width, height), resampling))
+
+
+def rows_first(image: Image.Image, height: int, width: int) -> Image.Image:
+    bilinear = Image.Resampling.BILINEAR
+    return image.resize((image.width, height), bilinear).resize((width, height), bilinear)
+
+
+def not_antialiased(image: Image.Image, height: int, width: int) -> Image.Image:
     scale = (image.width / width, 0, 0, 0, image.height / height, 0)
-    small = image.transform((width, height), Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR)
-    return preprocess(small, height, width, how)
+    return image.transform((width, height), Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR)
+
+
+def in_float(rounded: Callable[[np.ndarray], np.ndarray]) -> Prepare:
+    """Resized in floating point, and rounded to grey levels in another way."""
+
+    def prepare(image: Image.Image, height: int, width: int, how: Preprocessing) -> np.ndarray:
+        pixels = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1)[None]
+        small = torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0].numpy()
+        mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (how.mean, how.std))
+        return (rounded(small) * np.float32(1 / 255) - mean) / std
+
+    return prepare
+
+
+def scaled_by(factor: float) -> Prepare:
+    """Divided by another number than 255."""
+
+    def prepare(image: Image.Image, height: int, width: int, how: Preprocessing) -> np.ndarray:
+        mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (how.mean, how.std))
+        return ((preprocess(image, height, width, how) * std + mean) * np.float32(factor) - mean) / std
+
+    return prepare
 
 
 def cropped(image: Image.Image, height: int, width: int, how: Preprocessing) -> np.ndarray:
@@ -415,13 +452,26 @@ def exchanged_sides(image: Image.Image, height: int, width: int, how: Preprocess
 IN_PREPROCESSING = (
     InPreprocessing("BGR", lambda *given: preprocess(*given)[::-1]),
     InPreprocessing(
+        "BGR photograph, RGB constants",
+        lambda image, *given: preprocess(Image.merge("RGB", image.split()[::-1]), *given),
+    ),
+    InPreprocessing(
         "mean and deviation of other data", with_other(mean=(0.430, 0.411, 0.296), std=(0.213, 0.156, 0.143))
     ),
+    InPreprocessing("mean and deviation of one half", with_other(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))),
     InPreprocessing("a mean off by 1e-3", with_other(mean=(0.485, 0.457, 0.406))),
     InPreprocessing("a deviation off by 1e-3", with_other(std=(0.229, 0.224, 0.226))),
     InPreprocessing("no normalisation", with_other(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))),
+    InPreprocessing("divided by 256", scaled_by(255 / 256)),
+    InPreprocessing("not divided by 255", scaled_by(255)),
+    InPreprocessing("nearest neighbour", at_once(Image.Resampling.NEAREST)),
     InPreprocessing("bicubic", with_other(interpolation="bicubic")),
-    InPreprocessing("not antialiased", not_antialiased),
+    InPreprocessing("Lanczos", at_once(Image.Resampling.LANCZOS)),
+    InPreprocessing("not antialiased", resized_by(not_antialiased)),
+    InPreprocessing("vertically first", resized_by(rows_first)),
+    InPreprocessing("not rounded to grey levels", in_float(lambda pixels: pixels)),
+    InPreprocessing("rounded once, in the end", in_float(np.round)),
+    InPreprocessing("rounded down", in_float(np.floor)),
     InPreprocessing("cropped to a square", cropped),
     InPreprocessing("height and width exchanged", exchanged_sides),
     InPreprocessing("half precision", lambda *given: preprocess(*given).astype(np.float16).astype(np.float32)),

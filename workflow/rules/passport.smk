@@ -10,6 +10,7 @@ rule write_passport:
         comparison="<results>/{variant}/parity/{export}.json",
         verdict="<results>/{variant}/parity/{export}.verdict.json",
         preprocessing="<results>/{variant}/preprocessing.verdict.json",
+        stages=branch(config["parity"]["stages"], then="<results>/{variant}/parity/{export}.stages.verdict.json"),
         pixel_values="<results>/{variant}/features/pixel_values.npz",
         reference=f"<results>/{{variant}}/features/{references()[0]}.npz",
     output:
