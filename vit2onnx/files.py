@@ -1,12 +1,14 @@
 """Write files so that a broken run leaves nothing that looks finished."""
 
 import hashlib
+import json
 import os
 import socket
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,12 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write plain data. Raises `ValueError` for NaN and infinity, which JSON does not have."""
+    with atomic(path) as new:
+        new.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,12 +1,11 @@
 """Measure how far an exported graph is from references, Equinox model and truth."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit2onnx.cases import Case
-from vit2onnx.files import atomic, read_arrays
+from vit2onnx.files import atomic, read_arrays, write_json
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.comparison import by_kind, compare_outputs
 from vit2onnx.parity.tables import csv_of, flat_semantics
@@ -34,8 +33,7 @@ def compare(
     named = {name: by_kind(read_arrays(path)) for name, path in references.items()}
     own = by_kind(read_arrays(equinox))
     found = compare_outputs(spec, export, graph, cases, named, own, batch_sizes, threads)
-    with atomic(comparison) as new:
-        new.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(comparison, found)
     for path, rows in ((differences, found["differences"]), (semantics, flat_semantics(found["semantics"]))):
         with atomic(path) as new:
             new.write_text(csv_of(rows))

@@ -1,6 +1,5 @@
 """Measure how far our preprocessing is from that of others."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vit2onnx.files import atomic
+from vit2onnx.files import atomic, write_json
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.preprocessing import compare_preprocessing
@@ -34,8 +33,7 @@ def compare(
     loaded = ((name, load_image(path)) for name, path in images.items())
     ours = partial(preprocess, preprocessing=spec.preprocessing)
     rows = compare_preprocessing(loaded, sizes, ours, preparations(spec), std)
-    with atomic(comparison) as new:
-        new.write_text(json.dumps({"variant": spec.name, "differences": rows}, indent=1) + "\n")
+    write_json(comparison, {"variant": spec.name, "differences": rows})
     with atomic(table) as new:
         new.write_text(csv_of(rows))
 

@@ -1,6 +1,5 @@
 """Put a variant's checkpoint in its place and record what it is."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit2onnx.checkpoints.fetch import fetch_official, fetch_synthetic
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, locate
-from vit2onnx.files import atomic
+from vit2onnx.files import write_json
 from vit2onnx.logs import logging_to
 from vit2onnx.variants import VariantSpec
 
@@ -36,8 +35,7 @@ def fetch_checkpoint(
             environ=os.environ,
         )
         found = fetch_official(spec, source, checkpoint, folder=FOLDER, check_hash=check_hash)
-    with atomic(record) as new:
-        new.write_text(json.dumps(found, indent=2) + "\n")
+    write_json(record, found)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit2onnx.errors import InputError
-from vit2onnx.files import atomic
+from vit2onnx.files import write_json
 from vit2onnx.logs import logging_to
 from vit2onnx.self_test.verdict import judge_self_test
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def judge(result: Path, verdict: Path) -> None:
     if faults := judge_self_test(json.loads(result.read_text())):
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(
-            f"The checks do not pass their own test: {'; '.join(faults)}. If parity.limits were loosened, this is what"
-            f" they let pass: tighten them, or set parity.self_test to false. All rows are in {result}."
+            f"The checks do not pass their own test: {'; '.join(faults[:3])}{more}. If limits under parity were changed,"
+            f" this is what they do; set them back. All rows are in {result}."
         )
-    with atomic(verdict) as new:
-        new.write_text(json.dumps({"passed": True}) + "\n")
+    write_json(verdict, {"passed": True})
 
 
 if __name__ == "__main__":

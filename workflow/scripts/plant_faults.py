@@ -1,17 +1,16 @@
 """Plant faults in small models and note what the checks say."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
-from vit2onnx.files import atomic
+from vit2onnx.files import atomic, write_json
 from vit2onnx.images import load_image
 from vit2onnx.logs import logging_to
+from vit2onnx.parity.tables import csv_of
 from vit2onnx.parity.verdict import numbers_of
 from vit2onnx.self_test.planting import plant_faults
 from vit2onnx.variants import VariantSpec
@@ -41,10 +40,9 @@ def plant(
             seeds,
             Path(folder),
         )
-    with atomic(result) as new:
-        new.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_json(result, found)
     with atomic(table) as new:
-        pd.DataFrame(found["faults"]).to_csv(new, index=False)
+        new.write_text(csv_of(found["faults"]))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.files import atomic, open_arrays, write_arrays
+from vit2onnx.files import open_arrays, write_arrays, write_json
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.verdict import judge, numbers_of
 from vit2onnx.passport import limits_of, passport_of, sample_of
@@ -45,8 +45,7 @@ def write_passport(
         sample,
         limits_of(recorded, limits["max_abs"]),
     )
-    with atomic(passport) as new:
-        new.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(passport, found)
 
 
 if __name__ == "__main__":
