@@ -167,7 +167,8 @@ def test_all_gates_make_one_verdict(
     for what in (
         "static.onnx, layer by layer first divergence: blocks.1.mlp_raw, onnx and equinox, 3.1e-03, 400 x",
         "preprocessing ours - publisher, share of values at another grey level (worst at cat 48x112)",
-        "self-test The checks caught 2 of 3 planted faults and flagged none of 2 healthy models.",
+        "self-test The checks caught 2 of 3 planted faults, named the stage of 1 of 2 in weights, model and graph, and"
+        " flagged none of 2 healthy models.",
     ):
         assert what in text
 

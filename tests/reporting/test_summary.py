@@ -122,6 +122,24 @@ def test_all_gates_count(
     assert preprocessing.startswith("preprocessing: ours - publisher, share of values at another grey level")
 
 
+def test_checks_that_fail_their_own_test_let_no_graph_pass(
+    written: Written, healthy: Comparison, tested: Comparison, limits: Limits, tmp_path: Path
+) -> None:
+    def with_self_test() -> pd.DataFrame:
+        path = tmp_path / "self_test.json"
+        path.write_text(json.dumps(tested))
+        return summarise(replace(written(healthy), self_test=path), limits, "synthetic")
+
+    assert with_self_test()["verdict"].tolist() == ["passed"]
+    tested["faults"][0] |= {"caught": False, "passed": False}
+    summary = with_self_test()
+    (fault,) = summary["faults"].item()
+    assert fault.startswith("self-test: The checks caught 2 of 3 planted faults")
+    assert not json.loads(summary_json(summary))["passed"]
+    assert "**FAILED: 0 of 1" in verdict_rst(summary)
+    assert "FAILED: 0 of 1" in summary_page(summary)
+
+
 def test_features_that_are_not_the_published_ones_speak_of_the_checkpoint(
     written: Written, healthy: Comparison, limits: Limits
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from vit2onnx.parity.divergence import judge_stages
 from vit2onnx.parity.preprocessing import judge_preprocessing
 from vit2onnx.parity.verdict import judge, numbers_of
+from vit2onnx.reporting.self_test import self_test_section
 
 # What the config has under `parity`: limits of models under `limits`, of the preprocessing under `preprocessing`.
 Limits = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -37,12 +38,17 @@ class Evidence:
 
 
 def faults_by_gate(
-    comparison: Plain, preprocessing: Sequence[Plain] | None, stages: Plain | None, limits: Limits
+    comparison: Plain,
+    preprocessing: Sequence[Plain] | None,
+    stages: Plain | None,
+    self_test: Plain | None,
+    limits: Limits,
 ) -> dict[str, list[str]]:
     """What each gate finds wrong with a graph, in sentences; a gate that finds nothing is left out.
 
     That features are not the published ones is told apart from the rest (`outputs`): then the checkpoint or the
-    photograph is another, and the graph may well be right. `None` stands for what was not measured.
+    photograph is another, and the graph may well be right. Checks that do not pass their own test (`self_test`) let no
+    graph pass. `None` stands for what was not measured.
     """
     numbers = numbers_of(limits["limits"])
     own = [row for row in comparison["differences"] if row["other"] != "published"]
@@ -56,5 +62,12 @@ def faults_by_gate(
             for finding in judge_preprocessing(preprocessing or [], numbers_of(limits["preprocessing"]))
             if preprocessing is not None and not finding.passed
         ],
+        "self_test": faults_of_self_test(self_test),
     }
     return {gate: faults for gate, faults in found.items() if faults}
+
+
+def faults_of_self_test(result: Plain | None) -> list[str]:
+    """What is wrong with the checks themselves, in one sentence, for their own page has the rest."""
+    tested = self_test_section(result) if result is not None else None
+    return [tested["sentence"]] if tested and not tested["passed"] else []

@@ -14,7 +14,7 @@ from vit2onnx.reporting.key_figures import key_figures
 from vit2onnx.reporting.page import ENVIRONMENT, SUBJECTS
 from vit2onnx.reporting.pictures import error_map_figure
 from vit2onnx.reporting.sections import ledger_in_short, own_words, photographs
-from vit2onnx.reporting.self_test import self_test
+from vit2onnx.reporting.self_test import self_test_section
 from vit2onnx.reporting.summary import differences, sizes_of
 
 LEGS = {
@@ -32,6 +32,7 @@ TITLES = {
     "published": "{file}, against published features",
     "stages": "{file}, layer by layer",
     "preprocessing": "preprocessing",
+    "self_test": "self-test",
 }
 
 
@@ -41,9 +42,9 @@ def parity_page(evidence: Evidence, limits: Limits) -> str:
     `limits` are those of the config under `parity`.
     """
     preprocessing = semantics.preprocessing(evidence.preprocessing, limits["preprocessing"])
-    tested = self_test(evidence.self_test) if evidence.self_test else None
+    tested = self_test_section(evidence.self_test) if evidence.self_test is not None else None
     graphs = [graph_section(evidence, comparison, limits) for comparison in evidence.comparisons]
-    faults = faults_of_page(graphs, tested)
+    faults = faults_of_page(graphs)
     references = list(dict.fromkeys(name for one in evidence.comparisons for name in one["references"]))
     rows = pd.concat([differences(one, GRAPH_RUNS, references) for one in evidence.comparisons])
     stages = [graph["stages"] for graph in graphs if graph["stages"]]
@@ -66,17 +67,15 @@ def parity_page(evidence: Evidence, limits: Limits) -> str:
     )
 
 
-def faults_of_page(graphs: Sequence[Mapping[str, Any]], tested: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def faults_of_page(graphs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """All faults: by gate, in the order of `TITLES`, and by graph where they are a graph's."""
     found: list[dict[str, Any]] = []
     for gate, title in TITLES.items():
         for graph in graphs:
             if gate in graph["faults"]:
                 fault = {"gate": gate, "title": title.format(file=graph["file"]), "sentences": graph["faults"][gate]}
-                # That of the preprocessing is the same for every graph.
+                # Those of preprocessing and self-test are the same for every graph.
                 found += [] if fault in found else [fault]
-    if tested and not tested["passed"]:
-        found.append({"gate": "self_test", "title": "self-test", "sentences": [tested["sentence"]]})
     return found
 
 
@@ -113,11 +112,11 @@ def graph_section(evidence: Evidence, comparison: Mapping[str, Any], limits: Lim
     export, of_models = comparison["export"], limits["limits"]
     verdict = judge(comparison, numbers_of(of_models))
     ledger = evidence.stages.get(export)
-    faults = faults_by_gate(comparison, evidence.preprocessing, ledger, limits)
+    faults = faults_by_gate(comparison, evidence.preprocessing, ledger, evidence.self_test, limits)
     maps = comparison["error_maps"]
     return {
         "file": f"{export}.onnx",
-        "passed": not faults.keys() - {"preprocessing"},
+        "passed": not faults,
         "faults": faults,
         "legs": [
             {

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from vit2onnx.parity.verdict import GRAPH_RUNS, rows_of, truth_ratio, worst_place
-from vit2onnx.reporting.evidence import Limits, faults_by_gate
+from vit2onnx.reporting.evidence import Limits, faults_by_gate, faults_of_self_test
 from vit2onnx.reporting.page import ENVIRONMENT
 
 COLUMNS = [
@@ -23,6 +23,7 @@ WORDS = {
     "published": "checkpoint or photograph: ",
     "stages": "stages: ",
     "preprocessing": "preprocessing: ",
+    "self_test": "self-test: ",
 }
 
 
@@ -44,12 +45,13 @@ def sizes_of(rows: pd.DataFrame) -> list[tuple[int, int]]:
 class Measured:
     """Where it stands what was measured: comparisons, each with its graph, and what the other gates judge.
 
-    `missing` counts the graphs that were to be compared and were not.
+    `missing` counts the graphs that were to be compared and were not. `self_test` is there if the checks were tested.
     """
 
     graphs: Mapping[Path, Path]
     preprocessing: Sequence[Path] = ()
     stages: Sequence[Path] = ()
+    self_test: Path | None = None
     missing: int = 0
 
 
@@ -60,13 +62,20 @@ def summarise(measured: Measured, limits: Limits, weights: str) -> pd.DataFrame:
     """
     preprocessing = {found["variant"]: found["differences"] for found in map(_read, measured.preprocessing)}
     stages = {(found["variant"], found["export"]): found for found in map(_read, measured.stages)}
+    self_test = _read(measured.self_test) if measured.self_test else None
     rows = []
     for path, graph in measured.graphs.items():
         comparison = _read(path)
         variant, export = comparison["variant"], comparison["export"]
-        faults = faults_by_gate(comparison, preprocessing.get(variant), stages.get((variant, export)), limits)
+        ledger = stages.get((variant, export))
+        faults = faults_by_gate(comparison, preprocessing.get(variant), ledger, self_test, limits)
         rows.append(summary_row(comparison, faults, graph.stat().st_size, weights))
     return pd.DataFrame(rows)
+
+
+def faults_of_checks(measured: Measured) -> list[str]:
+    """What is wrong with the checks themselves, whether or not there are graphs that they judge."""
+    return faults_of_self_test(_read(measured.self_test)) if measured.self_test else []
 
 
 def _read(path: Path) -> Any:

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.reporting.self_test import self_test_page
-
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
+from vit2onnx.reporting.self_test import self_test_page
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -29,6 +29,7 @@ if __name__ == "__main__":
                 dict(zip(map(Path, files.comparisons), map(Path, files.graphs), strict=True)),
                 list(map(Path, files.preprocessing)),
                 list(map(Path, files.stages)),
+                Path(files.self_test) if files.get("self_test") else None,
             ),
             snakemake.params.limits,
             snakemake.params.weights,
