@@ -97,7 +97,6 @@ def ledger(names: list[str], export: str = "dynamic") -> dict[str, Any]:
     row = {"scale": 0.5, "floor": 1e-7, "cosine": 1.0, "token": 0, "channel": 0}
     return {
         **{"variant": "dinov3_tiny", "export": export, "case": "cat@48x112", "implementations": implementations},
-        "noise_floors": 5.0,
         "stages": [
             {"mode": mode, "stage": stage, "subject": subject, "other": other, "floors": floors}
             | {"max_abs": floors * 4e-7, "rms": floors * 1e-7, "relative": floors * 1e-12}

@@ -12,9 +12,10 @@ import onnxruntime as ort
 from vit2onnx.cases import GOLDEN, Case
 from vit2onnx.files import sha256_of
 from vit2onnx.onnx_file import INPUT, OUTPUTS, is_external
+from vit2onnx.parity.divergence import DOUBLE, TRUTH
 from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
 from vit2onnx.parity.semantics import compare_semantics, view
-from vit2onnx.parity.verdict import GRAPH_RUNS
+from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED
 from vit2onnx.runtime import session_of
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -197,7 +198,7 @@ def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: i
     published = {"cls": (0, spec.golden.cls), "patches": (spec.architecture.num_prefix, spec.golden.patch)}
     for group, (token, values) in published.items():
         found = features[GOLDEN][token : token + 1, : len(values)]
-        row = {"subject": subject, "other": "published", **asdict(GOLDEN), "batch": batch, "group": group}
+        row = {"subject": subject, "other": PUBLISHED, **asdict(GOLDEN), "batch": batch, "group": group}
         yield row | asdict(difference(found, np.array([values])))
 
 
@@ -254,22 +255,22 @@ def compare_outputs(
         if a:
             distributions.append(distribution(subject, other, a, b, batch))
 
-    compare("equinox_float64", "truth", taken(equinox["float64"]), truth)
-    compare("equinox", "truth", taken(equinox["float32"]), truth)
+    compare(f"equinox{DOUBLE}", TRUTH, taken(equinox["float64"]), truth)
+    compare("equinox", TRUTH, taken(equinox["float32"]), truth)
     rows += compare_golden("equinox", equinox["float32"], spec, 1)
     for name, features in references.items():
         single = features["float32"]
-        compare(name, "truth", taken(single), truth)
+        compare(name, TRUTH, taken(single), truth)
         compare("equinox", name, taken(equinox["float32"]), single)
         rows += compare_golden(name, single, spec, 1)
         if name != first:
-            compare(f"{name}_float64", "truth", taken(features["float64"]), truth)
+            compare(f"{name}{DOUBLE}", TRUTH, taken(features["float64"]), truth)
             compare(name, first, taken(single), references[first]["float32"])
 
     prefix, patch = spec.architecture.num_prefix, spec.architecture.patch_size
     views = {name: view(taken(features["float32"]), prefix, patch) for name, features in references.items()}
     # What rounding alone does, to hold the graph's figures against.
-    semantics = [compare_semantics(first, "truth", views[first], view(truth, prefix, patch), batch=1)]
+    semantics = [compare_semantics(first, TRUTH, views[first], view(truth, prefix, patch), batch=1)]
     known: list[dict[str, Any]] = []
     maps: list[dict[str, Any]] = []
     checks: list[Check] = []
@@ -278,7 +279,7 @@ def compare_outputs(
         for batch in batches:
             found, seen = try_graph(graph, level, threads, pixel_values, batch, spec)
             checks += [replace(check, name=f"{run}: {check.name}") for check in seen]
-            compare(run, "truth", found, truth, batch)
+            compare(run, TRUTH, found, truth, batch)
             compare(run, "equinox", found, equinox["float32"], batch)
             rows += compare_golden(run, found, spec, batch)
             for name, features in references.items():

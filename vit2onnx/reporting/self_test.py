@@ -1,10 +1,10 @@
 """What became of faults that were planted on purpose, and of healthy models: whether the checks can be relied on."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from vit2onnx.reporting.page import ENVIRONMENT, counted
+from vit2onnx.parity.verdict import largest
+from vit2onnx.reporting.page import ENVIRONMENT, PREPARATIONS, SUBJECTS, counted, in_words
 from vit2onnx.self_test.verdict import judge_self_test
 
 PLANTED_IN = {"weights": "weights", "model": "Equinox model", "graph": "ONNX graph", "preprocessing": "preprocessing"}
@@ -25,17 +25,17 @@ def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
         "sentence": f"The checks caught {caught} of {counted(len(faults), 'planted fault')}{of_stages} and flagged "
         f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}.",
         "flagged": f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}",
-        "faults": [
-            {**fault, "planted_in": PLANTED_IN.get(fault["planted_in"], fault["planted_in"])} for fault in faults
-        ],
+        "faults": list(map(_in_words, faults)),
         "healthy": healthy,
-        "worst": {
-            # What is no finite number is the worst.
-            name: max((math.inf if model[name] is None else model[name] for model in healthy), default=math.nan)
-            for name in ("max_abs", "truth_ratio", "floors")
-        },
+        "worst": {name: largest(healthy, name) for name in ("max_abs", "truth_ratio", "floors")},
         "limits": result["limits"],
     }
+
+
+def _in_words(fault: Mapping[str, Any]) -> dict[str, Any]:
+    names = SUBJECTS if fault["model"] else PREPARATIONS
+    words = {name: fault[name] and in_words(fault[name], names) for name in ("caught_by", "between")}
+    return {**fault, **words, "planted_in": PLANTED_IN.get(fault["planted_in"], fault["planted_in"])}
 
 
 def self_test_page(result: Mapping[str, Any]) -> str:

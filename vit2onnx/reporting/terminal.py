@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vit2onnx.reporting.evidence import Limits
+from vit2onnx.reporting.evidence import LimitsByGate
 from vit2onnx.reporting.page import cosine, counted, megabytes, number
 from vit2onnx.reporting.summary import Measured, faults_of_checks, summarise, verdict_line
 
@@ -41,7 +41,7 @@ def page_to_open(folder: Path) -> Path | None:
     return max(pages, key=lambda page: page.stat().st_mtime_ns, default=None)
 
 
-def print_summary(measured: Measured, limits: Limits, weights: str, *, complete: bool = True) -> None:
+def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, complete: bool = True) -> None:
     """Print the summary, why graphs failed if they did, the page to open, and the verdict as the last line.
 
     `complete` is whether the run came to its end; it does not where a verdict fails. Prints nothing if it did and no

@@ -11,9 +11,9 @@ from vit2onnx.cases import Case
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.images import preprocess
+from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite
 from vit2onnx.parity.preprocessing import compare_preprocessing, judge_preprocessing
-from vit2onnx.parity.verdict import Finding
 from vit2onnx.references.preprocessing import preparations, published_constants
 from vit2onnx.self_test import MODELS
 from vit2onnx.self_test.chain import Chain, Outcome, shrink
@@ -130,7 +130,7 @@ def caught_by(findings: Sequence[Finding]) -> dict[str, Any]:
     by = next((finding for finding in findings if not finding.passed), None)
     return {
         "caught": by is not None,
-        "caught_by": by and by.sentence.rpartition(":")[0],
+        "caught_by": by and by.what,
         "measured": finite(np.float64(by.measured)) if by else None,
         "limit": by and by.limit,
     }
