@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,7 @@ def passport_of(
         "parity": {
             "references": comparison["references"],
             "runtime": comparison["runtime"],
-            "findings": [asdict(finding) for finding in verdict.findings],
+            "findings": [finding.as_data() for finding in verdict.findings],
         },
         "sample": {"sha256": sha256_of(sample), "limits": limits},
         "versions": json.loads(own["versions"]) | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from vit2onnx.parity.divergence import TRUTH, first_divergence, judge_stages
+from vit2onnx.parity.verdict import faults_of
 
 LIMITS = {"noise_floors": 5.0, "truth_agreement": 1e-10}
 NAMES = ["transformers", "publisher", "equinox", "onnx"]
@@ -41,8 +42,14 @@ def spoil(ledger: list[Row], figure: str, value: float | None, **where: str) -> 
         row[figure] = value
 
 
+def faults(ledger: list[Row]) -> list[str]:
+    return faults_of(judge_stages({"stages": ledger}, LIMITS))
+
+
 def test_what_is_on_the_limit_passes():
-    assert judge_stages({"stages": rows()}, LIMITS) == []
+    findings = judge_stages({"stages": rows()}, LIMITS)
+    assert [(finding.measured, finding.limit) for finding in findings] == [(1e-10, 1e-10), (5.0, 5.0)]
+    assert all(finding.passed for finding in findings)
 
 
 @pytest.mark.parametrize("value", [math.nextafter(5.0, math.inf), None, math.nan])
@@ -56,19 +63,15 @@ def test_what_is_beyond_diverges(mode: str, value: float | None):
     other = {"accumulated": "injected", "injected": "accumulated"}[mode]
     assert first_divergence(ledger, other, 5.0) is None
     # Drift that adds up is no fault.
-    assert len(judge_stages({"stages": ledger}, LIMITS)) == (mode == "injected")
+    assert len(faults(ledger)) == (mode == "injected")
 
 
 def test_the_sentence_says_where_who_and_how_far():
     ledger = rows()
     spoil(ledger, "floors", 400.4, stage="blocks.0.q", subject="equinox")
-    assert judge_stages({"stages": ledger}, LIMITS) == [
-        "first divergence: blocks.0.q, equinox and publisher, 3.1e-03, 400 x the noise floor"
-    ]
+    assert faults(ledger) == ["first divergence: blocks.0.q, equinox and publisher, 3.1e-03, 400 x the noise floor"]
     spoil(ledger, "floors", None, stage="blocks.0.q", subject="equinox")
-    assert judge_stages({"stages": ledger}, LIMITS) == [
-        "first divergence: blocks.0.q, equinox and publisher, not finite"
-    ]
+    assert faults(ledger) == ["first divergence: blocks.0.q, equinox and publisher, not finite"]
 
 
 @pytest.mark.parametrize(
@@ -102,14 +105,14 @@ def test_distance_from_the_truth_is_no_divergence():
 def test_two_truths_that_differ_are_a_fault(value: float | None):
     ledger = rows()
     spoil(ledger, "relative", value, mode="injected", subject="equinox_float64")
-    (fault,) = judge_stages({"stages": ledger}, LIMITS)
+    (fault,) = faults(ledger)
     assert fault.startswith("in double precision equinox_float64 and truth differ first at patch_embed (injected): ")
 
 
 def test_nothing_compared_is_a_fault():
-    assert judge_stages({"stages": []}, LIMITS) == [
-        "there is no second implementation in double precision",
-        "no layer was compared by itself",
+    assert faults([]) == [
+        "in double precision: there is no second implementation",
+        "each layer by itself: nothing was compared",
     ]
     accumulated = [row for row in rows() if row["mode"] == "accumulated"]
-    assert judge_stages({"stages": accumulated}, LIMITS) == ["no layer was compared by itself"]
+    assert faults(accumulated) == ["each layer by itself: nothing was compared"]

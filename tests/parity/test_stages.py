@@ -15,9 +15,10 @@ import yaml
 from vit2onnx import inference
 from vit2onnx.cases import MODES
 from vit2onnx.cases import Case as Comparison
-from vit2onnx.parity.divergence import TRUTH, judge_stages
+from vit2onnx.parity.divergence import TRUTH, first_divergence, judge_stages
 from vit2onnx.parity.stage_graphs import run_stage_graphs
 from vit2onnx.parity.stages import as_csv, make_ledger
+from vit2onnx.parity.verdict import faults_of
 from vit2onnx.references import transformers_model
 from vit2onnx.self_test import MODELS
 from vit2onnx.self_test.chain import Chain, shrink
@@ -46,7 +47,7 @@ class Case:
         }
 
     def ledger(self, **other: Stages) -> dict[str, Any]:
-        return make_ledger({"variant": self.chain.spec.name}, self.stages | other, FLOORS)
+        return make_ledger({"variant": self.chain.spec.name}, self.stages | other)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,8 @@ def case_of(released, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 @pytest.mark.parametrize("name", MODELS)
 def test_healthy_stages_diverge_nowhere(case_of: Callable[[str], Case], name: str):
     ledger = case_of(name).healthy.ledger
-    assert judge_stages(ledger, LIMITS) == []
-    assert ledger["first_divergence"] == {"accumulated": None, "injected": None}
+    assert all(finding.passed for finding in judge_stages(ledger, LIMITS))
+    assert [first_divergence(ledger["stages"], mode, FLOORS) for mode in MODES] == [None, None]
     pairs = {(row["subject"], row["other"]) for row in ledger["stages"]}
     singles = ("transformers", "equinox", "onnx")
     assert pairs == {
@@ -134,12 +135,11 @@ def test_a_fault_shows_in_its_own_layer_and_in_what_follows(case_of: Callable[[s
     """That each is named at its stage is for the self-test to show."""
     fault = FAULTS[name]
     outcome = examine(case_of(fault.model).chain, fault, tmp_path / "fault")
-    first = outcome.ledger["first_divergence"]
-    assert [first[mode]["stage"] for mode in MODES] == [fault.stage] * 2
-    assert outcome.stage_faults[-1] == first["injected"]["sentence"]
+    first = [outcome.divergence(mode) for mode in MODES]
+    assert [place and place.stage for place in first] == [fault.stage] * 2
     assert re.fullmatch(
         rf"first divergence: {fault.stage}, equinox and transformers, .*e.*, .* x the noise floor",
-        first["injected"]["sentence"],
+        outcome.stage_faults[-1],
     )
     layer = fault.stage.rpartition(".")[0]
     pair = [row for row in outcome.ledger["stages"] if (row["subject"], row["other"]) == ("equinox", "transformers")]
@@ -153,13 +153,13 @@ def test_two_truths_that_differ_are_a_fault(case_of: Callable[[str], Case]):
     key = "float64/injected/blocks.1.attn_raw"
     other = case.stages["equinox"][key].copy()
     other[3, 5] += 1e-8
-    (fault,) = judge_stages(case.ledger(equinox={**case.stages["equinox"], key: other}), LIMITS)
+    (fault,) = faults_of(judge_stages(case.ledger(equinox={**case.stages["equinox"], key: other}), LIMITS))
     assert fault.startswith(
         "in double precision equinox_float64 and truth differ first at blocks.1.attn_raw (injected): "
     )
     without = {key: x for key, x in case.stages["equinox"].items() if key.startswith("float32/")}
-    assert judge_stages(case.ledger(equinox=without), LIMITS) == [
-        "there is no second implementation in double precision"
+    assert faults_of(judge_stages(case.ledger(equinox=without), LIMITS)) == [
+        "in double precision: there is no second implementation"
     ]
 
 
@@ -173,9 +173,10 @@ def test_what_is_not_finite_diverges(case_of: Callable[[str], Case], name: str, 
     other[3, 5] = value
     ledger = case.ledger(**{name: {**stages, key: other}})
     json.dumps(ledger, allow_nan=False)
-    assert ledger["first_divergence"]["injected"]["sentence"].endswith(", not finite")
-    assert ledger["first_divergence"]["injected"]["stage"] == "blocks.1.mlp_in"
-    assert ledger["first_divergence"]["accumulated"] is None
+    found = first_divergence(ledger["stages"], "injected", FLOORS)
+    assert found is not None
+    assert (found.stage, str(found).endswith(", not finite")) == ("blocks.1.mlp_in", True)
+    assert first_divergence(ledger["stages"], "accumulated", FLOORS) is None
 
 
 def test_a_missing_stage_is_an_error(case_of: Callable[[str], Case]):

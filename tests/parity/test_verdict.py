@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from vit2onnx.parity.verdict import LEGS, Verdict, judge
+from vit2onnx.parity.verdict import LEGS, PUBLISHED, Verdict, judge
 
 CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
 LIMITS = {name: limit["limit"] for name, limit in yaml.safe_load(CONFIG.read_text())["parity"]["limits"].items()}
@@ -245,7 +245,10 @@ def test_a_comparison_without_references_or_checks_fails(key: str, leg: str):
 
 
 def test_comparing_nothing_fails():
-    verdict = judge({"references": ["transformers"], "differences": [], "known_differences": [], "checks": []}, LIMITS)
+    verdict = judge(
+        {"references": ["transformers"], "differences": [], "known_differences": [], "semantics": [], "checks": []},
+        LIMITS,
+    )
     assert not verdict.passed
     assert not any(finding.passed for finding in verdict.findings)
 
@@ -316,5 +319,7 @@ def test_published_features_are_judged_where_they_were_compared():
     comparison["differences"].append(row("equinox", "published", 1.9e-3))
     assert judge(comparison, LIMITS).passed
     comparison["differences"].append(row("onnx", "published", 2.1e-3))
-    (fault,) = judge(comparison, LIMITS).faults
+    verdict = judge(comparison, LIMITS)
+    assert {finding.leg for finding in verdict.findings} == {*LEGS, PUBLISHED}
+    (fault,) = verdict.faults
     assert fault == "onnx - published features, max |difference|: 2.10e-03 > 2.00e-03"

@@ -97,7 +97,6 @@ def ledger(names: list[str], export: str = "dynamic") -> dict[str, Any]:
     row = {"scale": 0.5, "floor": 1e-7, "cosine": 1.0, "token": 0, "channel": 0}
     return {
         **{"variant": "dinov3_tiny", "export": export, "case": "cat@48x112", "implementations": implementations},
-        "noise_floors": 5.0,
         "stages": [
             {"mode": mode, "stage": stage, "subject": subject, "other": other, "floors": floors}
             | {"max_abs": floors * 4e-7, "rms": floors * 1e-7, "relative": floors * 1e-12}
@@ -153,14 +152,14 @@ def tested() -> Comparison:
     fault = {"fault": "w1 and w2 exchanged", "planted_in": "weights", "model": "ViT with SwiGLU", "caught": True}
     fault |= {"stage": "blocks.1.mlp_raw", "caught_by": "onnx - transformers, max |difference|", "measured": 0.31}
     fault |= {"limit": 1e-5, "named_stage": "blocks.1.mlp_raw", "between": "equinox and transformers", "floors": 8.1e4}
-    unnamed = {"stage": None, "named_stage": None, "between": None, "floors": None}
+    unplaced = {"model": None, "stage": "pixel_values", "named_stage": None, "between": None, "floors": None}
     figures = {"max_abs": 4e-6, "truth_ratio": 1.02, "floors": 1.7}
     return {
         "limits": {"max_abs": 1e-5, "noise_floors": 5.0},
         "faults": [
             fault | {"passed": True},
             fault | {"fault": "one element of fc2", "planted_in": "graph", "measured": 1e-4, "passed": True},
-            fault | {"fault": "bicubic for bilinear", "planted_in": "preprocessing", "passed": True} | unnamed,
+            fault | {"fault": "bicubic for bilinear", "planted_in": "preprocessing", "passed": True} | unplaced,
         ],
         "healthy": [{"model": "ViT with SwiGLU", "seed": seed, "flagged": []} | figures for seed in (0, 1)],
     }

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from vit2onnx.parity.divergence import judge_stages
 from vit2onnx.reporting.drift import MAX_TICKS, block_ticks, drift_figure, stage_section
 
 Comparison = dict[str, Any]
 LIMIT = 5.0
+LIMITS = {"noise_floors": LIMIT, "truth_agreement": 1e-10}
 
 
 def svg(ledger: Comparison) -> str:
@@ -37,12 +39,15 @@ def test_every_network_has_its_blocks_under_the_plot(deep_stages: Comparison) ->
 def test_the_first_divergence_is_marked_and_named(stages: Comparison, diverging: Comparison) -> None:
     assert "blocks.1.mlp_raw" not in words(svg(stages))
     found = words(svg(diverging))
-    assert "first divergence (injected):" in found
+    assert "first divergence:" in found
     assert "blocks.1.mlp_raw" in found
     for row in diverging["stages"]:
         if row["mode"] == "injected":
             row["floors"] = 1.0
-    assert "first divergence (accumulated):" in words(svg(diverging))
+    # Drift that adds up is no fault, and the page must not be of two minds.
+    assert not [text for text in words(svg(diverging)) if "divergence" in text]
+    section = stage_section(diverging, LIMIT, judge_stages(diverging, LIMITS))
+    assert (section["divergence"], section["faults"]) == (None, [])
 
 
 def test_figures_are_the_same_in_every_run(diverging: Comparison) -> None:
@@ -56,15 +61,16 @@ def test_what_is_never_finite_is_drawn_all_the_same(stages: Comparison, subject:
             row |= dict.fromkeys(("floors", "max_abs", "rms", "relative", "cosine"))
         if subject == "transformers":
             row["floor"] = None
-    section = stage_section(stages, LIMIT, ["first divergence"])
+    section = stage_section(stages, LIMIT, judge_stages(stages, LIMITS))
     assert section["divergence"].stage == "patch_embed"
     assert "not finite" in {cell["floors"] for row in section["rows"] for cell in row["cells"]}
 
 
 def test_an_empty_ledger_has_a_section() -> None:
     ledger = {"case": "cat@48x112", "implementations": ["transformers", "equinox", "onnx"], "stages": []}
-    section = stage_section(ledger, LIMIT, ["no layer was compared by itself"])
+    section = stage_section(ledger, LIMIT, judge_stages(ledger, LIMITS))
     assert (section["count"], section["divergence"], section["rows"]) == (0, None, [])
+    assert section["faults"][-1] == "each layer by itself: nothing was compared"
 
 
 def test_the_table_has_a_row_per_stage_and_mode_and_a_pair_per_group(diverging: Comparison) -> None:

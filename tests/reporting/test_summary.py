@@ -78,7 +78,10 @@ def test_all_references_count(written: Written, healthy: Comparison, limits: Lim
             healthy["differences"].append(row | {"other": "publisher", "max_abs": 3e-4})
     summary = summarise(written(healthy), limits, "official")
     assert summary["max_abs"].item() == 3e-4
-    assert verdict_line(summary) == "0 of 1 graphs are at parity with transformers and publisher (official weights)"
+    assert (
+        verdict_line(summary)
+        == "FAILED: 1 of 1 graph is not at parity with transformers and publisher (official weights)"
+    )
 
 
 def test_table_opens_as_csv(written: Written, healthy: Comparison, beyond: Comparison, limits: Limits) -> None:
@@ -93,7 +96,7 @@ def test_page_says_why_a_graph_failed(
     written: Written, healthy: Comparison, beyond: Comparison, limits: Limits
 ) -> None:
     page = summary_page(summarise(written(healthy, beyond), limits, "synthetic"))
-    assert "FAILED: 1 of 2 graphs is at parity with transformers (synthetic weights)." in page
+    assert "FAILED: 1 of 2 graphs is not at parity with transformers (synthetic weights)." in page
     assert "1.00e-03 &gt; 1.00e-05" in page
     assert "SYNTHETIC WEIGHTS" in page
 
@@ -122,6 +125,24 @@ def test_all_gates_count(
     assert preprocessing.startswith("preprocessing: ours - publisher, share of values at another grey level")
 
 
+def test_checks_that_fail_their_own_test_let_no_graph_pass(
+    written: Written, healthy: Comparison, tested: Comparison, limits: Limits, tmp_path: Path
+) -> None:
+    def with_self_test() -> pd.DataFrame:
+        path = tmp_path / "self_test.json"
+        path.write_text(json.dumps(tested))
+        return summarise(replace(written(healthy), self_test=path), limits, "synthetic")
+
+    assert with_self_test()["verdict"].tolist() == ["passed"]
+    tested["faults"][0] |= {"caught": False, "passed": False}
+    summary = with_self_test()
+    (fault,) = summary["faults"].item()
+    assert fault.startswith("self-test: The checks caught 2 of 3 planted faults")
+    assert not json.loads(summary_json(summary))["passed"]
+    assert "**FAILED: 1 of 1 graph is not at parity" in verdict_rst(summary)
+    assert "FAILED: 1 of 1 graph is not at parity" in summary_page(summary)
+
+
 def test_features_that_are_not_the_published_ones_speak_of_the_checkpoint(
     written: Written, healthy: Comparison, limits: Limits
 ) -> None:
@@ -144,6 +165,6 @@ def test_json_and_front_page_tell_the_same(
     assert found["graphs"][0]["cosine"] == summary["cosine"][0]
     page = publish_string(verdict_rst(summary), writer="html", settings_overrides={"halt_level": 2}).decode()
     text = " ".join(re.sub("<[^>]*>", "", page).split())
-    assert "FAILED: 1 of 2 graphs is at parity with transformers (synthetic weights)." in text
+    assert "FAILED: 1 of 2 graphs is not at parity with transformers (synthetic weights)." in text
     assert "dinov3_tiny/dynamic.onnx: passed dinov3_tiny/large.onnx: FAILED" in text
     assert "finite: NaN or infinity in an output runs: Fail: 'MatMul' * in ===== node" in text

@@ -24,7 +24,7 @@ def test_terminal_ends_with_the_verdict(
     print_summary(written(healthy, beyond), limits, "synthetic")
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
-    assert lines[-1] == "1 of 2 graphs is at parity with transformers (synthetic weights)"
+    assert lines[-1] == "FAILED: 1 of 2 graphs is not at parity with transformers (synthetic weights)"
     told = "\n".join(lines)
     assert "dinov3_tiny/static.onnx failed, because" in told
     assert "1.00e-03 > 1.00e-05" in told
@@ -49,6 +49,27 @@ def test_a_verdict_that_failed_is_no_run_that_did_not_finish(
     assert capsys.readouterr().out.startswith(
         "\nThe run did not finish: it was stopped, or a job failed. 2 graphs not compared.\n"
     )
+
+
+def test_a_self_test_that_failed_is_red_whatever_else_passed(
+    written: Written,
+    healthy: Comparison,
+    tested: Comparison,
+    limits: Limits,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    tested["faults"][0] |= {"caught": False, "passed": False}
+    path = tmp_path / "self_test.json"
+    path.write_text(json.dumps(tested))
+    print_summary(replace(written(healthy), self_test=path), limits, "synthetic", complete=False)
+    told = capsys.readouterr().out
+    assert told.startswith("\nA verdict failed the run.\n")
+    assert "dinov3_tiny/dynamic.onnx failed, because\n  self-test: The checks caught 2 of 3 planted faults" in told
+    assert told.splitlines()[-1].startswith("FAILED: 1 of 1 graph is not at parity")
+    # Where nothing but the self-test was asked for.
+    print_summary(Measured({}, self_test=path), limits, "synthetic", complete=False)
+    assert capsys.readouterr().out.startswith("\nThe self-test failed. The checks caught 2 of 3 planted faults")
 
 
 def test_the_page_to_open_is_named(
@@ -78,13 +99,16 @@ def test_the_page_to_open_is_named(
 def test_only_measurements_of_this_run_are_shown(tmp_path: Path) -> None:
     def job(rule: str, name: str) -> SimpleNamespace:
         output = SimpleNamespace(
-            comparison=str(tmp_path / f"{name}.json"), ledger=str(tmp_path / f"{name}.stages.json")
+            comparison=str(tmp_path / f"{name}.json"),
+            ledger=str(tmp_path / f"{name}.stages.json"),
+            result=str(tmp_path / f"{name}.json"),
         )
         graph = str(tmp_path / f"{name}.onnx")
         return SimpleNamespace(rule=SimpleNamespace(name=rule), output=output, input=SimpleNamespace(graph=graph))
 
     jobs = [job("compare_outputs", export) for export in ("static", "dynamic", "stale", "deleted")]
     jobs += [job(rule, name) for rule in ("compare_preprocessing", "compare_stages") for name in ("new", "stale")]
+    jobs.append(job("plant_faults", "self_test"))
     for export in ("static", "dynamic", "stale"):
         (tmp_path / f"{export}.onnx").touch()
     dag = SimpleNamespace(
@@ -94,5 +118,6 @@ def test_only_measurements_of_this_run_are_shown(tmp_path: Path) -> None:
         {tmp_path / f"{export}.json": tmp_path / f"{export}.onnx" for export in ("dynamic", "static")},
         preprocessing=[tmp_path / "new.json"],
         stages=[tmp_path / "new.stages.json"],
+        self_test=tmp_path / "self_test.json",
         missing=1,
     )

@@ -166,9 +166,19 @@ def test_one_recipe_reruns_that_export_and_what_follows(copied: Path) -> None:
     assert not jobs.keys() & {"fetch_checkpoint", "convert_checkpoint", "map_weights", "run_reference", "run_equinox"}
 
 
-def test_limit_reruns_the_verdict_alone(copied: Path) -> None:
-    edit_config(copied, lambda config: config["parity"]["limits"]["max_abs"].update(limit=2e-5))
-    assert set(planned(copied)) == {"judge_parity", "write_passport", "render_parity", "summarise_parity"}
+PAGES = {"render_parity", "summarise_parity"}
+
+
+@pytest.mark.parametrize("limit", ["max_abs", "truth_agreement"])
+def test_limit_reruns_the_verdict_alone(copied: Path, limit: str) -> None:
+    edit_config(copied, lambda config: config["parity"]["limits"][limit].update(limit=2e-5))
+    assert set(planned(copied)) == {"judge_parity", "write_passport"} | PAGES
+
+
+@pytest.mark.parametrize("limit", ["levels", "share", "rest"])
+def test_limit_of_the_preprocessing_reruns_its_verdict_alone(copied: Path, limit: str) -> None:
+    edit_config(copied, lambda config: config["parity"]["preprocessing"][limit].update(limit=2.0))
+    assert set(planned(copied)) == {"judge_preprocessing", "write_passport"} | PAGES
 
 
 def test_library_room_reruns_what_uses_it(copied: Path) -> None:
@@ -203,7 +213,7 @@ def test_preprocessing_that_fails_fails_the_run_and_leaves_the_evidence(copied: 
     assert "FAILED: photographs are not prepared as the publisher prepares them." in page
     # Not the graphs but what they are given: still, nothing here is to be used.
     assert "A verdict failed the run." in output
-    assert "0 of 2 graphs are at parity" in output
+    assert "FAILED: 2 of 2 graphs are not at parity" in output
     assert "FAILED" in (copied / "results/synthetic/summary.html").read_text()
 
 
@@ -235,15 +245,23 @@ def test_stages_are_a_switch(copied: Path) -> None:
     for export, size in (("static", "224x224"), ("dynamic", "48x112")):
         ledger = json.loads((results / f"parity/{export}.stages.json").read_text())
         assert ledger["case"] == f"camera@{size}"
-        assert ledger["first_divergence"] == {"accumulated": None, "injected": None}
+        verdict = json.loads((results / f"parity/{export}.stages.verdict.json").read_text())
+        assert verdict["first_divergence"] == {"accumulated": None, "injected": None}
+        assert all(finding["measured"] <= finding["limit"] for finding in verdict["findings"])
         rows = (results / f"parity/{export}.stages.csv").read_text().splitlines()
         assert len(rows) == 1 + len(ledger["stages"])
         made |= {path: path.read_bytes() for path in results.rglob(f"{export}.stages*") if path.is_file()}
     # Ledger, table, verdict and two graphs; the arrays have passed.
     assert len(made) == 2 * 5
     assert planned(copied) == {}
+    for limit in ("noise_floors", "truth_agreement"):
+        found = {"parity": {"limits": {limit: {"limit": 1.0}}}}
+        (copied / "limit.yaml").write_text(json.dumps(found))
+        # What has passed is not made again to be judged by another limit.
+        jobs = planned(copied, "--configfile", "limit.yaml")
+        assert set(jobs) == {"judge_parity", "judge_stages", "write_passport"} | PAGES
     page = results / "parity.html"
-    assert "No layer diverges" in page.read_text()
+    assert "No stage goes wrong" in page.read_text()
     made[page] = page.read_bytes()
     # Again gives the same bytes.
     snakemake(copied, "--forcerun", *STAGE_RULES)

@@ -1,5 +1,6 @@
 """Compare an exported graph with references, with the Equinox model and with the float64 truth."""
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,10 +12,11 @@ import onnxruntime as ort
 
 from vit2onnx.cases import GOLDEN, Case
 from vit2onnx.files import sha256_of
-from vit2onnx.onnx_file import INPUT, OUTPUTS, is_external
+from vit2onnx.onnx_file import INPUT, OUTPUTS, is_external, metadata, operator_sets
+from vit2onnx.parity.divergence import DOUBLE, TRUTH
 from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
 from vit2onnx.parity.semantics import compare_semantics, view
-from vit2onnx.parity.verdict import GRAPH_RUNS
+from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED
 from vit2onnx.runtime import session_of
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -46,28 +48,63 @@ class GraphRunner:
     def __init__(self, path: Path, level: ort.GraphOptimizationLevel, threads: int):
         self.session = session_of(path, level, threads)
 
-    def interface(self) -> Check:
-        """Whether names and types of inputs and outputs are the promised ones."""
-        inputs = {value.name: value.type for value in self.session.get_inputs()}
-        outputs = {value.name: value.type for value in self.session.get_outputs()}
-        wanted = {INPUT: "tensor(float)"}, dict.fromkeys(OUTPUTS, "tensor(float)")
-        return Check("interface", (inputs, outputs) == wanted, f"{inputs} -> {outputs}")
+    def interface(self, spec: VariantSpec, export: ExportSpec) -> Check:
+        """Whether names, types and dimensions of inputs and outputs are the promised ones."""
+        found = {
+            value.name: (value.type, value.shape) for value in (*self.session.get_inputs(), *self.session.get_outputs())
+        }
+        arch = spec.architecture
+        batch = export.batch or "batch"
+        is_fixed = export.height is not None and export.width is not None
+        tokens = arch.num_tokens(export.height, export.width) if is_fixed else "tokens"
+        last, pooled = OUTPUTS
+        shapes = {
+            INPUT: [batch, 3, export.height or "height", export.width or "width"],
+            last: [batch, tokens, arch.embed_dim],
+            pooled: [batch, arch.embed_dim],
+        }
+        wanted = {name: ("tensor(float)", shape) for name, shape in shapes.items()}
+        return Check("interface", found == wanted, ", ".join(f"{name} {shape}" for name, (_, shape) in found.items()))
 
     def run(self, pixel_values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """`last_hidden_state` [batch, tokens, embed_dim] and `pooler_output` [batch, embed_dim] of a batch."""
         return self.session.run(list(OUTPUTS), {INPUT: np.stack(pixel_values)})
 
 
+def promises(path: Path, spec: VariantSpec, export: ExportSpec) -> Check:
+    """Whether what a file says of itself is true: its operator set, its variant, and how its input is prepared."""
+    own = metadata(path)
+    arch, prepared = spec.architecture, spec.preprocessing
+    wanted = {
+        "opset": export.opset,
+        "variant": spec.name,
+        "export": export.name,
+        "mean": list(prepared.mean),
+        "std": list(prepared.std),
+        "interpolation": prepared.interpolation,
+        "registers": arch.num_registers,
+        "first_patch": arch.num_prefix,
+        "patch_size": arch.patch_size,
+    }
+    structured = {**json.loads(own.get("preprocessing", "{}")), **json.loads(own.get("tokens", "{}"))}
+    said = {**structured, **own, "opset": operator_sets(path).get("")}
+    wrong = [
+        f"{name} is {said.get(name)} instead of {value}" for name, value in wanted.items() if said.get(name) != value
+    ]
+    return Check("metadata", not wrong, "; ".join(wrong) or ", ".join(wanted))
+
+
 def run_graph(
     runner: GraphRunner, pixel_values: Features, batch: int, spec: VariantSpec
-) -> tuple[dict[Case, np.ndarray], list[Check]]:
+) -> tuple[list[dict[Case, np.ndarray]], list[Check]]:
     """Features of every case, run in batches of one size, and what was seen of the outputs' shapes.
 
-    The last batch is filled up with images from the front, whose features are not taken twice. Features of a wrong
-    shape are left out, because nothing can be compared with them.
+    The last batch is filled up with images from the front, so that every place in a batch is looked at: what these give
+    there comes as further sets of features. Features of a wrong shape are left out, because nothing can be compared
+    with them.
     """
     arch = spec.architecture
-    found: dict[Case, np.ndarray] = {}
+    results: dict[Case, list[np.ndarray]] = {}
     wrong_shape, wrong_pooler = [], []
     sizes = dict.fromkeys((case.height, case.width) for case in pixel_values)
     for size in sizes:
@@ -81,33 +118,43 @@ def run_graph(
             if not np.array_equal(tokens[:, 0], pooled):
                 wrong_pooler.append(str(chunk[0]))
             for case, one in zip(chunk, tokens, strict=True):
-                found.setdefault(case, one)
-    infinite = [str(case) for case, x in found.items() if not np.isfinite(x).all()]
-    passed = f"batch {batch}: {len(found)} inputs"
-    return found, [
+                results.setdefault(case, []).append(one)
+    infinite = [str(case) for case, found in results.items() if not all(np.isfinite(x).all() for x in found)]
+    most = max(map(len, results.values()), default=1)
+    sets = [{case: found[i] for case, found in results.items() if i < len(found)} for i in range(most)]
+    passed = f"batch {batch}: {len(results)} inputs"
+    return sets, [
         Check("shapes", not wrong_shape, "; ".join(wrong_shape) or passed),
         Check("pooler_output is CLS", not wrong_pooler, "; ".join(wrong_pooler) or passed),
         Check(
-            "finite", not infinite and bool(found), f"NaN or infinity at {'; '.join(infinite)}" if infinite else passed
+            "finite",
+            not infinite and bool(results),
+            f"NaN or infinity at {'; '.join(infinite)}" if infinite else passed,
         ),
     ]
 
 
 def try_graph(
-    path: Path, level: ort.GraphOptimizationLevel, threads: int, pixel_values: Features, batch: int, spec: VariantSpec
-) -> tuple[dict[Case, np.ndarray], list[Check]]:
+    path: Path,
+    level: ort.GraphOptimizationLevel,
+    threads: int,
+    pixel_values: Features,
+    batch: int,
+    spec: VariantSpec,
+    export: ExportSpec,
+) -> tuple[list[dict[Case, np.ndarray]], list[Check]]:
     """Features of every case and what was seen; a graph that does not load or run is a finding, not an end.
 
     The session ends with the call, so that no two are in memory at once.
     """
     try:
         runner = GraphRunner(path, level, threads)
-        found, seen = run_graph(runner, pixel_values, batch, spec)
+        sets, seen = run_graph(runner, pixel_values, batch, spec)
     # Any exception, because onnxruntime has none in common to all of its own.
     except Exception as error:
         logger.exception("%s does not run", path)
-        return {}, [Check("runs", False, f"{type(error).__name__}: {error}")]
-    return found, [runner.interface(), *seen]
+        return [{}], [Check("runs", False, f"{type(error).__name__}: {error}")]
+    return sets, [runner.interface(spec, export), *seen]
 
 
 def by_kind(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[Case, np.ndarray]]:
@@ -197,7 +244,7 @@ def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: i
     published = {"cls": (0, spec.golden.cls), "patches": (spec.architecture.num_prefix, spec.golden.patch)}
     for group, (token, values) in published.items():
         found = features[GOLDEN][token : token + 1, : len(values)]
-        row = {"subject": subject, "other": "published", **asdict(GOLDEN), "batch": batch, "group": group}
+        row = {"subject": subject, "other": PUBLISHED, **asdict(GOLDEN), "batch": batch, "group": group}
         yield row | asdict(difference(found, np.array([values])))
 
 
@@ -254,31 +301,34 @@ def compare_outputs(
         if a:
             distributions.append(distribution(subject, other, a, b, batch))
 
-    compare("equinox_float64", "truth", taken(equinox["float64"]), truth)
-    compare("equinox", "truth", taken(equinox["float32"]), truth)
+    compare(f"equinox{DOUBLE}", TRUTH, taken(equinox["float64"]), truth)
+    compare("equinox", TRUTH, taken(equinox["float32"]), truth)
     rows += compare_golden("equinox", equinox["float32"], spec, 1)
     for name, features in references.items():
         single = features["float32"]
-        compare(name, "truth", taken(single), truth)
+        compare(name, TRUTH, taken(single), truth)
         compare("equinox", name, taken(equinox["float32"]), single)
         rows += compare_golden(name, single, spec, 1)
         if name != first:
-            compare(f"{name}_float64", "truth", taken(features["float64"]), truth)
+            compare(f"{name}{DOUBLE}", TRUTH, taken(features["float64"]), truth)
             compare(name, first, taken(single), references[first]["float32"])
 
     prefix, patch = spec.architecture.num_prefix, spec.architecture.patch_size
     views = {name: view(taken(features["float32"]), prefix, patch) for name, features in references.items()}
     # What rounding alone does, to hold the graph's figures against.
-    semantics = [compare_semantics(first, "truth", views[first], view(truth, prefix, patch), batch=1)]
+    semantics = [compare_semantics(first, TRUTH, views[first], view(truth, prefix, patch), batch=1)]
     known: list[dict[str, Any]] = []
     maps: list[dict[str, Any]] = []
-    checks: list[Check] = []
+    checks = [promises(graph, spec, export)]
+    batches = list(batch_sizes) if export.batch is None else [export.batch]
     for run, level in RUNS.items():
-        batches = batch_sizes if export.batch is None else [export.batch]
         for batch in batches:
-            found, seen = try_graph(graph, level, threads, pixel_values, batch, spec)
+            (found, *again), seen = try_graph(graph, level, threads, pixel_values, batch, spec, export)
             checks += [replace(check, name=f"{run}: {check.name}") for check in seen]
-            compare(run, "truth", found, truth, batch)
+            for features in again:
+                for other, values in {TRUTH: truth, first: references[first]["float32"]}.items():
+                    rows.extend(compare_features(run, other, features, values, spec, batch))
+            compare(run, TRUTH, found, truth, batch)
             compare(run, "equinox", found, equinox["float32"], batch)
             rows += compare_golden(run, found, spec, batch)
             for name, features in references.items():
@@ -298,6 +348,7 @@ def compare_outputs(
         "export": export.name,
         "graph_sha256": sha256_of(graph),
         "references": list(references),
+        "asked": {"cases": [str(case) for case in pixel_values], "batches": batches},
         "runtime": {
             "onnxruntime": ort.__version__,
             "provider": "CPUExecutionProvider",

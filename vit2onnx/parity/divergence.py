@@ -1,11 +1,17 @@
-"""Where implementations part, told from a ledger of their stages. Standard library only."""
+"""Where implementations part, told from a ledger of their stages."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-# What the double precision of the first reference is called.
+from vit2onnx.parity.finding import Finding
+from vit2onnx.parity.metrics import worst
+
+# What the double precision of the first reference is called, and how the names of others end in that.
 TRUTH = "truth"
+DOUBLE = "_float64"
 
 
 @dataclass(frozen=True)
@@ -39,24 +45,38 @@ def first_divergence(rows: Iterable[Mapping[str, Any]], mode: str, limit: float)
     return None
 
 
-def judge_stages(ledger: Mapping[str, Any], limits: Mapping[str, float]) -> list[str]:
-    """What is wrong with a ledger, in sentences: two truths that differ, or a layer that diverges by itself.
+def judge_stages(ledger: Mapping[str, Any], limits: Mapping[str, float]) -> tuple[Finding, ...]:
+    """Judge a ledger: no two truths may differ, and no layer diverge by itself.
 
     Drift in accumulated mode is no fault as long as every layer by itself is right.
     """
-    rows, limit = ledger["stages"], limits["truth_agreement"]
-    faults = []
-    doubles = [row for row in rows if row["other"] == TRUTH and row["subject"].endswith("_float64")]
+    return (
+        _truth_agreement(ledger["stages"], limits["truth_agreement"]),
+        _divergence(ledger["stages"], limits["noise_floors"], {*ledger["implementations"], "onnx"}),
+    )
+
+
+def _truth_agreement(rows: Iterable[Mapping[str, Any]], limit: float) -> Finding:
+    finding = partial(Finding, "stages", limit=limit, limit_name="truth_agreement")
+    doubles = [row for row in rows if row["other"] == TRUTH and row["subject"].endswith(DOUBLE)]
     if not doubles:
-        faults.append("there is no second implementation in double precision")
-    if not any(row["mode"] == "injected" and row["other"] != TRUTH for row in rows):
-        faults.append("no layer was compared by itself")
+        return finding("in double precision", math.nan, detail="there is no second implementation")
     for row in doubles:
-        if row["relative"] is None or not row["relative"] <= limit:
-            found = "not finite" if row["relative"] is None else f"{row['relative']:.2e} > {limit:.2e} of its scale"
-            where = f"{row['stage']} ({row['mode']})"
-            faults.append(f"in double precision {row['subject']} and truth differ first at {where}: {found}")
-            break
-    if divergence := first_divergence(rows, "injected", limits["noise_floors"]):
-        faults.append(f"first divergence: {divergence}")
-    return faults
+        measured = worst([row["relative"]])
+        if not measured <= limit:
+            what = f"in double precision {row['subject']} and truth differ first at {row['stage']} ({row['mode']})"
+            found = f"{measured:.2e} > {limit:.2e} of its scale" if math.isfinite(measured) else "not finite"
+            return finding(what, measured, detail=found)
+    what = "largest difference from truth in double precision, as a share of the stage's scale"
+    return finding(what, worst(row["relative"] for row in doubles))
+
+
+def _divergence(rows: Iterable[Mapping[str, Any]], limit: float, implementations: set[str]) -> Finding:
+    finding = partial(Finding, "stages", limit=limit, limit_name="noise_floors")
+    alone = [row for row in rows if row["mode"] == "injected" and row["other"] != TRUTH]
+    if missing := implementations - {row[side] for row in alone for side in ("subject", "other")}:
+        return finding("each layer by itself", math.nan, detail=f"{', '.join(sorted(missing))} was not compared")
+    if found := first_divergence(alone, "injected", limit):
+        return finding("first divergence", worst([found.floors]), detail=str(found))
+    what = "largest difference at a stage, each layer by itself, in noise floors"
+    return finding(what, worst(row["floors"] for row in alone))

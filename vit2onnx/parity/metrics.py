@@ -1,5 +1,7 @@
 """How far two sets of features are apart, and where."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +69,12 @@ def token_groups(features: np.ndarray, num_prefix: int) -> dict[str, np.ndarray]
 def finite(value: float | np.floating) -> float | None:
     """A figure for JSON, which has no NaN."""
     return float(value) if np.isfinite(value) else None
+
+
+def worst(values: Iterable[float | None]) -> float:
+    """The largest figure; NaN if there is none, or one is `None` or no finite number, which `max` would pass over."""
+    found = [math.nan if value is None else float(value) for value in values]
+    return max(found) if found and all(map(math.isfinite, found)) else math.nan
 
 
 def standard_deviation(features: np.ndarray) -> float | None:

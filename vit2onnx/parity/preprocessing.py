@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from vit2onnx.parity.metrics import finite
-from vit2onnx.parity.verdict import Finding
+from vit2onnx.parity.finding import Finding
+from vit2onnx.parity.metrics import finite, worst
 
 # PARITY: two values are the same grey level if they are nearer than this; rounding in float32 moves them by 1e-4.
 SAME_LEVEL = 0.05
@@ -70,12 +70,9 @@ def judge_preprocessing(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, 
     findings = []
     for other, figure in asked:
         own = [row for row in rows if row["other"] == other]
-        worst = max(own, key=lambda row: math.inf if row[figure] is None else row[figure], default=None)
-        measured = math.nan if worst is None or worst[figure] is None else worst[figure]
-        place = f" (worst at {worst['image']} {worst['height']}x{worst['width']})" if worst else ""
-        # NaN compares false, so it fails.
-        passed = measured <= limits[figure]
-        what = f"ours - {other}, {words[figure]}{place}"
-        sentence = f"{what}: {measured:.2e} {'<=' if passed else '>'} {limits[figure]:.2e}"
-        findings.append(Finding("preprocessing", sentence, passed, measured, limits[figure]))
+        place = max(own, key=lambda row: math.inf if row[figure] is None else row[figure], default=None)
+        where = f" (worst at {place['image']} {place['height']}x{place['width']})" if place else ""
+        measured = worst(row[figure] for row in own)
+        what = f"ours - {other}, {words[figure]}{where}"
+        findings.append(Finding("preprocessing", what, measured, limits[figure], limit_name=figure))
     return tuple(findings)

@@ -1,4 +1,4 @@
-"""Where drift begins: every stage of all implementations side by side, and the first at which two of them part."""
+"""Where drift begins: every stage of all implementations side by side, measured and not judged."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vit2onnx.cases import MODES
-from vit2onnx.parity.divergence import TRUTH, first_divergence
+from vit2onnx.parity.divergence import DOUBLE, TRUTH
 from vit2onnx.parity.metrics import difference, finite
 from vit2onnx.parity.tables import csv_of
 
@@ -80,7 +80,7 @@ def _compare_stage(implementations: Mapping[str, Stages], mode: str, stage: str)
     pairs = [(name, TRUTH, values, truth) for name, values in single.items()]
     names = list(single)
     pairs += [(b, a, single[b], single[a]) for i, b in enumerate(names) for a in reversed(names[:i])]
-    pairs += [(f"{name}_float64", TRUTH, values, truth) for name, values in double.items()]
+    pairs += [(f"{name}{DOUBLE}", TRUTH, values, truth) for name, values in double.items()]
     for subject, other, a, b in pairs:
         found = difference(a, b)
         yield StageRow(
@@ -112,20 +112,10 @@ def _multiple(value: float | None, unit: float) -> float | None:
     return value / unit if unit else (None if value else 0.0)
 
 
-def make_ledger(about: Mapping[str, str], implementations: Mapping[str, Stages], noise_floors: float) -> dict[str, Any]:
-    """The comparison of all stages as plain data: `about` it, where each mode diverges first, and all rows."""
+def make_ledger(about: Mapping[str, str], implementations: Mapping[str, Stages]) -> dict[str, Any]:
+    """The comparison of all stages as plain data, of which nothing is judged: `about` it, and all rows."""
     rows = [asdict(row) for row in compare_stages(implementations)]
-    divergences = {mode: first_divergence(rows, mode, noise_floors) for mode in MODES}
-    return {
-        **about,
-        "implementations": list(implementations),
-        "noise_floors": noise_floors,
-        "first_divergence": {
-            mode: {**asdict(found), "sentence": f"first divergence: {found}"} if found else None
-            for mode, found in divergences.items()
-        },
-        "stages": rows,
-    }
+    return {**about, "implementations": list(implementations), "stages": rows}
 
 
 def as_csv(ledger: Mapping[str, Any]) -> str:

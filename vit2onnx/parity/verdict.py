@@ -6,19 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from vit2onnx.parity.divergence import DOUBLE, TRUTH
+from vit2onnx.parity.finding import Finding
+from vit2onnx.parity.metrics import worst
+
 LEGS = ("reference", "truth", "sanity")
+# What the published features are called: as the other side of a comparison, and as a leg that not all weights have.
+PUBLISHED = "published"
 GRAPH_RUNS = ("onnx", "onnx_unoptimized")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One judged statement. `measured` and `limit` are compared as the sentence says."""
-
-    leg: str
-    sentence: str
-    passed: bool
-    measured: float
-    limit: float
 
 
 @dataclass(frozen=True)
@@ -30,13 +25,22 @@ class Verdict:
     @property
     def passed(self) -> bool:
         """Whether all findings passed and no leg is without one."""
+        return not self.faults
+
+    @property
+    def missing(self) -> list[str]:
+        """The legs without a finding, in sentences."""
         legs = {finding.leg for finding in self.findings}
-        return legs == set(LEGS) and all(finding.passed for finding in self.findings)
+        return [f"nothing was found on the {leg} leg" for leg in LEGS if leg not in legs]
 
     @property
     def faults(self) -> list[str]:
-        missing = [f"nothing was found on the {leg} leg" for leg in LEGS if leg not in {f.leg for f in self.findings}]
-        return missing + [finding.sentence for finding in self.findings if not finding.passed]
+        return self.missing + faults_of(self.findings)
+
+
+def faults_of(findings: Iterable[Finding]) -> list[str]:
+    """What did not pass, in sentences."""
+    return [finding.sentence for finding in findings if not finding.passed]
 
 
 def numbers_of(limits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -51,55 +55,74 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
 
     select = partial(rows_of, comparison)
 
-    def at_most(leg: str, what: str, measured: float, limit: float) -> None:
-        # NaN compares false, so it fails.
-        passed = measured <= limit
-        sentence = f"{what}: {measured:.2e} {'<=' if passed else '>'} {limit:.2e}"
-        findings.append(Finding(leg, sentence, passed, measured, limit))
+    def at_most(leg: str, what: str, measured: float, name: str, factor: float = 1.0) -> None:
+        # Distance from one, so that every limit is an upper one and NaN fails in one way.
+        limit = 1 - limits[name] if name == "cosine" else factor * limits[name]
+        findings.append(Finding(leg, what, measured, limit, limit_name=name))
 
     for reference in references:
         for run in (*GRAPH_RUNS, "equinox"):
             rows = select(run, reference)
             place = worst_place(rows)
             what = f"{run} - {reference}, max |difference|" + (f" (worst at {place})" if place else "")
-            at_most("reference", what, _worst(rows), limits["max_abs"] * limit_factor([row["scale"] for row in rows]))
-            # Distance from one, so that every limit is an upper one and NaN fails in one way.
+            at_most("reference", what, largest(rows), "max_abs", limit_factor([row["scale"] for row in rows]))
             what = f"{run} - {reference}, 1 - lowest cosine of a token"
-            distance = _worst([{"max_abs": _distance(row["cosine"])} for row in rows])
-            at_most("reference", what, distance, 1 - limits["cosine"])
+            cosines = [row["cosine"] for row in rows]
+            distance = worst(None if cosine is None else 1 - cosine for cosine in cosines)
+            at_most("reference", what, distance, "cosine")
     for reference in references:
         for run in GRAPH_RUNS:
-            semantics = [row for row in comparison.get("semantics", []) if _pair(row) == (run, reference)]
+            semantics = [row for row in comparison["semantics"] if _pair(row) == (run, reference)]
             what = f"{run} - {reference}, cosine by which a neighbour that fell behind was nearer"
-            at_most("reference", what, neighbour_margin(semantics), limits["neighbour_margin"])
+            at_most("reference", what, neighbour_margin(semantics), "neighbour_margin")
             what = f"{run} - {reference}, degrees between principal components, times their relative gap"
-            at_most("reference", what, subspace_angle(semantics), limits["subspace_angle"])
+            at_most("reference", what, subspace_angle(semantics), "subspace_angle")
     for reference in dict.fromkeys(row["reference"] for row in comparison["known_differences"]):
         rows = [row for row in comparison["known_differences"] if row["reference"] == reference]
-        measured, expected, rest = (_worst(rows, key) for key in ("max_abs", "expected", "unexplained"))
+        measured, expected, rest = (largest(rows, key) for key in ("max_abs", "expected", "unexplained"))
         what = (
             f"{GRAPH_RUNS[0]} - {reference} with RoPE periods of its own (float32, not rounded to bfloat16 as the"
             f" release's): max |difference| {measured:.1e}, of which these periods explain {expected:.1e}; what is left"
         )
-        at_most("reference", what, rest, limits["max_abs"] * limit_factor([row["scale"] for row in rows]))
-    for subject in dict.fromkeys(row["subject"] for row in comparison["differences"] if row["other"] == "published"):
+        at_most("reference", what, rest, "max_abs", limit_factor([row["scale"] for row in rows]))
+    for subject in dict.fromkeys(row["subject"] for row in comparison["differences"] if row["other"] == PUBLISHED):
         what = f"{subject} - published features, max |difference|"
-        at_most("reference", what, _worst(select(subject, "published")), limits["golden"])
+        at_most(PUBLISHED, what, largest(select(subject, PUBLISHED)), "golden")
     first = references[0] if references else ""
     what = f"{GRAPH_RUNS[0]}'s distance from float64 (root mean square), in multiples of {first}'s own"
-    at_most("truth", what, truth_ratio(comparison), limits["truth_ratio"])
-    for subject in ("equinox_float64", *(f"{name}_float64" for name in references[1:])):
-        what = f"{subject} - truth, max |difference|"
-        at_most("truth", what, _worst(select(subject, "truth")), limits["truth_agreement"])
+    at_most("truth", what, truth_ratio(comparison), "truth_ratio")
+    for subject in (f"{name}{DOUBLE}" for name in ("equinox", *references[1:])):
+        what = f"{subject} - {TRUTH}, max |difference|"
+        at_most("truth", what, largest(select(subject, TRUTH)), "truth_agreement")
+    missing = not_compared(comparison)
+    detail = f"not {'; '.join(missing[:3])}" + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+    asked = comparison["asked"]
+    detail = detail if missing else f"{len(asked['cases'])} inputs in batches of {asked['batches']}"
+    findings.append(Finding("sanity", "everything was compared", float(len(missing)), 0.0, detail))
     for check in comparison["checks"]:
-        passed = check["passed"]
-        findings.append(Finding("sanity", f"{check['name']}: {check['detail']}", passed, float(passed), 1.0))
+        # None of one may fail.
+        findings.append(Finding("sanity", check["name"], float(not check["passed"]), 0.0, check["detail"]))
     return Verdict(tuple(findings))
 
 
 def rows_of(comparison: Mapping[str, Any], subject: str, other: str) -> list[Mapping[str, Any]]:
     """The differences of one pair."""
     return [row for row in comparison["differences"] if (row["subject"], row["other"]) == (subject, other)]
+
+
+def not_compared(comparison: Mapping[str, Any]) -> list[str]:
+    """Which inputs of which pairs have no row, though a verdict needs it."""
+    asked, references = comparison["asked"], comparison["references"]
+    pairs = [(run, other, batch) for run in GRAPH_RUNS for other in (*references, TRUTH) for batch in asked["batches"]]
+    pairs += [("equinox", reference, 1) for reference in references]
+    rows = comparison["differences"]
+    found = {(r["subject"], r["other"], r["batch"], f"{r['image']}@{r['height']}x{r['width']}") for r in rows}
+    wanted = [(*pair, case) for pair in pairs for case in asked["cases"]]
+    return [
+        f"{one} - {other}, batch {batch}, {case}"
+        for one, other, batch, case in wanted
+        if (one, other, batch, case) not in found
+    ]
 
 
 def truth_ratio(comparison: Mapping[str, Any]) -> float:
@@ -109,7 +132,7 @@ def truth_ratio(comparison: Mapping[str, Any]) -> float:
     """
 
     def distance(subject: str) -> float:
-        rows = rows_of(comparison, subject, "truth")
+        rows = rows_of(comparison, subject, TRUTH)
         squares = [math.nan if row["rms"] is None else row["count"] * row["rms"] ** 2 for row in rows]
         mean = sum(squares) / sum(row["count"] for row in rows) if rows else math.nan
         return math.sqrt(mean) if math.isfinite(mean) else math.nan
@@ -123,7 +146,7 @@ def neighbour_margin(semantics: Sequence[Mapping[str, Any]]) -> float:
     if not semantics or not all(row["finite"] for row in semantics):
         return math.nan
     asked = [figures for row in semantics for figures in (*row["neighbours"], row["matches"]) if figures]
-    return _largest(figures["margin"] for figures in asked)
+    return worst([0.0, *(figures["margin"] for figures in asked)])
 
 
 def subspace_angle(semantics: Sequence[Mapping[str, Any]]) -> float:
@@ -133,27 +156,16 @@ def subspace_angle(semantics: Sequence[Mapping[str, Any]]) -> float:
     """
     if not semantics or not all(row["finite"] for row in semantics):
         return math.nan
-    return _largest(angle["degrees"] * angle["gap"] for row in semantics for angle in row["subspaces"])
-
-
-def _largest(figures: Iterable[float]) -> float:
-    """Zero of none, and NaN if one is no finite number, which `max` would pass over."""
-    found = list(figures)
-    return max(found, default=0.0) if all(map(math.isfinite, found)) else math.nan
+    return worst([0.0, *(angle["degrees"] * angle["gap"] for row in semantics for angle in row["subspaces"])])
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["subject"], row["other"]
 
 
-def _distance(cosine: float | None) -> float | None:
-    return None if cosine is None else 1 - cosine
-
-
-def _worst(rows: list[Mapping[str, Any]], key: str = "max_abs") -> float:
+def largest(rows: Iterable[Mapping[str, Any]], key: str = "max_abs") -> float:
     """The largest difference; NaN if one of them is not a finite number or there are no rows."""
-    figures = [math.nan if row[key] is None else row[key] for row in rows]
-    return max(figures) if figures and all(map(math.isfinite, figures)) else math.nan
+    return worst(row[key] for row in rows)
 
 
 def limit_factor(deviations: Iterable[float | None]) -> float:

@@ -11,34 +11,33 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vit2onnx.parity.divergence import TRUTH, Divergence, first_divergence
+from vit2onnx.parity.divergence import DOUBLE, TRUTH, Divergence, first_divergence
+from vit2onnx.parity.finding import Finding
+from vit2onnx.parity.metrics import worst
+from vit2onnx.parity.verdict import faults_of
 from vit2onnx.reporting.figures import LIMIT_COLOUR, MARKERS, STYLE, as_svg
 from vit2onnx.reporting.page import SUBJECTS, number
 
 COLUMNS = ["mode", "stage", "subject", "other", "max_abs", "rms", "scale", "floor", "floors"]
 # So many blocks have their numbers under the plot; of more, every second or third has.
 MAX_TICKS = 24
-NOT_FINITE = "not finite"
-# How those end that were run in double precision, which tells whether there is a truth and nothing of the graph.
-DOUBLE = "_float64"
 
 
-def stage_section(ledger: Mapping[str, Any], limit: float, faults: Sequence[str]) -> dict[str, Any]:
-    """What the page shows of the stages of a graph; `limit` is in noise floors, `faults` are those of their gate."""
+def stage_section(ledger: Mapping[str, Any], limit: float, findings: Sequence[Finding]) -> dict[str, Any]:
+    """What the page shows of the stages of a graph; `limit` is in noise floors, `findings` are those of their gate."""
     rows = ledger["stages"]
     found = first_divergence(rows, "injected", limit)
     pairs = list(dict.fromkeys((row["subject"], row["other"]) for row in rows if not _is_double(row)))
     # What tells implementations apart comes first.
     pairs.sort(key=lambda pair: pair[1] == TRUTH)
     between = [row["floors"] for row in rows if row["mode"] == "injected" and row["other"] != TRUTH]
-    largest = max((math.inf if floors is None else floors for floors in between), default=math.nan)
     image, _, size = ledger["case"].rpartition("@")
     return {
         "figure": drift_figure(ledger, limit),
         "divergence": found,
-        "faults": faults,
+        "faults": faults_of(findings),
         "count": len(dict.fromkeys(row["stage"] for row in rows)),
-        "largest": largest,
+        "largest": worst(between),
         "limit": limit,
         "photograph": f"{image} at {size}",
         "pairs": [f"{subject} - {'float64' if other == TRUTH else other}" for subject, other in pairs],
@@ -58,16 +57,12 @@ def _table(rows: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str]], 
             continue
         key = row["mode"], row["stage"]
         line = lines.setdefault(key, dict(zip(("mode", "stage"), key, strict=True)) | {"cells": {}})
-        line |= {name: _figure(row[name]) for name in ("scale", "floor")}
+        line |= {name: number(row[name]) for name in ("scale", "floor")}
         is_close = row["floors"] is not None and row["floors"] <= limit
         beyond = row["other"] != TRUTH and not is_close
-        cell = {"max_abs": _figure(row["max_abs"]), "floors": _figure(row["floors"]), "beyond": beyond}
+        cell = {"max_abs": number(row["max_abs"]), "floors": number(row["floors"]), "beyond": beyond}
         line["cells"][row["subject"], row["other"]] = cell
     return [line | {"cells": [line["cells"][pair] for pair in pairs]} for line in lines.values()]
-
-
-def _figure(value: float | None) -> str:
-    return NOT_FINITE if value is None else number(value)
 
 
 def drift_figure(ledger: Mapping[str, Any], limit: float) -> str:
@@ -88,9 +83,8 @@ def drift_figure(ledger: Mapping[str, Any], limit: float) -> str:
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
         _accumulated(upper, rows[rows["mode"] == "accumulated"], ledger["implementations"])
         _injected(lower, rows[rows["mode"] == "injected"], limit)
-        found = first_divergence(ledger["stages"], "injected", limit)
-        found = found or first_divergence(ledger["stages"], "accumulated", limit)
-        if found:
+        # Drift that adds up is no fault, and has no mark.
+        if found := first_divergence(ledger["stages"], "injected", limit):
             _mark(upper, lower, found, places[found.stage], len(stages))
         ticks = block_ticks(stages)
         for place, _ in ticks:
@@ -174,7 +168,7 @@ def _mark(upper: Axes, lower: Axes, found: Divergence, place: int, count: int) -
         axes.axvline(place, color=LIMIT_COLOUR, lw=1, ls="--")
     is_left = place < count / 2
     upper.annotate(
-        f"first divergence ({found.mode}):\n{found.stage}",
+        f"first divergence:\n{found.stage}",
         xy=(place, 0.6),
         xycoords=upper.get_xaxis_transform(),
         xytext=(5 if is_left else -5, 0),

@@ -1,18 +1,52 @@
 """What was found on a variant, and what each gate says of it; page, summary and terminal ask here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from vit2onnx.parity.divergence import judge_stages
+from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.preprocessing import judge_preprocessing
-from vit2onnx.parity.verdict import judge, numbers_of
+from vit2onnx.parity.verdict import PUBLISHED, Verdict, faults_of, judge, numbers_of
+from vit2onnx.reporting.self_test import self_test_section
 
 # What the config has under `parity`: limits of models under `limits`, of the preprocessing under `preprocessing`.
-Limits = Mapping[str, Mapping[str, Mapping[str, Any]]]
+LimitsByGate = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 Plain = Mapping[str, Any]
+
+COLUMNS = [
+    *("subject", "other", "image", "height", "width", "batch", "group", "token", "row", "column"),
+    *("count", "max_abs", "rms", "cosine", "scale"),
+]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a gate is called: over its faults on a page, before them elsewhere, and in a headline that it fails."""
+
+    title: str
+    prefix: str
+    headline: str
+
+
+# By what they are in `Judgement.faults`, in the order in which they are told.
+GATES = {
+    "outputs": Gate("{file}, outputs", "", "{files} {do} not give what the original PyTorch model gives"),
+    PUBLISHED: Gate(
+        "{file}, against published features",
+        "checkpoint or photograph: ",
+        "the checkpoint or the photograph is not the one whose features are published",
+    ),
+    "stages": Gate("{file}, stage by stage", "stages: ", "in {files} a stage goes wrong"),
+    "preprocessing": Gate(
+        "preprocessing", "preprocessing: ", "photographs are not prepared as the publisher prepares them"
+    ),
+    "self_test": Gate("self-test", "self-test: ", "these checks cannot be relied on"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,25 +70,76 @@ class Evidence:
     self_test: Plain | None = None
 
 
-def faults_by_gate(
-    comparison: Plain, preprocessing: Sequence[Plain] | None, stages: Plain | None, limits: Limits
-) -> dict[str, list[str]]:
-    """What each gate finds wrong with a graph, in sentences; a gate that finds nothing is left out.
+@dataclass(frozen=True)
+class Judgement:
+    """What all gates say of a graph. What was not measured has no findings and no faults.
 
-    That features are not the published ones is told apart from the rest (`outputs`): then the checkpoint or the
-    photograph is another, and the graph may well be right. `None` stands for what was not measured.
+    `self_test` are the faults of the checks themselves: if they do not pass their own test, no graph passes by them.
     """
+
+    outputs: Verdict
+    stages: Sequence[Finding]
+    preprocessing: Sequence[Finding]
+    self_test: Sequence[str]
+
+    @property
+    def faults(self) -> dict[str, list[str]]:
+        """What each gate of `GATES` finds wrong, in sentences; a gate that finds nothing is left out.
+
+        That features are not the published ones is told apart from the rest of the outputs: then the checkpoint or the
+        photograph is another, and the graph may well be right.
+        """
+        published = [finding for finding in self.outputs.findings if finding.leg == PUBLISHED]
+        own = [finding for finding in self.outputs.findings if finding.leg != PUBLISHED]
+        found = {
+            "outputs": self.outputs.missing + faults_of(own),
+            PUBLISHED: faults_of(published),
+            "stages": faults_of(self.stages),
+            "preprocessing": faults_of(self.preprocessing),
+            "self_test": list(self.self_test),
+        }
+        return {gate: found[gate] for gate in GATES if found[gate]}
+
+    @property
+    def passed(self) -> bool:
+        return not self.faults
+
+
+def judge_gates(
+    comparison: Plain,
+    limits: LimitsByGate,
+    *,
+    stages: Plain | None = None,
+    preprocessing: Sequence[Plain] | None = None,
+    self_test: Plain | None = None,
+) -> Judgement:
+    """Judge all that was measured of a graph; `None` stands for what was not."""
     numbers = numbers_of(limits["limits"])
-    own = [row for row in comparison["differences"] if row["other"] != "published"]
-    outputs = judge({**comparison, "differences": own}, numbers).faults
-    found = {
-        "outputs": outputs,
-        "published": [fault for fault in judge(comparison, numbers).faults if fault not in outputs],
-        "stages": judge_stages(stages, numbers) if stages else [],
-        "preprocessing": [
-            finding.sentence
-            for finding in judge_preprocessing(preprocessing or [], numbers_of(limits["preprocessing"]))
-            if preprocessing is not None and not finding.passed
-        ],
-    }
-    return {gate: faults for gate, faults in found.items() if faults}
+    return Judgement(
+        outputs=judge(comparison, numbers),
+        stages=() if stages is None else judge_stages(stages, numbers),
+        preprocessing=()
+        if preprocessing is None
+        else judge_preprocessing(preprocessing, numbers_of(limits["preprocessing"])),
+        self_test=() if self_test is None else faults_of_self_test(self_test),
+    )
+
+
+def faults_of_self_test(result: Plain) -> list[str]:
+    """What is wrong with the checks themselves, in one sentence, for their own page has the rest."""
+    tested = self_test_section(result)
+    return [] if tested["passed"] else [tested["sentence"]]
+
+
+def differences(comparison: Plain, subjects: Iterable[str], others: Iterable[str]) -> pd.DataFrame:
+    """The rows of a comparison that set one of `subjects` against one of `others`; `None` becomes NaN."""
+    rows = pd.DataFrame(comparison["differences"], columns=COLUMNS).astype(
+        dict.fromkeys(("max_abs", "rms", "cosine", "scale"), float)
+    )
+    return rows[rows["subject"].isin(list(subjects)) & rows["other"].isin(list(others))]
+
+
+def sizes_of(rows: pd.DataFrame) -> list[tuple[int, int]]:
+    """Heights and widths that were compared, from the smallest area to the largest."""
+    sizes = set(zip(rows["height"], rows["width"], strict=True))
+    return sorted(sizes, key=lambda size: (size[0] * size[1], size))

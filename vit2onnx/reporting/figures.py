@@ -10,9 +10,10 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vit2onnx.parity.divergence import TRUTH
 from vit2onnx.parity.verdict import GRAPH_RUNS, limit_factor
+from vit2onnx.reporting.evidence import differences, sizes_of
 from vit2onnx.reporting.page import SUBJECTS, TOKEN_GROUPS, data_uri, number
-from vit2onnx.reporting.summary import differences, sizes_of
 
 STYLE = {
     **{"font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False},
@@ -44,7 +45,7 @@ def truth_figure(comparison: Mapping[str, Any], truth_ratio: float) -> str:
     Distances are root mean squares. The line is the limit: `truth_ratio` times that of the first reference over all.
     """
     references = comparison["references"]
-    rows = differences(comparison, [*references, "equinox", *GRAPH_RUNS], ["truth"])
+    rows = differences(comparison, [*references, "equinox", *GRAPH_RUNS], [TRUTH])
     marks = _rms(rows, ["height", "width", "subject", "image"])
     limit = truth_ratio * _rms(rows, ["subject"]).set_index("subject")["rms"].get(
         references[0] if references else "", 0

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.preprocessing import PUBLISHER
 from vit2onnx.parity.verdict import GRAPH_RUNS, limit_factor, truth_ratio
-from vit2onnx.reporting.evidence import Evidence, Limits
-from vit2onnx.reporting.page import number, plain
-from vit2onnx.reporting.summary import differences
+from vit2onnx.reporting.evidence import Evidence, LimitsByGate, differences
+from vit2onnx.reporting.page import SUBJECTS, number, percent, plain
 
 UNKNOWN = "unknown"
 
@@ -28,7 +28,7 @@ class KeyFigure:
 
 def key_figures(
     evidence: Evidence,
-    limits: Limits,
+    limits: LimitsByGate,
     stages: Sequence[Mapping[str, Any]],
     preprocessing: Mapping[str, Any],
     self_test: Mapping[str, Any] | None,
@@ -45,7 +45,7 @@ def key_figures(
     return found
 
 
-def _difference(evidence: Evidence, limits: Limits) -> KeyFigure:
+def _difference(evidence: Evidence, limits: LimitsByGate) -> KeyFigure:
     rows = pd.concat([differences(one, GRAPH_RUNS, one["references"]) for one in evidence.comparisons])
     limit = limits["limits"]["max_abs"]["limit"] * limit_factor(rows["scale"])
     most = float(rows["max_abs"].max(skipna=False))
@@ -58,14 +58,15 @@ def _rounded(count: int) -> str:
     return f"{count / 1e6:.1f} million" if count >= 1e5 else f"{count}"
 
 
-def _exactness(evidence: Evidence, limits: Limits) -> KeyFigure:
+def _exactness(evidence: Evidence, limits: LimitsByGate) -> KeyFigure:
     limit = limits["limits"]["truth_ratio"]["limit"]
-    ratio = float(pd.Series([truth_ratio(one) for one in evidence.comparisons]).max(skipna=False))
+    ratio = worst(truth_ratio(one) for one in evidence.comparisons)
     figure = f"{ratio:.3g} x" if math.isfinite(ratio) else UNKNOWN
-    return KeyFigure(figure, "the rounding error of the original itself", f"limit {limit:g} x", ratio <= limit)
+    what = "the ONNX file's rounding error, against the original's"
+    return KeyFigure(figure, what, f"limit {limit:g} x", ratio <= limit)
 
 
-def _neighbours(evidence: Evidence, limits: Limits) -> KeyFigure:
+def _neighbours(evidence: Evidence, limits: LimitsByGate) -> KeyFigure:
     rows = [row for one in evidence.comparisons for row in one["semantics"] if row["subject"] in GRAPH_RUNS]
     asked = [figures for row in rows for figures in row["neighbours"]]
     what = "of nearest neighbours (images, regions, patches) stay the same"
@@ -77,28 +78,26 @@ def _neighbours(evidence: Evidence, limits: Limits) -> KeyFigure:
     note = "none was exchanged"
     if share < 1 or margin > 0:
         note = f"exchanged ones differ by {number(margin)} of cosine; limit {number(limit)}"
-    # Rounded down, so that one of many is not lost.
-    return KeyFigure(f"{int(share * 1e4) / 100:g} %", what, note, margin <= limit)
+    return KeyFigure(percent(share), what, note, margin <= limit)
 
 
 def _preprocessing(section: Mapping[str, Any]) -> KeyFigure:
-    what = "of the pixel values that the model is given are as the publisher's"
-    (own,) = [row for row in section["others"] if row["name"] == PUBLISHER] or [None]
+    what = "of pixel values equal the publisher's"
+    own = next((row for row in section["others"] if row["name"] == PUBLISHER), None)
     if own is None:
         return KeyFigure(UNKNOWN, what, "nothing was compared", False)
-    kept = 100 * (1 - section["limits"]["share"]["limit"])
-    note = f"limit {kept:.5g} %; the rest is at most {own['levels']:.2g} of 255 grey levels off"
-    return KeyFigure(f"{100 * (1 - own['share']):.3g} %", what, note, not section["faults"])
+    least = percent(1 - section["limits"]["share"]["limit"])
+    note = f"at least {least}; the rest is at most {number(own['levels'])} of 255 grey levels off"
+    return KeyFigure(percent(1 - own["share"]), what, note, not section["faults"])
 
 
 def _stages(sections: Sequence[Mapping[str, Any]]) -> KeyFigure:
-    diverging = [one["divergence"] for one in sections if one["divergence"]]
-    if diverging:
-        first = diverging[0]
-        note = f"there {first.subject} and {first.other} part first; limit {sections[0]['limit']:g} x rounding noise"
-        return KeyFigure(first.stage, "is where the network goes wrong", note, False)
+    limit = f"limit {sections[0]['limit']:g}"
+    if first := next((one["divergence"] for one in sections if one["divergence"]), None):
+        note = f"there {SUBJECTS[first.subject]} and {SUBJECTS[first.other]} part; {limit} noise floors"
+        return KeyFigure(first.stage, "is the first stage that goes wrong", note, False)
     if faults := [fault for one in sections for fault in one["faults"]]:
-        return KeyFigure(UNKNOWN, "whether a step inside the network goes wrong", faults[0], False)
-    largest = max(one["largest"] for one in sections)
-    what = f"of {sections[0]['count']} steps inside the network goes wrong"
-    return KeyFigure("none", what, f"at most {largest:.2g} x rounding noise; limit {sections[0]['limit']:g} x", True)
+        return KeyFigure(UNKNOWN, "whether a stage goes wrong", faults[0], False)
+    largest = number(worst(one["largest"] for one in sections))
+    what = "stages inside the network go wrong"
+    return KeyFigure(f"0 of {sections[0]['count']}", what, f"at most {largest} noise floors apart; {limit}", True)

@@ -2,10 +2,15 @@
 
 import base64
 import math
+import re
+from collections.abc import Mapping
+from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from vit2onnx.parity.divergence import DOUBLE, TRUTH
 
 # What is compared, in words for readers who do not know the project.
 SUBJECTS = {
@@ -14,17 +19,42 @@ SUBJECTS = {
     "equinox": "Equinox",
     "onnx": "ONNX",
     "onnx_unoptimized": "ONNX, not optimised",
+    TRUTH: "float64",
+}
+# Ways to prepare photographs, likewise.
+PREPARATIONS = {
+    "publisher": "the publisher's transform",
+    "publisher_float": "the same on a GPU or an old CPU",
+    "transformers": "transformers' processor for DINOv3",
+    "transformers_pil": "transformers' processor on Pillow",
 }
 TOKEN_GROUPS = {"cls": "CLS", "registers": "registers", "patches": "patches", "patches_mean": "mean of patches"}
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """A measured figure with two or three digits."""
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
+    if value is None or not math.isfinite(value):
         return "not finite"
     return f"{value:.1e}" if 0 < value < 0.01 else f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """A share, rounded down, so that one of many that differs is not lost."""
+    if not math.isfinite(share):
+        return number(share)
+    exact = Decimal(repr(float(share))) * 100
+    return f"{float(exact.quantize(Decimal('0.01'), ROUND_DOWN)):g} %"
+
+
+def in_words(what: str, names: Mapping[str, str] = SUBJECTS) -> str:
+    """What a finding is of, with `names` for what is compared; where it is worst stays as it is."""
+    head, worst_at, place = what.partition(" (worst at ")
+    known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+
+    def name(found: re.Match[str]) -> str:
+        return names[found[1]] + (" in float64" if found[2] else "")
+
+    return re.sub(rf"\b({known})({DOUBLE})?\b", name, head) + worst_at + place
 
 
 def plain(value: float) -> str:
@@ -57,4 +87,6 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters |= {"number": number, "cosine": cosine, "counted": counted, "megabytes": megabytes}
+ENVIRONMENT.filters |= {
+    function.__name__: function for function in (number, percent, cosine, counted, megabytes, in_words)
+}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.verdict import GRAPH_RUNS, rows_of, worst_place
 from vit2onnx.reporting.pictures import thumbnail
 
@@ -14,7 +15,7 @@ from vit2onnx.reporting.pictures import thumbnail
 RELEASED_PERIODS = "bfloat16"
 
 
-def photographs(comparisons: Sequence[Mapping[str, Any]], files: Mapping[str, Path]) -> list[dict[str, Any]]:
+def photograph_section(comparisons: Sequence[Mapping[str, Any]], files: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Every photograph with its worst difference between any graph and any reference; the worst photograph first."""
     rows: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for comparison in comparisons:
@@ -23,35 +24,31 @@ def photographs(comparisons: Sequence[Mapping[str, Any]], files: Mapping[str, Pa
             rows.setdefault(row["image"], []).append((comparison["export"], row))
     found = []
     for image, own in rows.items():
-        worst, (export, row) = max(((_or_worst(row["max_abs"]), (export, row)) for export, row in own), key=_first)
+        export, row = max(own, key=lambda one: _or_infinite(one[1]["max_abs"]))
         sizes = sorted({(row["height"], row["width"]) for _, row in own}, key=lambda size: (size[0] * size[1], size))
         found.append(
             {
                 "name": image,
                 "thumbnail": thumbnail(files[image]) if image in files else None,
                 "sizes": ", ".join(f"{height}x{width}" for height, width in sizes),
-                "max_abs": worst,
+                "max_abs": worst([row["max_abs"]]),
                 "place": f"{export}.onnx, {worst_place([row]).removeprefix(image).strip()}",
-                "distance": max(_or_worst(_distance(row["cosine"])) for _, row in own),
+                "distance": worst(_distance(row["cosine"]) for _, row in own),
             }
         )
-    return sorted(found, key=lambda one: (-one["max_abs"], one["name"]))
+    return sorted(found, key=lambda one: (-_or_infinite(one["max_abs"]), one["name"]))
 
 
-def _first(pair: tuple[float, Any]) -> float:
-    return pair[0]
-
-
-def _or_worst(value: float | None) -> float:
-    """What is no finite number is the worst."""
-    return math.inf if value is None else value
+def _or_infinite(value: float | None) -> float:
+    """To be sorted by: what is no finite number is the worst."""
+    return value if value is not None and math.isfinite(value) else math.inf
 
 
 def _distance(cosine: float | None) -> float | None:
     return None if cosine is None else max(0.0, 1 - cosine)
 
 
-def own_words(metadata: Mapping[str, str], operator_sets: Mapping[str, int]) -> list[tuple[str, str, bool]]:
+def own_words_section(metadata: Mapping[str, str], operator_sets: Mapping[str, int]) -> list[tuple[str, str, bool]]:
     """What an ONNX file says of itself, from its metadata: what of, in which words, and whether to look twice."""
     structured = ("checkpoint", "licence", "preprocessing", "tokens", "outputs", "versions")
     checkpoint, licence, prepared, tokens, outputs, versions = (json.loads(metadata[name]) for name in structured)
@@ -79,7 +76,7 @@ def _listed(values: Iterable[Any]) -> str:
     return ", ".join(map(str, values))
 
 
-def ledger_in_short(lines: Iterable[str]) -> dict[str, Any]:
+def ledger_section(lines: Iterable[str]) -> dict[str, Any]:
     """How many tensors the checkpoint has, and which of them have no place in the model, or the model none in it."""
     rows = list(csv.DictReader(lines))
     placed = [row for row in rows if row["source"] and row["target"]]

@@ -1,39 +1,44 @@
 """What became of faults that were planted on purpose, and of healthy models: whether the checks can be relied on."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from vit2onnx.reporting.page import ENVIRONMENT, counted
+from vit2onnx.parity.verdict import largest
+from vit2onnx.reporting.page import ENVIRONMENT, PREPARATIONS, SUBJECTS, counted, in_words
+from vit2onnx.self_test.verdict import judge_self_test
 
 PLANTED_IN = {"weights": "weights", "model": "Equinox model", "graph": "ONNX graph", "preprocessing": "preprocessing"}
 
 
-def self_test(result: Mapping[str, Any]) -> dict[str, Any]:
+def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
     """A self-test as pages show it; `result` is what stands in `self_test.json`."""
     faults, healthy = result["faults"], result["healthy"]
     caught = sum(fault["caught"] for fault in faults)
+    # Those in preprocessing are caught and not placed, for no model sees them.
+    placed = [fault for fault in faults if fault["model"]]
+    named = sum(fault["passed"] for fault in placed)
+    of_stages = f", named the stage of {named} of {len(placed)} in weights, model and graph," if placed else ""
     flagged = sum(bool(model["flagged"]) for model in healthy)
     return {
-        "passed": bool(faults) and all(fault["passed"] for fault in faults) and bool(healthy) and not flagged,
+        "passed": not judge_self_test(result),
         "caught": f"{caught} of {len(faults)}",
-        "sentence": f"The checks caught {caught} of {counted(len(faults), 'planted fault')} and flagged "
+        "sentence": f"The checks caught {caught} of {counted(len(faults), 'planted fault')}{of_stages} and flagged "
         f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}.",
         "flagged": f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}",
-        "faults": [
-            {**fault, "planted_in": PLANTED_IN.get(fault["planted_in"], fault["planted_in"])} for fault in faults
-        ],
+        "faults": list(map(_in_words, faults)),
         "healthy": healthy,
-        "worst": {
-            # What is no finite number is the worst.
-            name: max((math.inf if model[name] is None else model[name] for model in healthy), default=math.nan)
-            for name in ("max_abs", "truth_ratio", "floors")
-        },
+        "worst": {name: largest(healthy, name) for name in ("max_abs", "truth_ratio", "floors")},
         "limits": result["limits"],
     }
+
+
+def _in_words(fault: Mapping[str, Any]) -> dict[str, Any]:
+    names = SUBJECTS if fault["model"] else PREPARATIONS
+    words = {name: fault[name] and in_words(fault[name], names) for name in ("caught_by", "between")}
+    return {**fault, **words, "planted_in": PLANTED_IN.get(fault["planted_in"], fault["planted_in"])}
 
 
 def self_test_page(result: Mapping[str, Any]) -> str:
     """The self-test as a self-contained HTML page; the same input gives the same bytes."""
     template = ENVIRONMENT.get_template("self_test_page.html.j2")
-    return template.render(title="Self-test", self_test=self_test(result))
+    return template.render(title="Self-test", self_test=self_test_section(result))

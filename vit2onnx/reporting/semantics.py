@@ -1,39 +1,32 @@
 """What the parity page shows of distributions, of what people do with features, and of the preprocessing."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vit2onnx.parity.preprocessing import judge_preprocessing
-from vit2onnx.parity.verdict import GRAPH_RUNS, numbers_of
-from vit2onnx.reporting.page import SUBJECTS
+from vit2onnx.parity.divergence import TRUTH
+from vit2onnx.parity.finding import Finding
+from vit2onnx.parity.verdict import GRAPH_RUNS, faults_of, largest
+from vit2onnx.reporting.page import PREPARATIONS, SUBJECTS
 
-NAMES = SUBJECTS | {"truth": "float64"}
 QUERIES = {
     "cls": "images, by CLS",
     "patches_mean": "images, by the mean of their patches",
     "regions": "regions of images",
     "patches": "patches",
 }
-PREPARATIONS = {
-    "publisher": "the publisher's transform",
-    "publisher_float": "the same on a GPU or an old CPU",
-    "transformers": "transformers' processor for DINOv3",
-    "transformers_pil": "transformers' processor on Pillow",
-}
 
 
-def distributions(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+def distribution_section(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
     """How differences are distributed: of the reference from float64, and of the graph from the reference."""
     return [
         row | {"pair": _pair(row)}
-        for row in comparison.get("distributions", [])
+        for row in comparison["distributions"]
         if row["subject"] in GRAPH_RUNS or row["subject"] in comparison["references"]
-        if row["other"] in (*comparison["references"], "truth")
+        if row["other"] in (*comparison["references"], TRUTH)
     ]
 
 
-def semantics(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+def semantics_section(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Neighbours, matches and components of every pair that was compared, in the words of the page."""
     return [
         row
@@ -41,28 +34,29 @@ def semantics(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
             "pair": _pair(row),
             "neighbours": [figures | {"what": QUERIES[figures["what"]]} for figures in row["neighbours"]],
         }
-        for row in comparison.get("semantics", [])
+        for row in comparison["semantics"]
     ]
 
 
-def preprocessing(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The worst over all photographs and sizes of every other way, what is judged of it, and the faults."""
-    findings = judge_preprocessing(rows, numbers_of(limits))
+def preprocessing_section(
+    rows: Sequence[Mapping[str, Any]], findings: Sequence[Finding], limits: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The worst over all photographs and sizes of every other way, and the findings of their gate."""
     figures = ("levels", "share", "normalised", "rest")
     others = []
     for other in dict.fromkeys(row["other"] for row in rows):
         own = [row for row in rows if row["other"] == other]
-        # What is no finite number is the worst.
-        worst = {name: max(math.inf if row[name] is None else row[name] for row in own) for name in figures}
+        worst = {name: largest(own, name) for name in figures}
         others.append({"name": other, "other": PREPARATIONS.get(other, other)} | worst)
     return {
         "others": others,
-        "findings": [{"what": f.sentence.rpartition(":")[0], "it": f} for f in findings],
-        "faults": [finding.sentence for finding in findings if not finding.passed],
+        "findings": findings,
+        "names": PREPARATIONS,
+        "faults": faults_of(findings),
         "limits": limits,
     }
 
 
 def _pair(row: Mapping[str, Any]) -> str:
     batch = f", batch {row['batch']}" if row["subject"] in GRAPH_RUNS else ""
-    return f"{NAMES[row['subject']]}{batch} - {NAMES[row['other']]}"
+    return f"{SUBJECTS[row['subject']]}{batch} - {SUBJECTS[row['other']]}"

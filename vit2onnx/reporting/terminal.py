@@ -10,9 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vit2onnx.reporting.evidence import Limits
+from vit2onnx.reporting.evidence import LimitsByGate
 from vit2onnx.reporting.page import cosine, counted, megabytes, number
-from vit2onnx.reporting.summary import Measured, summarise, verdict_line
+from vit2onnx.reporting.summary import Measured, faults_of_checks, summarise, verdict_line
 
 
 def measured_by(dag: Any) -> Measured:
@@ -30,6 +30,7 @@ def measured_by(dag: Any) -> Measured:
         {comparison: graphs[comparison] for comparison in sorted(graphs) if graphs[comparison].exists()},
         [Path(job.output.comparison) for job in finished("compare_preprocessing")],
         [Path(job.output.ledger) for job in finished("compare_stages")],
+        next((Path(job.output.result) for job in finished("plant_faults")), None),
         missing=sum(job.rule.name == "compare_outputs" for job in dag.jobs) - len(jobs),
     )
 
@@ -40,7 +41,7 @@ def page_to_open(folder: Path) -> Path | None:
     return max(pages, key=lambda page: page.stat().st_mtime_ns, default=None)
 
 
-def print_summary(measured: Measured, limits: Limits, weights: str, *, complete: bool = True) -> None:
+def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, complete: bool = True) -> None:
     """Print the summary, why graphs failed if they did, the page to open, and the verdict as the last line.
 
     `complete` is whether the run came to its end; it does not where a verdict fails. Prints nothing if it did and no
@@ -52,7 +53,9 @@ def print_summary(measured: Measured, limits: Limits, weights: str, *, complete:
         console.width = 100
     summary = summarise(measured, limits, weights)
     if not measured.graphs:
-        if not complete:
+        if faults := faults_of_checks(measured):
+            console.print(f"\nThe self-test failed. {' '.join(faults)}", style="red")
+        elif not complete:
             console.print("\nThe run did not finish. No graph was compared.", style="red")
         return
     failed = summary[summary["verdict"] != "passed"]

@@ -1,8 +1,9 @@
 """Everything between a checkpoint and its verdict, for a small model, so that a fault can be planted anywhere in it."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from vit2onnx.mapping import map_model
 from vit2onnx.models import Model
 from vit2onnx.parity.comparison import by_kind, compare_outputs
 from vit2onnx.parity.divergence import Divergence, first_divergence, judge_stages
+from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.stage_graphs import run_stage_graphs
 from vit2onnx.parity.stages import make_ledger
-from vit2onnx.parity.verdict import Verdict, judge, truth_ratio
+from vit2onnx.parity.verdict import Verdict, faults_of, judge, truth_ratio
 from vit2onnx.references import transformers_model
 from vit2onnx.variants import ConvNeXtArchitecture, ExportSpec, VariantSpec
 
@@ -44,16 +46,28 @@ def shrink(spec: VariantSpec) -> VariantSpec:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the checks say of a chain: the verdict on its graph, the ledger of its stages, and what is wrong in that."""
+    """What the checks say of a chain with some limits: the verdict on its graph, and the ledger of its stages."""
 
     comparison: Mapping[str, Any]
-    verdict: Verdict
     ledger: Mapping[str, Any]
-    stage_faults: Sequence[str]
+    limits: Mapping[str, float]
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        return judge(self.comparison, self.limits)
+
+    @property
+    def stage_findings(self) -> Sequence[Finding]:
+        return judge_stages(self.ledger, self.limits)
+
+    @property
+    def stage_faults(self) -> list[str]:
+        """What is wrong in the ledger."""
+        return faults_of(self.stage_findings)
 
     def divergence(self, mode: str = "injected") -> Divergence | None:
         """The first stage at which two implementations part."""
-        return first_divergence(self.ledger["stages"], mode, self.ledger["noise_floors"])
+        return first_divergence(self.ledger["stages"], mode, self.limits["noise_floors"])
 
     @property
     def floors(self) -> float | None:
@@ -153,5 +167,5 @@ class Chain:
         )
         found = run_stage_graphs(accumulated, injected, self.image, self.inputs, threads=1)
         stages = {"transformers": self.reference, "equinox": equinox, "onnx": found}
-        ledger = make_ledger({"variant": self.spec.name}, stages, self.limits["noise_floors"])
-        return Outcome(comparison, judge(comparison, self.limits), ledger, judge_stages(ledger, self.limits))
+        ledger = make_ledger({"variant": self.spec.name}, stages)
+        return Outcome(comparison, ledger, self.limits)

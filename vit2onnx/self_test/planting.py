@@ -11,9 +11,10 @@ from vit2onnx.cases import Case
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.images import preprocess
+from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite
 from vit2onnx.parity.preprocessing import compare_preprocessing, judge_preprocessing
-from vit2onnx.parity.verdict import Finding
+from vit2onnx.parity.verdict import faults_of
 from vit2onnx.references.preprocessing import preparations, published_constants
 from vit2onnx.self_test import MODELS
 from vit2onnx.self_test.chain import Chain, Outcome, shrink
@@ -68,10 +69,20 @@ def plant_faults(
             if fault.model == model:
                 rows[fault] = chain_row(fault, examine(chains[0], fault, folder / f"fault_{len(rows)}"))
     rows |= {fault: preprocessing_row(fault, spec, photographs, preprocessing_limits) for fault in IN_PREPROCESSING}
+    found = [rows[fault] for fault in (*IN_CHAIN, *IN_PREPROCESSING)]
+    prepared = judge_with(preprocess, spec, photographs, preprocessing_limits)
     return {
         "limits": dict(limits),
-        "faults": [rows[fault] for fault in (*IN_CHAIN, *IN_PREPROCESSING)],
+        "preprocessing_limits": dict(preprocessing_limits),
+        # By so many faults. The published features are of the releases alone.
+        "tripped": {
+            name: sum(name in row["tripped"] for row in found)
+            for name in (*limits, *preprocessing_limits)
+            if name != "golden"
+        },
+        "faults": found,
         "healthy": healthy,
+        "healthy_preprocessing": {"flagged": faults_of(prepared)},
     }
 
 
@@ -87,16 +98,16 @@ def examine(chain: Chain, fault: InChain, folder: Path) -> Outcome:
 
 
 def chain_row(fault: InChain, outcome: Outcome) -> dict[str, Any]:
-    """Whether the verdict catches a fault, and whether the stages place it right."""
+    """Whether the verdict catches a fault, by its first limit, and whether the stages place it right."""
     found = outcome.divergence()
     right = found is not None and (found.stage, found.subject, found.other) == (fault.stage, *fault.between)
     row = {"fault": fault.name, "planted_in": fault.planted_in, "model": fault.model, "stage": fault.stage}
-    row |= caught_by(outcome.verdict.findings) | {
+    row |= caught_by([*outcome.verdict.findings, *outcome.stage_findings]) | {
         "named_stage": found.stage if found else None,
         "between": f"{found.subject} and {found.other}" if found else None,
         "floors": found.floors if found else None,
     }
-    return row | {"passed": row["caught"] and right}
+    return row | {"passed": "max_abs" in row["tripped"] and right}
 
 
 def preprocessing_row(
@@ -123,13 +134,14 @@ def judge_with(prepare: Prepare, spec: VariantSpec, photographs: Photographs, li
 
 
 def caught_by(findings: Sequence[Finding]) -> dict[str, Any]:
-    """The first finding that did not pass, if there is one."""
+    """The first finding that did not pass, if there is one, and the names of all limits that were tripped."""
     by = next((finding for finding in findings if not finding.passed), None)
     return {
         "caught": by is not None,
-        "caught_by": by and by.sentence.rpartition(":")[0],
+        "caught_by": by and by.what,
         "measured": finite(by.measured) if by else None,
         "limit": by and by.limit,
+        "tripped": sorted({finding.limit_name for finding in findings if finding.limit_name and not finding.passed}),
     }
 
 

@@ -37,7 +37,7 @@ rule render_parity:
         names=list(config["images"]),
         exports=list(config["exports"]),
         limits=limits_of_all_gates(),
-        code=code_digest("variants", "files", "onnx_file", "images", "reporting", "parity"),
+        code=code_digest("variants", "files", "onnx_file", "images", "reporting", "parity", "self_test"),
     message:
         "{wildcards.variant}: rendering the parity page"
     script:
@@ -52,6 +52,7 @@ rule summarise_parity:
         graphs=expand("<results>/{variant}/{export}.onnx", variant=config["variants"], export=config["exports"]),
         preprocessing=expand("<results>/{variant}/preprocessing.json", variant=config["variants"]),
         stages=stage_ledgers(config["variants"]),
+        self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
     output:
         table=report(
             "<results>/summary.csv",
@@ -86,7 +87,7 @@ rule summarise_parity:
     params:
         limits=limits_of_all_gates(),
         weights=config["weights"],
-        code=code_digest("variants", "files", "reporting", "parity"),
+        code=code_digest("variants", "files", "reporting", "parity", "self_test"),
     message:
         "Summarising the verdicts on all graphs"
     script:

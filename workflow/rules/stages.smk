@@ -123,7 +123,6 @@ rule compare_stages:
     params:
         references=references(),
         case=stages_case,
-        noise_floors=config["parity"]["limits"]["noise_floors"]["limit"],
         code=code_digest("variants", "files", "onnx_file", "runtime", "parity", "cases"),
     message:
         "{wildcards.variant}: comparing the stages of {wildcards.export}.onnx with {params.references}"
@@ -147,7 +146,7 @@ rule judge_stages:
         mem_mb=500,
     params:
         limits=config["parity"]["limits"],
-        code=code_digest("variants", "files", "parity"),
+        code=code_digest("variants", "cases", "files", "parity"),
     message:
         "{wildcards.variant}: judging the stages of {wildcards.export}.onnx"
     script:

@@ -1,4 +1,4 @@
-"""Measure how far all implementations are apart at every stage, and say where they part."""
+"""Measure how far all implementations are apart at every stage."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,6 @@ def compare(
     table: Path,
     *,
     about: Mapping[str, str],
-    noise_floors: float,
     threads: int,
 ) -> None:
     with ExitStack() as stack:
@@ -33,7 +32,7 @@ def compare(
         stages = {name: stack.enter_context(open_arrays(path)) for name, path in features.items()}
         inputs = layer_inputs(next(iter(stages.values())))
         onnx = run_stage_graphs(accumulated, injected, image, inputs, threads)
-        found = make_ledger(about, {**stages, "onnx": onnx}, noise_floors)
+        found = make_ledger(about, {**stages, "onnx": onnx})
     with atomic(ledger) as new:
         new.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
     with atomic(table) as new:
@@ -51,6 +50,5 @@ if __name__ == "__main__":
             Path(snakemake.output.ledger),
             Path(snakemake.output.table),
             about={**snakemake.wildcards, "case": snakemake.params.case},
-            noise_floors=snakemake.params.noise_floors,
             threads=snakemake.threads,
         )

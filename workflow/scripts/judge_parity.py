@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ def judge_parity(comparison: Path, limits: Mapping[str, Mapping[str, Any]], verd
             f" All numbers are in {comparison}."
         )
     with atomic(verdict) as new:
-        new.write_text(json.dumps({"passed": True, "findings": [asdict(f) for f in found.findings]}, indent=1) + "\n")
+        new.write_text(json.dumps({"passed": True, "findings": [f.as_data() for f in found.findings]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

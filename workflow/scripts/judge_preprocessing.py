@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
 from vit2onnx.onnx_file import withdraw_passport
 from vit2onnx.parity.preprocessing import judge_preprocessing
-from vit2onnx.parity.verdict import numbers_of
+from vit2onnx.parity.verdict import faults_of, numbers_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -19,10 +18,8 @@ if TYPE_CHECKING:
 
 def judge(comparison: Path, limits: Mapping[str, Mapping[str, Any]], verdict: Path) -> None:
     measured = json.loads(comparison.read_text())
-    numbers = numbers_of(limits)
-    found = judge_preprocessing(measured["differences"], numbers)
-    faults = [finding.sentence for finding in found if not finding.passed]
-    if faults:
+    found = judge_preprocessing(measured["differences"], numbers_of(limits))
+    if faults := faults_of(found):
         for graph in comparison.parent.glob("*.onnx"):
             withdraw_passport(graph)
         raise InputError(
@@ -30,7 +27,7 @@ def judge(comparison: Path, limits: Mapping[str, Mapping[str, Any]], verdict: Pa
             f" All numbers are in {comparison}."
         )
     with atomic(verdict) as new:
-        new.write_text(json.dumps({"passed": True, "findings": [asdict(f) for f in found]}, indent=1) + "\n")
+        new.write_text(json.dumps({"passed": True, "findings": [f.as_data() for f in found]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
 from vit2onnx.onnx_file import metadata, operator_sets
-from vit2onnx.reporting.evidence import Evidence, Limits
+from vit2onnx.reporting.evidence import Evidence, LimitsByGate
 from vit2onnx.reporting.parity_page import parity_page
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def read(path: str) -> Any:
 
 
 def render_parity(
-    files: Any, photographs: Mapping[str, Path], exports: Sequence[str], limits: Limits, page: Path
+    files: Any, photographs: Mapping[str, Path], exports: Sequence[str], limits: LimitsByGate, page: Path
 ) -> None:
     """Write the page; `files` has the rule's inputs by name, graphs and comparisons in the order of `exports`."""
     graphs = dict(zip(exports, map(Path, files.graphs), strict=True))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
-from vit2onnx.reporting.evidence import Limits
+from vit2onnx.reporting.evidence import LimitsByGate
 from vit2onnx.reporting.summary import Measured, summarise, summary_csv, summary_json, summary_page, verdict_rst
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def summarise_parity(
-    measured: Measured, limits: Limits, weights: str, table: Path, data: Path, page: Path, verdict: Path
+    measured: Measured, limits: LimitsByGate, weights: str, table: Path, data: Path, page: Path, verdict: Path
 ) -> None:
     summary = summarise(measured, limits, weights)
     for path, write in ((table, summary_csv), (data, summary_json), (page, summary_page), (verdict, verdict_rst)):
@@ -29,6 +29,7 @@ if __name__ == "__main__":
                 dict(zip(map(Path, files.comparisons), map(Path, files.graphs), strict=True)),
                 list(map(Path, files.preprocessing)),
                 list(map(Path, files.stages)),
+                Path(files.self_test) if files.get("self_test") else None,
             ),
             snakemake.params.limits,
             snakemake.params.weights,

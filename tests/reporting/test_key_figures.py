@@ -1,0 +1,95 @@
+"""The figures on top of the page: each in plain words, and none of them nicer than what was measured."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vit2onnx.parity.divergence import judge_stages
+from vit2onnx.parity.preprocessing import judge_preprocessing
+from vit2onnx.parity.verdict import numbers_of
+from vit2onnx.reporting.drift import stage_section
+from vit2onnx.reporting.evidence import Evidence
+from vit2onnx.reporting.key_figures import KeyFigure, key_figures
+from vit2onnx.reporting.self_test import self_test_section
+from vit2onnx.reporting.semantics import preprocessing_section
+
+Comparison = dict[str, Any]
+Limits = dict[str, dict[str, dict[str, Any]]]
+Figures = Callable[..., list[KeyFigure]]
+
+
+@pytest.fixture
+def figures_of(evidence_of: Callable[..., Evidence], limits: Limits) -> Figures:
+    """The figures on some comparisons, and on a ledger of stages and a self-test if they are given."""
+
+    def figures(*comparisons: Comparison, stages: Comparison | None = None, **other: Any) -> list[KeyFigure]:
+        evidence = evidence_of(*comparisons, **other)
+        numbers = numbers_of(limits["limits"])
+        found = [stage_section(stages, numbers["noise_floors"], judge_stages(stages, numbers))] if stages else []
+        findings = judge_preprocessing(evidence.preprocessing, numbers_of(limits["preprocessing"]))
+        preprocessing = preprocessing_section(evidence.preprocessing, findings, limits["preprocessing"])
+        tested = self_test_section(evidence.self_test) if evidence.self_test else None
+        return key_figures(evidence, limits, found, preprocessing, tested)
+
+    return figures
+
+
+def told(figures: list[KeyFigure]) -> list[str]:
+    return [f"{one.figure} {one.what}; {one.note}" for one in figures]
+
+
+def test_healthy_graph_in_plain_words(
+    healthy: Comparison, stages: Comparison, tested: Comparison, figures_of: Figures
+) -> None:
+    figures = figures_of(healthy, stages=stages, self_test=tested)
+    assert told(figures) == [
+        "0.000005 largest difference between ONNX and original in 3200 output numbers; limit 0.00001; the numbers are"
+        " around 1",
+        "0.5 x the ONNX file's rounding error, against the original's; limit 1.5 x",
+        "99.95 % of nearest neighbours (images, regions, patches) stay the same; exchanged ones differ by 5.0e-08 of"
+        " cosine; limit 1.0e-06",
+        "99 % of pixel values equal the publisher's; at least 96 %; the rest is at most 1 of 255 grey levels off",
+        "0 of 10 stages inside the network go wrong; at most 1.7 noise floors apart; limit 5",
+        "3 of 3 faults planted on purpose were caught by these checks; and none of 2 healthy models flagged",
+    ]
+    assert all(one.good for one in figures)
+
+
+def test_one_that_differs_is_not_lost(healthy: Comparison, prepared: list[Comparison], figures_of: Figures) -> None:
+    for row in healthy["semantics"]:
+        row["neighbours"][0]["top_1"] = 1 - 1e-7
+        row["neighbours"] = row["neighbours"][:1]
+    _, _, neighbours, preprocessing = figures_of(healthy, preprocessing=[row | {"share": 1e-7} for row in prepared])
+    assert (neighbours.figure, preprocessing.figure) == ("99.99 %", "99.99 %")
+
+
+def test_what_is_not_finite_is_unknown(not_finite: Comparison, figures_of: Figures) -> None:
+    difference, exactness, *_ = figures_of(not_finite)
+    assert [(one.figure, one.good) for one in (difference, exactness)] == [("unknown", False)] * 2
+
+
+def test_nothing_compared_is_unknown(healthy: Comparison, figures_of: Figures) -> None:
+    figures = figures_of(healthy | {"references": [], "semantics": []}, preprocessing=[])
+    assert [(one.figure, one.good) for one in figures] == [("unknown", False)] * 4
+
+
+def test_the_first_stage_that_goes_wrong_is_named(
+    healthy: Comparison, diverging: Comparison, figures_of: Figures
+) -> None:
+    *_, stages = figures_of(healthy, stages=diverging)
+    assert told([stages]) == [
+        "blocks.1.mlp_raw is the first stage that goes wrong; there ONNX and Equinox part; limit 5 noise floors"
+    ]
+    assert not stages.good
+
+
+def test_other_faults_of_the_stages_are_not_hidden(
+    healthy: Comparison, stages: Comparison, figures_of: Figures
+) -> None:
+    for row in stages["stages"]:
+        if row["subject"] == "equinox_float64":
+            row["relative"] = 1e-3
+    *_, found = figures_of(healthy, stages=stages)
+    assert (found.figure, found.good) == ("unknown", False)
+    assert found.note.startswith("in double precision equinox_float64 and truth differ first at patch_embed")
