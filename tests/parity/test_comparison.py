@@ -130,7 +130,8 @@ def test_everything_is_compared_with_everything(healthy: Mapping[str, Any]):
         seen = {(Case(row["image"], row["height"], row["width"]), row["batch"], row["group"]) for row in found}
         groups = ("cls", "registers", "patches", "patches_mean")
         assert seen == {(case, batch, group) for case in CASES for batch in (1, 3) for group in groups}
-        assert len(found) == len(seen)
+        # In batches of three, seven inputs of three sizes take twelve places.
+        assert len(found) == (7 + 12) * len(groups)
 
 
 def test_semantics_and_distributions_are_of_every_run(healthy: Mapping[str, Any]):
@@ -150,7 +151,9 @@ def test_semantics_and_distributions_are_of_every_run(healthy: Mapping[str, Any]
         assert (row["max"], row["worst_image"]) == (worst["max_abs"], worst["image"])
         assert row["p50"] < row["p90"] < row["p99"] < row["p999"] < row["max"]
         assert row["median_image"] <= row["max"]
-        assert row["count"] == sum(x["count"] for x in same if x["group"] != "patches_mean")
+        # Every input once.
+        once = {(x["image"], x["height"], x["group"]): x["count"] for x in same if x["group"] != "patches_mean"}
+        assert row["count"] == sum(once.values())
         assert row["images"] == 7
 
 
@@ -228,7 +231,11 @@ def test_a_static_graphs_batch_is_its_own(graph: Path, compare, pixel_values: Fe
 def test_only_sizes_that_the_recipe_accepts_are_compared(graph: Path, compare):
     found = compare(graph, ExportSpec("static", 1, 64, 32, opset=23))
     assert {(row["height"], row["width"]) for row in found["differences"]} == {(64, 32)}
-    assert judge(found, LIMITS).passed
+    # Nothing else is wrong than that it is another recipe's graph.
+    faults = judge(found, LIMITS).faults
+    assert [fault.partition(":")[0] for fault in faults] == ["metadata", "onnx", "onnx_unoptimized"]
+    assert "export is dynamic instead of static" in faults[0]
+    assert all("interface: pixel_values ['batch', 3, 'height', 'width']" in fault for fault in faults[1:])
 
 
 def test_comparing_nothing_fails(graph: Path, compare):
@@ -403,16 +410,89 @@ def test_the_graph_is_run_as_users_run_it_and_as_it_is_written(graph: Path):
         assert (options.graph_optimization_level, options.intra_op_num_threads) == (level, 2)
 
 
-def test_the_interface_is_looked_at(graph: Path, tmp_path: Path):
-    level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    assert GraphRunner(graph, level, threads=1).interface().passed
-    model = onnx.load(graph)
+def third_output(model: onnx.ModelProto) -> None:
     model.graph.node.append(onnx.helper.make_node("Identity", ["pooler_output"], ["pooled"]))
     model.graph.output.append(onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, ["batch", 48]))
-    onnx.save(model, tmp_path / "three_outputs.onnx")
-    check = GraphRunner(tmp_path / "three_outputs.onnx", level, threads=1).interface()
-    assert not check.passed
-    assert "pooled" in check.detail
+
+
+def renamed_dimension(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+
+
+def other_operator_set(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 24
+
+
+def other_metadata(key: str, old: str, new: str) -> Callable[[onnx.ModelProto], None]:
+    def plant(model: onnx.ModelProto) -> None:
+        (entry,) = [entry for entry in model.metadata_props if entry.key == key]
+        assert old in entry.value
+        entry.value = entry.value.replace(old, new)
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    ("plant", "fault"),
+    [
+        (third_output, "pooled ['batch', 48]"),
+        (renamed_dimension, "pixel_values ['n', 3, 'height', 'width']"),
+        (other_operator_set, "opset is 24 instead of 23"),
+        (other_metadata("preprocessing", "0.485", "0.486"), "mean is [0.486, 0.456, 0.406] instead of [0.485, 0.456"),
+        (other_metadata("variant", "tiny", "huge"), "variant is dinov3_huge instead of dinov3_tiny"),
+    ],
+)
+def test_what_a_file_promises_is_looked_at(
+    graph: Path, compare, tmp_path: Path, plant: Callable[[onnx.ModelProto], None], fault: str
+):
+    model = onnx.load(graph)
+    plant(model)
+    onnx.save(model, tmp_path / "spoilt.onnx")
+    faults = judge(compare(tmp_path / "spoilt.onnx"), LIMITS).faults
+    assert faults
+    assert all(fault in found for found in faults)
+
+
+def test_a_graph_that_is_wrong_at_a_place_in_the_batch_fails_with_one_photograph(
+    graph: Path, compare, pixel_values: Features, tmp_path: Path
+):
+    # What is added to an image depends on its place in the batch: 0, 1, 2.
+    model = onnx.load(graph)
+    (norm,) = [node for node in model.graph.node if "last_hidden_state" in node.output]
+    norm.output[0] = "normed"
+    numbers = {"zero": 0, "one": 1, "axes": [1, 2]}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(x, np.int64), name) for name, x in numbers.items())
+    helper = onnx.helper.make_node
+    index = list(model.graph.node).index(norm) + 1
+    for node in reversed(
+        [
+            helper("Shape", ["normed"], ["shape"]),
+            helper("Gather", ["shape", "zero"], ["size"], axis=0),
+            helper("Range", ["zero", "size", "one"], ["places"]),
+            helper("Cast", ["places"], ["numbers"], to=onnx.TensorProto.FLOAT),
+            helper("Unsqueeze", ["numbers", "axes"], ["column"]),
+            helper("Add", ["normed", "column"], ["last_hidden_state"]),
+        ]
+    ):
+        model.graph.node.insert(index, node)
+    onnx.save(model, tmp_path / "spoilt.onnx")
+    one = {CASES[0]: pixel_values[CASES[0]]}
+    found = compare(tmp_path / "spoilt.onnx", pixel_values=one, batch_sizes=(1, 3))
+    verdict = judge(found, LIMITS)
+    assert any("max |difference|" in fault and "batch 3" in fault for fault in verdict.faults)
+
+
+def test_features_of_another_shape_are_a_finding(graph: Path, compare, equinox):
+    fewer = {kind: {case: x[:-1] for case, x in features.items()} for kind, features in equinox.items()}
+    found = compare(graph, equinox=fewer)
+    json.dumps(found, allow_nan=False)
+    assert any("shapes of reference and Equinox model: equinox (float32)" in f for f in judge(found, LIMITS).faults)
+
+
+def test_rows_that_are_missing_fail(healthy: Mapping[str, Any]):
+    rows = [row for row in healthy["differences"] if (row["subject"], row["batch"]) != ("onnx", 3)]
+    (fault,) = judge({**healthy, "differences": rows}, LIMITS).faults
+    assert fault.startswith("everything was compared: not onnx - transformers, batch 3, noise0@48x112; ")
 
 
 class FakeRunner:
@@ -451,7 +531,7 @@ def test_every_image_is_run_in_full_batches_of_its_size(
     tiny_spec: VariantSpec, numbered: Features, batch: int, batches: list[list[int]]
 ):
     runner = FakeRunner(tiny_spec)
-    found, checks = run_graph(runner, numbered, batch, tiny_spec)
+    (found, *again), checks = run_graph(runner, numbered, batch, tiny_spec)
     assert runner.batches == batches
     assert all(check.passed for check in checks)
     assert [check.name for check in checks] == ["shapes", "pooler_output is CLS", "finite"]
@@ -459,6 +539,10 @@ def test_every_image_is_run_in_full_batches_of_its_size(
     assert {case: x[0, 0] for case, x in found.items()} == {case: x[0, 0, 0] for case, x in numbered.items()}
     places = {case: x[0, 1] for case, x in found.items()}
     assert places == {case: i % batch if i < 5 else 0 for i, case in enumerate(CASES)}
+    # What fills a batch up is kept too, so that every place in it is looked at.
+    assert {x[0, 1] for features in (found, *again) for case, x in features.items() if case.image == "odd"} == set(
+        range(batch)
+    )
 
 
 SPOILT_SHAPES = {
@@ -475,7 +559,7 @@ def test_features_of_a_wrong_shape_fail_and_are_left_out(tiny_spec: VariantSpec,
         # The tall image has 5 + 8 tokens.
         return SPOILT_SHAPES[spoil](tokens, pooled) if tokens.shape[1] == 13 else (tokens, pooled)
 
-    found, (shapes, pooler, finite) = run_graph(FakeRunner(tiny_spec, tall_only), numbered, 3, tiny_spec)
+    (found, *_), (shapes, pooler, finite) = run_graph(FakeRunner(tiny_spec, tall_only), numbered, 3, tiny_spec)
     assert not shapes.passed
     assert shapes.detail.startswith("tall@64x32: ")
     assert pooler.passed

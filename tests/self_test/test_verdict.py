@@ -15,12 +15,18 @@ FAULT = {
     "named_stage": "norm",
     "between": "equinox and transformers",
     "passed": True,
+    "tripped": ["max_abs"],
 }
 HEALTHY = {"model": "ViT", "seed": 3, "flagged": []}
 
 
 def result(fault: dict[str, Any] | None = None, healthy: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"faults": [FAULT | (fault or {})], "healthy": [HEALTHY | (healthy or {})]}
+    return {
+        "faults": [FAULT | (fault or {})],
+        "healthy": [HEALTHY | (healthy or {})],
+        "healthy_preprocessing": {"flagged": []},
+        "tripped": {"max_abs": 1, "cosine": 1},
+    }
 
 
 def test_all_caught_and_none_flagged_passes():
@@ -44,8 +50,17 @@ def test_all_caught_and_none_flagged_passes():
             "epsilon (model, ViT) is placed nowhere instead of at norm",
         ),
         (result(healthy={"flagged": ["too far", "x"]}), "healthy ViT, seed 3, is flagged: too far"),
-        ({"faults": [], "healthy": [HEALTHY]}, "nothing was tested"),
-        ({"faults": [FAULT], "healthy": []}, "nothing was tested"),
+        (
+            result({"tripped": ["cosine", "truth_ratio"], "passed": False}),
+            "epsilon (model, ViT) is within max_abs, and caught by other limits only (cosine, truth_ratio)",
+        ),
+        (result() | {"faults": []}, "nothing was tested"),
+        (result() | {"healthy": []}, "nothing was tested"),
+        (result() | {"tripped": {"max_abs": 1, "cosine": 0}}, "no fault is beyond cosine"),
+        (
+            result() | {"healthy_preprocessing": {"flagged": ["too far", "x"]}},
+            "the preprocessing is flagged without a fault: too far",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(found: dict[str, Any], sentence: str):

@@ -55,8 +55,8 @@ class GraphRunner:
         }
         arch = spec.architecture
         batch = export.batch or "batch"
-        is_fixed = export.height is not None and export.width is not None
-        tokens = arch.num_tokens(export.height, export.width) if is_fixed else "tokens"
+        is_free = export.height is None or export.width is None
+        tokens = "tokens" if is_free else arch.num_tokens(export.height or 0, export.width or 0)
         last, pooled = OUTPUTS
         shapes = {
             INPUT: [batch, 3, export.height or "height", export.width or "width"],
@@ -164,6 +164,21 @@ def by_kind(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[Case, np.ndarray
         kind, _, case = key.partition("/")
         features[kind][Case.parse(case)] = array
     return features
+
+
+def wrong_shapes(
+    implementations: Mapping[str, Mapping[str, Features]], pixel_values: Features, spec: VariantSpec
+) -> list[str]:
+    """Which features of which implementation and input are not as many tokens and channels as they should be."""
+    arch = spec.architecture
+    wanted = {case: (arch.num_tokens(case.height, case.width), arch.embed_dim) for case in pixel_values}
+    return [
+        f"{name} ({kind}) of {case}: {features[case].shape}"
+        for name, kinds in implementations.items()
+        for kind, features in kinds.items()
+        for case, shape in wanted.items()
+        if case in features and features[case].shape != shape
+    ]
 
 
 def compare_features(
@@ -287,6 +302,12 @@ def compare_outputs(
     result is plain data: rows of differences and answers to checks.
     """
     pixel_values = {case: x for case, x in pixel_values.items() if export.accepts(case.height, case.width)}
+    asked = [str(case) for case in pixel_values]
+    checks = [promises(graph, spec, export)]
+    wrong = wrong_shapes({**references, "equinox": equinox}, pixel_values, spec)
+    checks.append(Check("shapes of reference and Equinox model", not wrong, "; ".join(wrong) or f"{len(asked)} inputs"))
+    # Nothing can be compared with those.
+    pixel_values = {case: x for case, x in pixel_values.items() if not any(str(case) in place for place in wrong)}
     first = next(iter(references))
 
     def taken(features: Features) -> Features:
@@ -319,15 +340,15 @@ def compare_outputs(
     semantics = [compare_semantics(first, TRUTH, views[first], view(truth, prefix, patch), batch=1)]
     known: list[dict[str, Any]] = []
     maps: list[dict[str, Any]] = []
-    checks = [promises(graph, spec, export)]
     batches = list(batch_sizes) if export.batch is None else [export.batch]
     for run, level in RUNS.items():
         for batch in batches:
             (found, *again), seen = try_graph(graph, level, threads, pixel_values, batch, spec, export)
             checks += [replace(check, name=f"{run}: {check.name}") for check in seen]
-            for features in again:
-                for other, values in {TRUTH: truth, first: references[first]["float32"]}.items():
-                    rows.extend(compare_features(run, other, features, values, spec, batch))
+            for repeated in again:
+                rows.extend(compare_features(run, TRUTH, repeated, truth, spec, batch))
+                for name, features in references.items():
+                    rows.extend(compare_features(run, name, repeated, features["float32"], spec, batch))
             compare(run, TRUTH, found, truth, batch)
             compare(run, "equinox", found, equinox["float32"], batch)
             rows += compare_golden(run, found, spec, batch)
@@ -348,7 +369,7 @@ def compare_outputs(
         "export": export.name,
         "graph_sha256": sha256_of(graph),
         "references": list(references),
-        "asked": {"cases": [str(case) for case in pixel_values], "batches": batches},
+        "asked": {"cases": asked, "batches": batches},
         "runtime": {
             "onnxruntime": ort.__version__,
             "provider": "CPUExecutionProvider",

@@ -9,8 +9,8 @@ from typing import Any
 class Finding:
     """`what` was measured, and may be at most the limit.
 
-    `leg` is what of a verdict it belongs to, and `limit_name` what the limit is called in the config, if it has one there.
-    `detail` takes the place of the figures where words say more.
+    `leg` is what of a verdict it belongs to, `limit_name` the limit's key in the config, if it is from there. `detail`
+    takes the place of the figures where words say more.
     """
 
     leg: str

@@ -1,7 +1,7 @@
 """Everything between a checkpoint and its verdict, for a small model, so that a fault can be planted anywhere in it."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Plant every fault in turn, run healthy models beside, and note what the checks say of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,8 @@ def chain_row(fault: InChain, outcome: Outcome) -> dict[str, Any]:
     found = outcome.divergence()
     right = found is not None and (found.stage, found.subject, found.other) == (fault.stage, *fault.between)
     row = {"fault": fault.name, "planted_in": fault.planted_in, "model": fault.model, "stage": fault.stage}
-    row |= caught_by([*outcome.verdict.findings, *outcome.stage_findings]) | {
+    row |= caught_by(outcome.verdict.findings) | {
+        "tripped": tripped([*outcome.verdict.findings, *outcome.stage_findings]),
         "named_stage": found.stage if found else None,
         "between": f"{found.subject} and {found.other}" if found else None,
         "floors": found.floors if found else None,
@@ -118,7 +119,13 @@ def preprocessing_row(
     findings = judge_with(fault.plant, spec, photographs, limits)
     # By what catches it most clearly: some limits are a grey level, and some faults are not much more.
     row |= caught_by(sorted(findings, key=lambda finding: finding.measured / finding.limit, reverse=True))
-    return row | {"named_stage": None, "between": None, "floors": None, "passed": row["caught"]}
+    return row | {
+        "tripped": tripped(findings),
+        "named_stage": None,
+        "between": None,
+        "floors": None,
+        "passed": row["caught"],
+    }
 
 
 def judge_with(prepare: Prepare, spec: VariantSpec, photographs: Photographs, limits: Limits) -> Sequence[Finding]:
@@ -134,15 +141,19 @@ def judge_with(prepare: Prepare, spec: VariantSpec, photographs: Photographs, li
 
 
 def caught_by(findings: Sequence[Finding]) -> dict[str, Any]:
-    """The first finding that did not pass, if there is one, and the names of all limits that were tripped."""
+    """The first finding that did not pass, if there is one."""
     by = next((finding for finding in findings if not finding.passed), None)
     return {
         "caught": by is not None,
         "caught_by": by and by.what,
         "measured": finite(by.measured) if by else None,
         "limit": by and by.limit,
-        "tripped": sorted({finding.limit_name for finding in findings if finding.limit_name and not finding.passed}),
     }
+
+
+def tripped(findings: Iterable[Finding]) -> list[str]:
+    """The names of the limits beyond which something is."""
+    return sorted({finding.limit_name for finding in findings if finding.limit_name and not finding.passed})
 
 
 def healthy_row(model: str, seed: int, outcome: Outcome) -> dict[str, Any]:

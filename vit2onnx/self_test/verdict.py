@@ -13,10 +13,15 @@ def judge_self_test(result: Mapping[str, Any]) -> list[str]:
         what = f"{row['fault']} ({row['planted_in']}{', ' + row['model'] if row['model'] else ''})"
         if not row["caught"]:
             sentences.append(f"{what} passes")
+        elif row["model"] and "max_abs" not in row["tripped"]:
+            sentences.append(f"{what} is within max_abs, and caught by other limits only ({', '.join(row['tripped'])})")
         elif not row["passed"]:
             where = f"at {row['named_stage']}, {row['between']}," if row["named_stage"] else "nowhere"
             sentences.append(f"{what} is placed {where} instead of at {row['stage']}")
     for row in result["healthy"]:
         if row["flagged"]:
             sentences.append(f"healthy {row['model']}, seed {row['seed']}, is flagged: {row['flagged'][0]}")
+    if flagged := result["healthy_preprocessing"]["flagged"]:
+        sentences.append(f"the preprocessing is flagged without a fault: {flagged[0]}")
+    sentences += [f"no fault is beyond {name}" for name, count in result["tripped"].items() if not count]
     return sentences
