@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from vit2onnx.parity.metrics import difference, token_groups
+from vit2onnx.parity.metrics import difference, severity, token_groups, worst
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:
@@ -138,3 +138,14 @@ def test_patches_are_averaged_in_double_precision():
 
 def test_a_group_without_tokens_is_left_out():
     assert list(token_groups(noise(0, 7, 8), 1)) == ["cls", "patches", "patches_mean"]
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_the_worst(value: float | None):
+    assert math.isnan(worst([1.0, value, 2.0]))
+    assert max([1.0, value, 2.0], key=severity) is value
+
+
+def test_the_worst_of_numbers_is_the_largest_and_of_none_is_not_known():
+    assert worst([1.0, 3, 2.0]) == 3.0
+    assert math.isnan(worst([]))

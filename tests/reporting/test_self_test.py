@@ -44,3 +44,9 @@ def test_a_healthy_model_that_was_flagged_fails(tested: Comparison) -> None:
 def test_trying_nothing_is_no_proof(tested: Comparison) -> None:
     assert not self_test_section(tested | {"faults": []})["passed"]
     assert not self_test_section(tested | {"healthy": []})["passed"]
+
+
+def test_a_fault_in_preprocessing_has_no_place_in_a_model(tested: Comparison) -> None:
+    page = self_test_page(tested)
+    assert "<td>ours - the publisher&#39;s transform, grey levels</td>" in page
+    assert "None" not in page

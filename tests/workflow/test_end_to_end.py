@@ -275,6 +275,11 @@ def test_stages_are_a_switch(copied: Path) -> None:
     assert not (results / "parity/static.stages.verdict.json").exists()
 
 
+def test_summary_and_pages_wait_for_a_self_test_that_is_asked_for(copied: Path) -> None:
+    edit_config(copied, lambda config: config["parity"].update(self_test=True))
+    assert set(planned(copied)) == {"plant_faults", "render_self_test", "judge_self_test"} | PAGES
+
+
 def test_unreadable_image_is_one_sentence_and_no_output(copied: Path) -> None:
     (copied / "resources/images/coffee.jpg").write_text("<html>not found</html>")
     output = snakemake(copied, fails=True)

@@ -77,6 +77,11 @@ def worst(values: Iterable[float | None]) -> float:
     return max(found) if found and all(map(math.isfinite, found)) else math.nan
 
 
+def severity(value: float | None) -> float:
+    """What figures are ordered by: what is no finite number is the worst."""
+    return value if value is not None and math.isfinite(value) else math.inf
+
+
 def standard_deviation(features: np.ndarray) -> float | None:
     """The standard deviation of all features; `None` if one of them is not finite."""
     with np.errstate(invalid="ignore"):

@@ -1,13 +1,12 @@
 """How far our preprocessing is from that of others, apart from any model."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.metrics import finite, worst
+from vit2onnx.parity.metrics import finite, severity, worst
 
 # PARITY: two values are the same grey level if they are nearer than this; rounding in float32 moves them by 1e-4.
 SAME_LEVEL = 0.05
@@ -70,7 +69,7 @@ def judge_preprocessing(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, 
     findings = []
     for other, figure in asked:
         own = [row for row in rows if row["other"] == other]
-        place = max(own, key=lambda row: math.inf if row[figure] is None else row[figure], default=None)
+        place = max(own, key=lambda row: severity(row[figure]), default=None)
         where = f" (worst at {place['image']} {place['height']}x{place['width']})" if place else ""
         measured = worst(row[figure] for row in own)
         what = f"ours - {other}, {words[figure]}{where}"

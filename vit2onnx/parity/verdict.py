@@ -8,7 +8,7 @@ from typing import Any
 
 from vit2onnx.parity.divergence import DOUBLE, TRUTH
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.metrics import worst
+from vit2onnx.parity.metrics import severity, worst
 
 LEGS = ("reference", "truth", "sanity")
 # What the published features are called: as the other side of a comparison, and as a leg that not all weights have.
@@ -175,7 +175,7 @@ def limit_factor(deviations: Iterable[float | None]) -> float:
 
 def worst_place(rows: Iterable[Mapping[str, Any]]) -> str:
     """Where the largest of some differences is, in words; nothing if there are none."""
-    row = max(rows, key=lambda row: math.inf if row["max_abs"] is None else row["max_abs"], default=None)
+    row = max(rows, key=lambda row: severity(row["max_abs"]), default=None)
     if row is None:
         return ""
     where = f"patch {row['row']},{row['column']}" if "row" in row else f"{row['group']} {row['token']}"

@@ -39,7 +39,7 @@ def key_figures(
     if stages:
         found.append(_stages(stages))
     if self_test:
-        note = f"and {self_test['flagged']} flagged"
+        note = f"the stage of {self_test['named']} was named, {self_test['flagged']} flagged"
         what = "faults planted on purpose were caught by these checks"
         found.append(KeyFigure(self_test["caught"], what, note, self_test["passed"]))
     return found

@@ -2,12 +2,11 @@
 
 import csv
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.parity.metrics import worst
+from vit2onnx.parity.metrics import severity, worst
 from vit2onnx.parity.verdict import GRAPH_RUNS, rows_of, worst_place
 from vit2onnx.reporting.pictures import thumbnail
 
@@ -24,7 +23,7 @@ def photograph_section(comparisons: Sequence[Mapping[str, Any]], files: Mapping[
             rows.setdefault(row["image"], []).append((comparison["export"], row))
     found = []
     for image, own in rows.items():
-        export, row = max(own, key=lambda one: _or_infinite(one[1]["max_abs"]))
+        export, row = max(own, key=lambda one: severity(one[1]["max_abs"]))
         sizes = sorted({(row["height"], row["width"]) for _, row in own}, key=lambda size: (size[0] * size[1], size))
         found.append(
             {
@@ -36,12 +35,7 @@ def photograph_section(comparisons: Sequence[Mapping[str, Any]], files: Mapping[
                 "distance": worst(_distance(row["cosine"]) for _, row in own),
             }
         )
-    return sorted(found, key=lambda one: (-_or_infinite(one["max_abs"]), one["name"]))
-
-
-def _or_infinite(value: float | None) -> float:
-    """To be sorted by: what is no finite number is the worst."""
-    return value if value is not None and math.isfinite(value) else math.inf
+    return sorted(found, key=lambda one: (-severity(one["max_abs"]), one["name"]))
 
 
 def _distance(cosine: float | None) -> float | None:

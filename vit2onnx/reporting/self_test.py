@@ -22,6 +22,7 @@ def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "passed": not judge_self_test(result),
         "caught": f"{caught} of {len(faults)}",
+        "named": f"{named} of {len(placed)}",
         "sentence": f"The checks caught {caught} of {counted(len(faults), 'planted fault')}{of_stages} and flagged "
         f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}.",
         "flagged": f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}",

@@ -23,9 +23,10 @@ from vit2onnx.models import Model
 from vit2onnx.parity.comparison import by_kind, compare_outputs
 from vit2onnx.parity.divergence import Divergence, first_divergence, judge_stages
 from vit2onnx.parity.finding import Finding
+from vit2onnx.parity.metrics import finite, worst
 from vit2onnx.parity.stage_graphs import run_stage_graphs
 from vit2onnx.parity.stages import make_ledger
-from vit2onnx.parity.verdict import Verdict, faults_of, judge, truth_ratio
+from vit2onnx.parity.verdict import Verdict, faults_of, judge, largest, rows_of, truth_ratio
 from vit2onnx.references import transformers_model
 from vit2onnx.variants import ConvNeXtArchitecture, ExportSpec, VariantSpec
 
@@ -72,15 +73,12 @@ class Outcome:
     @property
     def floors(self) -> float | None:
         """The largest difference between two implementations at a stage of a layer, in noise floors."""
-        found = [row["floors"] for row in self.ledger["stages"] if row["mode"] == "injected"]
-        return None if None in found else max(found)
+        return finite(worst(row["floors"] for row in self.ledger["stages"] if row["mode"] == "injected"))
 
     @property
     def max_abs(self) -> float | None:
         """The largest difference between the graph and the reference."""
-        pair = ("onnx", "transformers")
-        found = [r["max_abs"] for r in self.comparison["differences"] if (r["subject"], r["other"]) == pair]
-        return None if None in found else max(found)
+        return finite(largest(rows_of(self.comparison, "onnx", "transformers")))
 
     @property
     def truth_ratio(self) -> float:

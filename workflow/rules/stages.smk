@@ -105,11 +105,7 @@ rule compare_stages:
             "<results>/{variant}/parity/{export}.stages.csv",
             caption="../report/stages.rst",
             category="Tables",
-            labels={
-                "variant": "{variant}",
-                "graph": "{export}",
-                "file": "all stages (CSV)",
-            },
+            labels={"variant": "{variant}", "graph": "{export}", "file": "all stages (CSV)"},
         ),
     log:
         "<logs>/{variant}/compare_stages_{export}.log",

@@ -17,8 +17,8 @@ def judge(result: Path, verdict: Path) -> None:
     if faults := judge_self_test(json.loads(result.read_text())):
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(
-            f"The checks do not pass their own test: {'; '.join(faults[:3])}{more}. If limits under parity were changed,"
-            f" this is what they do; set them back. All rows are in {result}."
+            f"The checks do not pass their own test: {'; '.join(faults[:3])}{more}. If limits under parity were"
+            f" changed, set them back. All rows are in {result}."
         )
     write_json(verdict, {"passed": True})
 
