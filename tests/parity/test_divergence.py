@@ -43,11 +43,11 @@ def spoil(ledger: list[Row], figure: str, value: float | None, **where: str) -> 
 
 
 def faults(ledger: list[Row]) -> list[str]:
-    return faults_of(judge_stages({"stages": ledger}, LIMITS))
+    return faults_of(judge_stages({"implementations": NAMES, "stages": ledger}, LIMITS))
 
 
 def test_what_is_on_the_limit_passes():
-    findings = judge_stages({"stages": rows()}, LIMITS)
+    findings = judge_stages({"implementations": NAMES, "stages": rows()}, LIMITS)
     assert [(finding.measured, finding.limit) for finding in findings] == [(1e-10, 1e-10), (5.0, 5.0)]
     assert all(finding.passed for finding in findings)
 

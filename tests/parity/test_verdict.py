@@ -53,6 +53,7 @@ def healthy() -> Comparison:
     patches = {"group": "patches", "token": 9, "row": 1, "column": 2}
     return {
         "references": list(REFERENCES),
+        "asked": {"cases": ["cat@48x112"], "batches": [1]},
         "checks": [{"name": "interface", "passed": True, "detail": "as promised"}],
         "differences": [
             row(subject, other, max_abs * factor, **where)
@@ -246,7 +247,7 @@ def test_a_comparison_without_references_or_checks_fails(key: str, leg: str):
 
 def test_comparing_nothing_fails():
     verdict = judge(
-        {"references": ["transformers"], "differences": [], "known_differences": [], "semantics": [], "checks": []},
+        healthy() | {"references": ["transformers"], "differences": [], "semantics": [], "checks": []},
         LIMITS,
     )
     assert not verdict.passed

@@ -151,11 +151,15 @@ def tested() -> Comparison:
     """A self-test that caught three faults of three, and flagged neither of two healthy models."""
     fault = {"fault": "w1 and w2 exchanged", "planted_in": "weights", "model": "ViT with SwiGLU", "caught": True}
     fault |= {"stage": "blocks.1.mlp_raw", "caught_by": "onnx - transformers, max |difference|", "measured": 0.31}
+    fault |= {"tripped": ["max_abs", "noise_floors"]}
     fault |= {"limit": 1e-5, "named_stage": "blocks.1.mlp_raw", "between": "equinox and transformers", "floors": 8.1e4}
     unplaced = {"model": None, "stage": "pixel_values", "named_stage": None, "between": None, "floors": None}
     figures = {"max_abs": 4e-6, "truth_ratio": 1.02, "floors": 1.7}
     return {
         "limits": {"max_abs": 1e-5, "noise_floors": 5.0},
+        "preprocessing_limits": {"levels": 1.25},
+        "tripped": {"max_abs": 2, "noise_floors": 2, "levels": 1},
+        "healthy_preprocessing": {"flagged": []},
         "faults": [
             fault | {"passed": True},
             fault | {"fault": "one element of fc2", "planted_in": "graph", "measured": 1e-4, "passed": True},
@@ -177,6 +181,10 @@ def healthy() -> Comparison:
         "export": "dynamic",
         "graph_sha256": "0123abcd",
         "references": ["transformers"],
+        "asked": {
+            "cases": [f"{image}@{height}x{width}" for image in ("cat", "tree") for height, width in SIZES],
+            "batches": [1, 3],
+        },
         "runtime": {"onnxruntime": "1.0", "provider": "CPUExecutionProvider", "threads": 2},
         "checks": [{"name": "finite", "passed": True, "detail": "every output of every run"}],
         "differences": [

@@ -22,7 +22,7 @@ def test_what_was_not_measured_has_no_faults(healthy: Comparison, limits: Limits
 
 
 def test_what_was_measured_and_is_empty_fails(healthy: Comparison, limits: Limits) -> None:
-    nothing = judge_gates(healthy, limits, stages={"stages": []}, preprocessing=[])
+    nothing = judge_gates(healthy, limits, stages={"implementations": [], "stages": []}, preprocessing=[])
     assert list(nothing.faults) == ["stages", "preprocessing"]
 
 

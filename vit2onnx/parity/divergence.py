@@ -75,7 +75,8 @@ def _divergence(rows: Iterable[Mapping[str, Any]], limit: float, implementations
     finding = partial(Finding, "stages", limit=limit, limit_name="noise_floors")
     alone = [row for row in rows if row["mode"] == "injected" and row["other"] != TRUTH]
     if missing := implementations - {row[side] for row in alone for side in ("subject", "other")}:
-        return finding("each layer by itself", math.nan, detail=f"{', '.join(sorted(missing))} was not compared")
+        what = f"{', '.join(sorted(missing))} was not compared" if alone else "nothing was compared"
+        return finding("each layer by itself", math.nan, detail=what)
     if found := first_divergence(alone, "injected", limit):
         return finding("first divergence", worst([found.floors]), detail=str(found))
     what = "largest difference at a stage, each layer by itself, in noise floors"

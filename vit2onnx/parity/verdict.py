@@ -94,14 +94,16 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
     for subject in (f"{name}{DOUBLE}" for name in ("equinox", *references[1:])):
         what = f"{subject} - {TRUTH}, max |difference|"
         at_most("truth", what, largest(select(subject, TRUTH)), "truth_agreement")
-    missing = not_compared(comparison)
-    detail = f"not {'; '.join(missing[:3])}" + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-    asked = comparison["asked"]
-    detail = detail if missing else f"{len(asked['cases'])} inputs in batches of {asked['batches']}"
-    findings.append(Finding("sanity", "everything was compared", float(len(missing)), 0.0, detail))
     for check in comparison["checks"]:
         # None of one may fail.
         findings.append(Finding("sanity", check["name"], float(not check["passed"]), 0.0, check["detail"]))
+    # Not by itself, or a comparison without checks would have this leg.
+    if comparison["checks"]:
+        missing, asked = not_compared(comparison), comparison["asked"]
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        detail = f"{len(asked['cases'])} inputs in batches of {asked['batches']}"
+        detail = f"not {'; '.join(missing[:3])}{more}" if missing else detail
+        findings.append(Finding("sanity", "everything was compared", float(len(missing)), 0.0, detail))
     return Verdict(tuple(findings))
 
 
@@ -112,6 +114,8 @@ def rows_of(comparison: Mapping[str, Any], subject: str, other: str) -> list[Map
 
 def not_compared(comparison: Mapping[str, Any]) -> list[str]:
     """Which inputs of which pairs have no row, though a verdict needs it."""
+    if not comparison["asked"]["cases"]:
+        return ["anything"]
     asked, references = comparison["asked"], comparison["references"]
     pairs = [(run, other, batch) for run in GRAPH_RUNS for other in (*references, TRUTH) for batch in asked["batches"]]
     pairs += [("equinox", reference, 1) for reference in references]
