@@ -12,6 +12,9 @@ from vit2onnx.parity.verdict import GRAPH_RUNS, rows_of, truth_ratio, worst_plac
 from vit2onnx.reporting.evidence import GATES, LimitsByGate, differences, faults_of_self_test, judge_gates, sizes_of
 from vit2onnx.reporting.page import ENVIRONMENT, counted
 
+# What stands under `verdict` where no gate has found a fault.
+PASSED = "passed"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -70,7 +73,7 @@ def summary_row(
         "variant": comparison["variant"],
         "export": comparison["export"],
         "weights": weights,
-        "verdict": "FAILED" if faults else "passed",
+        "verdict": "FAILED" if faults else PASSED,
         "references": " ".join(references),
         "max_abs": rows["max_abs"].max(skipna=False),
         "worst_at": worst_place(row for pair in pairs for row in pair),
@@ -83,13 +86,19 @@ def summary_row(
     }
 
 
-def verdict_line(summary: pd.DataFrame) -> str:
-    """The verdict on all graphs in one sentence, without its full stop."""
-    count, failed = len(summary), int((summary["verdict"] != "passed").sum())
+def failed_graphs(summary: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the graphs that some gate does not let pass."""
+    return summary[summary["verdict"] != PASSED]
+
+
+def verdict_line(summary: pd.DataFrame, *, complete: bool = True) -> str:
+    """The verdict on all graphs in one sentence without a full stop; a run that is not `complete` has passed none."""
+    count, failed = len(summary), len(failed_graphs(summary))
     references = " and ".join(dict.fromkeys(" ".join(summary["references"]).split())) or "no reference"
     weights = ", ".join(f"{kind} weights" for kind in summary["weights"].unique())
     verb = "is" if (failed or count) == 1 else "are"
-    said = f"FAILED: {failed} of" if failed else f"Passed: {count} of"
+    passed = "Passed:" if complete else "NOT FINISHED: so far"
+    said = f"FAILED: {failed} of" if failed else f"{passed} {count} of"
     return f"{said} {counted(count, 'graph')} {verb}{' not' if failed else ''} at parity with {references} ({weights})"
 
 
@@ -102,7 +111,7 @@ def summary_csv(summary: pd.DataFrame) -> str:
 def summary_json(summary: pd.DataFrame) -> str:
     """The verdict on all graphs and the same table, as JSON, in which what is no finite number is null."""
     graphs = json.loads(summary.to_json(orient="records", double_precision=15))
-    passed = bool((summary["verdict"] == "passed").all())
+    passed = failed_graphs(summary).empty
     return json.dumps({"verdict": verdict_line(summary), "passed": passed, "graphs": graphs}, indent=1) + "\n"
 
 
@@ -120,4 +129,5 @@ def verdict_rst(summary: pd.DataFrame) -> str:
 def summary_page(summary: pd.DataFrame) -> str:
     """The summary as a self-contained HTML page."""
     template = ENVIRONMENT.get_template("summary.html.j2")
-    return template.render(title="Summary", rows=summary.to_dict("records"), verdict=verdict_line(summary))
+    passed, rows = failed_graphs(summary).empty, summary.to_dict("records")
+    return template.render(title="Summary", rows=rows, verdict=verdict_line(summary), passed=passed)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from vit2onnx.reporting.evidence import LimitsByGate
 from vit2onnx.reporting.page import cosine, counted, megabytes, number
-from vit2onnx.reporting.summary import Measured, faults_of_checks, summarise, verdict_line
+from vit2onnx.reporting.summary import Measured, failed_graphs, faults_of_checks, summarise, verdict_line
 
 
 def measured_by(dag: Any) -> Measured:
@@ -58,7 +58,7 @@ def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, com
         elif not complete:
             console.print("\nThe run did not finish. No graph was compared.", style="red")
         return
-    failed = summary[summary["verdict"] != "passed"]
+    failed = failed_graphs(summary)
     if not complete:
         missing = f" {counted(measured.missing, 'graph')} not compared." if measured.missing else ""
         why = (
@@ -73,7 +73,8 @@ def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, com
     # A comparison is `{variant}/parity/{export}.json` in the folder of results.
     if page := page_to_open(next(iter(measured.graphs)).absolute().parents[2]):
         console.print(f"\nOpen {os.path.relpath(page)}", soft_wrap=True)
-    console.print(f"\n{verdict_line(summary)}", style="bold green" if failed.empty else "bold red")
+    style = "bold green" if complete and failed.empty else "bold red"
+    console.print(f"\n{verdict_line(summary, complete=complete)}", style=style)
 
 
 def terminal_table(summary: pd.DataFrame) -> Table:
@@ -85,7 +86,7 @@ def terminal_table(summary: pd.DataFrame) -> Table:
         compared = f"compared on {counted(row.images, 'image')} at {counted(row.sizes, 'size')}"
         table.add_row(
             f"{row.variant}\n{row.export}.onnx, {megabytes(row.bytes)}\n{compared}",
-            Text(row.verdict, "green" if row.verdict == "passed" else "bold red"),
+            Text(row.verdict, "bold red" if row.faults else "green"),
             f"{number(row.max_abs)} at\n" + row.worst_at.replace(", batch", "\nbatch"),
             cosine(row.cosine),
             number(row.truth_ratio),
