@@ -273,6 +273,7 @@ def test_stages_are_a_switch(copied: Path) -> None:
     assert "stages: first divergence: patch_embed, equinox and transformers" in output
     assert (results / "parity/static.stages.json").is_file()
     assert not (results / "parity/static.stages.verdict.json").exists()
+    assert not list(results.glob("*.passport.json"))
 
 
 def test_summary_and_pages_wait_for_a_self_test_that_is_asked_for(copied: Path) -> None:

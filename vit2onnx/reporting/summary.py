@@ -92,7 +92,7 @@ def failed_graphs(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict_line(summary: pd.DataFrame, *, complete: bool = True) -> str:
-    """The verdict on all graphs in one sentence without full stop; a run that is not `complete` has passed none."""
+    """The verdict on all graphs in one sentence without a full stop; a run that is not `complete` has passed none."""
     count, failed = len(summary), len(failed_graphs(summary))
     references = " and ".join(dict.fromkeys(" ".join(summary["references"]).split())) or "no reference"
     weights = ", ".join(f"{kind} weights" for kind in summary["weights"].unique())

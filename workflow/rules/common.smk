@@ -97,10 +97,6 @@ def stage_ledgers(variants):
     return expand(ledger, variant=variants, export=config["exports"]) if config["parity"]["stages"] else []
 
 
-def limits_of_all_gates():
-    return {key: config["parity"][key] for key in ("limits", "preprocessing")}
-
-
 def memory_for(base, layers=0, weights=0, cases=0):
     """Memory in MB: `base`, and so many copies of a variant's largest layer, of all its weights and of what belongs to
     the photographs: inputs and features at every size.

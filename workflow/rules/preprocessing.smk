@@ -35,26 +35,3 @@ rule compare_preprocessing:
         "{wildcards.variant}: comparing the preprocessing with that of others"
     script:
         "../scripts/compare_preprocessing.py"
-
-
-rule judge_preprocessing:
-    input:
-        comparison="<results>/{variant}/preprocessing.json",
-    output:
-        verdict="<results>/{variant}/preprocessing.verdict.json",
-    log:
-        "<logs>/{variant}/judge_preprocessing.log",
-    benchmark:
-        "<benchmarks>/{variant}/judge_preprocessing.tsv"
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=500,
-    params:
-        limits=config["parity"]["preprocessing"],
-        code=code_digest("variants", "files", "onnx_file", "parity"),
-    message:
-        "{wildcards.variant}: judging the preprocessing"
-    script:
-        "../scripts/judge_preprocessing.py"

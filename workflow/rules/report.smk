@@ -36,7 +36,7 @@ rule render_parity:
     params:
         names=list(config["images"]),
         exports=list(config["exports"]),
-        limits=limits_of_all_gates(),
+        limits=config["parity"],
         code=code_digest("variants", "files", "onnx_file", "images", "reporting", "parity", "self_test"),
     message:
         "{wildcards.variant}: rendering the parity page"
@@ -85,7 +85,7 @@ rule summarise_parity:
     resources:
         mem_mb=1000,
     params:
-        limits=limits_of_all_gates(),
+        limits=config["parity"],
         weights=config["weights"],
         code=code_digest("variants", "files", "reporting", "parity", "self_test"),
     message:
@@ -96,10 +96,10 @@ rule summarise_parity:
 
 onsuccess:
     # At the very end, because the logger's live display would be drawn over it.
-    atexit.register(print_summary, measured_by(workflow.dag), limits_of_all_gates(), config["weights"])
+    atexit.register(print_summary, measured_by(workflow.dag), config["parity"], config["weights"])
 
 
 onerror:
     atexit.register(
-        print_summary, measured_by(workflow.dag), limits_of_all_gates(), config["weights"], complete=False
+        print_summary, measured_by(workflow.dag), config["parity"], config["weights"], complete=False
     )

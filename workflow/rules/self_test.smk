@@ -78,25 +78,3 @@ rule render_self_test:
         "Rendering the page on the self-test"
     script:
         "../scripts/render_self_test.py"
-
-
-rule judge_self_test:
-    input:
-        result="<results>/self_test.json",
-    output:
-        verdict="<results>/self_test.verdict.json",
-    log:
-        "<logs>/judge_self_test.log",
-    benchmark:
-        "<benchmarks>/judge_self_test.tsv"
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=500,
-    params:
-        code=code_digest("self_test", "files"),
-    message:
-        "Judging the self-test"
-    script:
-        "../scripts/judge_self_test.py"

@@ -124,26 +124,3 @@ rule compare_stages:
         "{wildcards.variant}: comparing the stages of {wildcards.export}.onnx with {params.references}"
     script:
         "../scripts/compare_stages.py"
-
-
-rule judge_stages:
-    input:
-        ledger="<results>/{variant}/parity/{export}.stages.json",
-    output:
-        verdict="<results>/{variant}/parity/{export}.stages.verdict.json",
-    log:
-        "<logs>/{variant}/judge_stages_{export}.log",
-    benchmark:
-        "<benchmarks>/{variant}/judge_stages_{export}.tsv"
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=500,
-    params:
-        limits=config["parity"]["limits"],
-        code=code_digest("variants", "cases", "files", "parity"),
-    message:
-        "{wildcards.variant}: judging the stages of {wildcards.export}.onnx"
-    script:
-        "../scripts/judge_stages.py"

@@ -1,13 +1,12 @@
 """Measure how far all implementations are apart at every stage."""
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit2onnx.cases import layer_inputs
-from vit2onnx.files import atomic, open_arrays
+from vit2onnx.files import atomic, open_arrays, write_json
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.stage_graphs import run_stage_graphs
 from vit2onnx.parity.stages import as_csv, make_ledger
@@ -33,8 +32,7 @@ def compare(
         inputs = layer_inputs(next(iter(stages.values())))
         onnx = run_stage_graphs(accumulated, injected, image, inputs, threads)
         found = make_ledger(about, {**stages, "onnx": onnx})
-    with atomic(ledger) as new:
-        new.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_json(ledger, found)
     with atomic(table) as new:
         new.write_text(as_csv(found))
 

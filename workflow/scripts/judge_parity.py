@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit2onnx.errors import InputError
-from vit2onnx.files import atomic
+from vit2onnx.files import write_json
 from vit2onnx.logs import logging_to
 from vit2onnx.onnx_file import withdraw_passport
 from vit2onnx.parity.verdict import judge, numbers_of
@@ -24,8 +24,7 @@ def judge_parity(comparison: Path, limits: Mapping[str, Mapping[str, Any]], verd
             f"{measured['variant']}/{measured['export']}.onnx is not at parity: {'; '.join(found.faults)}."
             f" All numbers are in {comparison}."
         )
-    with atomic(verdict) as new:
-        new.write_text(json.dumps({"passed": True, "findings": [f.as_data() for f in found.findings]}, indent=1) + "\n")
+    write_json(verdict, {"passed": True, "findings": [finding.as_data() for finding in found.findings]})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vit2onnx.errors import InputError
-from vit2onnx.files import atomic
+from vit2onnx.files import write_json
 from vit2onnx.logs import logging_to
 from vit2onnx.onnx_file import withdraw_passport
 from vit2onnx.parity.preprocessing import judge_preprocessing
@@ -26,8 +26,7 @@ def judge(comparison: Path, limits: Mapping[str, Mapping[str, Any]], verdict: Pa
             f"{measured['variant']}: the preprocessing is not at parity: {'; '.join(faults)}."
             f" All numbers are in {comparison}."
         )
-    with atomic(verdict) as new:
-        new.write_text(json.dumps({"passed": True, "findings": [f.as_data() for f in found]}, indent=1) + "\n")
+    write_json(verdict, {"passed": True, "findings": [finding.as_data() for finding in found]})
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from vit2onnx.cases import MODES
 from vit2onnx.errors import InputError
-from vit2onnx.files import atomic
+from vit2onnx.files import write_json
 from vit2onnx.logs import logging_to
+from vit2onnx.onnx_file import withdraw_passport
 from vit2onnx.parity.divergence import first_divergence, judge_stages
 from vit2onnx.parity.verdict import faults_of, numbers_of
 
@@ -21,6 +22,7 @@ def judge(ledger: Path, limits: Mapping[str, Mapping[str, Any]], verdict: Path) 
     measured, numbers = json.loads(ledger.read_text()), numbers_of(limits)
     found = judge_stages(measured, numbers)
     if faults := faults_of(found):
+        withdraw_passport(ledger.parents[1] / f"{measured['export']}.onnx")
         raise InputError(
             f"The stages of {measured['variant']}/{measured['export']}.onnx are not at parity: {'; '.join(faults)}."
             f" All numbers are in {ledger}."
@@ -29,8 +31,7 @@ def judge(ledger: Path, limits: Mapping[str, Mapping[str, Any]], verdict: Path) 
     parted = {mode: first_divergence(measured["stages"], mode, numbers["noise_floors"]) for mode in MODES}
     first = {mode: asdict(place) if place else None for mode, place in parted.items()}
     result = {"passed": True, "first_divergence": first, "findings": [finding.as_data() for finding in found]}
-    with atomic(verdict) as new:
-        new.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(verdict, result)
 
 
 if __name__ == "__main__":
