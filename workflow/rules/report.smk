@@ -100,6 +100,4 @@ onsuccess:
 
 
 onerror:
-    atexit.register(
-        print_summary, measured_by(workflow.dag), config["parity"], config["weights"], complete=False
-    )
+    atexit.register(print_summary, measured_by(workflow.dag), config["parity"], config["weights"], complete=False)
