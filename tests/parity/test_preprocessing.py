@@ -121,3 +121,13 @@ def test_figures_mean_what_they_say():
     ours[1, 0, 1] = 0.01
     found = difference_of_inputs(ours, theirs, std)
     assert found == pytest.approx({"levels": 2, "share": 2 / 12, "normalised": 2, "rest": 0.01}, rel=1e-6)
+
+
+def test_a_photograph_that_is_enlarged_is_named_as_such():
+    small = [("thumb", IMAGES[0][1].resize((64, 48)))]
+    _, std = published_constants(WEB)
+    ours = partial(preprocess, preprocessing=WEB.preprocessing)
+    rows = compare_preprocessing(small, [(224, 224), (32, 48)], ours, preparations(WEB), std)
+    assert {row["enlarged"] for row in rows} == {1.0, 4.67}
+    found = judge_preprocessing(rows, dict.fromkeys(LIMITS, 1e-9))
+    assert any("(worst at thumb 224x224, enlarged 4.67 x: take a larger photograph)" in f.sentence for f in found)

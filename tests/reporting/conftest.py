@@ -286,7 +286,7 @@ SHARES = {"publisher": 0.01, "publisher_float": 0.2, "transformers": 0.9, "trans
 @pytest.fixture
 def prepared() -> list[dict[str, Any]]:
     """Differences of a preprocessing that passes."""
-    figures = {"height": 48, "width": 112, "levels": 1.0, "normalised": 0.017, "rest": 0.0}
+    figures = {"height": 48, "width": 112, "enlarged": 1.0, "levels": 1.0, "normalised": 0.017, "rest": 0.0}
     rows = product(SHARES.items(), ("cat", "tree"))
     return [{"other": other, "image": image, "share": share} | figures for (other, share), image in rows]
 

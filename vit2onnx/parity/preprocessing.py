@@ -45,7 +45,8 @@ def compare_preprocessing(
 ) -> list[dict[str, Any]]:
     """One row per other way, photograph and size.
 
-    `images` are names and photographs, `std` is the publisher's standard deviation per channel.
+    `images` are names and photographs, `std` is the publisher's standard deviation per channel. `enlarged` is how many
+    times larger than the photograph the input is, at least one.
     """
     rows = []
     for name, image in images:
@@ -53,6 +54,7 @@ def compare_preprocessing(
             prepared = ours(image, height, width)
             for other, prepare in others.items():
                 row = {"other": other, "image": name, "height": height, "width": width}
+                row["enlarged"] = round(max(1.0, height / image.height, width / image.width), 2)
                 rows.append(row | difference_of_inputs(prepared, prepare(image, height, width), std))
     return rows
 
@@ -70,8 +72,13 @@ def judge_preprocessing(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, 
     for other, figure in asked:
         own = [row for row in rows if row["other"] == other]
         place = max(own, key=lambda row: severity(row[figure]), default=None)
-        where = f" (worst at {place['image']} {place['height']}x{place['width']})" if place else ""
+        where = f" (worst at {place['image']} {place['height']}x{place['width']}{_enlarged(place)})" if place else ""
         measured = worst(row[figure] for row in own)
         what = f"ours - {other}, {words[figure]}{where}"
         findings.append(Finding("preprocessing", what, measured, limits[figure], limit_name=figure))
     return tuple(findings)
+
+
+def _enlarged(row: Mapping[str, Any]) -> str:
+    """Implementations round further apart where they have to make pixels up."""
+    return f", enlarged {row['enlarged']:g} x: take a larger photograph" if row["enlarged"] > 1 else ""
