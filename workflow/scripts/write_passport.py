@@ -50,9 +50,10 @@ def write_passport(
 
 if __name__ == "__main__":
     with logging_to(snakemake.log[0]):
-        files = {name: Path(path) for name, path in (*snakemake.input.items(), *snakemake.output.items())}
         # Waited for only: what the verdict says is judged anew.
-        del files["verdict"], files["preprocessing"]
+        waited_for = ("verdict", "preprocessing", "stages")
+        given = (*snakemake.input.items(), *snakemake.output.items())
+        files = {name: Path(path) for name, path in given if name not in waited_for}
         write_passport(
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
             ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
