@@ -237,8 +237,8 @@ STAGE_RULES = ("run_reference_stages", "run_equinox_stages", "export_stages", "c
 def test_stages_are_a_switch(copied: Path) -> None:
     edit_config(copied, lambda config: config["parity"].update(stages=True))
     jobs = planned(copied)
-    # Those for each of two recipes, and the pages that show them.
-    assert jobs == dict.fromkeys(STAGE_RULES, 2) | {"render_parity": 1, "summarise_parity": 1}
+    # Those for each of two recipes, the passports that wait for them, and the pages that show them.
+    assert jobs == dict.fromkeys((*STAGE_RULES, "write_passport"), 2) | {"render_parity": 1, "summarise_parity": 1}
     snakemake(copied)
     results = copied / "results/synthetic" / TINY
     made = {}
