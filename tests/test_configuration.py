@@ -132,3 +132,16 @@ def test_a_key_that_is_there_twice_is_named(tmp_path: Path, monkeypatch: pytest.
 def test_the_layouts_of_a_family_are_those_it_has_tables_for(name: str):
     spec = VariantSpec.from_mapping(name, read_variants(ROOT / "config" / "variants")[name])
     assert tuple(tables_of(spec)) == LAYOUTS_OF_FAMILY[spec.family]
+
+
+def test_the_self_test_says_which_variant_it_misses(tmp_path: Path):
+    for folder in ("config", "workflow", "resources"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    name = "dinov3_vit7b16_pretrain_lvd1689m"
+    (tmp_path / "config" / "variants" / f"{name}.yaml").unlink()
+    check_configuration(CONFIG, tmp_path)
+    config = CONFIG | {"parity": CONFIG["parity"] | {"self_test": True}}
+    with pytest.raises(
+        InputError, match=rf"parity\.self_test: it needs config/variants/{name}\.yaml, which is not there"
+    ):
+        check_configuration(config, tmp_path)

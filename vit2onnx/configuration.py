@@ -12,6 +12,7 @@ from jsonschema.validators import extend
 from vit2onnx.cases import GOLDEN, image_files
 from vit2onnx.checkpoints.sources import LAYOUTS_OF_FAMILY
 from vit2onnx.errors import InputError
+from vit2onnx.self_test import MODELS
 from vit2onnx.variants import ExportSpec, VariantSpec, read_variants, read_yaml
 
 # JSON Schema takes 224.0 for an integer, JAX does not; and nan for a number that is no larger than any maximum.
@@ -68,6 +69,12 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
             for spec in specs
             if not (root / spec.licence.text).is_file()
         ]
+        if config["parity"]["self_test"]:
+            faults += [
+                f"parity.self_test: it needs config/variants/{name}.yaml, which is not there"
+                for name in MODELS.values()
+                if name not in variants
+            ]
         repository = config["reference"]["repository"]
         if repository and not Path(repository).expanduser().is_dir():
             faults.append(f"reference.repository: there is no folder {repository}")

@@ -122,6 +122,16 @@ def fused(*order: int) -> Callable[[Tensors, Tensors], Tensors]:
     return plant
 
 
+def third_zero(index: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The bias of queries (0), keys or values (2) missing."""
+
+    def change(bias: np.ndarray) -> np.ndarray:
+        bias.reshape(3, -1)[index] = 0
+        return bias
+
+    return change
+
+
 def heads_transposed(weight: np.ndarray) -> np.ndarray:
     """The rows of the projection by channel and head instead of by head and channel; there are two heads."""
     return weight.reshape(2, -1, weight.shape[1]).swapaxes(0, 1).reshape(weight.shape)
@@ -155,6 +165,8 @@ IN_WEIGHTS = (
     InWeights("query and key exchanged", VIT, "blocks.1.q", fused(1, 0, 2)),
     InWeights("key and value exchanged", VIT, "blocks.1.k", fused(0, 2, 1)),
     InWeights("query and value exchanged", UNBIASED, "blocks.1.q", fused(2, 1, 0)),
+    InWeights("bias of queries missing", VIT, "blocks.1.q", edit("blocks.1.attn.qkv.bias", third_zero(0))),
+    InWeights("bias of values missing", VIT, "blocks.1.attn_raw", edit("blocks.1.attn.qkv.bias", third_zero(2))),
     InWeights("key bias not masked", VIT, "blocks.1.k", unmasked_key_bias),
     InWeights("heads transposed", VIT, "blocks.1.attn_raw", edit("blocks.1.attn.proj.weight", heads_transposed)),
     InWeights("LayerScale skipped", VIT, "blocks.1.attn_scaled", edit("blocks.1.ls1.gamma", np.ones_like)),
@@ -174,6 +186,7 @@ IN_WEIGHTS = (
         "blocks.0.q",
         edit("rope_periods", lambda x: rope_periods(len(x), "float32")),
     ),
+    InWeights("RoPE periods reversed", VIT, "blocks.0.q", edit("rope_periods", lambda x: x[::-1].copy())),
     InWeights("a bias off by 1e-3", VIT, "blocks.1.mlp_raw", edit("blocks.1.mlp.fc2.bias", off(1e-3))),
     InWeights("a hidden bias off by 1e-3", VIT, "blocks.1.mlp_raw", edit("blocks.1.mlp.fc1.bias", off(1e-3))),
     InWeights("an attention bias off by 1e-3", VIT, "blocks.1.attn_raw", edit("blocks.1.attn.proj.bias", off(1e-3))),
@@ -185,6 +198,7 @@ IN_WEIGHTS = (
         edit("blocks.1.mlp.fc1.weight", lambda x: x.astype(np.float16).astype(np.float32)),
     ),
     InWeights("gain of the final norm missing", VIT, "norm", edit("norm.weight", np.ones_like)),
+    InWeights("bias of the final norm missing", VIT, "norm", edit("norm.bias", np.zeros_like)),
     InWeights(
         "depthwise kernel flipped",
         CONVNEXT,
