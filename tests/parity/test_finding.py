@@ -26,5 +26,5 @@ def test_words_take_the_place_of_figures():
     finding = Finding("sanity", "finite", 1.0, 0.0, "NaN in an output")
     assert json.loads(json.dumps(finding.as_data())) == {
         **{"leg": "sanity", "what": "finite", "sentence": "finite: NaN in an output"},
-        **{"passed": False, "measured": 1.0, "limit": 0.0},
+        **{"passed": False, "measured": 1.0, "limit": 0.0, "limit_name": ""},
     }
