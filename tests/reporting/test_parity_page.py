@@ -245,7 +245,7 @@ def test_all_gates_make_one_verdict(
     assert preprocessing.startswith("ours - publisher, share of values at another grey level (worst at")
     assert self_test == (
         "The checks caught 2 of 3 planted faults, named the stage of 1 of 2 in weights, model and graph, and flagged"
-        " none of 2 healthy models."
+        " none of 2 healthy models. Wrong: w1 and w2 exchanged (weights, ViT with SwiGLU) passes."
     )
 
 
@@ -315,6 +315,13 @@ def test_page_loads_nothing(
 def test_text_is_escaped(healthy: Comparison, text_of: Text) -> None:
     healthy["checks"][0]["detail"] = "<script>alert(1)</script>"
     assert "<script>alert(1)</script>" in text_of(healthy)
+
+
+def test_names_of_photographs_are_escaped(healthy: Comparison, evidence_of: Make, limits: Limits) -> None:
+    for row in healthy["differences"]:
+        row["image"] = row["image"].replace("cat", "<script>alert(1)</script>")
+    assert "<script>alert" not in heat_table(healthy, limits["limits"])
+    assert "<script>alert" not in parity_page(evidence_of(healthy), limits)
 
 
 @pytest.mark.parametrize(("fixture", "red"), [("healthy", 0), ("beyond", 1), ("not_finite", 4)])
