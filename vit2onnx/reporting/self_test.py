@@ -45,6 +45,8 @@ def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
 def _in_words(fault: Mapping[str, Any]) -> dict[str, Any]:
     names = SUBJECTS if fault["model"] else PREPARATIONS
     words = {name: fault[name] and in_words(fault[name], names) for name in ("caught_by", "between")}
+    # In a narrow column.
+    words["between"] = words["between"] and words["between"].replace("Hugging Face ", "")
     words["by"] = ", ".join(fault["tripped"]) or words["caught_by"] or ""
     measured, limit = fault["measured"], fault["limit"]
     # A check that is passed or not has no limit but zero.
