@@ -4,6 +4,7 @@ import base64
 import math
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from vit2onnx.reporting.evidence import Evidence, Judgement
 from vit2onnx.reporting.figures import heat_table
 from vit2onnx.reporting.parity_page import (
     QUESTIONS,
+    diagnosis,
     faults_section,
     headline,
     is_confirmed,
@@ -119,13 +121,15 @@ def test_page_of_a_graph_that_passes(healthy: Comparison, text_of: Text) -> None
         "SYNTHETIC WEIGHTS",
         "0.5 x the ONNX file's rounding error, against the original's limit 1.5 x",
         "2 photographs at up to 2 sizes went through",
+        "dynamic.onnx photographs findings on dynamic.onnx preprocessing self-test what the files are",
         "cat 5.0e-06 2.0e-13 dynamic.onnx, 48x112, batch 1, patch 1,2 48x112, 224x224",
-        "ONNX, not optimised - Hugging Face transformers, max |difference| (worst at cat 48x112, batch 1",
+        "ONNX, not optimised against Hugging Face transformers, max |difference| (worst at cat 48x112, batch 1",
         # Where stages were not compared.
-        "parity: stages: true in config/config.yaml does that",
+        "Stages inside the network were not asked for in this run; make proof compares them",
+        "The self-test was not asked for in this run; make proof",
         # Distributions of the reference and of the graph.
-        "Hugging Face transformers - float64 1.0e-06",
-        "ONNX, batch 3 - Hugging Face transformers 1.0e-06",
+        "Hugging Face transformers against float64 1.0e-06",
+        "ONNX, batch 3 against Hugging Face transformers 1.0e-06",
         # What people do with features, with margins.
         "patches 2048 1536 99.95 % 99.99 % of 10 5.0e-08 1.0e-07 2.0e-08",
         "between 6 pairs of photographs: 99.9 % of 6144 are the same (largest swap margin 3.0e-08)",
@@ -136,6 +140,8 @@ def test_page_of_a_graph_that_passes(healthy: Comparison, text_of: Text) -> None
         "licence none: random numbers",
         "float32 RGB; bilinear, antialiased; times 1/255; mean 0.485, 0.456, 0.406; std 0.229, 0.224, 0.225",
         "RoPE periods bfloat16",
+        # Not the model alone is what is meant.
+        "in multiples of that of Hugging Face transformers",
         "operators ONNX opset 23",
         "dynamic.passport.json has the hash of every single weight",
         "1 copied, 1 reshaped or masked, 1 left out; 1 that it lacks restored",
@@ -241,11 +247,13 @@ def test_all_gates_make_one_verdict(
     told = {fault["title"]: fault["sentences"][0] for fault in faults_section(found)}
     assert list(told) == ["static.onnx, outputs", "static.onnx, stage by stage", "preprocessing", "self-test"]
     _, stages, preprocessing, self_test = told.values()
-    assert stages == "first divergence: blocks.1.mlp_raw, onnx and equinox, 3.1e-03, 400 x the noise floor"
-    assert preprocessing.startswith("ours - publisher, share of values at another grey level (worst at")
+    assert stages == "first divergence: blocks.1.mlp_raw, ONNX and Equinox, 3.1e-03, 400 x the noise floor"
+    assert preprocessing.startswith(
+        "ours against the publisher's transform, share of values at another grey level (worst at"
+    )
     assert self_test == (
         "The checks caught 2 of 3 planted faults, named the stage of 1 of 2 in weights, model and graph, and flagged"
-        " none of 2 healthy models."
+        " none of 2 healthy models. Wrong: w1 and w2 exchanged (weights, ViT with SwiGLU) passes."
     )
 
 
@@ -300,10 +308,20 @@ def test_page_loads_nothing(
     html = parity_page(evidence_of(healthy, beyond, stages={"static": diverging}, self_test=tested), limits)
     page = Page(html)
     # Error over the photographs and distances from float64 of each, stages of one, and two thumbnails.
-    assert len(page.links) == 2 * 2 + 1 + 2
+    held = [link for link in page.links if link.startswith("data:")]
+    assert len(held) == 2 * 2 + 1 + 2
+    others = set(page.links) - set(held)
+    # Sections of the page, and files that the same run makes.
+    assert {link[1:] for link in others if link.startswith("#")} <= set(page.ids)
+    assert {link for link in others if not link.startswith("#")} == {
+        *(f"parity/{export}.{kind}" for export in ("dynamic", "static") for kind in ("csv", "json")),
+        *("parity/static.stages.csv", "../summary.html", "../self_test.html"),
+        # The other failed, and so has none.
+        "dynamic.passport.json",
+    }
     assert not re.search(r"https?:|@import|url\(|<script[^>]|<link", re.sub(r"base64,[^\"]*", "", html))
     assert str(tmp_path) not in html
-    for link in page.links:
+    for link in held:
         kind, _, content = link.partition(";base64,")
         assert kind in ("data:image/svg+xml", "data:image/png", "data:image/jpeg")
         if kind == "data:image/svg+xml":
@@ -315,6 +333,13 @@ def test_page_loads_nothing(
 def test_text_is_escaped(healthy: Comparison, text_of: Text) -> None:
     healthy["checks"][0]["detail"] = "<script>alert(1)</script>"
     assert "<script>alert(1)</script>" in text_of(healthy)
+
+
+def test_names_of_photographs_are_escaped(healthy: Comparison, evidence_of: Make, limits: Limits) -> None:
+    for row in healthy["differences"]:
+        row["image"] = row["image"].replace("cat", "<script>alert(1)</script>")
+    assert "<script>alert" not in heat_table(healthy, limits["limits"])
+    assert "<script>alert" not in parity_page(evidence_of(healthy), limits)
 
 
 @pytest.mark.parametrize(("fixture", "red"), [("healthy", 0), ("beyond", 1), ("not_finite", 4)])
@@ -344,4 +369,55 @@ def test_ledger_in_short(healthy: Comparison, evidence_of: Make) -> None:
         "changed": 1,
         "ignored": [("mask_token", "used in training only")],
         "restored": [("rope.periods", "from the configuration")],
+        "replaced": [],
     }
+
+
+def test_what_is_left_out_and_made_anew_is_replaced(healthy: Comparison, evidence_of: Make, text_of: Text) -> None:
+    lines = [*evidence_of(healthy).ledger, ',mask_token,"restored: zeros, as before training",1x8,float32,,ff']
+    found = ledger_section(lines)
+    assert found["replaced"] == [("mask_token", "used in training only", "zeros, as before training")]
+    assert (found["ignored"], found["restored"]) == ([], [("rope.periods", "from the configuration")])
+    text = text_of(healthy, ledger=lines)
+    assert "1 replaced; 1 that it lacks restored" in text
+    assert "replaced: mask_token (used in training only) by zeros, as before training" in text
+
+
+def off(comparison: Comparison, *subjects: str) -> Comparison:
+    for row in comparison["differences"]:
+        if row["subject"] in subjects and row["other"] == "transformers":
+            row["max_abs"] = 1e-3
+    return comparison
+
+
+@pytest.mark.parametrize(
+    ("subjects", "told"),
+    [
+        (("onnx", "onnx_unoptimized"), "The Equinox model is within the limits, so the export (or onnxruntime) is at"),
+        (("onnx",), "The graph is within the limits unless onnxruntime optimises it, so onnxruntime is at fault."),
+        (("onnx", "onnx_unoptimized", "equinox"), "The Equinox model is off too, so weights or model are at fault, or"),
+    ],
+)
+def test_a_failure_says_what_is_at_fault_and_what_is_next(
+    healthy: Comparison, stages: Comparison, judged: Judged, text_of: Text, subjects: tuple[str], told: str
+) -> None:
+    (said,) = diagnosis(judged(off(healthy, *subjects)))
+    assert said.startswith(told)
+    assert said.endswith("`make proof` names the first stage that is wrong.")
+    assert said.replace("`", "") in text_of(healthy)
+    (said,) = diagnosis(judged(healthy, stages={"dynamic": stages}))
+    assert said.startswith(told)
+    assert "make proof" not in said
+
+
+def test_graphs_that_fail_for_different_reasons_are_told_apart(healthy: Comparison, judged: Judged) -> None:
+    other = off(deepcopy(healthy), "onnx") | {"export": "static"}
+    found = diagnosis(judged(off(healthy, "onnx", "onnx_unoptimized", "equinox"), other))
+    assert [sentence.partition(":")[0] for sentence in found] == ["dynamic.onnx", "static.onnx"]
+
+
+def test_nothing_is_said_of_an_equinox_model_that_was_not_compared(healthy: Comparison, judged: Judged) -> None:
+    broken = off(healthy, "onnx")
+    broken["differences"] = [row for row in broken["differences"] if row["subject"] != "equinox"]
+    assert diagnosis(judged(broken)) == []
+    assert diagnosis(judged(healthy | {"differences": [], "references": []})) == []

@@ -14,7 +14,7 @@ def test_a_self_test_that_passed(tested: Comparison) -> None:
         "Passed: The checks caught 3 of 3 planted faults, named the stage of 2 of 2 in weights, model and graph, and"
         " flagged none of 2 healthy models." in page
     )
-    for what in ("w1 and w2 exchanged", "one element of fc2", "ONNX graph", "8.1e+04", "noise_floors 5.0"):
+    for what in ("w1 and w2 exchanged", "one element of fc2", "ONNX graph", "8.1e+04", "max_abs, noise_floors"):
         assert what in page
     assert self_test_page(tested) == page
 
@@ -24,12 +24,31 @@ def test_a_fault_that_was_not_caught_fails(tested: Comparison) -> None:
     page = self_test_page(tested)
     assert "FAILED: The checks caught 2 of 3 planted faults" in page
     assert '<td class="bad">NO</td>' in page
+    # It is named on top, and first in the table.
+    assert "Wrong: one element of fc2 (graph, ViT with SwiGLU) passes." in page
+    assert page.index("<th>one element of fc2") < page.index("<th>w1 and w2")
 
 
 def test_a_fault_that_was_placed_wrongly_fails(tested: Comparison) -> None:
-    tested["faults"][0]["passed"] = False
+    tested["faults"][0] |= {"passed": False, "named_stage": "norm"}
     assert not self_test_section(tested)["passed"]
-    assert "yes, at the wrong stage" in self_test_page(tested)
+    page = self_test_page(tested)
+    assert "yes, but not as it should be<small>placed at norm</small>" in page
+    assert "is placed at norm, equinox and transformers, instead of at blocks.1.mlp_raw" in page
+
+
+def test_every_limit_has_its_number_of_faults(tested: Comparison) -> None:
+    assert "<code>noise_floors</code></th><td>5.0</td><td>2</td>" in self_test_page(tested)
+    tested["tripped"]["levels"] = 0
+    page = self_test_page(tested)
+    assert '<code>levels</code></th><td>1.25</td><td class="bad">0</td>' in page
+    assert "Wrong: no fault is beyond levels." in page
+
+
+def test_the_sentence_is_told_once_on_a_page_of_its_own(tested: Comparison) -> None:
+    page = self_test_page(tested)
+    assert page.count("The checks caught") == 1
+    assert "<details" not in page
 
 
 def test_a_healthy_model_that_was_flagged_fails(tested: Comparison) -> None:
@@ -48,5 +67,5 @@ def test_trying_nothing_is_no_proof(tested: Comparison) -> None:
 
 def test_a_fault_in_preprocessing_has_no_place_in_a_model(tested: Comparison) -> None:
     page = self_test_page(tested)
-    assert "<td>ours - the publisher&#39;s transform, grey levels</td>" in page
+    assert "<th>bicubic for bilinear</th><td>preprocessing</td><td></td><td>pixel_values</td>" in page
     assert "None" not in page

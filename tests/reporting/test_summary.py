@@ -43,6 +43,8 @@ def test_healthy_graph(written: Written, healthy: Comparison, limits: Limits) ->
         "sizes": 2,
         "bytes": 86_454_796,
         "faults": [],
+        "told": [],
+        "diagnosis": "",
     }
 
 
@@ -98,7 +100,11 @@ def test_page_says_why_a_graph_failed(
     page = summary_page(summarise(written(healthy, beyond), limits, "synthetic"))
     assert "FAILED: 1 of 2 graphs is not at parity with transformers (synthetic weights)." in page
     assert "1.00e-03 &gt; 1.00e-05" in page
+    assert "ONNX, not optimised against Hugging Face transformers, max |difference|" in page
     assert "SYNTHETIC WEIGHTS" in page
+    assert "The Equinox model is within the limits, so the export (or onnxruntime) is at fault." in page
+    assert "<code>make proof</code> names the first stage" in page
+    assert page.count('href="dinov3_tiny/parity.html"') == 3
 
 
 def test_all_gates_count(

@@ -69,7 +69,74 @@ def test_a_self_test_that_failed_is_red_whatever_else_passed(
     assert told.splitlines()[-1].startswith("FAILED: 1 of 1 graph is not at parity")
     # Where nothing but the self-test was asked for.
     print_summary(Measured({}, self_test=path), limits, "synthetic", complete=False)
-    assert capsys.readouterr().out.startswith("\nThe self-test failed. The checks caught 2 of 3 planted faults")
+    told = capsys.readouterr().out
+    assert told.startswith("\nThe self-test failed, because\n  The checks caught 2 of 3 planted faults")
+    assert "did not finish" not in told
+
+
+def test_stages_and_self_test_are_told_of_where_they_pass(
+    written: Written,
+    healthy: Comparison,
+    stages: Comparison,
+    tested: Comparison,
+    limits: Limits,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"self_test.json": tested, "stages.json": stages}
+    for name, content in files.items():
+        Path(name).write_text(json.dumps(content))
+    Path("self_test.html").touch()
+    of_self_test = "Self-test: 3 of 3 faults caught, 2 of 2 placed, none of 2 healthy models flagged: self_test.html"
+    measured = replace(written(healthy), stages=[Path("stages.json")], self_test=Path("self_test.json"))
+    print_summary(measured, limits, "synthetic")
+    lines = capsys.readouterr().out.splitlines()
+    assert "Stages: none of 10 further apart than 1.7 noise floors (limit 5)." in lines
+    assert of_self_test in lines
+    assert lines[-1].startswith("Passed")
+    # Where nothing else was asked for.
+    print_summary(Measured({}, self_test=Path("self_test.json")), limits, "synthetic")
+    assert capsys.readouterr().out.split("\n") == ["", of_self_test, ""]
+
+
+def test_a_gate_that_fails_without_a_graph_is_named(
+    diverging: Comparison,
+    prepared: list[Comparison],
+    limits: Limits,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    differences = [row | {"share": 0.5} for row in prepared]
+    found = {"preprocessing": {"variant": "dinov3_tiny", "differences": differences}, "stages": diverging}
+    for name, content in found.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    measured = Measured({}, [tmp_path / "preprocessing"], [tmp_path / "stages"])
+    print_summary(measured, limits, "synthetic", complete=False)
+    told = capsys.readouterr().out
+    assert "did not finish" not in told
+    assert "The preprocessing of dinov3_tiny failed, because\n  ours - publisher, share of values" in told
+    assert "A stage of dinov3_tiny/dynamic.onnx failed, because\n  first divergence: blocks.1.mlp_raw" in told
+
+
+def test_a_failure_names_what_is_at_fault_and_the_page_with_more(
+    beyond: Comparison,
+    limits: Limits,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("results/synthetic/dinov3_tiny")
+    (folder / "parity").mkdir(parents=True)
+    (folder / "parity/static.json").write_text(json.dumps(beyond))
+    for name in ("static.onnx", "parity.html"):
+        (folder / name).touch()
+    print_summary(Measured({folder / "parity/static.json": folder / "static.onnx"}), limits, "synthetic")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "so the export (or onnxruntime) is at fault. `make proof` names the first stage that is wrong." in told
+    assert "More in results/synthetic/dinov3_tiny/parity.html" in told
 
 
 def test_the_page_to_open_is_named(

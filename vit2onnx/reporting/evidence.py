@@ -10,7 +10,8 @@ import pandas as pd
 from vit2onnx.parity.divergence import judge_stages
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.preprocessing import judge_preprocessing
-from vit2onnx.parity.verdict import PUBLISHED, Verdict, faults_of, judge, numbers_of
+from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, Verdict, faults_of, judge, numbers_of, rows_of
+from vit2onnx.reporting.page import fault_in_words
 from vit2onnx.reporting.self_test import self_test_section
 
 # What the config has under `parity`: limits of models under `limits`, of the preprocessing under `preprocessing`.
@@ -81,6 +82,8 @@ class Judgement:
     stages: Sequence[Finding]
     preprocessing: Sequence[Finding]
     self_test: Sequence[str]
+    # Whether the Equinox model was compared with a reference, without which nothing can be told of it.
+    has_equinox: bool = True
 
     @property
     def faults(self) -> dict[str, list[str]]:
@@ -104,6 +107,31 @@ class Judgement:
     def passed(self) -> bool:
         return not self.faults
 
+    @property
+    def told(self) -> dict[str, list[str]]:
+        """The same faults in words for readers who do not know the project."""
+        findings = (*self.outputs.findings, *self.stages, *self.preprocessing)
+        words = {one.sentence: fault_in_words(one) for one in findings if not one.passed}
+        return {gate: [words.get(fault, fault) for fault in found] for gate, found in self.faults.items()}
+
+    @property
+    def diagnosis(self) -> str:
+        """Which part is at fault where outputs are, and what to do next; nothing where this cannot be told."""
+        # Of periods of its own a reference is asked only once, which tells nothing of where they are wrong.
+        found = [one for one in self.outputs.findings if one.leg == "reference" and "RoPE periods" not in one.what]
+        off = [one.what for one in found if not one.passed]
+        runs = [run for run in GRAPH_RUNS if any(what.startswith(f"{run} - ") for what in off)]
+        said = []
+        if runs and any(what.startswith("equinox - ") for what in off):
+            said = ["The Equinox model is off too, so weights or model are at fault, or the reference."]
+        elif runs == [GRAPH_RUNS[0]]:
+            said = ["The graph is within the limits unless onnxruntime optimises it, so onnxruntime is at fault."]
+        elif runs:
+            said = ["The Equinox model is within the limits, so the export (or onnxruntime) is at fault."]
+        if not said or not self.has_equinox:
+            return ""
+        return " ".join([*said, *([] if self.stages else ["`make proof` names the first stage that is wrong."])])
+
 
 def judge_gates(
     comparison: Plain,
@@ -117,6 +145,7 @@ def judge_gates(
     numbers = numbers_of(limits["limits"])
     return Judgement(
         outputs=judge(comparison, numbers),
+        has_equinox=any(rows_of(comparison, "equinox", reference) for reference in comparison["references"]),
         stages=() if stages is None else judge_stages(stages, numbers),
         preprocessing=()
         if preprocessing is None

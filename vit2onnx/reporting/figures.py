@@ -115,5 +115,6 @@ def heat_table(comparison: Mapping[str, Any], limits: Mapping[str, Mapping[str, 
         part = pd.IndexSlice[:, name]
         styler = styler.background_gradient("Blues", axis=None, vmin=0, vmax=limit, high=1.0, subset=part)
         styler = styler.highlight_between(left=limit, inclusive="neither", props=RED, subset=part)
-    styler = styler.highlight_null(props=RED).format(number)
+    # Photographs have any names.
+    styler = styler.highlight_null(props=RED).format(number, escape="html").format_index(escape="html")
     return Markup(styler.to_html(table_attributes='class="heat"'))

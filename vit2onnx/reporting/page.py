@@ -4,13 +4,16 @@ import base64
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from vit2onnx.parity.divergence import DOUBLE, TRUTH
+from vit2onnx.parity.finding import Finding
 
 # What is compared, in words for readers who do not know the project.
 SUBJECTS = {
@@ -28,6 +31,8 @@ PREPARATIONS = {
     "transformers": "transformers' processor for DINOv3",
     "transformers_pil": "transformers' processor on Pillow",
 }
+# How a verdict tells of a reference that has RoPE periods of its own.
+OWN_PERIODS = r"^(\S+) - (.*): max \|difference\| (\S+), of which these periods explain (\S+); what is left$"
 TOKEN_GROUPS = {"cls": "CLS", "registers": "registers", "patches": "patches", "patches_mean": "mean of patches"}
 
 
@@ -54,7 +59,32 @@ def in_words(what: str, names: Mapping[str, str] = SUBJECTS) -> str:
     def name(found: re.Match[str]) -> str:
         return names[found[1]] + (" in float64" if found[2] else "")
 
+    head = re.sub(OWN_PERIODS, r"\1 differs from \2 by \3, of which the periods explain \4; the rest is", head)
+    head = re.sub(rf"\b({known})'s own$", r"that of \1", head)
+    head = head.replace(" - ", " against ", 1)
     return re.sub(rf"\b({known})({DOUBLE})?\b", name, head) + worst_at + place
+
+
+def fault_in_words(finding: Finding) -> str:
+    """A finding that did not pass, in a sentence; what a runtime or a check says itself stays as it is."""
+    names = PREPARATIONS if finding.leg == "preprocessing" else SUBJECTS
+    detail = in_words(finding.detail, names) if finding.leg == "stages" else plainly(finding.detail)
+    told = replace(finding, what=in_words(finding.what, names), detail=detail).sentence
+    return told.replace("the rest is:", "the rest is")
+
+
+def plainly(detail: str) -> str:
+    """What a check says, with names and types as words instead of Python's braces and quotes."""
+
+    def listed(found: re.Match[str]) -> str:
+        return re.sub(r"'([^']*)'", r"\1", found[1])
+
+    return re.sub(r"\{([^{}]*)\}", listed, detail).replace(" -> ", " to ")
+
+
+def with_code(text: str) -> Markup:
+    """Text in which what stands between backquotes is code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def plain(value: float) -> str:
@@ -88,5 +118,6 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 ENVIRONMENT.filters |= {
-    function.__name__: function for function in (number, percent, cosine, counted, megabytes, in_words)
+    function.__name__: function
+    for function in (number, percent, cosine, counted, megabytes, in_words, plainly, with_code)
 }

@@ -50,6 +50,7 @@ def page_content(evidence: Evidence, limits: LimitsByGate) -> dict[str, Any]:
     return {
         "title": f"{evidence.record['variant']}: parity",
         "headline": headline(judged),
+        "diagnosis": diagnosis(judged),
         "faults": faults_section(judged),
         "key_figures": key_figures(evidence, limits, stages, preprocessing, tested),
         "graphs": graphs,
@@ -86,10 +87,18 @@ def faults_section(judged: Mapping[str, Judgement]) -> list[dict[str, Any]]:
     for name, gate in GATES.items():
         for export, judgement in judged.items():
             if name in judgement.faults:
-                fault = {"title": gate.title.format(file=f"{export}.onnx"), "sentences": judgement.faults[name]}
+                fault = {"title": gate.title.format(file=f"{export}.onnx"), "sentences": judgement.told[name]}
                 # Those of preprocessing and self-test are the same for every graph.
                 found += [] if fault in found else [fault]
     return found
+
+
+def diagnosis(judged: Mapping[str, Judgement]) -> list[str]:
+    """Which part is at fault, in one sentence, or in one for each graph where they are not the same."""
+    found = {export: judgement.diagnosis for export, judgement in judged.items() if "outputs" in judgement.faults}
+    if len(set(found.values())) == 1:
+        return [sentence for sentence in set(found.values()) if sentence]
+    return [f"{export}.onnx: {sentence}" for export, sentence in found.items() if sentence]
 
 
 def headline(judged: Mapping[str, Judgement]) -> str:
@@ -121,6 +130,7 @@ def graph_section(
     ledger = evidence.stages.get(export)
     maps = comparison["error_maps"]
     return {
+        "export": export,
         "file": f"{export}.onnx",
         "passed": judgement.passed,
         "legs": leg_section(judgement, of_models),

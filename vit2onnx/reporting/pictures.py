@@ -21,8 +21,8 @@ from vit2onnx.reporting.page import data_uri, number
 THUMBNAIL = (96, 72)
 # Inches and photographs across.
 PICTURE_WIDTH, MAX_COLUMNS = 10.3, 4
-# Beyond this ratio between the worst patches of photographs, one linear scale would show the worst one only.
-LINEAR_UP_TO = 30
+# Below a worst patch, colours of a logarithmic scale tell apart no more than this factor.
+LOGARITHMIC_RANGE = 1000
 
 
 def thumbnail(path: Path) -> str:
@@ -41,7 +41,7 @@ def error_map_figure(maps: Sequence[Mapping[str, Any]], photographs: Mapping[str
     are not finite are black. A photograph that is not among `photographs` is left white.
     """
     grids = [np.array([[np.nan if x is None else x for x in row] for row in one["max_abs"]]) for one in maps]
-    norm = _scale(grids)
+    norm = _scale(grids, limit)
     columns = min(MAX_COLUMNS, len(maps))
     rows = [maps[start : start + columns] for start in range(0, len(maps), columns)]
     shapes = [max(one["height"] / one["width"] for one in row) for row in rows]
@@ -56,21 +56,20 @@ def error_map_figure(maps: Sequence[Mapping[str, Any]], photographs: Mapping[str
             drawn = _draw(ax, one, grid, load_image(photograph) if photograph else None, norm)
         bar = figure.colorbar(drawn, ax=axes.tolist(), shrink=0.9, aspect=25, pad=0.02, panchor=False)
         bar.set_label("largest |difference| in a patch")
-        if norm(limit) <= 1:
-            bar.ax.axhline(limit, color="#000", lw=1.5)
-            bar.ax.text(-0.2, limit, "limit ", ha="right", va="center", transform=bar.ax.get_yaxis_transform())
+        bar.ax.axhline(limit, color="#000", lw=1.5, clip_on=False)
+        bar.ax.text(-0.2, limit, "limit ", ha="right", va="center", transform=bar.ax.get_yaxis_transform())
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=100)
     return data_uri("image/png", file.getvalue())
 
 
-def _scale(grids: Sequence[np.ndarray]) -> Normalize:
-    """Colours from zero to the worst of all patches; logarithmic where photographs differ by much."""
+def _scale(grids: Sequence[np.ndarray], limit: float) -> Normalize:
+    """Colours from zero to the limit, so that what is well below it looks calm; logarithmic where a patch is beyond."""
     worst = [float(np.nanmax(grid)) for grid in grids if np.isfinite(grid).any()]
     most, least = max(worst, default=0.0), min(worst, default=0.0)
-    if 0 < least * LINEAR_UP_TO < most:
-        return LogNorm(least / 10, most)
-    return Normalize(0, most or 1.0)
+    if most <= limit:
+        return Normalize(0, limit)
+    return LogNorm(min(limit, max(least, most / LOGARITHMIC_RANGE)) / 10, most)
 
 
 def _draw(ax: Axes, one: Mapping[str, Any], grid: np.ndarray, photograph: Image.Image | None, norm: Normalize) -> Any:

@@ -75,10 +75,18 @@ def ledger_section(lines: Iterable[str]) -> dict[str, Any]:
     rows = list(csv.DictReader(lines))
     placed = [row for row in rows if row["source"] and row["target"]]
     copied = [row for row in placed if row["transform"] == "copy"]
+    ignored = {row["source"]: row["transform"].removeprefix("ignored: ") for row in rows if not row["target"]}
+    restored = {row["target"]: row["transform"] for row in rows if not row["source"]}
+    # What is left out and made anew under the same name.
+    replaced = {source: target for source in ignored for target in restored if f".{source}".endswith(f".{target}")}
     return {
         "tensors": sum(bool(row["source"]) for row in rows),
         "copied": len(copied),
         "changed": len(placed) - len(copied),
-        "ignored": [(row["source"], row["transform"].removeprefix("ignored: ")) for row in rows if not row["target"]],
-        "restored": [(row["target"], row["transform"]) for row in rows if not row["source"]],
+        "ignored": [(name, why) for name, why in ignored.items() if name not in replaced],
+        "restored": [(name, how) for name, how in restored.items() if name not in replaced.values()],
+        "replaced": [
+            (source, ignored[source], restored[target].removeprefix("restored: "))
+            for source, target in replaced.items()
+        ],
     }

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit2onnx.parity.verdict import largest
-from vit2onnx.reporting.page import ENVIRONMENT, PREPARATIONS, SUBJECTS, counted, in_words
+from vit2onnx.reporting.page import ENVIRONMENT, PREPARATIONS, SUBJECTS, counted, in_words, number
 from vit2onnx.self_test.verdict import judge_self_test
+
+# So many of its faults are named in one sentence.
+NAMED = 3
 
 PLANTED_IN = {"weights": "weights", "model": "Equinox model", "graph": "ONNX graph", "preprocessing": "preprocessing"}
 
@@ -19,23 +22,35 @@ def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
     named = sum(fault["passed"] for fault in placed)
     of_stages = f", named the stage of {named} of {len(placed)} in weights, model and graph," if placed else ""
     flagged = sum(bool(model["flagged"]) for model in healthy)
+    wrong = judge_self_test(result)
+    more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+    limits = {**result["limits"], **result["preprocessing_limits"]}
     return {
-        "passed": not judge_self_test(result),
+        "passed": not wrong,
         "caught": f"{caught} of {len(faults)}",
         "named": f"{named} of {len(placed)}",
         "sentence": f"The checks caught {caught} of {counted(len(faults), 'planted fault')}{of_stages} and flagged "
-        f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}.",
+        f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}."
+        + (f" Wrong: {'; '.join(wrong[:NAMED])}{more}." if wrong else ""),
         "flagged": f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}",
-        "faults": list(map(_in_words, faults)),
+        # What is wrong comes first.
+        "faults": sorted(map(_in_words, faults), key=lambda fault: fault["passed"]),
+        "tripped": [{"name": name, "limit": limits[name], "count": count} for name, count in result["tripped"].items()],
         "healthy": healthy,
         "worst": {name: largest(healthy, name) for name in ("max_abs", "truth_ratio", "floors")},
-        "limits": result["limits"],
+        "flagged_preprocessing": result["healthy_preprocessing"]["flagged"],
     }
 
 
 def _in_words(fault: Mapping[str, Any]) -> dict[str, Any]:
     names = SUBJECTS if fault["model"] else PREPARATIONS
     words = {name: fault[name] and in_words(fault[name], names) for name in ("caught_by", "between")}
+    # In a narrow column.
+    words["between"] = words["between"] and words["between"].replace("Hugging Face ", "")
+    words["by"] = ", ".join(fault["tripped"]) or words["caught_by"] or ""
+    measured, limit = fault["measured"], fault["limit"]
+    # A check that is passed or not has no limit but zero.
+    words["times"] = number(None if measured is None else measured / limit) if limit else ""
     return {**fault, **words, "planted_in": PLANTED_IN.get(fault["planted_in"], fault["planted_in"])}
 
 

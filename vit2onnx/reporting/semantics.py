@@ -32,6 +32,8 @@ def semantics_section(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
         row
         | {
             "pair": _pair(row),
+            # What users run; the rest is for those who look closer.
+            "open": row["subject"] == GRAPH_RUNS[0] and row["other"] in comparison["references"],
             "neighbours": [figures | {"what": QUERIES[figures["what"]]} for figures in row["neighbours"]],
         }
         for row in comparison["semantics"]
@@ -59,4 +61,4 @@ def preprocessing_section(
 
 def _pair(row: Mapping[str, Any]) -> str:
     batch = f", batch {row['batch']}" if row["subject"] in GRAPH_RUNS else ""
-    return f"{SUBJECTS[row['subject']]}{batch} - {SUBJECTS[row['other']]}"
+    return f"{SUBJECTS[row['subject']]}{batch} against {SUBJECTS[row['other']]}"

@@ -1,6 +1,7 @@
 """All verdicts of a run in one table: as data and as a page."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from vit2onnx.parity.verdict import GRAPH_RUNS, rows_of, truth_ratio, worst_place
+from vit2onnx.parity.divergence import TRUTH, judge_stages
+from vit2onnx.parity.metrics import worst
+from vit2onnx.parity.preprocessing import judge_preprocessing
+from vit2onnx.parity.verdict import GRAPH_RUNS, faults_of, numbers_of, rows_of, truth_ratio, worst_place
 from vit2onnx.reporting.evidence import GATES, LimitsByGate, differences, faults_of_self_test, judge_gates, sizes_of
-from vit2onnx.reporting.page import ENVIRONMENT, counted
+from vit2onnx.reporting.page import ENVIRONMENT, counted, number
+from vit2onnx.reporting.self_test import self_test_section
 
 # What stands under `verdict` where no gate has found a fault.
 PASSED = "passed"
@@ -49,13 +54,53 @@ def summarise(measured: Measured, limits: LimitsByGate, weights: str) -> pd.Data
             preprocessing=preprocessing.get(variant),
             self_test=self_test,
         )
-        rows.append(summary_row(comparison, judgement.faults, graph.stat().st_size, weights))
+        row = summary_row(comparison, judgement.faults, graph.stat().st_size, weights)
+        diagnosis = judgement.diagnosis if "outputs" in judgement.faults else ""
+        rows.append(row | {"told": _sentences(judgement.told), "diagnosis": diagnosis})
     return pd.DataFrame(rows)
 
 
-def faults_of_checks(measured: Measured) -> list[str]:
-    """What is wrong with the checks themselves, whether or not there are graphs that they judge."""
-    return faults_of_self_test(_read(measured.self_test)) if measured.self_test else []
+def faults_by_gate(measured: Measured, limits: LimitsByGate) -> dict[str, list[str]]:
+    """What the gates find wrong that need no comparison of a graph, by what they are about."""
+    faults = {}
+    for found in map(_read, measured.preprocessing):
+        judged = judge_preprocessing(found["differences"], numbers_of(limits["preprocessing"]))
+        faults[f"The preprocessing of {found['variant']}"] = faults_of(judged)
+    for found in map(_read, measured.stages):
+        judged = judge_stages(found, numbers_of(limits["limits"]))
+        faults[f"A stage of {found['variant']}/{found['export']}.onnx"] = faults_of(judged)
+    if measured.self_test:
+        faults["The self-test"] = faults_of_self_test(_read(measured.self_test))
+    return {what: sentences for what, sentences in faults.items() if sentences}
+
+
+def stages_line(measured: Measured, limits: LimitsByGate) -> str:
+    """How far the stages of all graphs are apart, in one sentence; nothing if they fail or were not compared."""
+    ledgers = list(map(_read, measured.stages))
+    numbers = numbers_of(limits["limits"])
+    if not ledgers or any(faults_of(judge_stages(ledger, numbers)) for ledger in ledgers):
+        return ""
+    # By the gate's own rule: each layer by itself.
+    rows = [
+        row for ledger in ledgers for row in ledger["stages"] if row["mode"] == "injected" and row["other"] != TRUTH
+    ]
+    count = sum(len({row["stage"] for row in ledger["stages"]}) for ledger in ledgers)
+    graphs = f" in {len(ledgers)} graphs" if len(ledgers) > 1 else ""
+    most = number(worst(row["floors"] for row in rows))
+    return (
+        f"Stages: none of {count}{graphs} further apart than {most} noise floors (limit {numbers['noise_floors']:g})."
+    )
+
+
+def self_test_line(measured: Measured) -> str:
+    """What became of planted faults, in one sentence, and the page to open; nothing if there were none or it failed."""
+    if not measured.self_test or faults_of_self_test(result := _read(measured.self_test)):
+        return ""
+    tested, page = self_test_section(result), measured.self_test.with_suffix(".html")
+    where = os.path.relpath(page if page.exists() else measured.self_test)
+    return (
+        f"Self-test: {tested['caught']} faults caught, {tested['named']} placed, {tested['flagged']} flagged: {where}"
+    )
 
 
 def _read(path: Path) -> Any:
@@ -82,8 +127,13 @@ def summary_row(
         "images": rows["image"].nunique(),
         "sizes": len(sizes_of(rows)),
         "bytes": size,
-        "faults": [GATES[gate].prefix + sentence for gate, sentences in faults.items() for sentence in sentences],
+        "faults": _sentences(faults),
     }
+
+
+def _sentences(faults: Mapping[str, Sequence[str]]) -> list[str]:
+    """Faults by gate, each with what its gate is called."""
+    return [GATES[gate].prefix + sentence for gate, sentences in faults.items() for sentence in sentences]
 
 
 def failed_graphs(summary: pd.DataFrame) -> pd.DataFrame:
@@ -104,13 +154,13 @@ def verdict_line(summary: pd.DataFrame, *, complete: bool = True) -> str:
 
 def summary_csv(summary: pd.DataFrame) -> str:
     """The summary as comma-separated values, faults in one cell."""
-    text: str = summary.assign(faults=summary["faults"].str.join("; ")).to_csv(index=False)
+    text: str = summary.drop(columns="told").assign(faults=summary["faults"].str.join("; ")).to_csv(index=False)
     return text
 
 
 def summary_json(summary: pd.DataFrame) -> str:
     """The verdict on all graphs and the same table, as JSON, in which what is no finite number is null."""
-    graphs = json.loads(summary.to_json(orient="records", double_precision=15))
+    graphs = json.loads(summary.drop(columns="told").to_json(orient="records", double_precision=15))
     passed = failed_graphs(summary).empty
     return json.dumps({"verdict": verdict_line(summary), "passed": passed, "graphs": graphs}, indent=1) + "\n"
 

@@ -1,6 +1,7 @@
 """The summary at the end of a run, for terminals and for logs."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from rich.text import Text
 
 from vit2onnx.reporting.evidence import LimitsByGate
 from vit2onnx.reporting.page import cosine, counted, megabytes, number
-from vit2onnx.reporting.summary import Measured, failed_graphs, faults_of_checks, summarise, verdict_line
+from vit2onnx.reporting.summary import (
+    Measured,
+    failed_graphs,
+    faults_by_gate,
+    self_test_line,
+    stages_line,
+    summarise,
+    verdict_line,
+)
 
 
 def measured_by(dag: Any) -> Measured:
@@ -44,8 +53,8 @@ def page_to_open(folder: Path) -> Path | None:
 def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, complete: bool = True) -> None:
     """Print the summary, why graphs failed if they did, the page to open, and the verdict as the last line.
 
-    `complete` is whether the run came to its end; it does not where a verdict fails. Prints nothing if it did and no
-    graph was asked for.
+    `complete` is whether the run came to its end; it does not where a verdict fails. Prints nothing if it did and
+    nothing was measured.
     """
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
@@ -53,10 +62,14 @@ def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, com
         console.width = 100
     summary = summarise(measured, limits, weights)
     if not measured.graphs:
-        if faults := faults_of_checks(measured):
-            console.print(f"\nThe self-test failed. {' '.join(faults)}", style="red")
-        elif not complete:
+        faults = faults_by_gate(measured, limits)
+        for what, sentences in faults.items():
+            console.print(f"\n{what} failed, because", style="red")
+            for sentence in sentences:
+                console.print(Padding(sentence, (0, 0, 0, 2)), style="red")
+        if not (complete or faults):
             console.print("\nThe run did not finish. No graph was compared.", style="red")
+        _print_lines(console, [stages_line(measured, limits), self_test_line(measured)])
         return
     failed = failed_graphs(summary)
     if not complete:
@@ -70,11 +83,23 @@ def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, com
         console.print(f"\n{row.variant}/{row.export}.onnx failed, because", style="red")
         for fault in row.faults:
             console.print(Padding(fault, (0, 0, 0, 2)), style="red")
+        if row.diagnosis:
+            console.print(row.diagnosis, style="red")
+    _print_lines(console, [stages_line(measured, limits), self_test_line(measured)])
     # A comparison is `{variant}/parity/{export}.json` in the folder of results.
-    if page := page_to_open(next(iter(measured.graphs)).absolute().parents[2]):
+    results = next(iter(measured.graphs)).absolute().parents[2]
+    pages = [results / variant / "parity.html" for variant in dict.fromkeys(failed["variant"])]
+    _print_lines(console, [f"More in {os.path.relpath(page)}" for page in pages if page.exists()])
+    if page := page_to_open(results):
         console.print(f"\nOpen {os.path.relpath(page)}", soft_wrap=True)
     style = "bold green" if complete and failed.empty else "bold red"
     console.print(f"\n{verdict_line(summary, complete=complete)}", style=style)
+
+
+def _print_lines(console: Console, lines: Iterable[str]) -> None:
+    """What there is of some lines, after an empty one."""
+    if said := "\n".join(filter(None, lines)):
+        console.print(f"\n{said}", soft_wrap=True)
 
 
 def terminal_table(summary: pd.DataFrame) -> Table:

@@ -1,8 +1,23 @@
 // Sorts a table by the column whose header is clicked; a second click turns the order round.
+// Where a header stands among the columns, past those that are wider or higher than one cell.
+const columnsOf = (table) => {
+  const columns = new Map(), taken = [];
+  [...table.tHead.rows].forEach((row, y) => {
+    let x = 0;
+    for (const cell of row.cells) {
+      while (taken[y]?.[x]) x += 1;
+      columns.set(cell, x);
+      for (let down = 0; down < cell.rowSpan; down += 1)
+        for (let right = 0; right < cell.colSpan; right += 1) (taken[y + down] ??= [])[x + right] = true;
+    }
+  });
+  return columns;
+};
 for (const table of document.querySelectorAll("table.sortable")) {
+  const columns = columnsOf(table);
   const headers = [...table.querySelectorAll("thead th[aria-sort]")];
-  headers.forEach((header, column) => header.querySelector("button").addEventListener("click", () => {
-    const numeric = header.dataset.kind === "number";
+  headers.forEach((header) => header.querySelector("button").addEventListener("click", () => {
+    const column = columns.get(header), numeric = header.dataset.kind === "number";
     const last = header.getAttribute("aria-sort");
     const order = last === "none" ? (numeric ? "descending" : "ascending") : last === "ascending" ? "descending" : "ascending";
     headers.forEach((other) => other.setAttribute("aria-sort", other === header ? order : "none"));
