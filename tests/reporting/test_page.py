@@ -77,7 +77,8 @@ def test_faults_are_sentences_and_leave_the_words_of_others_alone() -> None:
 def test_details_have_no_python_in_them() -> None:
     interface = "{'pixel_values': 'tensor(float)'} -> {'a': 'tensor(float)', 'b': 'tensor(float)'}"
     assert plainly(interface) == "pixel_values: tensor(float) to a: tensor(float), b: tensor(float)"
-    assert plainly("batch 1: 4 inputs") == "batch 1: 4 inputs"
+    assert plainly("4 inputs in batches of [1, 3]") == "4 inputs in batches of 1, 3"
+    assert plainly("[ONNXRuntimeError] : 1") == "[ONNXRuntimeError] : 1"
 
 
 def test_only_backquotes_become_code() -> None:

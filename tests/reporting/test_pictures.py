@@ -57,3 +57,13 @@ def test_the_worst_patch_is_where_the_colour_is(healthy: Comparison, photographs
 
 def test_a_photograph_that_is_not_there_is_left_white(healthy: Comparison) -> None:
     assert opened(error_map_figure(healthy["error_maps"], {}, LIMIT)).height > 100
+
+
+@pytest.mark.parametrize(("worst", "alarming"), [(0.4 * LIMIT, False), (20 * LIMIT, True)])
+def test_colours_alarm_only_beyond_the_limit(healthy: Comparison, worst: float, alarming: bool) -> None:
+    (one, _) = healthy["error_maps"]
+    one["max_abs"] = [[worst] * 7 for _ in range(3)]
+    picture = np.asarray(opened(error_map_figure([one], {}, LIMIT)).convert("RGB"), int)
+    # In the middle of the map, where nothing else is drawn.
+    red, green, _ = picture[picture.shape[0] // 2, 450]
+    assert (red - green > 60) == alarming

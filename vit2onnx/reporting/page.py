@@ -79,7 +79,8 @@ def plainly(detail: str) -> str:
     def listed(found: re.Match[str]) -> str:
         return re.sub(r"'([^']*)'", r"\1", found[1])
 
-    return re.sub(r"\{([^{}]*)\}", listed, detail).replace(" -> ", " to ")
+    detail = re.sub(r"\{([^{}]*)\}", listed, detail).replace(" -> ", " to ")
+    return re.sub(r"\[(\d[\d, ]*)\]", r"\1", detail)
 
 
 def with_code(text: str) -> Markup:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED
+from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, limit_factor
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, Judgement, LimitsByGate, differences, judge_gates, sizes_of
 from vit2onnx.reporting.figures import heat_table, truth_figure
@@ -129,12 +129,14 @@ def graph_section(
     export, of_models = comparison["export"], limits["limits"]
     ledger = evidence.stages.get(export)
     maps = comparison["error_maps"]
+    compared = differences(comparison, GRAPH_RUNS, comparison["references"])
+    limit = of_models["max_abs"]["limit"] * limit_factor(compared["scale"])
     return {
         "export": export,
         "file": f"{export}.onnx",
         "passed": judgement.passed,
         "legs": leg_section(judgement, of_models),
-        "error_maps": error_map_figure(maps, evidence.photographs, of_models["max_abs"]["limit"]) if maps else None,
+        "error_maps": error_map_figure(maps, evidence.photographs, limit) if maps else None,
         "stages": stage_section(ledger, of_models["noise_floors"]["limit"], judgement.stages) if ledger else None,
         "own_words": own_words_section(evidence.metadata[export], evidence.operator_sets[export]),
         "distributions": distribution_section(comparison),

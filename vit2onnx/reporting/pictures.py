@@ -56,6 +56,9 @@ def error_map_figure(maps: Sequence[Mapping[str, Any]], photographs: Mapping[str
             drawn = _draw(ax, one, grid, load_image(photograph) if photograph else None, norm)
         bar = figure.colorbar(drawn, ax=axes.tolist(), shrink=0.9, aspect=25, pad=0.02, panchor=False)
         bar.set_label("largest |difference| in a patch")
+        if not isinstance(norm, LogNorm):
+            # Not with a power of ten above the bar, because the limit is there.
+            bar.ax.yaxis.set_major_formatter(lambda value, _: number(value))
         bar.ax.axhline(limit, color="#000", lw=1.5, clip_on=False)
         bar.ax.text(-0.2, limit, "limit ", ha="right", va="center", transform=bar.ax.get_yaxis_transform())
         file = io.BytesIO()
