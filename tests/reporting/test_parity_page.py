@@ -252,7 +252,7 @@ def test_all_gates_make_one_verdict(
         "ours against the publisher's transform, share of values at another grey level (worst at"
     )
     assert self_test == (
-        "The checks caught 2 of 3 planted faults, named the stage of 1 of 2 in weights, model and graph, and flagged"
+        "The checks caught 2 of 3 planted faults, named the stage of 2 of 2 in weights, model and graph, and flagged"
         " none of 2 healthy models. Wrong: w1 and w2 exchanged (weights, ViT with SwiGLU) passes."
     )
 

@@ -145,7 +145,7 @@ def test_checks_that_fail_their_own_test_let_no_graph_pass(
     (fault,) = summary["faults"].item()
     assert fault.startswith("self-test: The checks caught 2 of 3 planted faults")
     assert not json.loads(summary_json(summary))["passed"]
-    assert "**FAILED: 1 of 1 graph is not at parity" in verdict_rst(summary)
+    assert "**FAILED: the checks fail their own test" in verdict_rst(summary)
     assert "FAILED: 1 of 1 graph is not at parity" in summary_page(summary)
 
 

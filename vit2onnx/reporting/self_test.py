@@ -19,7 +19,7 @@ def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
     caught = sum(fault["caught"] for fault in faults)
     # Those in preprocessing are caught and not placed, for no model sees them.
     placed = [fault for fault in faults if fault["model"]]
-    named = sum(fault["passed"] for fault in placed)
+    named = sum(fault["named_stage"] == fault["stage"] for fault in placed)
     of_stages = f", named the stage of {named} of {len(placed)} in weights, model and graph," if placed else ""
     flagged = sum(bool(model["flagged"]) for model in healthy)
     wrong = judge_self_test(result)

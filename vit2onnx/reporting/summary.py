@@ -144,6 +144,9 @@ def failed_graphs(summary: pd.DataFrame) -> pd.DataFrame:
 def verdict_line(summary: pd.DataFrame, *, complete: bool = True) -> str:
     """The verdict on all graphs in one sentence without a full stop; a run that is not `complete` has passed none."""
     count, failed = len(summary), len(failed_graphs(summary))
+    faults = [fault for faults in failed_graphs(summary)["faults"] for fault in faults]
+    if faults and all(fault.startswith(GATES["self_test"].prefix) for fault in faults):
+        return f"FAILED: the checks fail their own test, so that what they say of {counted(count, 'graph')} is void"
     references = " and ".join(dict.fromkeys(" ".join(summary["references"]).split())) or "no reference"
     weights = ", ".join(f"{kind} weights" for kind in summary["weights"].unique())
     verb = "is" if (failed or count) == 1 else "are"
