@@ -68,7 +68,15 @@ def preprocess(
     # vertically where the height shrinks most, and one value in eight comes out a grey level apart.
     resized = image.resize((width, image.height), resampling).resize((width, height), resampling)
     pixels = np.asarray(resized).transpose(2, 0, 1).astype(np.float32, order="C")
-    mean, std = (np.array(c, np.float32).reshape(3, 1, 1) for c in (preprocessing.mean, preprocessing.std))
     # PARITY: times the reciprocal, not divided by 255, because torchvision's ToDtype multiplies; the last bit
     # differs for 126 of the 256 grey levels.
-    return (pixels * np.float32(1 / 255) - mean) / std
+    return normalise(pixels * np.float32(1 / 255), preprocessing)
+
+
+def normalise(
+    pixels: Float32[np.ndarray, "3 height width"], preprocessing: Preprocessing
+) -> Float32[np.ndarray, "3 height width"]:
+    """Pixels in [0, 1], less the mean of their channel, by its standard deviation."""
+    mean, std = (np.array(c, np.float32).reshape(3, 1, 1) for c in (preprocessing.mean, preprocessing.std))
+    normalised: np.ndarray = (pixels - mean) / std
+    return normalised

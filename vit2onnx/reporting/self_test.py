@@ -5,10 +5,7 @@ from typing import Any
 
 from vit2onnx.parity.verdict import largest
 from vit2onnx.reporting.page import ENVIRONMENT, PREPARATIONS, SUBJECTS, counted, in_words, number
-from vit2onnx.self_test.verdict import judge_self_test
-
-# So many of its faults are named in one sentence.
-NAMED = 3
+from vit2onnx.self_test.verdict import in_short, judge_self_test
 
 PLANTED_IN = {"weights": "weights", "model": "Equinox model", "graph": "ONNX graph", "preprocessing": "preprocessing"}
 
@@ -23,7 +20,6 @@ def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
     of_stages = f", named the stage of {named} of {len(placed)} in weights, model and graph," if placed else ""
     flagged = sum(bool(model["flagged"]) for model in healthy)
     wrong = judge_self_test(result)
-    more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
     limits = {**result["limits"], **result["preprocessing_limits"]}
     return {
         "passed": not wrong,
@@ -31,7 +27,7 @@ def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
         "named": f"{named} of {len(placed)}",
         "sentence": f"The checks caught {caught} of {counted(len(faults), 'planted fault')}{of_stages} and flagged "
         f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}."
-        + (f" Wrong: {'; '.join(wrong[:NAMED])}{more}." if wrong else ""),
+        + (f" Wrong: {in_short(wrong)}." if wrong else ""),
         "flagged": f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}",
         # What is wrong comes first.
         "faults": sorted(map(_in_words, faults), key=lambda fault: fault["passed"]),

@@ -32,7 +32,6 @@ from vit2onnx.variants import ConvNeXtArchitecture, ExportSpec, VariantSpec
 
 EXPORT = ExportSpec("dynamic", batch=None, height=None, width=None, opset=23)
 LAYOUT = "meta"
-GRAPHS = ("exported", "accumulated", "injected")
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -86,6 +85,11 @@ class Outcome:
         return truth_ratio(self.comparison)
 
 
+def graphs_in(folder: Path) -> dict[str, Path]:
+    """The graph of a folder, and the two that show its stages."""
+    return {name: folder / f"{name}.onnx" for name in ("exported", "accumulated", "injected")}
+
+
 class Chain:
     """A small model with synthetic weights: its checkpoint, reference, Equinox model and graphs, all in a folder.
 
@@ -114,12 +118,11 @@ class Chain:
         """Write a model's graph and the two that show its stages, beside the file of its weights."""
         weights = folder / "model.eqx"
         _, tensors = open_model(weights)
-        exported, accumulated, injected = (folder / f"{name}.onnx" for name in GRAPHS)
+        paths = graphs_in(folder)
         graph = trace(model, self.spec, EXPORT)
         metadata = metadata_of(self.spec, EXPORT, self.record, "")
-        write(graph, exported, EXPORT, metadata, tensors, weights=weights, external=True)
-        names = {"exported": exported, "accumulated": accumulated, "injected": injected}
-        write_stages(model, self.spec, EXPORT, tensors, weights=weights, **names)
+        write(graph, paths["exported"], EXPORT, metadata, tensors, weights=weights, external=True)
+        write_stages(model, self.spec, EXPORT, tensors, weights=weights, **paths)
 
     def examine(
         self,
@@ -143,11 +146,11 @@ class Chain:
         if model is not None or graphs is None:
             self.export(model or self.model, folder)
         elif graphs != folder:
-            for name in GRAPHS:
-                shutil.copyfile(graphs / f"{name}.onnx", folder / f"{name}.onnx")
-        exported, accumulated, injected = (folder / f"{name}.onnx" for name in GRAPHS)
+            for path in graphs_in(graphs).values():
+                shutil.copy(path, folder)
+        exported, accumulated, injected = paths = graphs_in(folder).values()
         if graph:
-            for path in (exported, accumulated, injected):
+            for path in paths:
                 proto = onnx.load(path, load_external_data=False)
                 graph(proto)
                 onnx.save(proto, path)

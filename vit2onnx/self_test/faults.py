@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Array
 from PIL import Image
 
-from vit2onnx.images import preprocess
+from vit2onnx.images import normalise, preprocess
 from vit2onnx.models import Model, dinov3_convnext, dinov3_vit, layers
 from vit2onnx.models.primitives import attention, mean_tokens, rotary_embedding
 from vit2onnx.models.rope import rope_periods
@@ -35,36 +35,35 @@ Prepare = Callable[[Image.Image, int, int, Preprocessing], np.ndarray]
 
 
 @dataclass(frozen=True)
-class InWeights:
+class Planted:
+    """What was planted, in which model, at which stage it has to be found, and between whom."""
+
+    name: str
+    model: str
+    stage: str
+    between = ("equinox", "transformers")
+
+
+@dataclass(frozen=True)
+class InWeights(Planted):
     """`plant` gives the parameters that are other than the checkpoint's, from all of the model and all of the file."""
 
-    name: str
-    model: str
-    stage: str
     plant: Callable[[Tensors, Tensors], Tensors]
     planted_in = "weights"
-    between = ("equinox", "transformers")
 
 
 @dataclass(frozen=True)
-class InModel:
+class InModel(Planted):
     """`plant` gives a model of the same parameters that computes something else, and from which graphs are exported."""
 
-    name: str
-    model: str
-    stage: str
     plant: Callable[[Any], Model]
     planted_in = "model"
-    between = ("equinox", "transformers")
 
 
 @dataclass(frozen=True)
-class InGraph:
+class InGraph(Planted):
     """`plant` changes the one node of a graph that is meant: the `index`-th of an operator."""
 
-    name: str
-    model: str
-    stage: str
     operator: str
     index: int
     plant: Callable[[onnx.NodeProto], None]
@@ -438,8 +437,7 @@ def in_float(rounded: Callable[[np.ndarray], np.ndarray]) -> Prepare:
     def prepare(image: Image.Image, height: int, width: int, how: Preprocessing) -> np.ndarray:
         pixels = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1)[None]
         small = torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)[0].numpy()
-        mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (how.mean, how.std))
-        return (rounded(small) * np.float32(1 / 255) - mean) / std
+        return normalise(rounded(small) * np.float32(1 / 255), how)
 
     return prepare
 
@@ -448,8 +446,8 @@ def scaled_by(factor: float) -> Prepare:
     """Divided by another number than 255."""
 
     def prepare(image: Image.Image, height: int, width: int, how: Preprocessing) -> np.ndarray:
-        mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (how.mean, how.std))
-        return ((preprocess(image, height, width, how) * std + mean) * np.float32(factor) - mean) / std
+        scaled = with_other(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))(image, height, width, how)
+        return normalise(scaled * np.float32(factor), how)
 
     return prepare
 

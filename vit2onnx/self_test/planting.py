@@ -59,15 +59,15 @@ def plant_faults(
     for number, (model, variant) in enumerate(MODELS.items()):
         spec = shrink(specs[variant])
         images = {Case(name, *SIZE): preprocess(one, *SIZE, spec.preprocessing) for name, one in photographs.items()}
-        chains = [Chain(spec, seed, folder / f"model_{number}.seed_{seed}", images, limits) for seed in range(seeds)]
-        for seed, chain in enumerate(chains):
+        graphs = None
+        for seed in range(seeds):
+            chain = Chain(spec, seed, folder / f"model_{number}.seed_{seed}", images, limits)
+            healthy.append(healthy_row(model, seed, chain.examine(chain.folder, graphs=graphs)))
             # The graphs hold no weights, so that one export serves all seeds.
-            healthy.append(
-                healthy_row(model, seed, chain.examine(chain.folder, graphs=chains[0].folder if seed else None))
-            )
-        for fault in IN_CHAIN:
-            if fault.model == model:
-                rows[fault] = chain_row(fault, examine(chains[0], fault, folder / f"fault_{len(rows)}"))
+            graphs = graphs or chain.folder
+            for fault in IN_CHAIN if seed == 0 else ():
+                if fault.model == model:
+                    rows[fault] = chain_row(fault, examine(chain, fault, folder / f"fault_{len(rows)}"))
     rows |= {fault: preprocessing_row(fault, spec, photographs, preprocessing_limits) for fault in IN_PREPROCESSING}
     found = [rows[fault] for fault in (*IN_CHAIN, *IN_PREPROCESSING)]
     prepared = judge_with(preprocess, spec, photographs, preprocessing_limits)

@@ -1,6 +1,6 @@
 """Pass or fail of the self-test. Standard library only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -25,3 +25,9 @@ def judge_self_test(result: Mapping[str, Any]) -> list[str]:
         sentences.append(f"the preprocessing is flagged without a fault: {flagged[0]}")
     sentences += [f"no fault is beyond {name}" for name, count in result["tripped"].items() if not count]
     return sentences
+
+
+def in_short(faults: Sequence[str]) -> str:
+    """The first three, and how many there are besides."""
+    more = [f"and {len(faults) - 3} more"] if len(faults) > 3 else []
+    return "; ".join([*faults[:3], *more])

@@ -73,7 +73,7 @@ rule render_self_test:
     resources:
         mem_mb=1000,
     params:
-        code=code_digest("reporting", "self_test", "files"),
+        code=code_digest("variants", "cases", "files", "reporting", "parity", "self_test"),
     message:
         "Rendering the page on the self-test"
     script:

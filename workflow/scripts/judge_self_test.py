@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vit2onnx.errors import InputError
 from vit2onnx.files import write_json
 from vit2onnx.logs import logging_to
-from vit2onnx.self_test.verdict import judge_self_test
+from vit2onnx.self_test.verdict import in_short, judge_self_test
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 def judge(result: Path, verdict: Path) -> None:
     if faults := judge_self_test(json.loads(result.read_text())):
-        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(
-            f"The checks do not pass their own test: {'; '.join(faults[:3])}{more}. If limits under parity were"
+            f"The checks do not pass their own test: {in_short(faults)}. If limits under parity were"
             f" changed, set them back. All rows are in {result}."
         )
     write_json(verdict, {"passed": True})
