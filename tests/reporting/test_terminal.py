@@ -16,6 +16,7 @@ from vit2onnx.reporting.terminal import measured_by, print_summary
 Comparison = dict[str, Any]
 Limits = dict[str, dict[str, dict[str, Any]]]
 Written = Callable[..., Measured]
+RESULTS = Path("results/synthetic")
 
 
 def test_terminal_ends_with_the_verdict(
@@ -120,20 +121,31 @@ def test_a_gate_that_fails_without_a_graph_is_named(
     assert "A stage of dinov3_tiny/dynamic.onnx failed, because\n  first divergence: blocks.1.mlp_raw" in told
 
 
+@pytest.fixture
+def in_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Comparison], Measured]:
+    """Puts a comparison and its graph where a run leaves them."""
+    monkeypatch.chdir(tmp_path)
+
+    def put(comparison: Comparison) -> Measured:
+        folder, export = RESULTS / "dinov3_tiny", comparison["export"]
+        (folder / "parity").mkdir(parents=True)
+        path, graph = folder / f"parity/{export}.json", folder / f"{export}.onnx"
+        path.write_text(json.dumps(comparison))
+        graph.touch()
+        return Measured({path: graph})
+
+    return put
+
+
 def test_a_failure_names_what_is_at_fault_and_the_page_with_more(
     beyond: Comparison,
     limits: Limits,
     capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    in_results: Callable[[Comparison], Measured],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    folder = Path("results/synthetic/dinov3_tiny")
-    (folder / "parity").mkdir(parents=True)
-    (folder / "parity/static.json").write_text(json.dumps(beyond))
-    for name in ("static.onnx", "parity.html"):
-        (folder / name).touch()
-    print_summary(Measured({folder / "parity/static.json": folder / "static.onnx"}), limits, "synthetic")
+    measured = in_results(beyond)
+    (RESULTS / "dinov3_tiny/parity.html").touch()
+    print_summary(measured, limits, "synthetic")
     told = " ".join(capsys.readouterr().out.split())
     assert "so the export (or onnxruntime) is at fault. `make proof` names the first stage that is wrong." in told
     assert "More in results/synthetic/dinov3_tiny/parity.html" in told
@@ -143,20 +155,14 @@ def test_the_page_to_open_is_named(
     healthy: Comparison,
     limits: Limits,
     capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    in_results: Callable[[Comparison], Measured],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    results = Path("results/synthetic")
-    (results / "dinov3_tiny/parity").mkdir(parents=True)
-    comparison, graph = results / "dinov3_tiny/parity/dynamic.json", results / "dinov3_tiny/dynamic.onnx"
-    comparison.write_text(json.dumps(healthy))
-    graph.touch()
+    measured = in_results(healthy)
     named = []
     for seconds, page in enumerate(("report.html", "summary.html", "report.html")):
-        (results / page).touch()
-        os.utime(results / page, (seconds, seconds))
-        print_summary(Measured({comparison: graph}), limits, "synthetic")
+        (RESULTS / page).touch()
+        os.utime(RESULTS / page, (seconds, seconds))
+        print_summary(measured, limits, "synthetic")
         named += [line for line in capsys.readouterr().out.splitlines() if line.startswith("Open ")]
     # A report of an earlier run is not what to read.
     pages = ("report.html", "summary.html", "report.html")

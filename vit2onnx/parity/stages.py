@@ -10,7 +10,6 @@ import numpy as np
 from vit2onnx.cases import MODES
 from vit2onnx.parity.divergence import DOUBLE, TRUTH
 from vit2onnx.parity.metrics import difference, finite
-from vit2onnx.parity.tables import csv_of
 
 # PARITY: no stage is taken to be known better than to one unit in the last place of its own scale. Rounding a value
 # once gives a quarter of it; where the reference happens to be exact, any other reading would be infinitely far off.
@@ -116,8 +115,3 @@ def make_ledger(about: Mapping[str, str], implementations: Mapping[str, Stages])
     """The comparison of all stages as plain data, of which nothing is judged: `about` it, and all rows."""
     rows = [asdict(row) for row in compare_stages(implementations)]
     return {**about, "implementations": list(implementations), "stages": rows}
-
-
-def as_csv(ledger: Mapping[str, Any]) -> str:
-    """The rows of a ledger as a table; what is not finite is empty."""
-    return csv_of(ledger["stages"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from vit2onnx.cases import Case
 from vit2onnx.parity.divergence import DOUBLE, TRUTH
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import severity, worst
@@ -120,7 +121,7 @@ def not_compared(comparison: Mapping[str, Any]) -> list[str]:
     pairs = [(run, other, batch) for run in GRAPH_RUNS for other in (*references, TRUTH) for batch in asked["batches"]]
     pairs += [("equinox", reference, 1) for reference in references]
     rows = comparison["differences"]
-    found = {(r["subject"], r["other"], r["batch"], f"{r['image']}@{r['height']}x{r['width']}") for r in rows}
+    found = {(r["subject"], r["other"], r["batch"], str(Case(r["image"], r["height"], r["width"]))) for r in rows}
     wanted = [(*pair, case) for pair in pairs for case in asked["cases"]]
     return [
         f"{one} - {other}, batch {batch}, {case}"

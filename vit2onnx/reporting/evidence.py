@@ -170,5 +170,9 @@ def differences(comparison: Plain, subjects: Iterable[str], others: Iterable[str
 
 def sizes_of(rows: pd.DataFrame) -> list[tuple[int, int]]:
     """Heights and widths that were compared, from the smallest area to the largest."""
-    sizes = set(zip(rows["height"], rows["width"], strict=True))
-    return sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    return by_area(zip(rows["height"], rows["width"], strict=True))
+
+
+def by_area(sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Every size once, from the smallest area to the largest."""
+    return sorted(set(sizes), key=lambda size: (size[0] * size[1], size))

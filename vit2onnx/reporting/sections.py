@@ -8,6 +8,7 @@ from typing import Any
 
 from vit2onnx.parity.metrics import severity, worst
 from vit2onnx.parity.verdict import GRAPH_RUNS, rows_of, worst_place
+from vit2onnx.reporting.evidence import by_area
 from vit2onnx.reporting.pictures import thumbnail
 
 # What the releases have.
@@ -24,7 +25,7 @@ def photograph_section(comparisons: Sequence[Mapping[str, Any]], files: Mapping[
     found = []
     for image, own in rows.items():
         export, row = max(own, key=lambda one: severity(one[1]["max_abs"]))
-        sizes = sorted({(row["height"], row["width"]) for _, row in own}, key=lambda size: (size[0] * size[1], size))
+        sizes = by_area((row["height"], row["width"]) for _, row in own)
         found.append(
             {
                 "name": image,

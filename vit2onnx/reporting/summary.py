@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from vit2onnx.parity.divergence import TRUTH, judge_stages
+from vit2onnx.parity.divergence import judge_stages
 from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.preprocessing import judge_preprocessing
 from vit2onnx.parity.verdict import GRAPH_RUNS, faults_of, numbers_of, rows_of, truth_ratio, worst_place
@@ -78,15 +78,12 @@ def stages_line(measured: Measured, limits: LimitsByGate) -> str:
     """How far the stages of all graphs are apart, in one sentence; nothing if they fail or were not compared."""
     ledgers = list(map(_read, measured.stages))
     numbers = numbers_of(limits["limits"])
-    if not ledgers or any(faults_of(judge_stages(ledger, numbers)) for ledger in ledgers):
+    findings = [finding for ledger in ledgers for finding in judge_stages(ledger, numbers)]
+    if not findings or faults_of(findings):
         return ""
-    # By the gate's own rule: each layer by itself.
-    rows = [
-        row for ledger in ledgers for row in ledger["stages"] if row["mode"] == "injected" and row["other"] != TRUTH
-    ]
     count = sum(len({row["stage"] for row in ledger["stages"]}) for ledger in ledgers)
     graphs = f" in {len(ledgers)} graphs" if len(ledgers) > 1 else ""
-    most = number(worst(row["floors"] for row in rows))
+    most = number(worst(finding.measured for finding in findings if finding.limit_name == "noise_floors"))
     return (
         f"Stages: none of {count}{graphs} further apart than {most} noise floors (limit {numbers['noise_floors']:g})."
     )
@@ -94,9 +91,9 @@ def stages_line(measured: Measured, limits: LimitsByGate) -> str:
 
 def self_test_line(measured: Measured) -> str:
     """What became of planted faults, in one sentence, and the page to open; nothing if there were none or it failed."""
-    if not measured.self_test or faults_of_self_test(result := _read(measured.self_test)):
+    if not measured.self_test or not (tested := self_test_section(_read(measured.self_test)))["passed"]:
         return ""
-    tested, page = self_test_section(result), measured.self_test.with_suffix(".html")
+    page = measured.self_test.with_suffix(".html")
     where = os.path.relpath(page if page.exists() else measured.self_test)
     return (
         f"Self-test: {tested['caught']} faults caught, {tested['named']} placed, {tested['flagged']} flagged: {where}"

@@ -17,7 +17,7 @@ rule judge_parity:
         mem_mb=500,
     params:
         limits=config["parity"]["limits"],
-        code=code_digest("variants", "files", "onnx_file", "parity"),
+        code=code_digest("variants", "cases", "files", "onnx_file", "parity"),
     message:
         "{wildcards.variant}: judging {wildcards.export}.onnx"
     script:
@@ -40,7 +40,7 @@ rule judge_preprocessing:
         mem_mb=500,
     params:
         limits=config["parity"]["preprocessing"],
-        code=code_digest("variants", "files", "onnx_file", "parity"),
+        code=code_digest("variants", "cases", "files", "onnx_file", "parity"),
     message:
         "{wildcards.variant}: judging the preprocessing"
     script:

@@ -37,7 +37,9 @@ rule render_parity:
         names=list(config["images"]),
         exports=list(config["exports"]),
         limits=config["parity"],
-        code=code_digest("variants", "files", "onnx_file", "images", "reporting", "parity", "self_test"),
+        code=code_digest(
+            *("variants", "cases", "files", "onnx_file", "images", "reporting", "parity", "self_test"),
+        ),
     message:
         "{wildcards.variant}: rendering the parity page"
     script:
@@ -87,7 +89,7 @@ rule summarise_parity:
     params:
         limits=config["parity"],
         weights=config["weights"],
-        code=code_digest("variants", "files", "reporting", "parity", "self_test"),
+        code=code_digest("variants", "cases", "files", "reporting", "parity", "self_test"),
     message:
         "Summarising the verdicts on all graphs"
     script:

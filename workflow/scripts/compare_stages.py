@@ -9,7 +9,8 @@ from vit2onnx.cases import layer_inputs
 from vit2onnx.files import atomic, open_arrays, write_json
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.stage_graphs import run_stage_graphs
-from vit2onnx.parity.stages import as_csv, make_ledger
+from vit2onnx.parity.stages import make_ledger
+from vit2onnx.parity.tables import csv_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -34,7 +35,7 @@ def compare(
         found = make_ledger(about, {**stages, "onnx": onnx})
     write_json(ledger, found)
     with atomic(table) as new:
-        new.write_text(as_csv(found))
+        new.write_text(csv_of(found["stages"]))
 
 
 if __name__ == "__main__":
