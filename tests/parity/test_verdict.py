@@ -288,14 +288,61 @@ def test_a_comparison_that_was_written_and_read_is_judged_the_same():
 
 def test_the_limit_grows_with_the_scale_of_the_features():
     comparison = healthy()
-    pair = rows(comparison, "onnx", "transformers")
-    pair[0] |= {"max_abs": 2.5e-5, "scale": 5.0}
+    (worst, _) = rows(comparison, "onnx", "transformers")
+    worst |= {"max_abs": 2.5e-5, "scale": 5.0}
     (fault,) = judge(comparison, LIMITS).faults
-    assert "2.50e-05 > 1.00e-05" in fault  # the other row's scale is one
-    pair[1]["scale"] = 3.0
+    assert "2.50e-05 > 1.00e-05" in fault  # the scale of other rows is one
+    for one in comparison["differences"]:
+        one["scale"] = max(one["scale"], 3.0)
     assert judge(comparison, LIMITS).passed
-    pair[0]["max_abs"] = 3.1e-5
+    worst["max_abs"] = 3.1e-5
     assert "3.10e-05 > 3.00e-05" in judge(comparison, LIMITS).faults[0]
+
+
+def amplified(own: float) -> Comparison:
+    """A comparison on weights with which rounding takes the first reference, and so the graph, far from float64."""
+    comparison = healthy()
+    for subject in ("transformers", "onnx"):
+        for one in rows(comparison, subject, "truth"):
+            one |= {"max_abs": own, "rms": own}
+    return comparison
+
+
+@pytest.mark.parametrize(
+    ("pair", "limit"),
+    [("differences", "max_abs"), ("semantics", "neighbour_margin"), ("semantics", "subspace_angle")],
+)
+def test_limits_grow_with_the_rounding_of_the_reference(pair: str, limit: str):
+    own = 1e-4
+    factor = (1 + LIMITS["truth_ratio"]) * own / LIMITS["max_abs"]
+    assert factor == pytest.approx(25)
+    for reference, grown in (("transformers", factor), ("publisher", 1)):
+        for share, passes in ((0.99, True), (1.01, False)):
+            comparison = amplified(own)
+            measured = share * grown * LIMITS[limit]
+            (row, *_) = [one for one in comparison[pair] if (one["subject"], one["other"]) == ("onnx", reference)]
+            row |= {
+                "max_abs": {"max_abs": measured},
+                "neighbour_margin": {"matches": {"margin": measured}},
+                "subspace_angle": {"subspaces": [{"components": 3, "degrees": measured, "gap": 1.0}]},
+            }[limit]
+            verdict = judge(comparison, LIMITS)
+            assert [one.limit_name for one in verdict.findings if not one.passed] == ([] if passes else [limit])
+
+
+def test_limits_do_not_grow_with_a_reference_that_is_not_finite():
+    comparison = amplified(1e-4)
+    rows(comparison, "transformers", "truth")[0]["max_abs"] = None
+    rows(comparison, "onnx", "transformers")[0]["max_abs"] = 1.1e-5
+    assert "1.10e-05 > 1.00e-05" in judge(comparison, LIMITS).faults[0]
+
+
+def test_rounding_of_the_reference_excuses_no_graph_that_rounds_further():
+    comparison = amplified(1e-4)
+    for one in rows(comparison, "onnx", "truth"):
+        one["rms"] *= 1.01 * LIMITS["truth_ratio"]
+    (fault,) = judge(comparison, LIMITS).faults
+    assert "float64" in fault
 
 
 def test_the_limit_does_not_shrink_with_the_scale_of_the_features():

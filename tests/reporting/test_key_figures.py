@@ -11,6 +11,7 @@ from vit2onnx.parity.verdict import numbers_of
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import Evidence
 from vit2onnx.reporting.key_figures import KeyFigure, key_figures
+from vit2onnx.reporting.parity_page import judgements
 from vit2onnx.reporting.self_test import self_test_section
 from vit2onnx.reporting.semantics import preprocessing_section
 
@@ -30,7 +31,7 @@ def figures_of(evidence_of: Callable[..., Evidence], limits: Limits) -> Figures:
         findings = judge_preprocessing(evidence.preprocessing, numbers_of(limits["preprocessing"]))
         preprocessing = preprocessing_section(evidence.preprocessing, findings, limits["preprocessing"])
         tested = self_test_section(evidence.self_test) if evidence.self_test else None
-        return key_figures(evidence, limits, found, preprocessing, tested)
+        return key_figures(evidence, judgements(evidence, limits).values(), found, preprocessing, tested)
 
     return figures
 

@@ -18,6 +18,7 @@ from vit2onnx.reporting.parity_page import (
     QUESTIONS,
     diagnosis,
     faults_section,
+    grown_limits,
     headline,
     is_confirmed,
     judgements,
@@ -232,6 +233,19 @@ def test_nothing_is_said_of_published_features_that_were_not_compared(
     assert [len(found) for found in legs] == [3, 4]
     (finding,) = legs[1][-1]["findings"]
     assert (finding.what, finding.passed) == ("equinox - published features, max |difference|", True)
+
+
+def test_why_limits_grew_is_said(healthy: Comparison, evidence_of: Make, limits: Limits) -> None:
+    assert grown_limits(healthy, limits["limits"]) == []
+    for row in healthy["differences"]:
+        if (row["subject"], row["other"]) == ("transformers", "truth"):
+            row["max_abs"] = 1e-4
+    (said,) = grown_limits(healthy, limits["limits"])
+    assert said.startswith("These weights amplify rounding: single precision alone takes Hugging Face transformers up")
+    assert said.endswith(
+        "1.0e-04 from float64. So max_abs, neighbour_margin and subspace_angle are 25 times as large here."
+    )
+    assert said in parity_page(evidence_of(healthy), limits)
 
 
 def test_all_gates_make_one_verdict(

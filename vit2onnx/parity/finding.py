@@ -9,8 +9,9 @@ from typing import Any
 class Finding:
     """`what` was measured, and may be at most the limit.
 
-    `leg` is what of a verdict it belongs to, `limit_name` the limit's key in the config, if it is from there. `detail`
-    takes the place of the figures where words say more.
+    `leg` is what of a verdict it belongs to, `limit_name` the limit's key in the config, if it is from there, `subject`
+    the implementation that is held against others, if it is one. `detail` takes the place of the figures where words
+    say more.
     """
 
     leg: str
@@ -19,6 +20,7 @@ class Finding:
     limit: float
     detail: str = ""
     limit_name: str = ""
+    subject: str = ""
 
     @property
     def passed(self) -> bool:

@@ -56,28 +56,31 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
 
     select = partial(rows_of, comparison)
 
-    def at_most(leg: str, what: str, measured: float, name: str, factor: float = 1.0) -> None:
+    def at_most(leg: str, what: str, measured: float, name: str, *, subject: str = "", factor: float = 1.0) -> None:
         # Distance from one, so that every limit is an upper one and NaN fails in one way.
         limit = 1 - limits[name] if name == "cosine" else factor * limits[name]
-        findings.append(Finding(leg, what, measured, limit, limit_name=name))
+        findings.append(Finding(leg, what, measured, limit, limit_name=name, subject=subject))
 
     for reference in references:
+        factor = differences_factor(comparison, reference, limits)
         for run in (*GRAPH_RUNS, "equinox"):
             rows = select(run, reference)
             place = worst_place(rows)
             what = f"{run} - {reference}, max |difference|" + (f" (worst at {place})" if place else "")
-            at_most("reference", what, largest(rows), "max_abs", limit_factor([row["scale"] for row in rows]))
+            at_most("reference", what, largest(rows), "max_abs", subject=run, factor=factor)
             what = f"{run} - {reference}, 1 - lowest cosine of a token"
             cosines = [row["cosine"] for row in rows]
             distance = worst(None if cosine is None else 1 - cosine for cosine in cosines)
-            at_most("reference", what, distance, "cosine")
+            at_most("reference", what, distance, "cosine", subject=run)
     for reference in references:
+        factor = rounding_factor(comparison, reference, limits)
         for run in GRAPH_RUNS:
             semantics = [row for row in comparison["semantics"] if _pair(row) == (run, reference)]
             what = f"{run} - {reference}, cosine by which a neighbour that fell behind was nearer"
-            at_most("reference", what, neighbour_margin(semantics), "neighbour_margin")
+            margin, angle = neighbour_margin(semantics), subspace_angle(semantics)
+            at_most("reference", what, margin, "neighbour_margin", subject=run, factor=factor)
             what = f"{run} - {reference}, degrees between principal components, times their relative gap"
-            at_most("reference", what, subspace_angle(semantics), "subspace_angle")
+            at_most("reference", what, angle, "subspace_angle", subject=run, factor=factor)
     for reference in dict.fromkeys(row["reference"] for row in comparison["known_differences"]):
         rows = [row for row in comparison["known_differences"] if row["reference"] == reference]
         measured, expected, rest = (largest(rows, key) for key in ("max_abs", "expected", "unexplained"))
@@ -85,13 +88,15 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
             f"{GRAPH_RUNS[0]} - {reference} with RoPE periods of its own (float32, not rounded to bfloat16 as the"
             f" release's): max |difference| {measured:.1e}, of which these periods explain {expected:.1e}; what is left"
         )
-        at_most("reference", what, rest, "max_abs", limit_factor([row["scale"] for row in rows]))
+        factor = differences_factor(comparison, reference, limits)
+        # Of no subject, because of periods of its own a reference is asked only once.
+        at_most("reference", what, rest, "max_abs", factor=factor)
     for subject in dict.fromkeys(row["subject"] for row in comparison["differences"] if row["other"] == PUBLISHED):
         what = f"{subject} - published features, max |difference|"
         at_most(PUBLISHED, what, largest(select(subject, PUBLISHED)), "golden")
     first = references[0] if references else ""
     what = f"{GRAPH_RUNS[0]}'s distance from float64 (root mean square), in multiples of {first}'s own"
-    at_most("truth", what, truth_ratio(comparison), "truth_ratio")
+    at_most("truth", what, truth_ratio(comparison), "truth_ratio", subject=GRAPH_RUNS[0])
     for subject in (f"{name}{DOUBLE}" for name in ("equinox", *references[1:])):
         what = f"{subject} - {TRUTH}, max |difference|"
         at_most("truth", what, largest(select(subject, TRUTH)), "truth_agreement")
@@ -173,9 +178,32 @@ def largest(rows: Iterable[Mapping[str, Any]], key: str = "max_abs") -> float:
     return worst(row[key] for row in rows)
 
 
-def limit_factor(deviations: Iterable[float | None]) -> float:
-    """What a limit for features of unit scale is multiplied by: their least standard deviation, where above one."""
-    return max(1.0, min((deviation for deviation in deviations if deviation), default=1.0))
+def unit(comparison: Mapping[str, Any], reference: str) -> float:
+    """The least standard deviation of a reference's features, where above one."""
+    deviations = [row["scale"] for row in comparison["differences"] if row["other"] == reference]
+    return max(1.0, min(filter(None, deviations), default=1.0))
+
+
+def rounding_factor(comparison: Mapping[str, Any], reference: str, limits: Mapping[str, float]) -> float:
+    """By what limits grow for weights that amplify rounding more than those for which the config has them.
+
+    A graph that is as exact as `truth_ratio` asks may be so many times the reference's own distance from float64 away
+    from it, and one more. Where that is more than `max_abs`, no graph could be trusted to be within it.
+    """
+    own = largest(rows_of(comparison, reference, TRUTH))
+    reachable = (1 + limits["truth_ratio"]) * own
+    return max(1.0, reachable / (limits["max_abs"] * unit(comparison, reference))) if math.isfinite(own) else 1.0
+
+
+def differences_factor(comparison: Mapping[str, Any], reference: str, limits: Mapping[str, float]) -> float:
+    """What `max_abs`, which is for features of unit scale, is multiplied by for a reference."""
+    return unit(comparison, reference) * rounding_factor(comparison, reference, limits)
+
+
+def largest_allowed(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> float:
+    """How far any element may be from every reference."""
+    factors = [differences_factor(comparison, reference, limits) for reference in comparison["references"]]
+    return limits["max_abs"] * min(factors, default=1.0)
 
 
 def worst_place(rows: Iterable[Mapping[str, Any]]) -> str:

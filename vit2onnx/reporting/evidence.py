@@ -117,12 +117,10 @@ class Judgement:
     @property
     def diagnosis(self) -> str:
         """Which part is at fault where outputs are, and what to do next; nothing where this cannot be told."""
-        # Of periods of its own a reference is asked only once, which tells nothing of where they are wrong.
-        found = [one for one in self.outputs.findings if one.leg == "reference" and "RoPE periods" not in one.what]
-        off = [one.what for one in found if not one.passed]
-        runs = [run for run in GRAPH_RUNS if any(what.startswith(f"{run} - ") for what in off)]
+        off = {one.subject for one in self.outputs.findings if one.leg == "reference" and not one.passed}
+        runs = [run for run in GRAPH_RUNS if run in off]
         said = []
-        if runs and any(what.startswith("equinox - ") for what in off):
+        if runs and "equinox" in off:
             said = ["The Equinox model is off too, so weights or model are at fault, or the reference."]
         elif runs == [GRAPH_RUNS[0]]:
             said = ["The graph is within the limits unless onnxruntime optimises it, so onnxruntime is at fault."]

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vit2onnx.parity.divergence import TRUTH
-from vit2onnx.parity.verdict import GRAPH_RUNS, limit_factor
+from vit2onnx.parity.verdict import GRAPH_RUNS, largest_allowed, numbers_of
 from vit2onnx.reporting.evidence import differences, sizes_of
 from vit2onnx.reporting.page import SUBJECTS, TOKEN_GROUPS, data_uri, number
 
@@ -109,7 +109,7 @@ def heat_table(comparison: Mapping[str, Any], limits: Mapping[str, Mapping[str, 
     table = worst.groupby(["group", "image", "size"], observed=True).max(skipna=False).unstack("size")
     styler = table.rename_axis(index=[None, None], columns=[None, None]).style.set_uuid(comparison["export"])
     for name, limit in (
-        ("max |difference|", limits["max_abs"]["limit"] * limit_factor(rows["scale"])),
+        ("max |difference|", largest_allowed(comparison, numbers_of(limits))),
         ("1 - lowest cosine", 1 - limits["cosine"]["limit"]),
     ):
         part = pd.IndexSlice[:, name]

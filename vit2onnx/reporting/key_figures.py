@@ -1,16 +1,17 @@
 """The few figures on top of the parity page, in plain words for readers who do not know the project."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from vit2onnx.parity.metrics import worst
+from vit2onnx.parity.finding import Finding
+from vit2onnx.parity.metrics import severity, worst
 from vit2onnx.parity.preprocessing import PUBLISHER
-from vit2onnx.parity.verdict import GRAPH_RUNS, limit_factor, truth_ratio
-from vit2onnx.reporting.evidence import Evidence, LimitsByGate, differences
+from vit2onnx.parity.verdict import GRAPH_RUNS
+from vit2onnx.reporting.evidence import Evidence, Judgement, differences
 from vit2onnx.reporting.page import SUBJECTS, number, percent, plain
 
 UNKNOWN = "unknown"
@@ -28,13 +29,13 @@ class KeyFigure:
 
 def key_figures(
     evidence: Evidence,
-    limits: LimitsByGate,
+    judged: Collection[Judgement],
     stages: Sequence[Mapping[str, Any]],
     preprocessing: Mapping[str, Any],
     self_test: Mapping[str, Any] | None,
 ) -> list[KeyFigure]:
-    """Three to six figures; `stages`, `preprocessing` and `self_test` are sections of the page."""
-    found = [_difference(evidence, limits), _exactness(evidence, limits), _neighbours(evidence, limits)]
+    """Three to six figures; `judged` is what the gates say of each graph, the rest are sections of the page."""
+    found = [_difference(evidence, judged), _exactness(judged), _neighbours(evidence, judged)]
     found.append(_preprocessing(preprocessing))
     if stages:
         found.append(_stages(stages))
@@ -45,40 +46,49 @@ def key_figures(
     return found
 
 
-def _difference(evidence: Evidence, limits: LimitsByGate) -> KeyFigure:
+def _worst_of(judged: Collection[Judgement], limit_name: str) -> Finding:
+    """What graphs are found to be by a limit: one that fails, or else the largest."""
+    findings = [
+        one
+        for judgement in judged
+        for one in judgement.outputs.findings
+        if one.limit_name == limit_name and one.subject in GRAPH_RUNS
+    ]
+    nothing = Finding("", "", math.nan, math.nan)
+    return max(findings, key=lambda one: (not one.passed, severity(one.measured)), default=nothing)
+
+
+def _difference(evidence: Evidence, judged: Collection[Judgement]) -> KeyFigure:
     rows = pd.concat([differences(one, GRAPH_RUNS, one["references"]) for one in evidence.comparisons])
-    limit = limits["limits"]["max_abs"]["limit"] * limit_factor(rows["scale"])
-    most = float(rows["max_abs"].max(skipna=False))
     what = f"largest difference between ONNX and original in {_rounded(int(rows['count'].sum()))} output numbers"
-    figure = plain(most) if math.isfinite(most) else UNKNOWN
-    return KeyFigure(figure, what, f"limit {plain(limit)}; the numbers are around 1", most <= limit)
+    found = _worst_of(judged, "max_abs")
+    figure = plain(found.measured) if math.isfinite(found.measured) else UNKNOWN
+    return KeyFigure(figure, what, f"limit {plain(found.limit)}; the numbers are around 1", found.passed)
 
 
 def _rounded(count: int) -> str:
     return f"{count / 1e6:.1f} million" if count >= 1e5 else f"{count}"
 
 
-def _exactness(evidence: Evidence, limits: LimitsByGate) -> KeyFigure:
-    limit = limits["limits"]["truth_ratio"]["limit"]
-    ratio = worst(truth_ratio(one) for one in evidence.comparisons)
-    figure = f"{ratio:.3g} x" if math.isfinite(ratio) else UNKNOWN
+def _exactness(judged: Collection[Judgement]) -> KeyFigure:
+    found = _worst_of(judged, "truth_ratio")
+    figure = f"{found.measured:.3g} x" if math.isfinite(found.measured) else UNKNOWN
     what = "the ONNX file's rounding error, against the original's"
-    return KeyFigure(figure, what, f"limit {limit:g} x", ratio <= limit)
+    return KeyFigure(figure, what, f"limit {found.limit:g} x", found.passed)
 
 
-def _neighbours(evidence: Evidence, limits: LimitsByGate) -> KeyFigure:
+def _neighbours(evidence: Evidence, judged: Collection[Judgement]) -> KeyFigure:
     rows = [row for one in evidence.comparisons for row in one["semantics"] if row["subject"] in GRAPH_RUNS]
     asked = [figures for row in rows for figures in row["neighbours"]]
     what = "of nearest neighbours (images, regions, patches) stay the same"
     if not asked or not all(row["finite"] for row in rows):
         return KeyFigure(UNKNOWN, what, "not finite, or nothing to look among", False)
     share = min(figures["top_1"] for figures in asked)
-    margin = max(figures["margin"] for figures in asked)
-    limit = limits["limits"]["neighbour_margin"]["limit"]
+    found = _worst_of(judged, "neighbour_margin")
     note = "none was exchanged"
-    if share < 1 or margin > 0:
-        note = f"exchanged ones differ by {number(margin)} of cosine; limit {number(limit)}"
-    return KeyFigure(percent(share), what, note, margin <= limit)
+    if share < 1 or found.measured > 0:
+        note = f"exchanged ones differ by {number(found.measured)} of cosine; limit {number(found.limit)}"
+    return KeyFigure(percent(share), what, note, found.passed)
 
 
 def _preprocessing(section: Mapping[str, Any]) -> KeyFigure:

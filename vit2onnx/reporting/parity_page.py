@@ -5,13 +5,22 @@ from typing import Any
 
 import pandas as pd
 
+from vit2onnx.parity.divergence import TRUTH
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, limit_factor
+from vit2onnx.parity.verdict import (
+    GRAPH_RUNS,
+    PUBLISHED,
+    largest,
+    largest_allowed,
+    numbers_of,
+    rounding_factor,
+    rows_of,
+)
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, Judgement, LimitsByGate, differences, judge_gates, sizes_of
 from vit2onnx.reporting.figures import heat_table, truth_figure
 from vit2onnx.reporting.key_figures import key_figures
-from vit2onnx.reporting.page import ENVIRONMENT, SUBJECTS
+from vit2onnx.reporting.page import ENVIRONMENT, SUBJECTS, number
 from vit2onnx.reporting.pictures import error_map_figure
 from vit2onnx.reporting.sections import ledger_section, own_words_section, photograph_section
 from vit2onnx.reporting.self_test import self_test_section
@@ -52,7 +61,7 @@ def page_content(evidence: Evidence, limits: LimitsByGate) -> dict[str, Any]:
         "headline": headline(judged),
         "diagnosis": diagnosis(judged),
         "faults": faults_section(judged),
-        "key_figures": key_figures(evidence, limits, stages, preprocessing, tested),
+        "key_figures": key_figures(evidence, judged.values(), stages, preprocessing, tested),
         "graphs": graphs,
         "references": [SUBJECTS[name] for name in references],
         "images": rows["image"].nunique(),
@@ -129,13 +138,13 @@ def graph_section(
     export, of_models = comparison["export"], limits["limits"]
     ledger = evidence.stages.get(export)
     maps = comparison["error_maps"]
-    compared = differences(comparison, GRAPH_RUNS, comparison["references"])
-    limit = of_models["max_abs"]["limit"] * limit_factor(compared["scale"])
+    limit = largest_allowed(comparison, numbers_of(of_models))
     return {
         "export": export,
         "file": f"{export}.onnx",
         "passed": judgement.passed,
         "legs": leg_section(judgement, of_models),
+        "grown": grown_limits(comparison, of_models),
         "error_maps": error_map_figure(maps, evidence.photographs, limit) if maps else None,
         "stages": stage_section(ledger, of_models["noise_floors"]["limit"], judgement.stages) if ledger else None,
         "own_words": own_words_section(evidence.metadata[export], evidence.operator_sets[export]),
@@ -156,3 +165,17 @@ def leg_section(judgement: Judgement, limits: Mapping[str, Mapping[str, Any]]) -
         if findings or leg != PUBLISHED:
             legs.append({"question": question, "findings": findings, "limits": {name: limits[name] for name in names}})
     return legs
+
+
+def grown_limits(comparison: Mapping[str, Any], limits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Why some limits of a graph are not those of the config, in a sentence for each reference."""
+    sentences = []
+    for reference in comparison["references"]:
+        factor = rounding_factor(comparison, reference, numbers_of(limits))
+        if factor > 1:
+            own = number(largest(rows_of(comparison, reference, TRUTH)))
+            sentences.append(
+                f"These weights amplify rounding: single precision alone takes {SUBJECTS[reference]} up to {own} from"
+                f" float64. So max_abs, neighbour_margin and subspace_angle are {factor:.3g} times as large here."
+            )
+    return sentences
