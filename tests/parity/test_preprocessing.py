@@ -54,13 +54,13 @@ def test_ours_passes_with_the_configs_limits(spec: VariantSpec):
     assert len(findings) == 4 + 2
     assert len(rows) == len(IMAGES) * len(SIZES) * 4
     # The publisher's transform, step by step, gives the same bits wherever it gives the same grey level.
-    assert {row["rest"] for row in rows if row["other"] == "publisher"} == {0}
+    assert {row["residual"] for row in rows if row["other"] == "publisher"} == {0}
 
 
 def test_what_differs_by_design_is_measured():
     worst: dict[str, float] = {}
     for row in compared(WEB):
-        worst[row["other"]] = max(worst.get(row["other"], 0), row["share"])
+        worst[row["other"]] = max(worst.get(row["other"], 0), row["differing_share"])
     # In this order: torch's weights in integers, rounding once, not rounding, Pillow's choice of the order of passes.
     assert worst["publisher"] < 0.02
     assert 0.1 < worst["publisher_float"] < 0.3
@@ -120,7 +120,9 @@ def test_figures_mean_what_they_say():
     ours[2, 0, 1] = 1.0
     ours[1, 0, 1] = 0.01
     found = difference_of_inputs(ours, theirs, std)
-    assert found == pytest.approx({"levels": 2, "share": 2 / 12, "normalised": 2, "rest": 0.01}, rel=1e-6)
+    assert found == pytest.approx(
+        {"grey_levels": 2, "differing_share": 2 / 12, "normalised": 2, "residual": 0.01}, rel=1e-6
+    )
 
 
 def test_a_photograph_that_is_enlarged_is_named_as_such():

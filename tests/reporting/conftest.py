@@ -157,8 +157,8 @@ def tested() -> Comparison:
     figures = {"max_abs": 4e-6, "truth_ratio": 1.02, "floors": 1.7}
     return {
         "limits": {"max_abs": 1e-5, "noise_floors": 5.0},
-        "preprocessing_limits": {"levels": 1.25},
-        "tripped": {"max_abs": 2, "noise_floors": 2, "levels": 1},
+        "preprocessing_limits": {"grey_levels": 1.25},
+        "tripped": {"max_abs": 2, "noise_floors": 2, "grey_levels": 1},
         "healthy_preprocessing": {"flagged": []},
         "faults": [
             fault | {"passed": True},
@@ -286,9 +286,9 @@ SHARES = {"publisher": 0.01, "publisher_float": 0.2, "transformers": 0.9, "trans
 @pytest.fixture
 def prepared() -> list[dict[str, Any]]:
     """Differences of a preprocessing that passes."""
-    figures = {"height": 48, "width": 112, "enlarged": 1.0, "levels": 1.0, "normalised": 0.017, "rest": 0.0}
+    figures = {"height": 48, "width": 112, "enlarged": 1.0, "grey_levels": 1.0, "normalised": 0.017, "residual": 0.0}
     rows = product(SHARES.items(), ("cat", "tree"))
-    return [{"other": other, "image": image, "share": share} | figures for (other, share), image in rows]
+    return [{"other": other, "image": image, "differing_share": share} | figures for (other, share), image in rows]
 
 
 @pytest.fixture

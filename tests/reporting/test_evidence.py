@@ -48,7 +48,7 @@ def test_every_gate_fails_a_graph_alone(
         "outputs": lambda: judged(beyond),
         "published": lambda: judged(with_published(healthy, 0.5)),
         "stages": lambda: judged(stages=diverging),
-        "preprocessing": lambda: judged(preprocessing=[row | {"share": 0.5} for row in prepared]),
+        "preprocessing": lambda: judged(preprocessing=[row | {"differing_share": 0.5} for row in prepared]),
         "self_test": lambda: judged(self_test=tested | {"healthy": []}),
     }[gate]()
     assert not found.passed

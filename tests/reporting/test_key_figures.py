@@ -62,7 +62,9 @@ def test_one_that_differs_is_not_lost(healthy: Comparison, prepared: list[Compar
     for row in healthy["semantics"]:
         row["neighbours"][0]["top_1"] = 1 - 1e-7
         row["neighbours"] = row["neighbours"][:1]
-    _, _, neighbours, preprocessing = figures_of(healthy, preprocessing=[row | {"share": 1e-7} for row in prepared])
+    _, _, neighbours, preprocessing = figures_of(
+        healthy, preprocessing=[row | {"differing_share": 1e-7} for row in prepared]
+    )
     assert (neighbours.figure, preprocessing.figure) == ("99.99 %", "99.99 %")
 
 

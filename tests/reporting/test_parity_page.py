@@ -155,7 +155,7 @@ def test_page_on_which_everything_fails(
     not_finite: Comparison, diverging: Comparison, tested: Comparison, prepared: list[Comparison], text_of: Text
 ) -> None:
     tested["faults"][0] |= {"caught": False, "passed": False}
-    prepared = [row | {"share": 0.5} for row in prepared]
+    prepared = [row | {"differing_share": 0.5} for row in prepared]
     text = text_of(not_finite, stages={"dynamic": diverging}, preprocessing=prepared, self_test=tested)
     assert text.count("FAILED:") == 1
     assert "Passed" not in text
@@ -252,7 +252,7 @@ def test_all_gates_make_one_verdict(
     beyond: Comparison, diverging: Comparison, tested: Comparison, prepared: list[Comparison], judged: Judged
 ) -> None:
     tested["faults"][0] |= {"caught": False, "passed": False}
-    prepared = [row | {"share": 0.5} for row in prepared]
+    prepared = [row | {"differing_share": 0.5} for row in prepared]
     found = judged(beyond, stages={"static": diverging}, preprocessing=prepared, self_test=tested)
     assert headline(found) == (
         "FAILED: static.onnx does not give what the original PyTorch model gives; in static.onnx a stage goes wrong;"
@@ -274,7 +274,7 @@ def test_all_gates_make_one_verdict(
 def test_preprocessing_fails_all_graphs_and_is_told_once(
     healthy: Comparison, prepared: list[Comparison], judged: Judged
 ) -> None:
-    prepared = [row | {"share": 0.5} for row in prepared]
+    prepared = [row | {"differing_share": 0.5} for row in prepared]
     found = judged(healthy, healthy | {"export": "static"}, preprocessing=prepared)
     assert headline(found) == "FAILED: photographs are not prepared as the publisher prepares them."
     assert len(faults_section(found)) == 1

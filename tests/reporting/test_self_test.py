@@ -39,10 +39,10 @@ def test_a_fault_that_was_placed_wrongly_fails(tested: Comparison) -> None:
 
 def test_every_limit_has_its_number_of_faults(tested: Comparison) -> None:
     assert "<code>noise_floors</code></th><td>5.0</td><td>2</td>" in self_test_page(tested)
-    tested["tripped"]["levels"] = 0
+    tested["tripped"]["grey_levels"] = 0
     page = self_test_page(tested)
-    assert '<code>levels</code></th><td>1.25</td><td class="bad">0</td>' in page
-    assert "Wrong: no fault is beyond levels." in page
+    assert '<code>grey_levels</code></th><td>1.25</td><td class="bad">0</td>' in page
+    assert "Wrong: no fault is beyond grey_levels." in page
 
 
 def test_the_sentence_is_told_once_on_a_page_of_its_own(tested: Comparison) -> None:

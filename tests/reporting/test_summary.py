@@ -124,7 +124,7 @@ def test_all_gates_count(
 
     (row,) = with_gates(prepared, {**diverging, "export": "another"})
     assert (row["verdict"], row["faults"]) == ("passed", [])
-    (row,) = with_gates([one | {"share": 0.5} for one in prepared], diverging)
+    (row,) = with_gates([one | {"differing_share": 0.5} for one in prepared], diverging)
     assert row["verdict"] == "FAILED"
     stages, preprocessing = row["faults"]
     assert stages == "stages: first divergence: blocks.1.mlp_raw, onnx and equinox, 3.1e-03, 400 x the noise floor"

@@ -109,7 +109,7 @@ def test_a_gate_that_fails_without_a_graph_is_named(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    differences = [row | {"share": 0.5} for row in prepared]
+    differences = [row | {"differing_share": 0.5} for row in prepared]
     found = {"preprocessing": {"variant": "dinov3_tiny", "differences": differences}, "stages": diverging}
     for name, content in found.items():
         (tmp_path / name).write_text(json.dumps(content))

@@ -175,7 +175,7 @@ def test_limit_reruns_the_verdict_alone(copied: Path, limit: str) -> None:
     assert set(planned(copied)) == {"judge_parity", "write_passport"} | PAGES
 
 
-@pytest.mark.parametrize("limit", ["levels", "share", "rest"])
+@pytest.mark.parametrize("limit", ["grey_levels", "differing_share", "residual"])
 def test_limit_of_the_preprocessing_reruns_its_verdict_alone(copied: Path, limit: str) -> None:
     edit_config(copied, lambda config: config["parity"]["preprocessing"][limit].update(limit=2.0))
     assert set(planned(copied)) == {"judge_preprocessing", "write_passport"} | PAGES
@@ -200,7 +200,7 @@ def test_failed_verdict_fails_the_run_and_leaves_the_evidence(copied: Path) -> N
 
 
 def test_preprocessing_that_fails_fails_the_run_and_leaves_the_evidence(copied: Path) -> None:
-    edit_config(copied, lambda config: config["parity"]["preprocessing"]["share"].update(limit=1e-6))
+    edit_config(copied, lambda config: config["parity"]["preprocessing"]["differing_share"].update(limit=1e-6))
     assert set(planned(copied)) == {"judge_preprocessing", "write_passport", "render_parity", "summarise_parity"}
     output = snakemake(copied, fails=True)
     assert f"{TINY}: the preprocessing is not at parity: ours - publisher, share of values" in output

@@ -16,7 +16,7 @@ RULES = [str(ROOT / "Snakefile"), *map(str, sorted((ROOT / "workflow" / "rules")
     "command",
     [
         ["ruff", "format", "--check", "."],
-        ["ruff", "check", "."],
+        ["ruff", "check", "--no-cache", "."],
         ["snakefmt", "--check", *RULES],
         ["mypy"],
         ["snakemake", "--lint"],

@@ -18,9 +18,9 @@ PUBLISHER = "publisher"
 def difference_of_inputs(ours: np.ndarray, theirs: np.ndarray, std: Sequence[float]) -> dict[str, float | None]:
     """How far two inputs [3, height, width] are apart; `std` is what both were to be divided by.
 
-    `levels` is the largest difference in grey levels (of 255), `share` that of values that are not at the same
-    level, `normalised` the largest difference of the values as the model gets them, and `rest` the same among values
-    at one level. Figures that are not finite are `None`.
+    `grey_levels` is the largest difference in grey levels (of 255), `differing_share` the share of values that are not
+    at the same level, `normalised` the largest difference of the values as the model gets them, and `residual` the same
+    among values at one level. Figures that are not finite are `None`.
     """
     if ours.shape != theirs.shape:
         raise ValueError(f"cannot compare inputs of shapes {ours.shape} and {theirs.shape}")
@@ -28,10 +28,10 @@ def difference_of_inputs(ours: np.ndarray, theirs: np.ndarray, std: Sequence[flo
     levels = delta * 255 * np.reshape(std, (3, 1, 1))
     same = levels < SAME_LEVEL
     figures = {
-        "levels": levels.max(),
-        "share": 1 - same.mean(),
+        "grey_levels": levels.max(),
+        "differing_share": 1 - same.mean(),
         "normalised": delta.max(),
-        "rest": delta[same].max(initial=0.0),
+        "residual": delta[same].max(initial=0.0),
     }
     return {name: finite(value) for name, value in figures.items()}
 
@@ -60,13 +60,13 @@ def compare_preprocessing(
 
 
 def judge_preprocessing(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> tuple[Finding, ...]:
-    """Judge such rows by the limits of the config: `levels` for all ways, `share` and `rest` for the publisher's."""
-    asked = [(other, "levels") for other in dict.fromkeys([PUBLISHER, *(row["other"] for row in rows)])]
-    asked += [(PUBLISHER, "share"), (PUBLISHER, "rest")]
+    """Judge such rows by the limits of the config: all ways by `grey_levels`, the publisher's by all of them."""
+    asked = [(other, "grey_levels") for other in dict.fromkeys([PUBLISHER, *(row["other"] for row in rows)])]
+    asked += [(PUBLISHER, "differing_share"), (PUBLISHER, "residual")]
     words = {
-        "levels": "grey levels",
-        "share": "share of values at another grey level",
-        "rest": "normalised values at the same grey level",
+        "grey_levels": "grey levels",
+        "differing_share": "share of values at another grey level",
+        "residual": "normalised values at the same grey level",
     }
     findings = []
     for other, figure in asked:

@@ -96,9 +96,9 @@ def _preprocessing(section: Mapping[str, Any]) -> KeyFigure:
     own = next((row for row in section["others"] if row["name"] == PUBLISHER), None)
     if own is None:
         return KeyFigure(UNKNOWN, what, "nothing was compared", False)
-    least = percent(1 - section["limits"]["share"]["limit"])
-    note = f"at least {least}; the rest is at most {number(own['levels'])} of 255 grey levels off"
-    return KeyFigure(percent(1 - own["share"]), what, note, not section["faults"])
+    least = percent(1 - section["limits"]["differing_share"]["limit"])
+    note = f"at least {least}; the rest is at most {number(own['grey_levels'])} of 255 grey levels off"
+    return KeyFigure(percent(1 - own["differing_share"]), what, note, not section["faults"])
 
 
 def _stages(sections: Sequence[Mapping[str, Any]]) -> KeyFigure:

@@ -44,7 +44,7 @@ def preprocessing_section(
     rows: Sequence[Mapping[str, Any]], findings: Sequence[Finding], limits: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The worst over all photographs and sizes of every other way, and the findings of their gate."""
-    figures = ("levels", "share", "normalised", "rest")
+    figures = ("grey_levels", "differing_share", "normalised", "residual")
     others = []
     for other in dict.fromkeys(row["other"] for row in rows):
         own = [row for row in rows if row["other"] == other]
