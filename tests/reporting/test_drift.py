@@ -11,7 +11,7 @@ from vit2onnx.reporting.drift import MAX_TICKS, block_ticks, drift_figure, stage
 
 Comparison = dict[str, Any]
 LIMIT = 5.0
-LIMITS = {"noise_floors": LIMIT, "truth_agreement": 1e-10}
+LIMITS = {"noise_floors": LIMIT, "truth_agreement": 1e-12}
 
 
 def svg(ledger: Comparison) -> str:

@@ -50,9 +50,10 @@ def judge_stages(ledger: Mapping[str, Any], limits: Mapping[str, float]) -> tupl
 
     Drift in accumulated mode is no fault as long as every layer by itself is right.
     """
+    alone = [row for row in ledger["stages"] if row["mode"] == "injected"]
     return (
-        _truth_agreement(ledger["stages"], limits["truth_agreement"]),
-        _divergence(ledger["stages"], limits["noise_floors"], {*ledger["implementations"], "onnx"}),
+        _truth_agreement(alone, limits["truth_agreement"]),
+        _divergence(alone, limits["noise_floors"], {*ledger["implementations"], "onnx"}),
     )
 
 
@@ -64,7 +65,7 @@ def _truth_agreement(rows: Iterable[Mapping[str, Any]], limit: float) -> Finding
     for row in doubles:
         measured = worst([row["relative"]])
         if not measured <= limit:
-            what = f"in double precision {row['subject']} and truth differ first at {row['stage']} ({row['mode']})"
+            what = f"in double precision {row['subject']} and truth differ first at {row['stage']}"
             found = f"{measured:.2e} > {limit:.2e} of its scale" if math.isfinite(measured) else "not finite"
             return finding(what, measured, detail=found)
     what = "largest difference from truth in double precision, as a share of the stage's scale"
@@ -73,11 +74,11 @@ def _truth_agreement(rows: Iterable[Mapping[str, Any]], limit: float) -> Finding
 
 def _divergence(rows: Iterable[Mapping[str, Any]], limit: float, implementations: set[str]) -> Finding:
     finding = partial(Finding, "stages", limit=limit, limit_name="noise_floors")
-    alone = [row for row in rows if row["mode"] == "injected" and row["other"] != TRUTH]
-    if missing := implementations - {row[side] for row in alone for side in ("subject", "other")}:
-        what = f"{', '.join(sorted(missing))} was not compared" if alone else "nothing was compared"
+    rows = [row for row in rows if row["other"] != TRUTH]
+    if missing := implementations - {row[side] for row in rows for side in ("subject", "other")}:
+        what = f"{', '.join(sorted(missing))} was not compared" if rows else "nothing was compared"
         return finding("each layer by itself", math.nan, detail=what)
-    if found := first_divergence(alone, "injected", limit):
+    if found := first_divergence(rows, "injected", limit):
         return finding("first divergence", worst([found.floors]), detail=str(found))
     what = "largest difference at a stage, each layer by itself, in noise floors"
-    return finding(what, worst(row["floors"] for row in alone))
+    return finding(what, worst(row["floors"] for row in rows))

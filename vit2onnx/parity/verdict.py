@@ -99,7 +99,8 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
     at_most("truth", what, truth_ratio(comparison), "truth_ratio", subject=GRAPH_RUNS[0])
     for subject in (f"{name}{DOUBLE}" for name in ("equinox", *references[1:])):
         what = f"{subject} - {TRUTH}, max |difference|"
-        at_most("truth", what, largest(select(subject, TRUTH)), "truth_agreement")
+        factor = differences_factor(comparison, first, limits)
+        at_most("truth", what, largest(select(subject, TRUTH)), "truth_agreement", factor=factor)
     for check in comparison["checks"]:
         # None of one may fail.
         findings.append(Finding("sanity", check["name"], float(not check["passed"]), 0.0, check["detail"]))
