@@ -113,7 +113,7 @@ either_group = pytest.mark.parametrize("index", [0, 1])
 
 def test_every_limit_of_the_config_is_tried():
     # Those of published features, of semantics and of stages (in test_divergence.py) have tests of their own.
-    assert PAIRS.keys() | {"golden", "neighbour_margin", "subspace_angle", "noise_floors"} == LIMITS.keys()
+    assert PAIRS.keys() | {"golden", "neighbour_margin", "subspace_angle", "noise_floors", "rounding"} == LIMITS.keys()
 
 
 def of_semantics(comparison: Comparison, subject: str, other: str) -> dict[str, Any]:
@@ -300,9 +300,9 @@ def test_the_limit_grows_with_the_scale_of_the_features():
 
 
 def amplified(own: float) -> Comparison:
-    """A comparison on weights with which rounding takes the first reference, and so the graph, far from float64."""
+    """A comparison on weights with which rounding takes all but the second reference far from float64."""
     comparison = healthy()
-    for subject in ("transformers", "onnx"):
+    for subject in ("transformers", "equinox", "onnx"):
         for one in rows(comparison, subject, "truth"):
             one |= {"max_abs": own, "rms": own}
     return comparison
@@ -314,7 +314,7 @@ def amplified(own: float) -> Comparison:
 )
 def test_limits_grow_with_the_rounding_of_the_reference(pair: str, limit: str):
     own = 1e-4
-    factor = (1 + LIMITS["truth_ratio"]) * own / LIMITS["max_abs"]
+    factor = own / LIMITS["rounding"]
     assert factor == pytest.approx(25)
     for reference, grown in (("transformers", factor), ("publisher", 1)):
         for share, passes in ((0.99, True), (1.01, False)):
@@ -330,9 +330,12 @@ def test_limits_grow_with_the_rounding_of_the_reference(pair: str, limit: str):
             assert [one.limit_name for one in verdict.findings if not one.passed] == ([] if passes else [limit])
 
 
-def test_limits_do_not_grow_with_a_reference_that_is_not_finite():
+@pytest.mark.parametrize("subject", ["transformers", "equinox"])
+@pytest.mark.parametrize("distance", [None, OWN])
+def test_limits_do_not_grow_where_not_both_round_further(subject: str, distance: float | None):
     comparison = amplified(1e-4)
-    rows(comparison, "transformers", "truth")[0]["max_abs"] = None
+    for one in rows(comparison, subject, "truth"):
+        one["max_abs"] = distance
     rows(comparison, "onnx", "transformers")[0]["max_abs"] = 1.1e-5
     assert "1.10e-05 > 1.00e-05" in judge(comparison, LIMITS).faults[0]
 

@@ -185,15 +185,19 @@ def unit(comparison: Mapping[str, Any], reference: str) -> float:
     return max(1.0, min(filter(None, deviations), default=1.0))
 
 
-def rounding_factor(comparison: Mapping[str, Any], reference: str, limits: Mapping[str, float]) -> float:
-    """By what limits grow for weights that amplify rounding more than those for which the config has them.
+def rounding(comparison: Mapping[str, Any], reference: str) -> float:
+    """How far single precision alone takes a reference and the Equinox model from float64; NaN if this is not known.
 
-    A graph that is as exact as `truth_ratio` asks may be so many times the reference's own distance from float64 away
-    from it, and one more. Where that is more than `max_abs`, no graph could be trusted to be within it.
+    The nearer one's largest distance, because weights that amplify rounding do so in both, and a fault is in one.
     """
-    own = largest(rows_of(comparison, reference, TRUTH))
-    reachable = (1 + limits["truth_ratio"]) * own
-    return max(1.0, reachable / (limits["max_abs"] * unit(comparison, reference))) if math.isfinite(own) else 1.0
+    distances = [largest(rows_of(comparison, subject, TRUTH)) for subject in (reference, "equinox")]
+    return min(distances) if all(map(math.isfinite, distances)) else math.nan
+
+
+def rounding_factor(comparison: Mapping[str, Any], reference: str, limits: Mapping[str, float]) -> float:
+    """By what limits grow for weights that amplify rounding more than those for which the config has them."""
+    factor = rounding(comparison, reference) / (unit(comparison, reference) * limits["rounding"])
+    return factor if factor > 1 else 1.0
 
 
 def differences_factor(comparison: Mapping[str, Any], reference: str, limits: Mapping[str, float]) -> float:

@@ -5,17 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from vit2onnx.parity.divergence import TRUTH
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.verdict import (
-    GRAPH_RUNS,
-    PUBLISHED,
-    largest,
-    largest_allowed,
-    numbers_of,
-    rounding_factor,
-    rows_of,
-)
+from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, largest_allowed, numbers_of, rounding, rounding_factor
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, Judgement, LimitsByGate, differences, judge_gates, sizes_of
 from vit2onnx.reporting.figures import heat_table, truth_figure
@@ -32,7 +23,7 @@ QUESTIONS = {
         "Does the graph give what the original gives?",
         ("max_abs", "cosine", "neighbour_margin", "subspace_angle"),
     ),
-    "truth": ("Is it as exact as the original?", ("truth_ratio", "truth_agreement")),
+    "truth": ("Is it as exact as the original?", ("truth_ratio", "truth_agreement", "rounding")),
     "sanity": ("Is the file what it promises to be?", ()),
     PUBLISHED: ("Are the features those that the publisher published?", ("golden",)),
 }
@@ -171,11 +162,11 @@ def grown_limits(comparison: Mapping[str, Any], limits: Mapping[str, Mapping[str
     """Why some limits of a graph are not those of the config, in a sentence for each reference."""
     sentences = []
     for reference in comparison["references"]:
-        factor = rounding_factor(comparison, reference, numbers_of(limits))
-        if factor > 1:
-            own = number(largest(rows_of(comparison, reference, TRUTH)))
+        if (factor := rounding_factor(comparison, reference, numbers_of(limits))) > 1:
+            own = number(rounding(comparison, reference))
             sentences.append(
-                f"These weights amplify rounding: single precision alone takes {SUBJECTS[reference]} up to {own} from"
-                f" float64. So max_abs, neighbour_margin and subspace_angle are {factor:.3g} times as large here."
+                f"These weights amplify rounding: single precision alone takes {SUBJECTS[reference]} and our Equinox"
+                f" model {own} from float64. So max_abs, truth_agreement, neighbour_margin and subspace_angle are"
+                f" {factor:.3g} times as large here."
             )
     return sentences
