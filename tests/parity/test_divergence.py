@@ -106,7 +106,7 @@ def test_two_truths_that_differ_are_a_fault(value: float | None):
     ledger = rows()
     spoil(ledger, "relative", value, mode="injected", subject="equinox_float64")
     (fault,) = faults(ledger)
-    assert fault.startswith("in double precision equinox_float64 and truth differ first at patch_embed: ")
+    assert fault.startswith("equinox_float64 - truth, first apart at patch_embed: ")
 
 
 def test_nothing_compared_is_a_fault():

@@ -11,20 +11,21 @@ from vit2onnx.parity.finding import Finding
 @pytest.mark.parametrize(
     ("measured", "passed", "sentence"),
     [
-        (1e-5, True, "onnx - transformers: 1.00e-05 <= 1.00e-05"),
-        (math.nextafter(1e-5, 1), False, "onnx - transformers: 1.00e-05 > 1.00e-05"),
-        (math.nan, False, "onnx - transformers: not finite (limit 1.00e-05)"),
-        (math.inf, False, "onnx - transformers: not finite (limit 1.00e-05)"),
+        (1e-5, True, "onnx - transformers, max: 1.00e-05 <= 1.00e-05"),
+        (math.nextafter(1e-5, 1), False, "onnx - transformers, max: 1.00e-05 > 1.00e-05"),
+        (math.nan, False, "onnx - transformers, max: not finite (limit 1.00e-05)"),
+        (math.inf, False, "onnx - transformers, max: not finite (limit 1.00e-05)"),
     ],
 )
 def test_a_finding_is_judged_by_its_figures(measured: float, passed: bool, sentence: str):
-    finding = Finding("reference", "onnx - transformers", measured, 1e-5)
+    finding = Finding("reference", "max", measured, 1e-5, "onnx", "transformers")
     assert (finding.passed, finding.sentence) == (passed, sentence)
 
 
 def test_words_take_the_place_of_figures():
-    finding = Finding("sanity", "finite", 1.0, 0.0, "NaN in an output")
+    finding = Finding("sanity", "finite", 1.0, 0.0, "onnx", place="cat", detail="NaN in an output")
     assert json.loads(json.dumps(finding.as_data())) == {
-        **{"leg": "sanity", "what": "finite", "sentence": "finite: NaN in an output"},
+        **{"leg": "sanity", "subject": "onnx", "other": "", "measure": "finite", "place": "cat"},
+        **{"sentence": "onnx, finite (worst at cat): NaN in an output"},
         **{"passed": False, "measured": 1.0, "limit": 0.0, "limit_name": ""},
     }

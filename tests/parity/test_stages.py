@@ -155,7 +155,7 @@ def test_two_truths_that_differ_are_a_fault(case_of: Callable[[str], Case]):
     other = case.stages["equinox"][key].copy()
     other[3, 5] += 1e-8
     (fault,) = faults_of(judge_stages(case.ledger(equinox={**case.stages["equinox"], key: other}), LIMITS))
-    assert fault.startswith("in double precision equinox_float64 and truth differ first at blocks.1.attn_raw: ")
+    assert fault.startswith("equinox_float64 - truth, first apart at blocks.1.attn_raw: ")
     without = {key: x for key, x in case.stages["equinox"].items() if key.startswith("float32/")}
     assert faults_of(judge_stages(case.ledger(equinox=without), LIMITS)) == [
         "in double precision: there is no second implementation"

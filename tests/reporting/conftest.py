@@ -186,7 +186,7 @@ def healthy() -> Comparison:
             "batches": [1, 3],
         },
         "runtime": {"onnxruntime": "1.0", "provider": "CPUExecutionProvider", "threads": 2},
-        "checks": [{"name": "finite", "passed": True, "detail": "every output of every run"}],
+        "checks": [{"name": "finite", "passed": True, "subject": "", "detail": "every output of every run"}],
         "differences": [
             *rows("equinox_float64", "truth", 1e-15),
             *rows("equinox", "truth", OURS),
@@ -228,7 +228,7 @@ def not_finite(healthy: Comparison) -> Comparison:
         if row["subject"] == "onnx" and row["image"] == "tree" and row["height"] == 48:
             row |= dict.fromkeys(("max_abs", "rms", "p99_abs", "mean_abs", "cosine"))
     broken["error_maps"] = [error_map("tree", None), error_map("cat", 5e-6)]
-    broken["checks"] = [{"name": "finite", "passed": False, "detail": "NaN or infinity in an output"}]
+    broken["checks"] = [{"name": "finite", "passed": False, "subject": "", "detail": "NaN or infinity in an output"}]
     return broken
 
 

@@ -96,4 +96,4 @@ def test_other_faults_of_the_stages_are_not_hidden(
             row["relative"] = 1e-3
     *_, found = figures_of(healthy, stages=stages)
     assert (found.figure, found.good) == ("unknown", False)
-    assert found.note.startswith("in double precision equinox_float64 and truth differ first at patch_embed")
+    assert found.note.startswith("equinox_float64 - truth, first apart at patch_embed")

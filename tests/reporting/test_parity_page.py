@@ -142,7 +142,7 @@ def test_page_of_a_graph_that_passes(healthy: Comparison, text_of: Text) -> None
         "float32 RGB; bilinear, antialiased; times 1/255; mean 0.485, 0.456, 0.406; std 0.229, 0.224, 0.225",
         "RoPE periods bfloat16",
         # Not the model alone is what is meant.
-        "in multiples of that of Hugging Face transformers",
+        "ONNX against Hugging Face transformers, distance from float64 (root mean square)",
         "operators ONNX opset 23",
         "dynamic.passport.json has the hash of every single weight",
         "1 copied, 1 reshaped or masked, 1 left out; 1 that it lacks restored",
@@ -232,7 +232,7 @@ def test_nothing_is_said_of_published_features_that_were_not_compared(
     legs = [leg_section(one, limits["limits"]) for one in (without, compared)]
     assert [len(found) for found in legs] == [3, 4]
     (finding,) = legs[1][-1]["findings"]
-    assert (finding.what, finding.passed) == ("equinox - published features, max |difference|", True)
+    assert (finding.what, finding.passed) == ("equinox, max |difference| from the published features", True)
 
 
 def test_why_limits_grew_is_said(healthy: Comparison, evidence_of: Make, limits: Limits) -> None:
@@ -260,7 +260,7 @@ def test_all_gates_make_one_verdict(
     told = {fault["title"]: fault["sentences"][0] for fault in faults_section(found)}
     assert list(told) == ["static.onnx, outputs", "static.onnx, stage by stage", "preprocessing", "self-test"]
     _, stages, preprocessing, self_test = told.values()
-    assert stages == "first divergence: blocks.1.mlp_raw, ONNX and Equinox, 3.1e-03, 400 x the noise floor"
+    assert stages == "first divergence: blocks.1.mlp_raw, onnx and equinox, 3.1e-03, 400 x the noise floor"
     assert preprocessing.startswith(
         "ours against the publisher's transform, share of values at another grey level (worst at"
     )
@@ -285,7 +285,7 @@ def test_other_faults_of_the_stages_are_shown(healthy: Comparison, stages: Compa
         if row["subject"] == "equinox_float64":
             row["relative"] = 1e-3
     text = text_of(healthy, stages={"dynamic": stages})
-    assert "In double precision equinox_float64 and truth differ first at patch_embed: 1.00e-03 >" in text
+    assert "Equinox_float64 - truth, first apart at patch_embed: 1.00e-03 >" in text
     assert "No stage goes wrong" not in text
 
 

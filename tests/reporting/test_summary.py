@@ -156,13 +156,15 @@ def test_features_that_are_not_the_published_ones_speak_of_the_checkpoint(
     healthy["differences"].append(row | {"subject": "equinox", "other": "published", "max_abs": 0.5})
     (found,) = summarise(written(healthy), limits, "official").to_dict("records")
     (fault,) = found["faults"]
-    assert fault.startswith("checkpoint or photograph: equinox - published features, max |difference|: 5.00e-01")
+    assert fault.startswith("checkpoint or photograph: equinox, max |difference| from the published features: 5.00e-01")
 
 
 def test_json_and_front_page_tell_the_same(
     written: Written, healthy: Comparison, not_finite: Comparison, limits: Limits
 ) -> None:
-    not_finite["checks"].append({"name": "runs", "passed": False, "detail": "Fail: `MatMul`\n\n  * in\n=====\nnode"})
+    not_finite["checks"].append(
+        {"name": "runs", "passed": False, "subject": "", "detail": "Fail: `MatMul`\n\n  * in\n=====\nnode"}
+    )
     summary = summarise(written(healthy, not_finite | {"export": "large"}), limits, "synthetic")
     found = json.loads(summary_json(summary))
     assert (found["verdict"], found["passed"]) == (verdict_line(summary), False)

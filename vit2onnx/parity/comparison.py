@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,40 +35,42 @@ MAX_ERROR_MAPS = 6
 
 @dataclass(frozen=True)
 class Check:
-    """One question that is answered by yes or no."""
+    """One question that is answered by yes or no, of the graph as it was run if `subject` names that."""
 
     name: str
     passed: bool
     detail: str
+    subject: str = ""
 
 
-class GraphRunner:
-    """An exported graph in onnxruntime, with a stated optimisation level and thread count."""
+def interface(session: ort.InferenceSession, spec: VariantSpec, export: ExportSpec) -> Check:
+    """Whether names, types and dimensions of inputs and outputs are the promised ones."""
+    found = {
+        value.name: f"{value.type} {dimensions(value.shape)}"
+        for value in (*session.get_inputs(), *session.get_outputs())
+    }
+    arch = spec.architecture
+    batch = export.batch or "batch"
+    is_free = export.height is None or export.width is None
+    tokens = "tokens" if is_free else arch.num_tokens(export.height or 0, export.width or 0)
+    last, pooled = OUTPUTS
+    shapes = {
+        INPUT: [batch, 3, export.height or "height", export.width or "width"],
+        last: [batch, tokens, arch.embed_dim],
+        pooled: [batch, arch.embed_dim],
+    }
+    wanted = {name: f"tensor(float) {dimensions(shape)}" for name, shape in shapes.items()}
+    wrong = [
+        f"{name} is {found.get(name, 'missing')} instead of {wanted.get(name, 'nothing')}"
+        for name in wanted | found
+        if found.get(name) != wanted.get(name)
+    ]
+    return Check("interface", not wrong, "; ".join(wrong) or ", ".join(f"{name} {x}" for name, x in found.items()))
 
-    def __init__(self, path: Path, level: ort.GraphOptimizationLevel, threads: int):
-        self.session = session_of(path, level, threads)
 
-    def interface(self, spec: VariantSpec, export: ExportSpec) -> Check:
-        """Whether names, types and dimensions of inputs and outputs are the promised ones."""
-        found = {
-            value.name: (value.type, value.shape) for value in (*self.session.get_inputs(), *self.session.get_outputs())
-        }
-        arch = spec.architecture
-        batch = export.batch or "batch"
-        is_free = export.height is None or export.width is None
-        tokens = "tokens" if is_free else arch.num_tokens(export.height or 0, export.width or 0)
-        last, pooled = OUTPUTS
-        shapes = {
-            INPUT: [batch, 3, export.height or "height", export.width or "width"],
-            last: [batch, tokens, arch.embed_dim],
-            pooled: [batch, arch.embed_dim],
-        }
-        wanted = {name: ("tensor(float)", shape) for name, shape in shapes.items()}
-        return Check("interface", found == wanted, ", ".join(f"{name} {shape}" for name, (_, shape) in found.items()))
-
-    def run(self, pixel_values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """`last_hidden_state` [batch, tokens, embed_dim] and `pooler_output` [batch, embed_dim] of a batch."""
-        return self.session.run(list(OUTPUTS), {INPUT: np.stack(pixel_values)})
+def dimensions(shape: Iterable[int | str]) -> str:
+    """A shape in words."""
+    return " x ".join(map(str, shape))
 
 
 def promises(path: Path, spec: VariantSpec, export: ExportSpec) -> Check:
@@ -95,7 +97,7 @@ def promises(path: Path, spec: VariantSpec, export: ExportSpec) -> Check:
 
 
 def run_graph(
-    runner: GraphRunner, pixel_values: Features, batch: int, spec: VariantSpec
+    session: ort.InferenceSession, pixel_values: Features, batch: int, spec: VariantSpec
 ) -> tuple[list[dict[Case, np.ndarray]], list[Check]]:
     """Features of every case, run in batches of one size, and what was seen of the outputs' shapes.
 
@@ -111,9 +113,9 @@ def run_graph(
         cases = [case for case in pixel_values if (case.height, case.width) == size]
         for start in range(0, len(cases), batch):
             chunk = [cases[i % len(cases)] for i in range(start, start + batch)]
-            tokens, pooled = runner.run([pixel_values[case] for case in chunk])
+            tokens, pooled = session.run(list(OUTPUTS), {INPUT: np.stack([pixel_values[case] for case in chunk])})
             if tokens.shape != (batch, arch.num_tokens(*size), arch.embed_dim) or tokens.dtype != np.float32:
-                wrong_shape.append(f"{chunk[0]}: {tokens.shape} {tokens.dtype}")
+                wrong_shape.append(f"{chunk[0]}: {dimensions(tokens.shape)} {tokens.dtype}")
                 continue
             if not np.array_equal(tokens[:, 0], pooled):
                 wrong_pooler.append(str(chunk[0]))
@@ -148,13 +150,13 @@ def try_graph(
     The session ends with the call, so that no two are in memory at once.
     """
     try:
-        runner = GraphRunner(path, level, threads)
-        sets, seen = run_graph(runner, pixel_values, batch, spec)
+        session = session_of(path, level, threads)
+        sets, seen = run_graph(session, pixel_values, batch, spec)
     # Any exception, because onnxruntime has none in common to all of its own.
     except Exception as error:
         logger.exception("%s does not run", path)
         return [{}], [Check("runs", False, f"{type(error).__name__}: {error}")]
-    return sets, [runner.interface(spec, export), *seen]
+    return sets, [interface(session, spec, export), *seen]
 
 
 def by_kind(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[Case, np.ndarray]]:
@@ -177,7 +179,7 @@ def wrong_shapes(
             for case in pixel_values:
                 shape = (arch.num_tokens(case.height, case.width), arch.embed_dim)
                 if case in features and features[case].shape != shape:
-                    wrong.setdefault(case, []).append(f"{name} ({kind}) of {case}: {features[case].shape}")
+                    wrong.setdefault(case, []).append(f"{name} ({kind}) of {case}: {dimensions(features[case].shape)}")
     return wrong
 
 
@@ -345,7 +347,7 @@ def compare_outputs(
     for run, level in RUNS.items():
         for batch in batches:
             (found, *again), seen = try_graph(graph, level, threads, pixel_values, batch, spec, export)
-            checks += [replace(check, name=f"{run}: {check.name}") for check in seen]
+            checks += [replace(check, subject=run) for check in seen]
             for repeated in again:
                 rows.extend(compare_features(run, TRUTH, repeated, truth, spec, batch))
                 for name, features in references.items():

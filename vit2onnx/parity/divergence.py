@@ -37,6 +37,8 @@ def first_divergence(rows: Iterable[Mapping[str, Any]], mode: str, limit: float)
 
     Of several it names the first that parts from one before it, and the last of these. So a fault of the Equinox model,
     which its graph has as well, is one between reference and Equinox; one of the export is between Equinox and ONNX.
+    For that, rows must be in the order of `compare_stages`: stage by stage, and of a stage every implementation with
+    those before it, the nearest first.
     """
     for row in rows:
         is_close = row["floors"] is not None and row["floors"] <= limit
@@ -65,20 +67,24 @@ def _truth_agreement(rows: Iterable[Mapping[str, Any]], limit: float) -> Finding
     for row in doubles:
         measured = worst([row["relative"]])
         if not measured <= limit:
-            what = f"in double precision {row['subject']} and truth differ first at {row['stage']}"
             found = f"{measured:.2e} > {limit:.2e} of its scale" if math.isfinite(measured) else "not finite"
-            return finding(what, measured, detail=found)
-    what = "largest difference from truth in double precision, as a share of the stage's scale"
-    return finding(what, worst(row["relative"] for row in doubles))
+            first = {"subject": row["subject"], "other": TRUTH, "detail": found}
+            return finding(f"first apart at {row['stage']}", measured, **first)
+    measure = "largest difference from truth in double precision, as a share of the stage's scale"
+    return finding(measure, worst(row["relative"] for row in doubles))
 
 
 def _divergence(rows: Iterable[Mapping[str, Any]], limit: float, implementations: set[str]) -> Finding:
     finding = partial(Finding, "stages", limit=limit, limit_name="noise_floors")
     rows = [row for row in rows if row["other"] != TRUTH]
     if missing := implementations - {row[side] for row in rows for side in ("subject", "other")}:
-        what = f"{', '.join(sorted(missing))} was not compared" if rows else "nothing was compared"
-        return finding("each layer by itself", math.nan, detail=what)
+        detail = f"{', '.join(sorted(missing))} was not compared" if rows else "nothing was compared"
+        return finding("each layer by itself", math.nan, detail=detail)
     if found := first_divergence(rows, "injected", limit):
         return finding("first divergence", worst([found.floors]), detail=str(found))
-    what = "largest difference at a stage, each layer by itself, in noise floors"
-    return finding(what, worst(row["floors"] for row in rows))
+    return finding("largest difference at a stage, each layer by itself, in noise floors", largest_floors(rows))
+
+
+def largest_floors(rows: Iterable[Mapping[str, Any]]) -> float:
+    """The largest difference between two implementations of a layer that are given the same input, in noise floors."""
+    return worst(row["floors"] for row in rows if row["mode"] == "injected" and row["other"] != TRUTH)

@@ -1,26 +1,29 @@
 """What a gate finds: one judged statement. Standard library only."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`what` was measured, and may be at most the limit.
+    """Something was measured, and may be at most the limit.
 
-    `leg` is what of a verdict it belongs to, `limit_name` the limit's key in the config, if it is from there, `subject`
-    the implementation that is held against others, if it is one. `detail` takes the place of the figures where words
-    say more.
+    `leg` is the leg of the verdict, or the gate, that it belongs to; `measure` is what was measured, of `subject`, or
+    between `subject` and `other`, and `place` where it is worst. `detail` takes the place of the figures where words
+    say more. `limit_name` is the limit's key in the config, if it is from there.
     """
 
     leg: str
-    what: str
+    measure: str
     measured: float
     limit: float
+    subject: str = ""
+    other: str = ""
+    place: str = ""
     detail: str = ""
     limit_name: str = ""
-    subject: str = ""
 
     @property
     def passed(self) -> bool:
@@ -28,14 +31,29 @@ class Finding:
         return self.measured <= self.limit
 
     @property
+    def what(self) -> str:
+        return self.what_in({})
+
+    def what_in(self, names: Mapping[str, str], between: str = "-") -> str:
+        """What was measured, with other `names` for what was compared."""
+        compared = f" {between} ".join(names.get(name, name) for name in (self.subject, self.other) if name)
+        where = f" (worst at {self.place})" if self.place else ""
+        return ", ".join(filter(None, (compared, self.measure))) + where
+
+    @property
     def sentence(self) -> str:
+        return self.sentence_in({})
+
+    def sentence_in(self, names: Mapping[str, str], between: str = "-") -> str:
+        """All that was found, with other `names` for what was compared."""
+        what = self.what_in(names, between)
         if self.detail:
-            return f"{self.what}: {self.detail}"
+            return f"{what}: {self.detail}"
         if not math.isfinite(self.measured):
-            return f"{self.what}: not finite (limit {self.limit:.2e})"
-        return f"{self.what}: {self.measured:.2e} {'<=' if self.passed else '>'} {self.limit:.2e}"
+            return f"{what}: not finite (limit {self.limit:.2e})"
+        return f"{what}: {self.measured:.2e} {'<=' if self.passed else '>'} {self.limit:.2e}"
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
-        names = ("leg", "what", "sentence", "passed", "measured", "limit", "limit_name")
+        names = ("leg", "subject", "other", "measure", "place", "sentence", "passed", "measured", "limit", "limit_name")
         return {name: getattr(self, name) for name in names}

@@ -72,10 +72,10 @@ def judge_preprocessing(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, 
     for other, figure in asked:
         own = [row for row in rows if row["other"] == other]
         place = max(own, key=lambda row: severity(row[figure]), default=None)
-        where = f" (worst at {place['image']} {place['height']}x{place['width']}{_enlarged(place)})" if place else ""
+        where = f"{place['image']} {place['height']}x{place['width']}{_enlarged(place)}" if place else ""
         measured = worst(row[figure] for row in own)
-        what = f"ours - {other}, {words[figure]}{where}"
-        findings.append(Finding("preprocessing", what, measured, limits[figure], limit_name=figure))
+        of = ("ours", other, where)
+        findings.append(Finding("preprocessing", words[figure], measured, limits[figure], *of, limit_name=figure))
     return tuple(findings)
 
 

@@ -1,9 +1,8 @@
 """Pass or fail: three legs, each judged on the numbers of a comparison. One missing leg fails."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from vit2onnx.cases import Case
@@ -15,6 +14,7 @@ LEGS = ("reference", "truth", "sanity")
 # What the published features are called: as the other side of a comparison, and as a leg that not all weights have.
 PUBLISHED = "published"
 GRAPH_RUNS = ("onnx", "onnx_unoptimized")
+LARGEST = "max |difference|"
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Verdict:
         return self.missing + faults_of(self.findings)
 
 
-def faults_of(findings: Iterable[Finding]) -> list[str]:
+def faults_of(findings: Iterable[Finding], tell: Callable[[Finding], str] = lambda one: one.sentence) -> list[str]:
     """What did not pass, in sentences."""
-    return [finding.sentence for finding in findings if not finding.passed]
+    return [tell(finding) for finding in findings if not finding.passed]
 
 
 def numbers_of(limits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -52,71 +52,69 @@ def numbers_of(limits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict:
     """Judge a comparison, as `compare_outputs` made it, by the limits of the config."""
     references = comparison["references"]
+    first = references[0] if references else ""
     findings: list[Finding] = []
 
-    select = partial(rows_of, comparison)
-
-    def at_most(leg: str, what: str, measured: float, name: str, *, subject: str = "", factor: float = 1.0) -> None:
+    def at_most(name: str, leg: str, pair: tuple[str, str], measure: str, measured: float, **more: Any) -> None:
         # Distance from one, so that every limit is an upper one and NaN fails in one way.
-        limit = 1 - limits[name] if name == "cosine" else factor * limits[name]
-        findings.append(Finding(leg, what, measured, limit, limit_name=name, subject=subject))
+        limit = 1 - limits[name] if name == "cosine" else more.pop("factor", 1.0) * limits[name]
+        findings.append(Finding(leg, measure, measured, limit, *pair, limit_name=name, **more))
 
     for reference in references:
+        of_rounding = rounding_factor(comparison, reference, limits)
         factor = differences_factor(comparison, reference, limits)
         for run in (*GRAPH_RUNS, "equinox"):
-            rows = select(run, reference)
-            place = worst_place(rows)
-            what = f"{run} - {reference}, max |difference|" + (f" (worst at {place})" if place else "")
-            at_most("reference", what, largest(rows), "max_abs", subject=run, factor=factor)
-            what = f"{run} - {reference}, 1 - lowest cosine of a token"
+            pair = run, reference
+            rows = rows_of(comparison, *pair)
+            at_most("max_abs", "reference", pair, LARGEST, largest(rows), factor=factor, place=worst_place(rows))
             cosines = [row["cosine"] for row in rows]
             distance = worst(None if cosine is None else 1 - cosine for cosine in cosines)
-            at_most("reference", what, distance, "cosine", subject=run)
-    for reference in references:
-        factor = rounding_factor(comparison, reference, limits)
+            at_most("cosine", "reference", pair, "1 - lowest cosine of a token", distance)
         for run in GRAPH_RUNS:
-            semantics = [row for row in comparison["semantics"] if _pair(row) == (run, reference)]
-            what = f"{run} - {reference}, cosine by which a neighbour that fell behind was nearer"
-            margin, angle = neighbour_margin(semantics), subspace_angle(semantics)
-            at_most("reference", what, margin, "neighbour_margin", subject=run, factor=factor)
-            what = f"{run} - {reference}, degrees between principal components, times their relative gap"
-            at_most("reference", what, angle, "subspace_angle", subject=run, factor=factor)
+            pair = run, reference
+            found = rows_of(comparison, *pair, of="semantics")
+            measure = "cosine by which a neighbour that fell behind was nearer"
+            at_most("neighbour_margin", "reference", pair, measure, neighbour_margin(found), factor=of_rounding)
+            measure = "degrees between principal components, times their relative gap"
+            at_most("subspace_angle", "reference", pair, measure, subspace_angle(found), factor=of_rounding)
     for reference in dict.fromkeys(row["reference"] for row in comparison["known_differences"]):
         rows = [row for row in comparison["known_differences"] if row["reference"] == reference]
-        measured, expected, rest = (largest(rows, key) for key in ("max_abs", "expected", "unexplained"))
-        what = (
-            f"{GRAPH_RUNS[0]} - {reference} with RoPE periods of its own (float32, not rounded to bfloat16 as the"
-            f" release's): max |difference| {measured:.1e}, of which these periods explain {expected:.1e}; what is left"
+        measured, expected, unexplained = (largest(rows, key) for key in ("max_abs", "expected", "unexplained"))
+        measure = (
+            f"{LARGEST} that RoPE periods of its own (float32, not rounded to bfloat16 as the release's) do not"
+            f" explain; of {measured:.1e} they explain {expected:.1e}"
         )
         factor = differences_factor(comparison, reference, limits)
-        # Of no subject, because of periods of its own a reference is asked only once.
-        at_most("reference", what, rest, "max_abs", factor=factor)
+        # Of the reference, because it is that which is run otherwise.
+        at_most("max_abs", "reference", (reference, GRAPH_RUNS[0]), measure, unexplained, factor=factor)
     for subject in dict.fromkeys(row["subject"] for row in comparison["differences"] if row["other"] == PUBLISHED):
-        what = f"{subject} - published features, max |difference|"
-        at_most(PUBLISHED, what, largest(select(subject, PUBLISHED)), "golden")
-    first = references[0] if references else ""
-    what = f"{GRAPH_RUNS[0]}'s distance from float64 (root mean square), in multiples of {first}'s own"
-    at_most("truth", what, truth_ratio(comparison), "truth_ratio", subject=GRAPH_RUNS[0])
+        measured = largest(rows_of(comparison, subject, PUBLISHED))
+        at_most("golden", PUBLISHED, (subject, ""), f"{LARGEST} from the published features", measured)
+    measure = "distance from float64 (root mean square) as a multiple of the latter's"
+    at_most("truth_ratio", "truth", (GRAPH_RUNS[0], first), measure, truth_ratio(comparison))
+    factor = differences_factor(comparison, first, limits)
     for subject in (f"{name}{DOUBLE}" for name in ("equinox", *references[1:])):
-        what = f"{subject} - {TRUTH}, max |difference|"
-        factor = differences_factor(comparison, first, limits)
-        at_most("truth", what, largest(select(subject, TRUTH)), "truth_agreement", factor=factor)
+        measured = largest(rows_of(comparison, subject, TRUTH))
+        at_most("truth_agreement", "truth", (subject, TRUTH), LARGEST, measured, factor=factor)
     for check in comparison["checks"]:
         # None of one may fail.
-        findings.append(Finding("sanity", check["name"], float(not check["passed"]), 0.0, check["detail"]))
+        failed = float(not check["passed"])
+        findings.append(Finding("sanity", check["name"], failed, 0.0, check["subject"], detail=check["detail"]))
     # Not by itself, or a comparison without checks would have this leg.
     if comparison["checks"]:
         missing, asked = not_compared(comparison), comparison["asked"]
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        detail = f"{len(asked['cases'])} inputs in batches of {asked['batches']}"
+        detail = f"{len(asked['cases'])} inputs in batches of {' and '.join(map(str, asked['batches']))}"
         detail = f"not {'; '.join(missing[:3])}{more}" if missing else detail
-        findings.append(Finding("sanity", "everything was compared", float(len(missing)), 0.0, detail))
+        findings.append(Finding("sanity", "everything was compared", float(len(missing)), 0.0, detail=detail))
     return Verdict(tuple(findings))
 
 
-def rows_of(comparison: Mapping[str, Any], subject: str, other: str) -> list[Mapping[str, Any]]:
-    """The differences of one pair."""
-    return [row for row in comparison["differences"] if (row["subject"], row["other"]) == (subject, other)]
+def rows_of(
+    comparison: Mapping[str, Any], subject: str, other: str, of: str = "differences"
+) -> list[Mapping[str, Any]]:
+    """The differences of one pair, or what else a comparison has by pairs."""
+    return [row for row in comparison[of] if (row["subject"], row["other"]) == (subject, other)]
 
 
 def not_compared(comparison: Mapping[str, Any]) -> list[str]:
@@ -168,10 +166,6 @@ def subspace_angle(semantics: Sequence[Mapping[str, Any]]) -> float:
     if not semantics or not all(row["finite"] for row in semantics):
         return math.nan
     return worst([0.0, *(angle["degrees"] * angle["gap"] for row in semantics for angle in row["subspaces"])])
-
-
-def _pair(row: Mapping[str, Any]) -> tuple[str, str]:
-    return row["subject"], row["other"]
 
 
 def largest(rows: Iterable[Mapping[str, Any]], key: str = "max_abs") -> float:

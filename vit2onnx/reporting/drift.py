@@ -11,9 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vit2onnx.parity.divergence import DOUBLE, TRUTH, Divergence, first_divergence
+from vit2onnx.parity.divergence import DOUBLE, TRUTH, Divergence, first_divergence, largest_floors
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.verdict import faults_of
 from vit2onnx.reporting.figures import LIMIT_COLOUR, MARKERS, STYLE, as_svg
 from vit2onnx.reporting.page import SUBJECTS, number
@@ -30,14 +29,13 @@ def stage_section(ledger: Mapping[str, Any], limit: float, findings: Sequence[Fi
     pairs = list(dict.fromkeys((row["subject"], row["other"]) for row in rows if not _is_double(row)))
     # What tells implementations apart comes first.
     pairs.sort(key=lambda pair: pair[1] == TRUTH)
-    between = [row["floors"] for row in rows if row["mode"] == "injected" and row["other"] != TRUTH]
     image, _, size = ledger["case"].rpartition("@")
     return {
         "figure": drift_figure(ledger, limit),
         "divergence": found,
         "faults": faults_of(findings),
         "count": len(dict.fromkeys(row["stage"] for row in rows)),
-        "largest": worst(between),
+        "largest": largest_floors(rows),
         "limit": limit,
         "photograph": f"{image} at {size}",
         "pairs": [f"{subject} - {'float64' if other == TRUTH else other}" for subject, other in pairs],

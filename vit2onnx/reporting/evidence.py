@@ -1,6 +1,6 @@
 """What was found on a variant, and what each gate says of it; page, summary and terminal ask here."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,13 +92,21 @@ class Judgement:
         That features are not the published ones is told apart from the rest of the outputs: then the checkpoint or the
         photograph is another, and the graph may well be right.
         """
+        return self._faults(lambda finding: finding.sentence)
+
+    @property
+    def told(self) -> dict[str, list[str]]:
+        """The same faults in words for readers who do not know the project."""
+        return self._faults(fault_in_words)
+
+    def _faults(self, tell: Callable[[Finding], str]) -> dict[str, list[str]]:
         published = [finding for finding in self.outputs.findings if finding.leg == PUBLISHED]
         own = [finding for finding in self.outputs.findings if finding.leg != PUBLISHED]
         found = {
-            "outputs": self.outputs.missing + faults_of(own),
-            PUBLISHED: faults_of(published),
-            "stages": faults_of(self.stages),
-            "preprocessing": faults_of(self.preprocessing),
+            "outputs": self.outputs.missing + faults_of(own, tell),
+            PUBLISHED: faults_of(published, tell),
+            "stages": faults_of(self.stages, tell),
+            "preprocessing": faults_of(self.preprocessing, tell),
             "self_test": list(self.self_test),
         }
         return {gate: found[gate] for gate in GATES if found[gate]}
@@ -106,13 +114,6 @@ class Judgement:
     @property
     def passed(self) -> bool:
         return not self.faults
-
-    @property
-    def told(self) -> dict[str, list[str]]:
-        """The same faults in words for readers who do not know the project."""
-        findings = (*self.outputs.findings, *self.stages, *self.preprocessing)
-        words = {one.sentence: fault_in_words(one) for one in findings if not one.passed}
-        return {gate: [words.get(fault, fault) for fault in found] for gate, found in self.faults.items()}
 
     @property
     def diagnosis(self) -> str:

@@ -4,7 +4,6 @@ import base64
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 
@@ -24,6 +23,7 @@ SUBJECTS = {
     "onnx_unoptimized": "ONNX, not optimised",
     TRUTH: "float64",
 }
+SUBJECTS |= {f"{name}{DOUBLE}": f"{words} in float64" for name, words in SUBJECTS.items()}
 # Ways to prepare photographs, likewise.
 PREPARATIONS = {
     "publisher": "the publisher's transform",
@@ -31,8 +31,6 @@ PREPARATIONS = {
     "transformers": "transformers' processor for DINOv3",
     "transformers_pil": "transformers' processor on Pillow",
 }
-# How a verdict tells of a reference that has RoPE periods of its own.
-OWN_PERIODS = r"^(\S+) - (.*): max \|difference\| (\S+), of which these periods explain (\S+); what is left$"
 TOKEN_GROUPS = {"cls": "CLS", "registers": "registers", "patches": "patches", "patches_mean": "mean of patches"}
 
 
@@ -51,36 +49,18 @@ def percent(share: float) -> str:
     return f"{float(exact.quantize(Decimal('0.01'), ROUND_DOWN)):g} %"
 
 
-def in_words(what: str, names: Mapping[str, str] = SUBJECTS) -> str:
-    """What a finding is of, with `names` for what is compared; where it is worst stays as it is."""
-    head, worst_at, place = what.partition(" (worst at ")
-    known = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
-
-    def name(found: re.Match[str]) -> str:
-        return names[found[1]] + (" in float64" if found[2] else "")
-
-    head = re.sub(OWN_PERIODS, r"\1 differs from \2 by \3, of which the periods explain \4; the rest is", head)
-    head = re.sub(rf"\b({known})'s own$", r"that of \1", head)
-    head = head.replace(" - ", " against ", 1)
-    return re.sub(rf"\b({known})({DOUBLE})?\b", name, head) + worst_at + place
+def in_words(finding: Finding) -> str:
+    """What a finding is of, in names that readers know."""
+    return finding.what_in(_names(finding), "against")
 
 
 def fault_in_words(finding: Finding) -> str:
-    """A finding that did not pass, in a sentence; what a runtime or a check says itself stays as it is."""
-    names = PREPARATIONS if finding.leg == "preprocessing" else SUBJECTS
-    detail = in_words(finding.detail, names) if finding.leg == "stages" else plainly(finding.detail)
-    told = replace(finding, what=in_words(finding.what, names), detail=detail).sentence
-    return told.replace("the rest is:", "the rest is")
+    """A finding that did not pass, likewise; what a runtime or a check says itself stays as it is."""
+    return finding.sentence_in(_names(finding), "against")
 
 
-def plainly(detail: str) -> str:
-    """What a check says, with names and types as words instead of Python's braces and quotes."""
-
-    def listed(found: re.Match[str]) -> str:
-        return re.sub(r"'([^']*)'", r"\1", found[1])
-
-    detail = re.sub(r"\{([^{}]*)\}", listed, detail).replace(" -> ", " to ")
-    return re.sub(r"\[(\d[\d, ]*)\]", r"\1", detail)
+def _names(finding: Finding) -> Mapping[str, str]:
+    return PREPARATIONS if finding.leg == "preprocessing" else SUBJECTS
 
 
 def with_code(text: str) -> Markup:
@@ -119,6 +99,5 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 ENVIRONMENT.filters |= {
-    function.__name__: function
-    for function in (number, percent, cosine, counted, megabytes, in_words, plainly, with_code)
+    function.__name__: function for function in (number, percent, cosine, counted, megabytes, in_words, with_code)
 }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit2onnx.parity.verdict import largest
-from vit2onnx.reporting.page import ENVIRONMENT, PREPARATIONS, SUBJECTS, counted, in_words, number
+from vit2onnx.reporting.page import ENVIRONMENT, counted, number
 from vit2onnx.self_test.verdict import in_short, judge_self_test
 
 PLANTED_IN = {"weights": "weights", "model": "Equinox model", "graph": "ONNX graph", "preprocessing": "preprocessing"}
@@ -30,7 +30,7 @@ def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
         + (f" Wrong: {in_short(wrong)}." if wrong else ""),
         "flagged": f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}",
         # What is wrong comes first.
-        "faults": sorted(map(_in_words, faults), key=lambda fault: fault["passed"]),
+        "faults": sorted(map(_row, faults), key=lambda fault: fault["passed"]),
         "tripped": [{"name": name, "limit": limits[name], "count": count} for name, count in result["tripped"].items()],
         "healthy": healthy,
         "worst": {name: largest(healthy, name) for name in ("max_abs", "truth_ratio", "floors")},
@@ -38,16 +38,15 @@ def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _in_words(fault: Mapping[str, Any]) -> dict[str, Any]:
-    names = SUBJECTS if fault["model"] else PREPARATIONS
-    words = {name: fault[name] and in_words(fault[name], names) for name in ("caught_by", "between")}
-    # In a narrow column.
-    words["between"] = words["between"] and words["between"].replace("Hugging Face ", "")
-    words["by"] = ", ".join(fault["tripped"]) or words["caught_by"] or ""
+def _row(fault: Mapping[str, Any]) -> dict[str, Any]:
     measured, limit = fault["measured"], fault["limit"]
-    # A check that is passed or not has no limit but zero.
-    words["times"] = number(None if measured is None else measured / limit) if limit else ""
-    return {**fault, **words, "planted_in": PLANTED_IN.get(fault["planted_in"], fault["planted_in"])}
+    return {
+        **fault,
+        "planted_in": PLANTED_IN.get(fault["planted_in"], fault["planted_in"]),
+        "by": ", ".join(fault["tripped"]) or fault["caught_by"] or "",
+        # A check that is passed or not has no limit but zero.
+        "times": number(None if measured is None else measured / limit) if limit else "",
+    }
 
 
 def self_test_page(result: Mapping[str, Any]) -> str:

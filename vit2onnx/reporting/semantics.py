@@ -53,7 +53,6 @@ def preprocessing_section(
     return {
         "others": others,
         "findings": findings,
-        "names": PREPARATIONS,
         "faults": faults_of(findings),
         "limits": limits,
     }

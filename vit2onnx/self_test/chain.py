@@ -21,9 +21,9 @@ from vit2onnx.exporting.stages import write_stages
 from vit2onnx.mapping import map_model
 from vit2onnx.models import Model
 from vit2onnx.parity.comparison import by_kind, compare_outputs
-from vit2onnx.parity.divergence import Divergence, first_divergence, judge_stages
+from vit2onnx.parity.divergence import Divergence, first_divergence, judge_stages, largest_floors
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.metrics import finite, worst
+from vit2onnx.parity.metrics import finite
 from vit2onnx.parity.stage_graphs import run_stage_graphs
 from vit2onnx.parity.stages import make_ledger
 from vit2onnx.parity.verdict import Verdict, faults_of, judge, largest, rows_of, truth_ratio
@@ -72,7 +72,7 @@ class Outcome:
     @property
     def floors(self) -> float | None:
         """The largest difference between two implementations at a stage of a layer, in noise floors."""
-        return finite(worst(row["floors"] for row in self.ledger["stages"] if row["mode"] == "injected"))
+        return finite(largest_floors(self.ledger["stages"]))
 
     @property
     def max_abs(self) -> float | None:
