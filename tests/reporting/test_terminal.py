@@ -194,3 +194,23 @@ def test_only_measurements_of_this_run_are_shown(tmp_path: Path) -> None:
         self_test=tmp_path / "self_test.json",
         missing=1,
     )
+
+
+def test_a_gate_that_fails_before_its_graph_is_compared_is_named_beside_others(
+    written: Written,
+    healthy: Comparison,
+    prepared: list[Comparison],
+    limits: Limits,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    differences = [row | {"differing_share": 0.5} for row in prepared]
+    paths = [tmp_path / name for name in ("own", "other")]
+    for path, variant, found in zip(paths, ("dinov3_tiny", "dinov3_other"), (prepared, differences), strict=True):
+        path.write_text(json.dumps({"variant": variant, "differences": found}))
+    measured = replace(written(healthy), preprocessing=paths, missing=1)
+    print_summary(measured, limits, "synthetic", complete=False)
+    told = capsys.readouterr().out
+    assert told.startswith("\nA verdict failed the run. 1 graph not compared.\n")
+    assert "The preprocessing of dinov3_other failed, because\n  ours - publisher, share of values" in told
+    assert "The preprocessing of dinov3_tiny" not in told

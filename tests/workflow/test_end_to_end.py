@@ -278,9 +278,10 @@ def test_stages_are_a_switch(copied: Path) -> None:
     assert not list(results.glob("*.passport.json"))
 
 
-def test_summary_and_pages_wait_for_a_self_test_that_is_asked_for(copied: Path) -> None:
+def test_passports_and_pages_wait_for_a_self_test_that_is_asked_for(copied: Path) -> None:
     edit_config(copied, lambda config: config["parity"].update(self_test=True))
-    assert set(planned(copied)) == {"plant_faults", "render_self_test", "judge_self_test"} | PAGES
+    of_self_test = {"plant_faults", "render_self_test", "judge_self_test"}
+    assert set(planned(copied)) == of_self_test | {"write_passport"} | PAGES
 
 
 def test_unreadable_image_is_one_sentence_and_no_output(copied: Path) -> None:

@@ -63,7 +63,8 @@ def _difference(evidence: Evidence, judged: Collection[Judgement]) -> KeyFigure:
     what = f"largest difference between ONNX and original in {_rounded(int(rows['count'].sum()))} output numbers"
     found = _worst_of(judged, "max_abs")
     figure = plain(found.measured) if math.isfinite(found.measured) else UNKNOWN
-    return KeyFigure(figure, what, f"limit {plain(found.limit)}; the numbers are around 1", found.passed)
+    typical = round(float(rows["scale"].median()), 1)
+    return KeyFigure(figure, what, f"limit {plain(found.limit)}; the numbers are around {plain(typical)}", found.passed)
 
 
 def _rounded(count: int) -> str:
@@ -81,10 +82,10 @@ def _neighbours(evidence: Evidence, judged: Collection[Judgement]) -> KeyFigure:
     rows = [row for one in evidence.comparisons for row in one["semantics"] if row["subject"] in GRAPH_RUNS]
     asked = [figures for row in rows for figures in row["neighbours"]]
     what = "of nearest neighbours (images, regions, patches) stay the same"
-    if not asked or not all(row["finite"] for row in rows):
-        return KeyFigure(UNKNOWN, what, "not finite, or nothing to look among", False)
-    share = min(figures["top_1"] for figures in asked)
     found = _worst_of(judged, "neighbour_margin")
+    if not asked or not all(row["finite"] for row in rows):
+        return KeyFigure(UNKNOWN, what, "not finite, or nothing to look among", found.passed)
+    share = min(figures["top_1"] for figures in asked)
     note = "none was exchanged"
     if share < 1 or found.measured > 0:
         note = f"exchanged ones differ by {number(found.measured)} of cosine; limit {number(found.limit)}"

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, largest_allowed, numbers_of, rounding, rounding_factor
+from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, largest_allowed, numbers_of, rounding, rounding_factor, unit
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, Judgement, LimitsByGate, differences, judge_gates, sizes_of
 from vit2onnx.reporting.figures import heat_table, truth_figure
@@ -159,14 +159,22 @@ def leg_section(judgement: Judgement, limits: Mapping[str, Mapping[str, Any]]) -
 
 
 def grown_limits(comparison: Mapping[str, Any], limits: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Why some limits of a graph are not those of the config, in a sentence for each reference."""
-    sentences = []
-    for reference in comparison["references"]:
-        if (factor := rounding_factor(comparison, reference, numbers_of(limits))) > 1:
+    """Why some limits of a graph are not those of the config, in sentences."""
+    numbers, sentences = numbers_of(limits), []
+    for place, reference in enumerate(comparison["references"]):
+        # In double precision all are compared with the first.
+        also = "" if place else ", truth_agreement"
+        if (times := unit(comparison, reference)) > 1:
+            named = "max_abs and truth_agreement are" if also else "max_abs is"
+            sentences.append(
+                f"The standard deviation of {SUBJECTS[reference]}'s features is {times:.3g}, and {named} as many times"
+                " as large here."
+            )
+        if (times := rounding_factor(comparison, reference, numbers)) > 1:
             own = number(rounding(comparison, reference))
             sentences.append(
                 f"These weights amplify rounding: single precision alone takes {SUBJECTS[reference]} and our Equinox"
-                f" model {own} from float64. So max_abs, truth_agreement, neighbour_margin and subspace_angle are"
-                f" {factor:.3g} times as large here."
+                f" model {own} from float64. So max_abs{also}, neighbour_margin and subspace_angle are {times:.3g}"
+                " times as large here."
             )
     return sentences

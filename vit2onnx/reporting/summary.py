@@ -60,16 +60,19 @@ def summarise(measured: Measured, limits: LimitsByGate, weights: str) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def faults_by_gate(measured: Measured, limits: LimitsByGate) -> dict[str, list[str]]:
-    """What the gates find wrong that need no comparison of a graph, by what they are about."""
+def faults_by_gate(measured: Measured, limits: LimitsByGate, summary: pd.DataFrame) -> dict[str, list[str]]:
+    """What gates find wrong of which no graph in the summary tells, by what it is about."""
+    told = set(zip(summary["variant"], summary["export"], strict=True)) if len(summary) else set()
     faults = {}
     for found in map(_read, measured.preprocessing):
-        judged = judge_preprocessing(found["differences"], numbers_of(limits["preprocessing"]))
-        faults[f"The preprocessing of {found['variant']}"] = faults_of(judged)
+        if found["variant"] not in {variant for variant, _ in told}:
+            judged = judge_preprocessing(found["differences"], numbers_of(limits["preprocessing"]))
+            faults[f"The preprocessing of {found['variant']}"] = faults_of(judged)
     for found in map(_read, measured.stages):
-        judged = judge_stages(found, numbers_of(limits["limits"]))
-        faults[f"A stage of {found['variant']}/{found['export']}.onnx"] = faults_of(judged)
-    if measured.self_test:
+        if (found["variant"], found["export"]) not in told:
+            judged = judge_stages(found, numbers_of(limits["limits"]))
+            faults[f"A stage of {found['variant']}/{found['export']}.onnx"] = faults_of(judged)
+    if measured.self_test and not told:
         faults["The self-test"] = faults_of_self_test(_read(measured.self_test))
     return {what: sentences for what, sentences in faults.items() if sentences}
 

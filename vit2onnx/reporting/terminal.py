@@ -1,7 +1,7 @@
 """The summary at the end of a run, for terminals and for logs."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +53,17 @@ def page_to_open(folder: Path) -> Path | None:
 def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, complete: bool = True) -> None:
     """Print the summary, why graphs failed if they did, the page to open, and the verdict as the last line.
 
-    `complete` is whether the run came to its end; it does not where a verdict fails. Prints nothing if it did and
-    nothing was measured.
+    `complete` says whether the run came to its end, which it does not if a gate fails. Prints nothing if it is complete
+    and nothing was measured.
     """
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         # The logs of continuous integration are wider than what rich takes for granted.
         console.width = 100
     summary = summarise(measured, limits, weights)
+    faults = faults_by_gate(measured, limits, summary)
     if not measured.graphs:
-        faults = faults_by_gate(measured, limits)
-        for what, sentences in faults.items():
-            console.print(f"\n{what} failed, because", style="red")
-            for sentence in sentences:
-                console.print(Padding(sentence, (0, 0, 0, 2)), style="red")
+        _print_faults(console, faults)
         if not (complete or faults):
             console.print("\nThe run did not finish. No graph was compared.", style="red")
         _print_lines(console, [stages_line(measured, limits), self_test_line(measured)])
@@ -74,15 +71,13 @@ def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, com
     failed = failed_graphs(summary)
     if not complete:
         missing = f" {counted(measured.missing, 'graph')} not compared." if measured.missing else ""
-        why = (
-            "The run did not finish: it was stopped, or a job failed." if failed.empty else "A verdict failed the run."
-        )
+        judged = "A verdict failed the run." if faults or not failed.empty else ""
+        why = judged or "The run did not finish: it was stopped, or a job failed."
         console.print(f"\n{why}{missing}", style="red")
     console.print(terminal_table(summary))
+    _print_faults(console, faults)
     for row in failed.itertuples():
-        console.print(f"\n{row.variant}/{row.export}.onnx failed, because", style="red")
-        for fault in row.faults:
-            console.print(Padding(fault, (0, 0, 0, 2)), style="red")
+        _print_faults(console, {f"{row.variant}/{row.export}.onnx": row.faults})
         if row.diagnosis:
             console.print(row.diagnosis, style="red")
     _print_lines(console, [stages_line(measured, limits), self_test_line(measured)])
@@ -94,6 +89,13 @@ def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, com
         console.print(f"\nOpen {os.path.relpath(page)}", soft_wrap=True)
     style = "bold green" if complete and failed.empty else "bold red"
     console.print(f"\n{verdict_line(summary, complete=complete)}", style=style)
+
+
+def _print_faults(console: Console, faults: Mapping[str, Iterable[str]]) -> None:
+    for what, sentences in faults.items():
+        console.print(f"\n{what} failed, because", style="red")
+        for sentence in sentences:
+            console.print(Padding(sentence, (0, 0, 0, 2)), style="red")
 
 
 def _print_lines(console: Console, lines: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ rule write_passport:
         verdict="<results>/{variant}/parity/{export}.verdict.json",
         preprocessing="<results>/{variant}/preprocessing.verdict.json",
         stages=branch(config["parity"]["stages"], then="<results>/{variant}/parity/{export}.stages.verdict.json"),
+        self_test=branch(config["parity"]["self_test"], then="<results>/self_test.verdict.json"),
         pixel_values="<results>/{variant}/features/pixel_values.npz",
         reference=f"<results>/{{variant}}/features/{references()[0]}.npz",
     output:

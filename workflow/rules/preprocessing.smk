@@ -1,4 +1,4 @@
-"""Our preprocessing against that of others, apart from the model: measured, then judged."""
+"""Our preprocessing against that of others, apart from the model: measured."""
 
 
 rule compare_preprocessing:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vit2onnx.errors import InputError
 from vit2onnx.files import write_json
 from vit2onnx.logs import logging_to
+from vit2onnx.onnx_file import withdraw_passport
 from vit2onnx.self_test.verdict import in_short, judge_self_test
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 def judge(result: Path, verdict: Path) -> None:
     if faults := judge_self_test(json.loads(result.read_text())):
+        # By checks that cannot be relied on, none has passed.
+        for graph in result.parent.glob("*/*.onnx"):
+            withdraw_passport(graph)
         raise InputError(
             f"The checks do not pass their own test: {in_short(faults)}. If limits under parity were"
             f" changed, set them back. All rows are in {result}."

@@ -51,7 +51,7 @@ def write_passport(
 if __name__ == "__main__":
     with logging_to(snakemake.log[0]):
         # Waited for only: what the verdict says is judged anew.
-        waited_for = ("verdict", "preprocessing", "stages")
+        waited_for = ("verdict", "preprocessing", "stages", "self_test")
         given = (*snakemake.input.items(), *snakemake.output.items())
         files = {name: Path(path) for name, path in given if name not in waited_for}
         write_passport(
