@@ -1,12 +1,13 @@
 """Check the configuration before any job runs, so that a typo costs a second and is named."""
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
 from vit2onnx.cases import GOLDEN, image_files
@@ -50,7 +51,7 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
     if not faults:
         specs = [VariantSpec.from_mapping(name, variants[name]) for name in names]
         patch = max(spec.architecture.patch_size for spec in specs)
-        faults = _size_faults(config, patch)
+        faults = [*_size_faults(config, patch), *_limit_faults(config["parity"]["limits"])]
         layout = config["synthetic"]["layout"]
         faults += [
             f"synthetic.layout: there is no {layout} layout of {spec.name}, only {', '.join(layouts)}"
@@ -97,7 +98,14 @@ def names_of(config: Mapping[str, Any], variants: Mapping[str, Any]) -> list[str
 def _check(file: str, mapping: Mapping[str, Any], schema: Path) -> None:
     validator = STRICT(yaml.safe_load(schema.read_text()))
     errors = sorted(validator.iter_errors(mapping), key=lambda error: [str(key) for key in error.absolute_path])
-    _raise(file, [f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}" for error in errors])
+    _raise(file, [f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {_message(error)}" for error in errors])
+
+
+def _message(error: ValidationError) -> str:
+    # YAML takes what other languages write as a number for a text.
+    if error.validator == "type" and isinstance(error.instance, str) and re.fullmatch(r"-?\d+e-?\d+", error.instance):
+        return f"{error.message}; write {error.instance.replace('e', '.0e')}"
+    return str(error.message)
 
 
 def _size_faults(config: Mapping[str, Any], patch: int) -> list[str]:
@@ -113,6 +121,15 @@ def _size_faults(config: Mapping[str, Any], patch: int) -> list[str]:
         faults += [f"exports.{name}.{key}: {recipe[key]} is smaller than one patch of {patch} pixels" for key in small]
         if None in (export.height, export.width) and not any(export.accepts(*size) for size in sizes):
             faults.append(f"exports.{name}: no size of parity.sizes fits it, so that it could not be compared")
+    return faults
+
+
+def _limit_faults(limits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    faults = []
+    if (cosine := limits["cosine"]["limit"]) > 1:
+        faults.append(f"parity.limits.cosine.limit: {cosine} is more than any cosine")
+    if (rounding := limits["rounding"]["limit"]) < 1e-7:
+        faults.append(f"parity.limits.rounding.limit: {rounding} is less than a unit in the last place")
     return faults
 
 

@@ -34,10 +34,15 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write all of a text or nothing."""
+    with atomic(path) as new:
+        new.write_text(text)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write plain data. Raises `ValueError` for NaN and infinity, which JSON does not have."""
-    with atomic(path) as new:
-        new.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def _is_alive(pid: int) -> bool:

@@ -31,9 +31,9 @@ def row(subject: str, other: str, max_abs: float | None, cosine: float | None = 
     return {"subject": subject, "other": other} | figures | place | where
 
 
-def semantics(subject: str, other: str) -> dict[str, Any]:
-    """What people do with features, half as far apart as the limits allow."""
-    margin, angle = LIMITS["neighbour_margin"] / 2, LIMITS["subspace_angle"] / 2
+def semantics(subject: str, other: str, share: float = 0.5) -> dict[str, Any]:
+    """What people do with features, so far apart as a share of what the limits allow."""
+    margin, angle = share * LIMITS["neighbour_margin"], share * LIMITS["subspace_angle"]
     return {
         **{"subject": subject, "other": other, "batch": 1, "finite": True},
         "neighbours": [{"what": what, "margin": margin} for what in ("cls", "patches")],
@@ -62,7 +62,7 @@ def healthy() -> Comparison:
         ],
         "known_differences": [],
         "semantics": [
-            semantics("transformers", "truth"),
+            semantics("transformers", "truth", 0.1),
             *(semantics(run, reference) for run in RUNS for reference in REFERENCES),
         ],
     }
@@ -332,6 +332,49 @@ def test_limits_grow_with_the_rounding_of_the_reference(pair: str, limit: str):
             assert [one.limit_name for one in verdict.findings if not one.passed] == ([] if passes else [limit])
 
 
+def with_a_flat_photograph(own: float) -> Comparison:
+    """A comparison of one photograph more, which rounding moves by so much in all implementations."""
+    comparison = healthy()
+    comparison["asked"]["cases"].append("white@48x112")
+    flat = [row | {"image": "white"} for row in comparison["differences"]]
+    single = [row for row in flat if not row["subject"].endswith("_float64")]
+    for row in single:
+        row |= {"max_abs": own, "rms": own}
+    comparison["differences"] += flat
+    return comparison
+
+
+def test_one_photograph_that_amplifies_rounding_loosens_no_limit_for_others():
+    comparison = with_a_flat_photograph(1e-4)
+    assert judge(comparison, LIMITS).passed
+    for row in rows(comparison, "onnx", "transformers"):
+        row["max_abs"] *= 0.9 * 25 if row["image"] == "cat" else 1
+    (fault,) = judge(comparison, LIMITS).faults
+    assert "(worst at cat 48x112, batch 1, cls 0): 4.29e-05 > 1.00e-05" in fault
+
+
+def test_one_photograph_that_amplifies_rounding_hides_no_distance_of_others():
+    comparison = with_a_flat_photograph(1e-4)
+    for row in rows(comparison, "onnx", "truth"):
+        row["rms"] *= 3 if row["image"] == "cat" else 1
+    (fault,) = judge(comparison, LIMITS).faults
+    # Two inputs, of which one is three times as far.
+    assert "as a multiple of the latter's: 2.24e+00 > 1.50e+00" in fault
+
+
+def test_flat_photographs_may_turn_components_as_the_reference_turns_them():
+    comparison = healthy()
+    for row in comparison["semantics"]:
+        for angle in row["subspaces"]:
+            angle["degrees"] *= 4
+    assert {one.limit_name for one in judge(comparison, LIMITS).findings if not one.passed} == {"subspace_angle"}
+    for angle in comparison["semantics"][0]["subspaces"]:
+        angle["degrees"] *= 5
+    # The first reference's own, which tells nothing of the second.
+    (one, *_) = [one for one in judge(comparison, LIMITS).findings if not one.passed]
+    assert (one.limit_name, one.other) == ("subspace_angle", "publisher")
+
+
 @pytest.mark.parametrize("subject", ["transformers", "equinox"])
 @pytest.mark.parametrize("distance", [None, OWN])
 def test_limits_do_not_grow_where_not_both_round_further(subject: str, distance: float | None):
@@ -359,6 +402,7 @@ def test_the_limit_does_not_shrink_with_the_scale_of_the_features():
 
 def test_what_a_known_difference_leaves_unexplained_is_judged():
     known = {"reference": "transformers", "max_abs": 0.25, "expected": 0.25, "unexplained": 9e-6, "scale": 1.0}
+    known |= {"image": "cat", "height": 48, "width": 112}
     comparison = healthy() | {"known_differences": [known]}
     assert judge(comparison, LIMITS).passed
     for unexplained in (1.1e-5, None):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vit2onnx.parity.verdict import LEGS, PUBLISHED
+from vit2onnx.parity.verdict import LEGS, PUBLISHED, numbers_of
 from vit2onnx.reporting.evidence import Evidence, Judgement
 from vit2onnx.reporting.figures import heat_table
 from vit2onnx.reporting.parity_page import (
@@ -235,16 +235,23 @@ def test_nothing_is_said_of_published_features_that_were_not_compared(
     assert (finding.what, finding.passed) == ("equinox, max |difference| from the published features", True)
 
 
-def test_why_limits_grew_is_said(healthy: Comparison, evidence_of: Make, limits: Limits) -> None:
-    assert grown_limits(healthy, limits["limits"]) == []
+def test_why_limits_grew_is_said(healthy: Comparison, stages: Comparison, text_of: Text, limits: Limits) -> None:
+    numbers = numbers_of(limits["limits"])
+    assert grown_limits(healthy, numbers) == {"rounding": [], "scale": []}
     for row in healthy["differences"]:
         if row["other"] == "truth":
             row["max_abs"] = 1e-4
-    (said,) = grown_limits(healthy, limits["limits"])
-    assert said.startswith("These weights amplify rounding: single precision alone takes Hugging Face transformers and")
-    assert "our Equinox model 1.0e-04 from float64. So max_abs, truth_agreement, neighbour_margin" in said
-    assert said.endswith("are 25 times as large here.")
-    assert said in parity_page(evidence_of(healthy), limits)
+    said = (
+        "These weights amplify rounding: single precision alone takes Hugging Face transformers and our Equinox model"
+        " up to 1.0e-04 from float64. So max_abs, truth_agreement, neighbour_margin and subspace_angle are up to 25"
+    )
+    assert text_of(healthy, stages={"dynamic": stages}).count(said) == 2
+    # Limits grow only where every layer is proven by itself.
+    assert said not in text_of(healthy)
+    for row in healthy["differences"]:
+        row["scale"] = 5.0
+    of_scale = grown_limits(healthy, numbers)["scale"]
+    assert "is 5, and max_abs and truth_agreement are as many times as large here" in of_scale[0]
 
 
 def test_all_gates_make_one_verdict(
@@ -265,8 +272,8 @@ def test_all_gates_make_one_verdict(
         "ours against the publisher's transform, share of values at another grey level (worst at"
     )
     assert self_test == (
-        "The checks caught 2 of 3 planted faults, named the stage of 2 of 2 in weights, model and graph, and flagged"
-        " none of 2 healthy models. Wrong: w1 and w2 exchanged (weights, ViT with SwiGLU) passes."
+        "w1 and w2 exchanged (weights, ViT with SwiGLU) passes. The checks caught 2 of 3 planted faults, named the"
+        " stage of 2 of 2 in weights, model and graph, and flagged none of 2 healthy models."
     )
 
 
@@ -351,13 +358,13 @@ def test_text_is_escaped(healthy: Comparison, text_of: Text) -> None:
 def test_names_of_photographs_are_escaped(healthy: Comparison, evidence_of: Make, limits: Limits) -> None:
     for row in healthy["differences"]:
         row["image"] = row["image"].replace("cat", "<script>alert(1)</script>")
-    assert "<script>alert" not in heat_table(healthy, limits["limits"])
+    assert "<script>alert" not in heat_table(healthy, numbers_of(limits["limits"]))
     assert "<script>alert" not in parity_page(evidence_of(healthy), limits)
 
 
 @pytest.mark.parametrize(("fixture", "red"), [("healthy", 0), ("beyond", 1), ("not_finite", 4)])
 def test_what_fails_is_red(fixture: str, red: int, limits: Limits, request: pytest.FixtureRequest) -> None:
-    table = heat_table(request.getfixturevalue(fixture), limits["limits"])
+    table = heat_table(request.getfixturevalue(fixture), numbers_of(limits["limits"]))
     style = re.search(r"([^{}]*)\{[^{}]*background: #b3261e[^{}]*\}", table)
     assert (style[1].count("#") if style else 0) == red
 

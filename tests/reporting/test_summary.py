@@ -37,11 +37,13 @@ def test_healthy_graph(written: Written, healthy: Comparison, limits: Limits) ->
         "verdict": "passed",
         "references": "transformers",
         "max_abs": 5e-6,
+        "limit": 1e-5,
         "worst_at": "cat 48x112, batch 1, patch 1,2",
         "truth_ratio": 0.5,
         "images": 2,
         "sizes": 2,
         "bytes": 86_454_796,
+        "failed_gates": [],
         "faults": [],
         "told": [],
         "diagnosis": "",
@@ -143,7 +145,9 @@ def test_checks_that_fail_their_own_test_let_no_graph_pass(
     tested["faults"][0] |= {"caught": False, "passed": False}
     summary = with_self_test()
     (fault,) = summary["faults"].item()
-    assert fault.startswith("self-test: The checks caught 2 of 3 planted faults")
+    assert fault.startswith(
+        "self-test: w1 and w2 exchanged (weights, ViT with SwiGLU) passes. The checks caught 2 of 3"
+    )
     assert not json.loads(summary_json(summary))["passed"]
     assert "**FAILED: the checks fail their own test" in verdict_rst(summary)
     assert "FAILED: the checks fail their own test" in summary_page(summary)

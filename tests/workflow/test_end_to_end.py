@@ -240,8 +240,9 @@ STAGE_RULES = ("run_reference_stages", "run_equinox_stages", "export_stages", "c
 def test_stages_are_a_switch(copied: Path) -> None:
     edit_config(copied, lambda config: config["parity"].update(stages=True))
     jobs = planned(copied)
-    # Those for each of two recipes, the passports that wait for them, and the pages that show them.
-    assert jobs == dict.fromkeys((*STAGE_RULES, "write_passport"), 2) | {"render_parity": 1, "summarise_parity": 1}
+    # Those for each of two recipes, verdict and passport, which depend on them, and the pages that show them.
+    twice = (*STAGE_RULES, "judge_parity", "write_passport")
+    assert jobs == dict.fromkeys(twice, 2) | {"render_parity": 1, "summarise_parity": 1}
     snakemake(copied)
     results = copied / "results/synthetic" / TINY
     made = {}

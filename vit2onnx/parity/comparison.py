@@ -340,7 +340,8 @@ def compare_outputs(
     prefix, patch = spec.architecture.num_prefix, spec.architecture.patch_size
     views = {name: view(taken(features["float32"]), prefix, patch) for name, features in references.items()}
     # What rounding alone does, to hold the graph's figures against.
-    semantics = [compare_semantics(first, TRUTH, views[first], view(truth, prefix, patch), batch=1)]
+    true_view = view(truth, prefix, patch)
+    semantics = [compare_semantics(name, TRUTH, found, true_view, batch=1) for name, found in views.items()]
     known: list[dict[str, Any]] = []
     maps: list[dict[str, Any]] = []
     batches = list(batch_sizes) if export.batch is None else [export.batch]

@@ -12,7 +12,8 @@ class Finding:
 
     `leg` is the leg of the verdict, or the gate, that it belongs to; `measure` is what was measured, of `subject`, or
     between `subject` and `other`, and `place` where it is worst. `detail` takes the place of the figures where words
-    say more. `limit_name` is the limit's key in the config, if it is from there.
+    say more. `limit_name` is the limit's key in the config, if it is from there, and `factor` what that is multiplied
+    by.
     """
 
     leg: str
@@ -24,6 +25,7 @@ class Finding:
     place: str = ""
     detail: str = ""
     limit_name: str = ""
+    factor: float = 1.0
 
     @property
     def passed(self) -> bool:
@@ -55,5 +57,5 @@ class Finding:
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
-        names = ("leg", "subject", "other", "measure", "place", "sentence", "passed", "measured", "limit", "limit_name")
-        return {name: getattr(self, name) for name in names}
+        names = ("leg", "subject", "other", "measure", "place", "sentence", "passed", "measured")
+        return {name: getattr(self, name) for name in (*names, "limit", "limit_name", "factor")}

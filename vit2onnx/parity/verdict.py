@@ -16,6 +16,10 @@ PUBLISHED = "published"
 GRAPH_RUNS = ("onnx", "onnx_unoptimized")
 LARGEST = "max |difference|"
 
+Rows = Sequence[Mapping[str, Any]]
+# What limits are multiplied by, by input.
+Factors = Mapping[str, float]
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -44,9 +48,13 @@ def faults_of(findings: Iterable[Finding], tell: Callable[[Finding], str] = lamb
     return [tell(finding) for finding in findings if not finding.passed]
 
 
-def numbers_of(limits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The limits of the config, without where they come from."""
-    return {name: limit["limit"] for name, limit in limits.items()}
+def numbers_of(limits: Mapping[str, Mapping[str, Any]], *, stages: bool = True) -> dict[str, float]:
+    """The limits of the config, without where they come from.
+
+    Without `stages` none grows with rounding: what is hidden by it in outputs shows only in a layer by itself.
+    """
+    numbers = {name: limit["limit"] for name, limit in limits.items()}
+    return numbers if stages else numbers | {"rounding": math.inf}
 
 
 def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict:
@@ -55,47 +63,61 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
     first = references[0] if references else ""
     findings: list[Finding] = []
 
-    def at_most(name: str, leg: str, pair: tuple[str, str], measure: str, measured: float, **more: Any) -> None:
+    def at_most(
+        name: str, leg: str, pair: tuple[str, str], measure: str, measured: float, factor: float = 1.0, place: str = ""
+    ) -> None:
         # Distance from one, so that every limit is an upper one and NaN fails in one way.
-        limit = 1 - limits[name] if name == "cosine" else more.pop("factor", 1.0) * limits[name]
-        findings.append(Finding(leg, measure, measured, limit, *pair, limit_name=name, **more))
+        limit = 1 - limits[name] if name == "cosine" else factor * limits[name]
+        findings.append(Finding(leg, measure, measured, limit, *pair, place, limit_name=name, factor=factor))
+
+    def rows_at_most(
+        name: str, leg: str, pair: tuple[str, str], measure: str, rows: Rows, factors: Factors, key: str = "max_abs"
+    ) -> None:
+        # That which is largest by its own limit.
+        row = max(rows, key=lambda row: severity(row[key]) / factors.get(case_of(row), 1.0), default=None)
+        measured = worst([row[key]]) if row else math.nan
+        factor = factors.get(case_of(row), 1.0) if row else 1.0
+        at_most(name, leg, pair, measure, measured, factor, worst_place([row]) if row and "group" in row else "")
 
     for reference in references:
-        of_rounding = rounding_factor(comparison, reference, limits)
-        factor = differences_factor(comparison, reference, limits)
+        factors = differences_factors(comparison, reference, limits)
         for run in (*GRAPH_RUNS, "equinox"):
             pair = run, reference
             rows = rows_of(comparison, *pair)
-            at_most("max_abs", "reference", pair, LARGEST, largest(rows), factor=factor, place=worst_place(rows))
+            rows_at_most("max_abs", "reference", pair, LARGEST, rows, factors)
             cosines = [row["cosine"] for row in rows]
             distance = worst(None if cosine is None else 1 - cosine for cosine in cosines)
             at_most("cosine", "reference", pair, "1 - lowest cosine of a token", distance)
+        of_rounding = max(rounding_factors(comparison, reference, limits).values(), default=1.0)
         for run in GRAPH_RUNS:
             pair = run, reference
             found = rows_of(comparison, *pair, of="semantics")
-            measure = "cosine by which a neighbour that fell behind was nearer"
-            at_most("neighbour_margin", "reference", pair, measure, neighbour_margin(found), factor=of_rounding)
-            measure = "degrees between principal components, times their relative gap"
-            at_most("subspace_angle", "reference", pair, measure, subspace_angle(found), factor=of_rounding)
+            own = rows_of(comparison, reference, TRUTH, of="semantics")
+            for name, measure, figure in USE:
+                # The reference's own rounding may move flat photographs by more than any limit.
+                reachable = (1 + limits["truth_ratio"]) * figure(own) / limits[name]
+                factor = max(of_rounding, reachable) if math.isfinite(reachable) else of_rounding
+                at_most(name, "reference", pair, measure, figure(found), factor)
     for reference in dict.fromkeys(row["reference"] for row in comparison["known_differences"]):
         rows = [row for row in comparison["known_differences"] if row["reference"] == reference]
-        measured, expected, unexplained = (largest(rows, key) for key in ("max_abs", "expected", "unexplained"))
+        measured, expected = (largest(rows, key) for key in ("max_abs", "expected"))
         measure = (
             f"{LARGEST} that RoPE periods of its own (float32, not rounded to bfloat16 as the release's) do not"
             f" explain; of {measured:.1e} they explain {expected:.1e}"
         )
-        factor = differences_factor(comparison, reference, limits)
+        factors = differences_factors(comparison, reference, limits)
         # Of the reference, because it is that which is run otherwise.
-        at_most("max_abs", "reference", (reference, GRAPH_RUNS[0]), measure, unexplained, factor=factor)
+        pair = reference, GRAPH_RUNS[0]
+        rows_at_most("max_abs", "reference", pair, measure, rows, factors, "unexplained")
     for subject in dict.fromkeys(row["subject"] for row in comparison["differences"] if row["other"] == PUBLISHED):
         measured = largest(rows_of(comparison, subject, PUBLISHED))
         at_most("golden", PUBLISHED, (subject, ""), f"{LARGEST} from the published features", measured)
     measure = "distance from float64 (root mean square) as a multiple of the latter's"
     at_most("truth_ratio", "truth", (GRAPH_RUNS[0], first), measure, truth_ratio(comparison))
-    factor = differences_factor(comparison, first, limits)
+    factors = differences_factors(comparison, first, limits)
     for subject in (f"{name}{DOUBLE}" for name in ("equinox", *references[1:])):
-        measured = largest(rows_of(comparison, subject, TRUTH))
-        at_most("truth_agreement", "truth", (subject, TRUTH), LARGEST, measured, factor=factor)
+        rows = rows_of(comparison, subject, TRUTH)
+        rows_at_most("truth_agreement", "truth", (subject, TRUTH), LARGEST, rows, factors)
     for check in comparison["checks"]:
         # None of one may fail.
         failed = float(not check["passed"])
@@ -124,6 +146,7 @@ def not_compared(comparison: Mapping[str, Any]) -> list[str]:
     asked, references = comparison["asked"], comparison["references"]
     pairs = [(run, other, batch) for run in GRAPH_RUNS for other in (*references, TRUTH) for batch in asked["batches"]]
     pairs += [("equinox", reference, 1) for reference in references]
+    pairs += [(name, TRUTH, 1) for name in (*references, "equinox", f"equinox{DOUBLE}")]
     rows = comparison["differences"]
     found = {(r["subject"], r["other"], r["batch"], str(Case(r["image"], r["height"], r["width"]))) for r in rows}
     wanted = [(*pair, case) for pair in pairs for case in asked["cases"]]
@@ -137,17 +160,27 @@ def not_compared(comparison: Mapping[str, Any]) -> list[str]:
 def truth_ratio(comparison: Mapping[str, Any]) -> float:
     """The distance of the graph from the float64 truth, as users run it, as a multiple of the first reference's own.
 
-    By root mean square, because the largest of some rounding errors is a matter of chance. NaN if one is not known.
+    By root mean square, because the largest of some rounding errors is a matter of chance; of every input on its own,
+    and then of all inputs, because one that is rounded further must not hide the others. NaN if one is not known.
     """
-
-    def distance(subject: str) -> float:
-        rows = rows_of(comparison, subject, TRUTH)
-        squares = [math.nan if row["rms"] is None else row["count"] * row["rms"] ** 2 for row in rows]
-        mean = sum(squares) / sum(row["count"] for row in rows) if rows else math.nan
-        return math.sqrt(mean) if math.isfinite(mean) else math.nan
-
     references = comparison["references"]
-    return distance(GRAPH_RUNS[0]) / ((references and distance(references[0])) or math.nan)
+    graph, own = (_distances(comparison, name) for name in (GRAPH_RUNS[0], references[0] if references else ""))
+    if not graph or graph.keys() - own.keys():
+        return math.nan
+    squares = [graph[case] / own[case] if own[case] else math.nan for case in graph]
+    mean = sum(squares) / len(squares)
+    return math.sqrt(mean) if math.isfinite(mean) else math.nan
+
+
+def _distances(comparison: Mapping[str, Any], subject: str) -> dict[str, float]:
+    """The mean square distance from float64 of every input."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in rows_of(comparison, subject, TRUTH):
+        found.setdefault(case_of(row), []).append((row["count"], worst([row["rms"]]) ** 2))
+    return {
+        case: sum(count * square for count, square in rows) / sum(count for count, _ in rows)
+        for case, rows in found.items()
+    }
 
 
 def neighbour_margin(semantics: Sequence[Mapping[str, Any]]) -> float:
@@ -168,6 +201,13 @@ def subspace_angle(semantics: Sequence[Mapping[str, Any]]) -> float:
     return worst([0.0, *(angle["degrees"] * angle["gap"] for row in semantics for angle in row["subspaces"])])
 
 
+# What people do with features: the name of the limit, what is measured, and how.
+USE = (
+    ("neighbour_margin", "cosine by which a neighbour that fell behind was nearer", neighbour_margin),
+    ("subspace_angle", "degrees between principal components, times their relative gap", subspace_angle),
+)
+
+
 def largest(rows: Iterable[Mapping[str, Any]], key: str = "max_abs") -> float:
     """The largest difference; NaN if one of them is not a finite number or there are no rows."""
     return worst(row[key] for row in rows)
@@ -179,30 +219,52 @@ def unit(comparison: Mapping[str, Any], reference: str) -> float:
     return max(1.0, min(filter(None, deviations), default=1.0))
 
 
-def rounding(comparison: Mapping[str, Any], reference: str) -> float:
-    """How far single precision alone takes a reference and the Equinox model from float64; NaN if this is not known.
+def case_of(row: Mapping[str, Any]) -> str:
+    """Of which input a row is."""
+    return str(Case(row["image"], row["height"], row["width"]))
 
-    The nearer one's largest distance, because weights that amplify rounding do so in both, and a fault is in one.
+
+def rounding(comparison: Mapping[str, Any], reference: str) -> dict[str, float]:
+    """How far single precision alone takes a reference and the Equinox model from float64, by input.
+
+    The nearer one's largest distance, because weights that amplify rounding do so in both, and a fault is in one. NaN
+    where this is not known.
     """
-    distances = [largest(rows_of(comparison, subject, TRUTH)) for subject in (reference, "equinox")]
-    return min(distances) if all(map(math.isfinite, distances)) else math.nan
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for subject in (reference, "equinox"):
+        for row in rows_of(comparison, subject, TRUTH):
+            found.setdefault(case_of(row), {}).setdefault(subject, []).append(row["max_abs"])
+    distances = {case: [worst(values) for values in both.values()] for case, both in found.items()}
+    return {
+        case: min(both) if len(both) == 2 and all(map(math.isfinite, both)) else math.nan
+        for case, both in distances.items()
+    }
 
 
-def rounding_factor(comparison: Mapping[str, Any], reference: str, limits: Mapping[str, float]) -> float:
-    """By what limits grow for weights that amplify rounding more than those for which the config has them."""
-    factor = rounding(comparison, reference) / (unit(comparison, reference) * limits["rounding"])
-    return factor if factor > 1 else 1.0
+def rounding_factors(comparison: Mapping[str, Any], reference: str, limits: Mapping[str, float]) -> dict[str, float]:
+    """By what limits grow, by input, where rounding is amplified more than the config's limits are for."""
+    most = unit(comparison, reference) * limits["rounding"]
+    return {case: max(1.0, 0.0 if math.isnan(x) else x / most) for case, x in rounding(comparison, reference).items()}
 
 
-def differences_factor(comparison: Mapping[str, Any], reference: str, limits: Mapping[str, float]) -> float:
-    """What `max_abs`, which is for features of unit scale, is multiplied by for a reference."""
-    return unit(comparison, reference) * rounding_factor(comparison, reference, limits)
+def differences_factors(comparison: Mapping[str, Any], reference: str, limits: Mapping[str, float]) -> dict[str, float]:
+    """What `max_abs`, which is for features of unit scale, is multiplied by for a reference, by input."""
+    scale = unit(comparison, reference)
+    return {case: scale * factor for case, factor in rounding_factors(comparison, reference, limits).items()}
+
+
+def allowed(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, float]:
+    """How far any element of an input's features may be from every reference."""
+    found: dict[str, float] = {}
+    for reference in comparison["references"]:
+        for case, factor in differences_factors(comparison, reference, limits).items():
+            found[case] = min(found.get(case, math.inf), factor * limits["max_abs"])
+    return found
 
 
 def largest_allowed(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> float:
-    """How far any element may be from every reference."""
-    factors = [differences_factor(comparison, reference, limits) for reference in comparison["references"]]
-    return limits["max_abs"] * min(factors, default=1.0)
+    """How far any element of any input's features may be from every reference."""
+    return max(allowed(comparison, limits).values(), default=limits["max_abs"])
 
 
 def worst_place(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -9,8 +9,9 @@ import pandas as pd
 
 from vit2onnx.parity.divergence import judge_stages
 from vit2onnx.parity.finding import Finding
+from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.preprocessing import judge_preprocessing
-from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, Verdict, faults_of, judge, numbers_of, rows_of
+from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, Verdict, faults_of, judge, numbers_of, rounding, rows_of
 from vit2onnx.reporting.page import fault_in_words
 from vit2onnx.reporting.self_test import self_test_section
 
@@ -84,6 +85,8 @@ class Judgement:
     self_test: Sequence[str]
     # Whether the Equinox model was compared with a reference, without which nothing can be told of it.
     has_equinox: bool = True
+    # How far a graph that keeps `truth_ratio` may be from the reference, as both round.
+    reachable: float = 0.0
 
     @property
     def faults(self) -> dict[str, list[str]]:
@@ -118,7 +121,8 @@ class Judgement:
     @property
     def diagnosis(self) -> str:
         """Which part is at fault where outputs are, and what to do next; nothing where this cannot be told."""
-        off = {one.subject for one in self.outputs.findings if one.leg == "reference" and not one.passed}
+        failed = [one for one in self.outputs.findings if one.leg != PUBLISHED and not one.passed]
+        off = {one.subject for one in failed if one.leg == "reference"}
         runs = [run for run in GRAPH_RUNS if run in off]
         said = []
         if runs and "equinox" in off:
@@ -129,7 +133,24 @@ class Judgement:
             said = ["The Equinox model is within the limits, so the export (or onnxruntime) is at fault."]
         if not said or not self.has_equinox:
             return ""
-        return " ".join([*said, *([] if self.stages else ["`make proof` names the first stage that is wrong."])])
+        further = [] if self.stages else ["`make proof` names the first stage that is wrong."]
+        if self._is_rounding(failed):
+            said = [
+                "Rounding may explain this: single precision alone takes both original and Equinox model so far from"
+                f" float64 that a right file may be {self.reachable:.1e} from the original."
+            ]
+            further = ["No file can keep a limit that is tighter; loosen it."]
+            if not self.stages:
+                further = ["`make proof` shows whether each layer by itself is right; if it is, the limits grow."]
+        return " ".join([*said, *further])
+
+    def _is_rounding(self, failed: Iterable[Finding]) -> bool:
+        """Whether all that failed is what rounding makes large, and none is larger than that."""
+        amplified = ("max_abs", "neighbour_margin", "subspace_angle")
+        return all(
+            one.limit_name in amplified and (one.limit_name != "max_abs" or one.measured <= self.reachable)
+            for one in failed
+        )
 
 
 def judge_gates(
@@ -141,8 +162,10 @@ def judge_gates(
     self_test: Plain | None = None,
 ) -> Judgement:
     """Judge all that was measured of a graph; `None` stands for what was not."""
-    numbers = numbers_of(limits["limits"])
+    numbers = numbers_of(limits["limits"], stages=stages is not None)
+    first = comparison["references"][0] if comparison["references"] else ""
     return Judgement(
+        reachable=(1 + numbers["truth_ratio"]) * worst(rounding(comparison, first).values()),
         outputs=judge(comparison, numbers),
         has_equinox=any(rows_of(comparison, "equinox", reference) for reference in comparison["references"]),
         stages=() if stages is None else judge_stages(stages, numbers),

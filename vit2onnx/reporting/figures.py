@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vit2onnx.parity.divergence import TRUTH
-from vit2onnx.parity.verdict import GRAPH_RUNS, largest_allowed, numbers_of
+from vit2onnx.parity.verdict import GRAPH_RUNS, largest_allowed
 from vit2onnx.reporting.evidence import differences, sizes_of
 from vit2onnx.reporting.page import SUBJECTS, TOKEN_GROUPS, data_uri, number
 
@@ -88,7 +88,7 @@ def _scale_axis(axes: Axes, *, log: bool) -> None:
         axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
 
 
-def heat_table(comparison: Mapping[str, Any], limits: Mapping[str, Mapping[str, Any]]) -> Markup:
+def heat_table(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Markup:
     """Graph and reference by token group, image and size: the worst of all runs, batches and references.
 
     The colour is the share of the limit; what is beyond it or no number is red.
@@ -109,8 +109,8 @@ def heat_table(comparison: Mapping[str, Any], limits: Mapping[str, Mapping[str, 
     table = worst.groupby(["group", "image", "size"], observed=True).max(skipna=False).unstack("size")
     styler = table.rename_axis(index=[None, None], columns=[None, None]).style.set_uuid(comparison["export"])
     for name, limit in (
-        ("max |difference|", largest_allowed(comparison, numbers_of(limits))),
-        ("1 - lowest cosine", 1 - limits["cosine"]["limit"]),
+        ("max |difference|", largest_allowed(comparison, limits)),
+        ("1 - lowest cosine", 1 - limits["cosine"]),
     ):
         part = pd.IndexSlice[:, name]
         styler = styler.background_gradient("Blues", axis=None, vmin=0, vmax=limit, high=1.0, subset=part)

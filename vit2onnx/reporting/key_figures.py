@@ -81,14 +81,15 @@ def _exactness(judged: Collection[Judgement]) -> KeyFigure:
 def _neighbours(evidence: Evidence, judged: Collection[Judgement]) -> KeyFigure:
     rows = [row for one in evidence.comparisons for row in one["semantics"] if row["subject"] in GRAPH_RUNS]
     asked = [figures for row in rows for figures in row["neighbours"]]
-    what = "of nearest neighbours (images, regions, patches) stay the same"
+    what = "of first neighbours (images, regions, patches) stay the same"
     found = _worst_of(judged, "neighbour_margin")
     if not asked or not all(row["finite"] for row in rows):
         return KeyFigure(UNKNOWN, what, "not finite, or nothing to look among", found.passed)
     share = min(figures["top_1"] for figures in asked)
-    note = "none was exchanged"
+    note = "and all others that were looked at"
     if share < 1 or found.measured > 0:
-        note = f"exchanged ones differ by {number(found.measured)} of cosine; limit {number(found.limit)}"
+        limit = number(found.limit)
+        note = f"neighbours that changed places differ by {number(found.measured)} of cosine; limit {limit}"
     return KeyFigure(percent(share), what, note, found.passed)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, largest_allowed, numbers_of, rounding, rounding_factor, unit
+from vit2onnx.parity.metrics import worst
+from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, largest_allowed, numbers_of, rounding, rounding_factors, unit
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, Judgement, LimitsByGate, differences, judge_gates, sizes_of
 from vit2onnx.reporting.figures import heat_table, truth_figure
@@ -46,6 +47,7 @@ def page_content(evidence: Evidence, limits: LimitsByGate) -> dict[str, Any]:
     graphs = [graph_section(evidence, one, judged[one["export"]], limits) for one in evidence.comparisons]
     references = list(dict.fromkeys(name for one in evidence.comparisons for name in one["references"]))
     rows = pd.concat([differences(one, GRAPH_RUNS, references) for one in evidence.comparisons])
+    known = [row for one in evidence.comparisons for row in one["known_differences"]]
     stages = [graph["stages"] for graph in graphs if graph["stages"]]
     return {
         "title": f"{evidence.record['variant']}: parity",
@@ -57,6 +59,7 @@ def page_content(evidence: Evidence, limits: LimitsByGate) -> dict[str, Any]:
         "references": [SUBJECTS[name] for name in references],
         "images": rows["image"].nunique(),
         "sizes": len(sizes_of(rows)),
+        "own_periods": worst([0.0, *(row["max_abs"] for row in known)]),
         "limits": limits["limits"],
         "confirmed": is_confirmed(judged.values(), evidence.record),
         "record": evidence.record,
@@ -129,19 +132,20 @@ def graph_section(
     export, of_models = comparison["export"], limits["limits"]
     ledger = evidence.stages.get(export)
     maps = comparison["error_maps"]
-    limit = largest_allowed(comparison, numbers_of(of_models))
+    numbers = numbers_of(of_models, stages=ledger is not None)
+    limit = largest_allowed(comparison, numbers)
     return {
         "export": export,
         "file": f"{export}.onnx",
         "passed": judgement.passed,
         "legs": leg_section(judgement, of_models),
-        "grown": grown_limits(comparison, of_models),
+        "grown": grown_limits(comparison, numbers),
         "error_maps": error_map_figure(maps, evidence.photographs, limit) if maps else None,
         "stages": stage_section(ledger, of_models["noise_floors"]["limit"], judgement.stages) if ledger else None,
         "own_words": own_words_section(evidence.metadata[export], evidence.operator_sets[export]),
         "distributions": distribution_section(comparison),
         "semantics": semantics_section(comparison),
-        "heat": heat_table(comparison, of_models),
+        "heat": heat_table(comparison, numbers),
         "figure": truth_figure(comparison, of_models["truth_ratio"]["limit"]),
         "sha256": comparison["graph_sha256"],
         "runtime": comparison["runtime"],
@@ -158,23 +162,23 @@ def leg_section(judgement: Judgement, limits: Mapping[str, Mapping[str, Any]]) -
     return legs
 
 
-def grown_limits(comparison: Mapping[str, Any], limits: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Why some limits of a graph are not those of the config, in sentences."""
-    numbers, sentences = numbers_of(limits), []
+def grown_limits(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, list[str]]:
+    """Why some limits of a graph are not those of the config, in sentences: by `rounding`, and by `scale`."""
+    of_rounding, of_scale = [], []
     for place, reference in enumerate(comparison["references"]):
         # In double precision all are compared with the first.
         also = "" if place else ", truth_agreement"
+        if (times := worst(rounding_factors(comparison, reference, limits).values())) > 1:
+            own = number(worst(rounding(comparison, reference).values()))
+            of_rounding.append(
+                f"These weights amplify rounding: single precision alone takes {SUBJECTS[reference]} and our Equinox"
+                f" model up to {own} from float64. So max_abs{also}, neighbour_margin and subspace_angle are up to"
+                f" {times:.3g} times as large here as in the config. It is the stages that would show a small fault."
+            )
         if (times := unit(comparison, reference)) > 1:
             named = "max_abs and truth_agreement are" if also else "max_abs is"
-            sentences.append(
+            of_scale.append(
                 f"The standard deviation of {SUBJECTS[reference]}'s features is {times:.3g}, and {named} as many times"
-                " as large here."
+                " as large here as in the config."
             )
-        if (times := rounding_factor(comparison, reference, numbers)) > 1:
-            own = number(rounding(comparison, reference))
-            sentences.append(
-                f"These weights amplify rounding: single precision alone takes {SUBJECTS[reference]} and our Equinox"
-                f" model {own} from float64. So max_abs{also}, neighbour_margin and subspace_angle are {times:.3g}"
-                " times as large here."
-            )
-    return sentences
+    return {"rounding": of_rounding, "scale": of_scale}

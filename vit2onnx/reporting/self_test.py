@@ -25,9 +25,9 @@ def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
         "passed": not wrong,
         "caught": f"{caught} of {len(faults)}",
         "named": f"{named} of {len(placed)}",
-        "sentence": f"The checks caught {caught} of {counted(len(faults), 'planted fault')}{of_stages} and flagged "
-        f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}."
-        + (f" Wrong: {in_short(wrong)}." if wrong else ""),
+        "sentence": (f"{in_short(wrong)}. " if wrong else "")
+        + f"The checks caught {caught} of {counted(len(faults), 'planted fault')}{of_stages} and flagged "
+        f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}.",
         "flagged": f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}",
         # What is wrong comes first.
         "faults": sorted(map(_row, faults), key=lambda fault: fault["passed"]),

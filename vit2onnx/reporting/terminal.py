@@ -114,7 +114,7 @@ def terminal_table(summary: pd.DataFrame) -> Table:
         table.add_row(
             f"{row.variant}\n{row.export}.onnx, {megabytes(row.bytes)}\n{compared}",
             Text(row.verdict, "bold red" if row.faults else "green"),
-            f"{number(row.max_abs)} at\n" + row.worst_at.replace(", batch", "\nbatch"),
+            f"{number(row.max_abs)} (limit {number(row.limit)}) at\n" + row.worst_at.replace(", batch", "\nbatch"),
             cosine(row.cosine),
             number(row.truth_ratio),
         )

@@ -17,6 +17,7 @@ rule judge_parity:
         mem_mb=500,
     params:
         limits=config["parity"]["limits"],
+        stages=config["parity"]["stages"],
         code=code_digest("variants", "cases", "files", "onnx_file", "parity"),
     message:
         "{wildcards.variant}: judging {wildcards.export}.onnx"
@@ -85,7 +86,7 @@ rule judge_self_test:
     resources:
         mem_mb=500,
     params:
-        code=code_digest("self_test", "files"),
+        code=code_digest("onnx_file", "self_test", "files"),
     message:
         "Judging the self-test"
     script:

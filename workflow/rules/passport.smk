@@ -35,6 +35,7 @@ rule write_passport:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
         limits=config["parity"]["limits"],
+        stages=config["parity"]["stages"],
         code=code_digest(
             *("passport", "onnx_file", "cases", "variants", "files"),
             *("checkpoints", "keytable", "archive", "mapping", "models", "parity"),

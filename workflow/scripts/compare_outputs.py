@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit2onnx.cases import Case
-from vit2onnx.files import atomic, read_arrays, write_json
+from vit2onnx.files import read_arrays, write_json, write_text
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.comparison import by_kind, compare_outputs
 from vit2onnx.parity.tables import csv_of, flat_semantics
@@ -35,8 +35,7 @@ def compare(
     found = compare_outputs(spec, export, graph, cases, named, own, batch_sizes, threads)
     write_json(comparison, found)
     for path, rows in ((differences, found["differences"]), (semantics, flat_semantics(found["semantics"]))):
-        with atomic(path) as new:
-            new.write_text(csv_of(rows))
+        write_text(path, csv_of(rows))
 
 
 if __name__ == "__main__":

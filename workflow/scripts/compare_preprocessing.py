@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vit2onnx.files import atomic, write_json
+from vit2onnx.files import write_json, write_text
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.preprocessing import compare_preprocessing
@@ -34,8 +34,7 @@ def compare(
     ours = partial(preprocess, preprocessing=spec.preprocessing)
     rows = compare_preprocessing(loaded, sizes, ours, preparations(spec), std)
     write_json(comparison, {"variant": spec.name, "differences": rows})
-    with atomic(table) as new:
-        new.write_text(csv_of(rows))
+    write_text(table, csv_of(rows))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit2onnx.cases import layer_inputs
-from vit2onnx.files import atomic, open_arrays, write_json
+from vit2onnx.files import open_arrays, write_json, write_text
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.stage_graphs import run_stage_graphs
 from vit2onnx.parity.stages import make_ledger
@@ -34,8 +34,7 @@ def compare(
         onnx = run_stage_graphs(accumulated, injected, image, inputs, threads)
         found = make_ledger(about, {**stages, "onnx": onnx})
     write_json(ledger, found)
-    with atomic(table) as new:
-        new.write_text(csv_of(found["stages"]))
+    write_text(table, csv_of(found["stages"]))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vit2onnx.files import atomic, write_json
+from vit2onnx.files import write_json, write_text
 from vit2onnx.images import load_image
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.tables import csv_of
@@ -41,8 +41,7 @@ def plant(
             Path(folder),
         )
     write_json(result, found)
-    with atomic(table) as new:
-        new.write_text(csv_of(found["faults"]))
+    write_text(table, csv_of(found["faults"]))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit2onnx.files import atomic
+from vit2onnx.files import write_text
 from vit2onnx.logs import logging_to
 from vit2onnx.onnx_file import metadata, operator_sets
 from vit2onnx.reporting.evidence import Evidence, LimitsByGate
@@ -36,8 +36,7 @@ def render_parity(
         stages={ledger["export"]: ledger for ledger in map(read, files.stages)},
         self_test=read(self_test) if self_test else None,
     )
-    with atomic(page) as new:
-        new.write_text(parity_page(evidence, limits))
+    write_text(page, parity_page(evidence, limits))
 
 
 if __name__ == "__main__":

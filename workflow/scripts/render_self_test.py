@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.files import atomic
+from vit2onnx.files import write_text
 from vit2onnx.logs import logging_to
 from vit2onnx.reporting.self_test import self_test_page
 
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 def render_self_test(result: Path, page: Path) -> None:
     html = self_test_page(json.loads(result.read_text()))
-    with atomic(page) as new:
-        new.write_text(html)
+    write_text(page, html)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.files import atomic
+from vit2onnx.files import write_text
 from vit2onnx.logs import logging_to
 from vit2onnx.reporting.evidence import LimitsByGate
 from vit2onnx.reporting.summary import Measured, summarise, summary_csv, summary_json, summary_page, verdict_rst
@@ -17,8 +17,7 @@ def summarise_parity(
 ) -> None:
     summary = summarise(measured, limits, weights)
     for path, write in ((table, summary_csv), (data, summary_json), (page, summary_page), (verdict, verdict_rst)):
-        with atomic(path) as new:
-            new.write_text(write(summary))
+        write_text(path, write(summary))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vit2onnx.files import open_arrays, write_arrays, write_json
 from vit2onnx.logs import logging_to
-from vit2onnx.parity.verdict import judge, largest_allowed, numbers_of
+from vit2onnx.parity.verdict import allowed, judge, numbers_of
 from vit2onnx.passport import limits_of, passport_of, sample_of
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -43,7 +43,7 @@ def write_passport(
         measured,
         judge(measured, limits),
         sample,
-        limits_of(recorded, largest_allowed(measured, limits)),
+        limits_of(recorded, allowed(measured, limits)),
     )
     write_json(passport, found)
 
@@ -58,5 +58,5 @@ if __name__ == "__main__":
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
             ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
             **files,
-            limits=numbers_of(snakemake.params.limits),
+            limits=numbers_of(snakemake.params.limits, stages=snakemake.params.stages),
         )
