@@ -227,8 +227,8 @@ def case_of(row: Mapping[str, Any]) -> str:
 def rounding(comparison: Mapping[str, Any], reference: str) -> dict[str, float]:
     """How far single precision alone takes a reference and the Equinox model from float64, by input.
 
-    The nearer one's largest distance, because weights that amplify rounding do so in both, and a fault is in one. NaN
-    where this is not known.
+    The mean of their largest distances, which are a matter of chance, but at most twice the nearer one's: weights that
+    amplify rounding do so in both, and a fault is in one. NaN where this is not known.
     """
     found: dict[str, dict[str, list[float | None]]] = {}
     for subject in (reference, "equinox"):
@@ -236,7 +236,7 @@ def rounding(comparison: Mapping[str, Any], reference: str) -> dict[str, float]:
             found.setdefault(case_of(row), {}).setdefault(subject, []).append(row["max_abs"])
     distances = {case: [worst(values) for values in both.values()] for case, both in found.items()}
     return {
-        case: min(both) if len(both) == 2 and all(map(math.isfinite, both)) else math.nan
+        case: min(sum(both) / 2, 2 * min(both)) if len(both) == 2 and all(map(math.isfinite, both)) else math.nan
         for case, both in distances.items()
     }
 
