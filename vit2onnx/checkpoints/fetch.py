@@ -109,7 +109,7 @@ def describe(
         "identity": (
             f"the publisher's {spec.release.file}"
             if is_release
-            else "no file whose hash the publisher states"
+            else "a file that is none of those whose hashes the publisher states"
             if official
             else "synthetic weights, made here"
         ),
