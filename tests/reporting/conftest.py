@@ -244,6 +244,7 @@ def written(tmp_path: Path) -> Callable[..., Measured]:
             graphs[path] = path.with_suffix(".onnx")
             with graphs[path].open("wb") as file:
                 file.truncate(86_454_796)
+        (tmp_path / "checkpoint.json").write_text(json.dumps({"official_file": "dinov3_tiny-feedbeef.pth"}))
         return Measured(graphs)
 
     return write

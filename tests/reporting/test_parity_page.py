@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vit2onnx.parity.verdict import LEGS, PUBLISHED, numbers_of
-from vit2onnx.reporting.evidence import Evidence, Judgement
+from vit2onnx.reporting.evidence import Evidence, Judgement, is_confirmed
 from vit2onnx.reporting.figures import heat_table
 from vit2onnx.reporting.parity_page import (
     QUESTIONS,
@@ -20,7 +20,6 @@ from vit2onnx.reporting.parity_page import (
     faults_section,
     grown_limits,
     headline,
-    is_confirmed,
     judgements,
     leg_section,
     parity_page,

@@ -88,6 +88,17 @@ def test_all_references_count(written: Written, healthy: Comparison, limits: Lim
     )
 
 
+def test_weights_that_nothing_confirms_are_not_called_official(
+    written: Written, healthy: Comparison, limits: Limits, tmp_path: Path
+) -> None:
+    measured = written(healthy)
+    assert verdict_line(summarise(measured, limits, "official")).endswith("(official weights)")
+    (tmp_path / "checkpoint.json").write_text(json.dumps({"official_file": None}))
+    summary = summarise(measured, limits, "official")
+    assert verdict_line(summary).endswith("at parity with transformers (unconfirmed weights)")
+    assert "NOT CONFIRMED" in summary_page(summary)
+
+
 def test_table_opens_as_csv(written: Written, healthy: Comparison, beyond: Comparison, limits: Limits) -> None:
     text = summary_csv(summarise(written(healthy, beyond), limits, "synthetic"))
     table = pd.read_csv(io.StringIO(text))

@@ -176,6 +176,12 @@ def judge_gates(
     )
 
 
+def is_confirmed(judged: Iterable[Judgement], record: Plain) -> bool:
+    """Whether the weights are known to be the publisher's: by the file's hash, or by the features that it published."""
+    published = [finding for one in judged for finding in one.outputs.findings if finding.leg == PUBLISHED]
+    return bool(record["official_file"] or (published and all(finding.passed for finding in published)))
+
+
 def faults_of_self_test(result: Plain) -> list[str]:
     """What is wrong with the checks themselves, in one sentence, for their own page has the rest."""
     tested = self_test_section(result)

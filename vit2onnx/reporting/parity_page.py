@@ -1,6 +1,6 @@
 """The page on one variant: what was compared, how far it is apart, and whether that is near enough."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -9,7 +9,16 @@ from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, largest_allowed, numbers_of, rounding, rounding_factors, unit
 from vit2onnx.reporting.drift import stage_section
-from vit2onnx.reporting.evidence import GATES, Evidence, Judgement, LimitsByGate, differences, judge_gates, sizes_of
+from vit2onnx.reporting.evidence import (
+    GATES,
+    Evidence,
+    Judgement,
+    LimitsByGate,
+    differences,
+    is_confirmed,
+    judge_gates,
+    sizes_of,
+)
 from vit2onnx.reporting.figures import heat_table, truth_figure
 from vit2onnx.reporting.key_figures import key_figures
 from vit2onnx.reporting.page import ENVIRONMENT, SUBJECTS, number
@@ -117,12 +126,6 @@ def headline(judged: Mapping[str, Judgement]) -> str:
             files = f"{count} of {len(judged)} ONNX files" if len(judged) > 1 else f"{next(iter(judged))}.onnx"
             said.append(gate.headline.format(files=files, do="does" if count == 1 else "do"))
     return f"FAILED: {'; '.join(said)}."
-
-
-def is_confirmed(judged: Iterable[Judgement], record: Mapping[str, Any]) -> bool:
-    """Whether the weights are known to be the publisher's: by the file's hash, or by the features that it published."""
-    published = [finding for one in judged for finding in one.outputs.findings if finding.leg == PUBLISHED]
-    return bool(record["official_file"] or (published and all(finding.passed for finding in published)))
 
 
 def graph_section(

@@ -21,7 +21,15 @@ from vit2onnx.parity.verdict import (
     truth_ratio,
     worst_place,
 )
-from vit2onnx.reporting.evidence import GATES, LimitsByGate, differences, faults_of_self_test, judge_gates, sizes_of
+from vit2onnx.reporting.evidence import (
+    GATES,
+    LimitsByGate,
+    differences,
+    faults_of_self_test,
+    is_confirmed,
+    judge_gates,
+    sizes_of,
+)
 from vit2onnx.reporting.page import ENVIRONMENT, counted, number
 from vit2onnx.reporting.self_test import self_test_section
 
@@ -46,7 +54,8 @@ class Measured:
 def summarise(measured: Measured, limits: LimitsByGate, weights: str) -> pd.DataFrame:
     """One row per graph; it passes if all gates let it pass of which something was measured.
 
-    `limits` are those of the config under `parity`, `weights` says whether they are synthetic or official.
+    `limits` are those of the config under `parity`, `weights` says whether they are synthetic or official. That these
+    are the publisher's is told by the record beside a graph, or by published features.
     """
     preprocessing = {found["variant"]: found["differences"] for found in map(_read, measured.preprocessing)}
     stages = {(found["variant"], found["export"]): found for found in map(_read, measured.stages)}
@@ -64,7 +73,9 @@ def summarise(measured: Measured, limits: LimitsByGate, weights: str) -> pd.Data
         )
         numbers = numbers_of(limits["limits"], stages=(variant, export) in stages)
         limit = largest_allowed(comparison, numbers)
-        row = summary_row(comparison, judgement.faults, limit, graph.stat().st_size, weights)
+        is_unknown = weights == "official" and not is_confirmed([judgement], _read(graph.with_name("checkpoint.json")))
+        kind = "unconfirmed" if is_unknown else weights
+        row = summary_row(comparison, judgement.faults, limit, graph.stat().st_size, kind)
         diagnosis = judgement.diagnosis if "outputs" in judgement.faults else ""
         rows.append(row | {"told": _sentences(judgement.told), "diagnosis": diagnosis})
     return pd.DataFrame(rows)

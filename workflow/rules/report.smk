@@ -52,6 +52,8 @@ rule summarise_parity:
             "<results>/{variant}/parity/{export}.json", variant=config["variants"], export=config["exports"]
         ),
         graphs=expand("<results>/{variant}/{export}.onnx", variant=config["variants"], export=config["exports"]),
+        # Beside the graphs, where they are looked for.
+        records=expand("<results>/{variant}/checkpoint.json", variant=config["variants"]),
         preprocessing=expand("<results>/{variant}/preprocessing.json", variant=config["variants"]),
         stages=stage_ledgers(config["variants"]),
         self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
