@@ -36,6 +36,7 @@ for _link in Path("results").glob("*/*/checkpoint.*"):
 wildcard_constraints:
     variant="|".join(map(re.escape, VARIANTS)),
     export="|".join(map(re.escape, config["exports"])),
+    reference="transformers|publisher",
 
 
 def checkpoint_suffix(variant):
@@ -68,6 +69,11 @@ def checkpoint_of(wildcards):
 def references():
     """Names of the implementations that the exports are compared with."""
     return ["transformers", *(["publisher"] if config["reference"]["repository"] else [])]
+
+
+def repository_of(wildcards):
+    """The clone that a reference is run from, if it is the publisher's code."""
+    return config["reference"]["repository"] if wildcards.reference == "publisher" else None
 
 
 def golden_image():

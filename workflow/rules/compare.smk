@@ -37,8 +37,6 @@ rule run_reference:
         "<logs>/{variant}/run_reference_{reference}.log",
     benchmark:
         "<benchmarks>/{variant}/run_reference_{reference}.tsv"
-    wildcard_constraints:
-        reference="transformers|publisher",
     conda:
         "../../envs/torch.yaml"
     threads: 2
@@ -49,7 +47,7 @@ rule run_reference:
         ),
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        repository=lambda wildcards: config["reference"]["repository"] if wildcards.reference == "publisher" else None,
+        repository=repository_of,
         code=code_digest("variants", "cases", "files", "references", "checkpoints", "keytable"),
     message:
         "{wildcards.variant}: running the reference ({wildcards.reference})"

@@ -16,8 +16,6 @@ rule run_reference_stages:
         "<logs>/{variant}/run_reference_stages_{export}_{reference}.log",
     benchmark:
         "<benchmarks>/{variant}/run_reference_stages_{export}_{reference}.tsv"
-    wildcard_constraints:
-        reference="transformers|publisher",
     conda:
         "../../envs/torch.yaml"
     threads: 2
@@ -27,7 +25,7 @@ rule run_reference_stages:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         case=stages_case,
-        repository=lambda wildcards: config["reference"]["repository"] if wildcards.reference == "publisher" else None,
+        repository=repository_of,
         code=code_digest("variants", "cases", "files", "references", "checkpoints", "keytable"),
     message:
         "{wildcards.variant}: running the reference ({wildcards.reference}) stage by stage"
