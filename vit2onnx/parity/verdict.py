@@ -1,7 +1,7 @@
 """Pass or fail: three legs, each judged on the numbers of a comparison. One missing leg fails."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,45 +59,60 @@ def numbers_of(limits: Mapping[str, Mapping[str, Any]], *, stages: bool = True) 
 
 def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict:
     """Judge a comparison, as `compare_outputs` made it, by the limits of the config."""
-    references = comparison["references"]
-    first = references[0] if references else ""
-    findings: list[Finding] = []
+    legs = (_of_references, _of_use, _of_own_periods, _of_published, _of_truth)
+    return Verdict((*(one for leg in legs for one in leg(comparison, limits)), *_of_checks(comparison)))
 
-    def at_most(
-        name: str, leg: str, pair: tuple[str, str], measure: str, measured: float, factor: float = 1.0, place: str = ""
-    ) -> None:
-        # Distance from one, so that every limit is an upper one and NaN fails in one way.
-        limit = 1 - limits[name] if name == "cosine" else factor * limits[name]
-        findings.append(Finding(leg, measure, measured, limit, *pair, place, limit_name=name, factor=factor))
 
-    def rows_at_most(
-        name: str, leg: str, pair: tuple[str, str], measure: str, rows: Rows, factors: Factors, key: str = "max_abs"
-    ) -> None:
-        # That which is largest by its own limit.
-        row = max(rows, key=lambda row: severity(row[key]) / factors.get(case_of(row), 1.0), default=None)
-        measured = worst([row[key]]) if row else math.nan
-        factor = factors.get(case_of(row), 1.0) if row else 1.0
-        at_most(name, leg, pair, measure, measured, factor, worst_place([row]) if row and "group" in row else "")
+def _at_most(
+    limits: Mapping[str, float],
+    name: str,
+    leg: str,
+    pair: tuple[str, str],
+    measure: str,
+    measured: float,
+    factor: float = 1.0,
+    place: str = "",
+) -> Finding:
+    # Distance from one, so that every limit is an upper one and NaN fails in one way.
+    limit = 1 - limits[name] if name == "cosine" else factor * limits[name]
+    return Finding(leg, measure, measured, limit, *pair, place, limit_name=name, factor=factor)
 
-    for reference in references:
+
+def _worst_row(rows: Rows, factors: Factors, key: str = "max_abs") -> tuple[float, float, str]:
+    """Of the row that is largest by its own limit: how large, by what its limit is multiplied, and where it is."""
+    row = max(rows, key=lambda row: severity(row[key]) / factors.get(case_of(row), 1.0), default=None)
+    if row is None:
+        return math.nan, 1.0, ""
+    return worst([row[key]]), factors.get(case_of(row), 1.0), worst_place([row]) if "group" in row else ""
+
+
+def _of_references(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
+    for reference in comparison["references"]:
         factors = differences_factors(comparison, reference, limits)
         for run in (*GRAPH_RUNS, "equinox"):
             pair = run, reference
             rows = rows_of(comparison, *pair)
-            rows_at_most("max_abs", "reference", pair, LARGEST, rows, factors)
+            yield _at_most(limits, "max_abs", "reference", pair, LARGEST, *_worst_row(rows, factors))
             cosines = [row["cosine"] for row in rows]
             distance = worst(None if cosine is None else 1 - cosine for cosine in cosines)
-            at_most("cosine", "reference", pair, "1 - lowest cosine of a token", distance)
+            yield _at_most(limits, "cosine", "reference", pair, "1 - lowest cosine of a token", distance)
+
+
+def _of_use(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
+    for reference in comparison["references"]:
         of_rounding = max(rounding_factors(comparison, reference, limits).values(), default=1.0)
+        own = rows_of(comparison, reference, TRUTH, of="semantics")
         for run in GRAPH_RUNS:
             pair = run, reference
             found = rows_of(comparison, *pair, of="semantics")
-            own = rows_of(comparison, reference, TRUTH, of="semantics")
             for name, measure, figure in USE:
                 # The reference's own rounding may move flat photographs by more than any limit.
                 reachable = (1 + limits["truth_ratio"]) * figure(own) / limits[name]
                 factor = max(of_rounding, reachable) if math.isfinite(reachable) else of_rounding
-                at_most(name, "reference", pair, measure, figure(found), factor)
+                yield _at_most(limits, name, "reference", pair, measure, figure(found), factor)
+
+
+def _of_own_periods(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
     for reference in dict.fromkeys(row["reference"] for row in comparison["known_differences"]):
         rows = [row for row in comparison["known_differences"] if row["reference"] == reference]
         measured, expected = (largest(rows, key) for key in ("max_abs", "expected"))
@@ -105,31 +120,41 @@ def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict
             f"{LARGEST} that RoPE periods of its own (float32, not rounded to bfloat16 as the release's) do not"
             f" explain; of {measured:.1e} they explain {expected:.1e}"
         )
-        factors = differences_factors(comparison, reference, limits)
         # Of the reference, because it is that which is run otherwise.
         pair = reference, GRAPH_RUNS[0]
-        rows_at_most("max_abs", "reference", pair, measure, rows, factors, "unexplained")
+        figures = _worst_row(rows, differences_factors(comparison, reference, limits), "unexplained")
+        yield _at_most(limits, "max_abs", "reference", pair, measure, *figures)
+
+
+def _of_published(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
     for subject in dict.fromkeys(row["subject"] for row in comparison["differences"] if row["other"] == PUBLISHED):
         measured = largest(rows_of(comparison, subject, PUBLISHED))
-        at_most("golden", PUBLISHED, (subject, ""), f"{LARGEST} from the published features", measured)
+        measure = f"{LARGEST} from the published features"
+        yield _at_most(limits, "golden", PUBLISHED, (subject, ""), measure, measured)
+
+
+def _of_truth(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
+    first, *others = comparison["references"] or [""]
     measure = "distance from float64 (root mean square) as a multiple of the latter's"
-    at_most("truth_ratio", "truth", (GRAPH_RUNS[0], first), measure, truth_ratio(comparison))
+    yield _at_most(limits, "truth_ratio", "truth", (GRAPH_RUNS[0], first), measure, truth_ratio(comparison))
     factors = differences_factors(comparison, first, limits)
-    for subject in (f"{name}{DOUBLE}" for name in ("equinox", *references[1:])):
-        rows = rows_of(comparison, subject, TRUTH)
-        rows_at_most("truth_agreement", "truth", (subject, TRUTH), LARGEST, rows, factors)
+    for subject in (f"{name}{DOUBLE}" for name in ("equinox", *others)):
+        figures = _worst_row(rows_of(comparison, subject, TRUTH), factors)
+        yield _at_most(limits, "truth_agreement", "truth", (subject, TRUTH), LARGEST, *figures)
+
+
+def _of_checks(comparison: Mapping[str, Any]) -> Iterator[Finding]:
     for check in comparison["checks"]:
         # None of one may fail.
         failed = float(not check["passed"])
-        findings.append(Finding("sanity", check["name"], failed, 0.0, check["subject"], detail=check["detail"]))
+        yield Finding("sanity", check["name"], failed, 0.0, check["subject"], detail=check["detail"])
     # Not by itself, or a comparison without checks would have this leg.
     if comparison["checks"]:
         missing, asked = not_compared(comparison), comparison["asked"]
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         detail = f"{len(asked['cases'])} inputs in batches of {' and '.join(map(str, asked['batches']))}"
         detail = f"not {'; '.join(missing[:3])}{more}" if missing else detail
-        findings.append(Finding("sanity", "everything was compared", float(len(missing)), 0.0, detail=detail))
-    return Verdict(tuple(findings))
+        yield Finding("sanity", "everything was compared", float(len(missing)), 0.0, detail=detail)
 
 
 def rows_of(
