@@ -21,7 +21,7 @@ from vit2onnx.parity.stages import make_ledger
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.parity.verdict import faults_of
 from vit2onnx.references import transformers_model
-from vit2onnx.self_test import MODELS
+from vit2onnx.self_test import MODELS, SHARPENED
 from vit2onnx.self_test.chain import Chain, shrink
 from vit2onnx.self_test.faults import IN_WEIGHTS
 from vit2onnx.self_test.planting import examine
@@ -64,7 +64,7 @@ def case_of(released, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     return get
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - SHARPENED))
 def test_healthy_stages_diverge_nowhere(case_of: Callable[[str], Case], name: str):
     ledger = case_of(name).healthy.ledger
     assert all(finding.passed for finding in judge_stages(ledger, LIMITS))

@@ -316,8 +316,8 @@ def amplified(own: float) -> Comparison:
 )
 def test_limits_grow_with_the_rounding_of_the_reference(pair: str, limit: str):
     own = 1e-4
-    factor = own / LIMITS["rounding"]
-    assert factor == pytest.approx(25)
+    factor = 2 * own / LIMITS["rounding"] - 1
+    assert factor == pytest.approx(49)
     for reference, grown in (("transformers", factor), ("publisher", 1)):
         for share, passes in ((0.99, True), (1.01, False)):
             comparison = amplified(own)

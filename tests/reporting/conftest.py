@@ -151,7 +151,7 @@ def tested() -> Comparison:
     """A self-test that caught three faults of three, and flagged neither of two healthy models."""
     fault = {"fault": "w1 and w2 exchanged", "planted_in": "weights", "model": "ViT with SwiGLU", "caught": True}
     fault |= {"stage": "blocks.1.mlp_raw", "caught_by": "onnx - transformers, max |difference|", "measured": 0.31}
-    fault |= {"tripped": ["max_abs", "noise_floors"]}
+    fault |= {"tripped": ["max_abs", "noise_floors"], "outputs_tell": True}
     fault |= {"limit": 1e-5, "named_stage": "blocks.1.mlp_raw", "between": "equinox and transformers", "floors": 8.1e4}
     unplaced = {"model": None, "stage": "pixel_values", "named_stage": None, "between": None, "floors": None}
     figures = {"max_abs": 4e-6, "truth_ratio": 1.02, "floors": 1.7}

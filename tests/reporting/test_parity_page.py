@@ -242,7 +242,7 @@ def test_why_limits_grew_is_said(healthy: Comparison, stages: Comparison, text_o
             row["max_abs"] = 1e-4
     said = (
         "These weights amplify rounding: single precision alone takes Hugging Face transformers and our Equinox model"
-        " up to 1.0e-04 from float64. So max_abs, truth_agreement, neighbour_margin and subspace_angle are up to 25"
+        " up to 1.0e-04 from float64. So max_abs, truth_agreement, neighbour_margin and subspace_angle are up to 49"
     )
     assert text_of(healthy, stages={"dynamic": stages}).count(said) == 2
     # Limits grow only where every layer is proven by itself.

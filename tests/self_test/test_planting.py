@@ -10,10 +10,10 @@ import yaml
 from vit2onnx.cases import Case
 from vit2onnx.errors import InputError
 from vit2onnx.images import load_image, preprocess
-from vit2onnx.parity.verdict import numbers_of
-from vit2onnx.self_test import MODELS
+from vit2onnx.parity.verdict import numbers_of, rounding_factors
+from vit2onnx.self_test import MODELS, SHARPENED
 from vit2onnx.self_test.chain import Chain, shrink
-from vit2onnx.self_test.faults import CONVNEXT, IN_CHAIN, IN_MODEL, IN_PREPROCESSING, IN_WEIGHTS, VIT
+from vit2onnx.self_test.faults import CONVNEXT, IN_CHAIN, IN_MODEL, IN_PREPROCESSING, IN_WEIGHTS, SHARP, VIT
 from vit2onnx.self_test.planting import chain_row, examine, judge_with, plant_faults, preprocessing_row
 from vit2onnx.variants import VariantSpec
 
@@ -49,6 +49,17 @@ def test_limits_that_let_a_fault_pass_are_found_out(released, tmp_path: Path):
 def test_a_limit_on_stages_that_names_none_is_found_out(released, tmp_path: Path):
     row = bias_row(released[MODELS[VIT]], tmp_path, noise_floors=1e6)
     assert (row["caught"], row["named_stage"], row["between"], row["passed"]) == (True, None, None, False)
+
+
+def test_where_rounding_is_amplified_the_stages_may_tell_alone(released, tmp_path: Path):
+    fault = next(fault for fault in IN_CHAIN if fault.model == SHARP)
+    loose = dict.fromkeys(("max_abs", "truth_agreement", "neighbour_margin", "subspace_angle"), 1.0)
+    limits = LIMITS | loose | {"cosine": 0.5, "truth_ratio": 1e6}
+    chain = Chain(shrink(released[MODELS[SHARP]]), 0, tmp_path / "healthy", IMAGES, limits, SHARPENED[SHARP])
+    outcome = chain.examine(chain.folder)
+    assert max(rounding_factors(outcome.comparison, "transformers", LIMITS).values()) > 2
+    row = chain_row(fault, examine(chain, fault, tmp_path / "fault"))
+    assert (row["caught"], row["tripped"], row["passed"]) == (True, ["noise_floors"], True)
 
 
 def test_the_frame_of_faults_in_preprocessing_is_healthy(released):

@@ -16,6 +16,7 @@ FAULT = {
     "between": "equinox and transformers",
     "passed": True,
     "tripped": ["max_abs"],
+    "outputs_tell": True,
 }
 HEALTHY = {"model": "ViT", "seed": 3, "flagged": []}
 

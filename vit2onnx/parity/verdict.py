@@ -267,9 +267,13 @@ def rounding(comparison: Mapping[str, Any], reference: str) -> dict[str, float]:
 
 
 def rounding_factors(comparison: Mapping[str, Any], reference: str, limits: Mapping[str, float]) -> dict[str, float]:
-    """By what limits grow, by input, where rounding is amplified more than the config's limits are for."""
+    """By what limits grow, by input, where rounding is amplified more than the config's limits are for.
+
+    Twice as fast as that, because the largest of amplified errors is in one implementation often twice that in another.
+    """
     most = unit(comparison, reference) * limits["rounding"]
-    return {case: max(1.0, 0.0 if math.isnan(x) else x / most) for case, x in rounding(comparison, reference).items()}
+    times = {case: distance / most for case, distance in rounding(comparison, reference).items()}
+    return {case: 2 * x - 1 if x > 1 else 1.0 for case, x in times.items()}
 
 
 def differences_factors(comparison: Mapping[str, Any], reference: str, limits: Mapping[str, float]) -> dict[str, float]:

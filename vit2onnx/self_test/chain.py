@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 
 from vit2onnx import inference
 from vit2onnx.archive import open_model, read_archive, write_model
@@ -42,6 +43,15 @@ def shrink(spec: VariantSpec) -> VariantSpec:
     if isinstance(arch, ConvNeXtArchitecture):
         return replace(spec, architecture=replace(arch, embed_dims=(8, 12, 16, 20), depths=(1, 1, 2, 1)))
     return replace(spec, architecture=replace(arch, embed_dim=2 * arch.head_dim, depth=2, num_heads=2, ffn_hidden=96))
+
+
+def sharpen(checkpoint: Path, factor: float) -> None:
+    """Multiply the weights of all queries and keys, as training may, so that attention is sharp."""
+    tensors = torch.load(checkpoint, weights_only=True)
+    for name, weight in tensors.items():
+        if name.endswith("attn.qkv.weight"):
+            weight[: 2 * len(weight) // 3] *= factor
+    torch.save(tensors, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -94,11 +104,18 @@ class Chain:
     """A small model with synthetic weights: its checkpoint, reference, Equinox model and graphs, all in a folder.
 
     `images` are inputs [3, height, width] by case; stages are those of the first. `limits` are the numbers of the
-    config. The graphs hold no weights, which stay in model.eqx beside them.
+    config, `sharpened` what queries and keys are multiplied by. The graphs hold no weights, which stay in model.eqx
+    beside them.
     """
 
     def __init__(
-        self, spec: VariantSpec, seed: int, folder: Path, images: Mapping[Case, np.ndarray], limits: Mapping[str, float]
+        self,
+        spec: VariantSpec,
+        seed: int,
+        folder: Path,
+        images: Mapping[Case, np.ndarray],
+        limits: Mapping[str, float],
+        sharpened: float = 1.0,
     ):
         self.spec, self.folder, self.limits = spec, folder, limits
         self.images = {str(case): image for case, image in images.items()}
@@ -106,6 +123,8 @@ class Chain:
         folder.mkdir()
         self.checkpoint = folder / "checkpoint.pth"
         self.record = fetch_synthetic(spec, self.checkpoint, seed=seed, layout=LAYOUT)
+        if sharpened != 1:
+            sharpen(self.checkpoint, sharpened)
         archive = folder / "archive.tar.lz4"
         convert_checkpoint(spec, self.checkpoint, archive, folder / "ledger.csv")
         write_model(folder / "model.eqx", spec, map_model(spec, read_archive(archive, spec)))

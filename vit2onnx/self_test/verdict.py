@@ -13,7 +13,7 @@ def judge_self_test(result: Mapping[str, Any]) -> list[str]:
         what = f"{row['fault']} ({row['planted_in']}{', ' + row['model'] if row['model'] else ''})"
         if not row["caught"]:
             sentences.append(f"{what} passes")
-        elif row["model"] and "max_abs" not in row["tripped"]:
+        elif row["outputs_tell"] and "max_abs" not in row["tripped"]:
             sentences.append(f"{what} is within max_abs, and caught by other limits only ({', '.join(row['tripped'])})")
         elif not row["passed"]:
             where = f"at {row['named_stage']}, {row['between']}," if row["named_stage"] else "nowhere"
