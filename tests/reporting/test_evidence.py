@@ -53,3 +53,28 @@ def test_every_gate_fails_a_graph_alone(
     }[gate]()
     assert not found.passed
     assert {name: len(faults) >= 1 for name, faults in found.faults.items()} == {gate: True}
+
+
+def test_what_rounding_may_explain_is_blamed_on_nobody(healthy: Comparison, stages: Comparison, limits: Limits) -> None:
+    for row in healthy["differences"]:
+        if not row["subject"].endswith("_float64"):
+            row |= {"max_abs": 1e-4, "rms": 1e-4}
+    without = judge_gates(healthy, limits)
+    assert list(without.faults) == ["outputs"]
+    assert without.diagnosis.startswith("Rounding may explain this: ")
+    assert "a right file may be 2.5e-04 from the original" in without.diagnosis
+    assert without.diagnosis.endswith(
+        "`make proof` shows whether each layer by itself is right; if it is, the limits grow."
+    )
+    # They have grown, so that everything passes, unless a limit is tighter than anything can be.
+    assert judge_gates(healthy, limits, stages=stages).passed
+    limits["limits"]["max_abs"] = limits["limits"]["max_abs"] | {"limit": 1e-8}
+    tight = judge_gates(healthy, limits, stages=stages)
+    assert tight.diagnosis.endswith("No file can keep a limit that is tighter; loosen it.")
+
+
+def test_what_is_further_than_rounding_is_not_explained_by_it(healthy: Comparison, limits: Limits) -> None:
+    for row in healthy["differences"]:
+        if row["subject"] in ("onnx", "onnx_unoptimized", "equinox") and row["other"] == "transformers":
+            row["max_abs"] = 3e-4
+    assert judge_gates(healthy, limits).diagnosis.startswith("The Equinox model is off too")
