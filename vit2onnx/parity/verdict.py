@@ -83,7 +83,7 @@ def _worst_row(rows: Rows, factors: Factors, key: str = "max_abs") -> tuple[floa
     row = max(rows, key=lambda row: severity(row[key]) / factors.get(case_of(row), 1.0), default=None)
     if row is None:
         return math.nan, 1.0, ""
-    return worst([row[key]]), factors.get(case_of(row), 1.0), worst_place([row]) if "group" in row else ""
+    return worst([row[key]]), factors.get(case_of(row), 1.0), place_of(row) if "group" in row else ""
 
 
 def _of_references(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
@@ -173,7 +173,7 @@ def not_compared(comparison: Mapping[str, Any]) -> list[str]:
     pairs += [("equinox", reference, 1) for reference in references]
     pairs += [(name, TRUTH, 1) for name in (*references, "equinox", f"equinox{DOUBLE}")]
     rows = comparison["differences"]
-    found = {(r["subject"], r["other"], r["batch"], str(Case(r["image"], r["height"], r["width"]))) for r in rows}
+    found = {(row["subject"], row["other"], row["batch"], case_of(row)) for row in rows}
     wanted = [(*pair, case) for pair in pairs for case in asked["cases"]]
     return [
         f"{one} - {other}, batch {batch}, {case}"
@@ -199,12 +199,9 @@ def truth_ratio(comparison: Mapping[str, Any]) -> float:
 
 def _distances(comparison: Mapping[str, Any], subject: str) -> dict[str, float]:
     """The mean square distance from float64 of every input."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for row in rows_of(comparison, subject, TRUTH):
-        found.setdefault(case_of(row), []).append((row["count"], worst([row["rms"]]) ** 2))
     return {
-        case: sum(count * square for count, square in rows) / sum(count for count, _ in rows)
-        for case, rows in found.items()
+        case: sum(row["count"] * worst([row["rms"]]) ** 2 for row in rows) / sum(row["count"] for row in rows)
+        for case, rows in by_case(rows_of(comparison, subject, TRUTH)).items()
     }
 
 
@@ -249,21 +246,26 @@ def case_of(row: Mapping[str, Any]) -> str:
     return str(Case(row["image"], row["height"], row["width"]))
 
 
+def by_case(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows by the input that they are of."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(case_of(row), []).append(row)
+    return found
+
+
 def rounding(comparison: Mapping[str, Any], reference: str) -> dict[str, float]:
     """How far single precision alone takes a reference and the Equinox model from float64, by input.
 
     The mean of their largest distances, which are a matter of chance, but at most twice the nearer one's: weights that
     amplify rounding do so in both, and a fault is in one. NaN where this is not known.
     """
-    found: dict[str, dict[str, list[float | None]]] = {}
-    for subject in (reference, "equinox"):
-        for row in rows_of(comparison, subject, TRUTH):
-            found.setdefault(case_of(row), {}).setdefault(subject, []).append(row["max_abs"])
-    distances = {case: [worst(values) for values in both.values()] for case, both in found.items()}
-    return {
-        case: min(sum(both) / 2, 2 * min(both)) if len(both) == 2 and all(map(math.isfinite, both)) else math.nan
-        for case, both in distances.items()
-    }
+    reference_rows, equinox_rows = (by_case(rows_of(comparison, one, TRUTH)) for one in (reference, "equinox"))
+    found = {}
+    for case in {**reference_rows, **equinox_rows}:
+        both = [largest(rows.get(case, [])) for rows in (reference_rows, equinox_rows)]
+        found[case] = min(sum(both) / 2, 2 * min(both)) if all(map(math.isfinite, both)) else math.nan
+    return found
 
 
 def rounding_factors(comparison: Mapping[str, Any], reference: str, limits: Mapping[str, float]) -> dict[str, float]:
@@ -296,10 +298,13 @@ def largest_allowed(comparison: Mapping[str, Any], limits: Mapping[str, float]) 
     return max(allowed(comparison, limits).values(), default=limits["max_abs"])
 
 
+def place_of(row: Mapping[str, Any]) -> str:
+    """Where the largest difference of a row is, in words."""
+    where = f"patch {row['row']},{row['column']}" if "row" in row else f"{row['group']} {row['token']}"
+    return f"{row['image']} {row['height']}x{row['width']}, batch {row['batch']}, {where}"
+
+
 def worst_place(rows: Iterable[Mapping[str, Any]]) -> str:
     """Where the largest of some differences is, in words; nothing if there are none."""
     row = max(rows, key=lambda row: severity(row["max_abs"]), default=None)
-    if row is None:
-        return ""
-    where = f"patch {row['row']},{row['column']}" if "row" in row else f"{row['group']} {row['token']}"
-    return f"{row['image']} {row['height']}x{row['width']}, batch {row['batch']}, {where}"
+    return place_of(row) if row else ""

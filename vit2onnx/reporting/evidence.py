@@ -83,6 +83,8 @@ class Judgement:
     stages: Sequence[Finding]
     preprocessing: Sequence[Finding]
     self_test: Sequence[str]
+    # The numbers by which outputs and stages are judged.
+    limits: Mapping[str, float]
     # Whether the Equinox model was compared with a reference, without which nothing can be told of it.
     has_equinox: bool = True
     # How far a graph that keeps `truth_ratio` may be from the reference, as both round.
@@ -124,25 +126,22 @@ class Judgement:
         failed = [one for one in self.outputs.findings if one.leg != PUBLISHED and not one.passed]
         off = {one.subject for one in failed if one.leg == "reference"}
         runs = [run for run in GRAPH_RUNS if run in off]
-        said = []
-        if runs and "equinox" in off:
-            said = ["The Equinox model is off too, so weights or model are at fault, or the reference."]
-        elif runs == [GRAPH_RUNS[0]]:
-            said = ["The graph is within the limits unless onnxruntime optimises it, so onnxruntime is at fault."]
-        elif runs:
-            said = ["The Equinox model is within the limits, so the export (or onnxruntime) is at fault."]
-        if not said or not self.has_equinox:
+        if not runs or not self.has_equinox:
             return ""
-        further = [] if self.stages else ["`make proof` names the first stage that is wrong."]
         if self._is_rounding(failed):
-            said = [
+            further = "`make proof` shows whether each layer by itself is right; if it is, the limits grow."
+            if self.stages:
+                further = "No file can keep a limit that is tighter; loosen it."
+            return (
                 "Rounding may explain this: single precision alone takes both original and Equinox model so far from"
-                f" float64 that a right file may be {self.reachable:.1e} from the original."
-            ]
-            further = ["No file can keep a limit that is tighter; loosen it."]
-            if not self.stages:
-                further = ["`make proof` shows whether each layer by itself is right; if it is, the limits grow."]
-        return " ".join([*said, *further])
+                f" float64 that a right file may be {self.reachable:.1e} from the original. {further}"
+            )
+        said = "The Equinox model is within the limits, so the export (or onnxruntime) is at fault."
+        if "equinox" in off:
+            said = "The Equinox model is off too, so weights or model are at fault, or the reference."
+        elif runs == [GRAPH_RUNS[0]]:
+            said = "The graph is within the limits unless onnxruntime optimises it, so onnxruntime is at fault."
+        return said if self.stages else f"{said} `make proof` names the first stage that is wrong."
 
     def _is_rounding(self, failed: Iterable[Finding]) -> bool:
         """Whether all that failed is what rounding makes large, and none is larger than that."""
@@ -165,6 +164,7 @@ def judge_gates(
     numbers = numbers_of(limits["limits"], stages=stages is not None)
     first = comparison["references"][0] if comparison["references"] else ""
     return Judgement(
+        limits=numbers,
         reachable=(1 + numbers["truth_ratio"]) * worst(rounding(comparison, first).values()),
         outputs=judge(comparison, numbers),
         has_equinox=any(rows_of(comparison, "equinox", reference) for reference in comparison["references"]),

@@ -7,7 +7,7 @@ import pandas as pd
 
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import worst
-from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, largest_allowed, numbers_of, rounding, rounding_factors, unit
+from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, largest_allowed, rounding, rounding_factors, unit
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import (
     GATES,
@@ -135,20 +135,19 @@ def graph_section(
     export, of_models = comparison["export"], limits["limits"]
     ledger = evidence.stages.get(export)
     maps = comparison["error_maps"]
-    numbers = numbers_of(of_models, stages=ledger is not None)
-    limit = largest_allowed(comparison, numbers)
+    limit = largest_allowed(comparison, judgement.limits)
     return {
         "export": export,
         "file": f"{export}.onnx",
         "passed": judgement.passed,
         "legs": leg_section(judgement, of_models),
-        "grown": grown_limits(comparison, numbers),
+        "grown": grown_limits(comparison, judgement.limits),
         "error_maps": error_map_figure(maps, evidence.photographs, limit) if maps else None,
         "stages": stage_section(ledger, of_models["noise_floors"]["limit"], judgement.stages) if ledger else None,
         "own_words": own_words_section(evidence.metadata[export], evidence.operator_sets[export]),
         "distributions": distribution_section(comparison),
         "semantics": semantics_section(comparison),
-        "heat": heat_table(comparison, numbers),
+        "heat": heat_table(comparison, judgement.limits),
         "figure": truth_figure(comparison, of_models["truth_ratio"]["limit"]),
         "sha256": comparison["graph_sha256"],
         "runtime": comparison["runtime"],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vit2onnx.parity.metrics import severity, worst
-from vit2onnx.parity.verdict import GRAPH_RUNS, rows_of, worst_place
+from vit2onnx.parity.verdict import GRAPH_RUNS, place_of, rows_of
 from vit2onnx.reporting.evidence import by_area
 from vit2onnx.reporting.pictures import thumbnail
 
@@ -32,7 +32,7 @@ def photograph_section(comparisons: Sequence[Mapping[str, Any]], files: Mapping[
                 "thumbnail": thumbnail(files[image]) if image in files else None,
                 "sizes": ", ".join(f"{height}x{width}" for height, width in sizes),
                 "max_abs": worst([row["max_abs"]]),
-                "place": f"{export}.onnx, {worst_place([row]).removeprefix(image).strip()}",
+                "place": f"{export}.onnx, {place_of(row).removeprefix(image).strip()}",
                 "distance": worst(_distance(row["cosine"]) for _, row in own),
             }
         )

@@ -71,8 +71,7 @@ def summarise(measured: Measured, limits: LimitsByGate, weights: str) -> pd.Data
             preprocessing=preprocessing.get(variant),
             self_test=self_test,
         )
-        numbers = numbers_of(limits["limits"], stages=(variant, export) in stages)
-        limit = largest_allowed(comparison, numbers)
+        limit = largest_allowed(comparison, judgement.limits)
         is_unknown = weights == "official" and not is_confirmed([judgement], _read(graph.with_name("checkpoint.json")))
         kind = "unconfirmed" if is_unknown else weights
         row = summary_row(comparison, judgement.faults, limit, graph.stat().st_size, kind)

@@ -391,7 +391,7 @@ def exchanged_inputs(first: int, second: int) -> Callable[[onnx.NodeProto], None
     return plant
 
 
-IN_GRAPH: tuple[InGraph, ...] = (
+IN_GRAPH = (
     InGraph("tanh GELU", VIT, "blocks.1.mlp_raw", "Gelu", 1, attribute("approximate", "tanh")),
     InGraph("epsilon 1e-3", VIT, "blocks.1.mlp_in", "LayerNormalization", 3, attribute("epsilon", 1e-3)),
     InGraph("rotation interleaved", VIT, "blocks.1.k", "RotaryEmbedding", 3, attribute("interleaved", 1)),
@@ -405,9 +405,9 @@ IN_GRAPH: tuple[InGraph, ...] = (
 )
 
 # The same once more where rounding is amplified, so that stages have to tell what outputs may hide.
-IN_GRAPH += tuple(dataclasses.replace(fault, model=SHARP) for fault in IN_GRAPH if fault.model == VIT)
+IN_SHARP_GRAPH = tuple(dataclasses.replace(fault, model=SHARP) for fault in IN_GRAPH if fault.model == VIT)
 
-IN_CHAIN: tuple[InChain, ...] = (*IN_WEIGHTS, *IN_MODEL, *IN_GRAPH)
+IN_CHAIN: tuple[InChain, ...] = (*IN_WEIGHTS, *IN_MODEL, *IN_GRAPH, *IN_SHARP_GRAPH)
 
 
 def with_other(**settings: Any) -> Prepare:

@@ -22,6 +22,7 @@ from vit2onnx.self_test.faults import (
     IN_CHAIN,
     IN_PREPROCESSING,
     PREPARED,
+    VIT,
     InChain,
     InModel,
     InPreprocessing,
@@ -73,7 +74,7 @@ def plant_faults(
                 if fault.model == model:
                     rows[fault] = chain_row(fault, examine(chain, fault, folder / f"fault_{len(rows)}"))
     # Of a release whose constants are not those of the fault that has others.
-    spec = specs[MODELS["ViT"]]
+    spec = specs[MODELS[VIT]]
     rows |= {fault: preprocessing_row(fault, spec, photographs, preprocessing_limits) for fault in IN_PREPROCESSING}
     found = [rows[fault] for fault in (*IN_CHAIN, *IN_PREPROCESSING)]
     prepared = judge_with(preprocess, spec, photographs, preprocessing_limits)
