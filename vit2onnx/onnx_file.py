@@ -19,8 +19,10 @@ OUTPUTS = {
     "last_hidden_state": "all tokens after the final norm: CLS, registers, patches row by row",
     "pooler_output": "the CLS token after the final norm",
 }
+# In a sample, the noise floors of an output's tokens.
+FLOORS = "noise_floors"
 LICENCE_FILE = "LICENSE.md"
-PASSPORT_FORMAT = 1
+PASSPORT_FORMAT = 2
 
 # Field numbers.
 MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, GRAPH_NODE, GRAPH_INITIALIZER = 7, 8, 14, 1, 5

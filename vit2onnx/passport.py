@@ -17,7 +17,8 @@ from vit2onnx.files import sha256_of
 from vit2onnx.keytable import assign, raise_faults, value_of
 from vit2onnx.mapping import MODEL_TABLES
 from vit2onnx.models import build
-from vit2onnx.onnx_file import INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, metadata
+from vit2onnx.onnx_file import FLOORS, INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, metadata
+from vit2onnx.parity.floors import error, noise_floors
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.provenance import versions
 from vit2onnx.variants import ExportSpec, VariantSpec
@@ -69,13 +70,13 @@ def passport_of(
     comparison: Mapping[str, Any],
     verdict: Verdict,
     sample: Path,
-    limits: Mapping[str, float],
+    limit: float,
 ) -> dict[str, Any]:
     """The passport of a graph that passed.
 
     `record` is the content of `checkpoint.json`, `comparison` and `verdict` what was found on the graph, `sample` the
-    file of its recorded inputs and outputs, `limits` what they may differ by, by case. Raises `InputError` if the
-    graph is not the one that was compared, or a weight in it not the checkpoint's.
+    file of its recorded inputs, outputs and noise floors, `limit` how many of the latter an output may be off. Raises
+    `InputError` if the graph is not the one that was compared, or a weight in it not the checkpoint's.
     """
     digest = sha256_of(graph)
     if digest != comparison["graph_sha256"]:
@@ -104,25 +105,29 @@ def passport_of(
             "runtime": comparison["runtime"],
             "findings": [finding.as_data() for finding in verdict.findings],
         },
-        "sample": {"sha256": sha256_of(sample), "limits": limits},
+        "sample": {"sha256": sha256_of(sample), "floors": limit},
         "versions": json.loads(own["versions"]) | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},
         **weights_of(spec, checkpoint, graph),
     }
 
 
 def sample_of(
-    export: ExportSpec, pixel_values: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
+    export: ExportSpec,
+    pixel_values: Mapping[str, np.ndarray],
+    reference: Mapping[str, np.ndarray],
+    equinox: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """The first image at all sizes that a graph accepts, and its features in double precision, rounded to single.
+    """The first image at all sizes that a graph accepts, its features in double precision, rounded to single, and the
+    noise floors of its tokens.
 
-    `pixel_values` and `reference` are by case, the latter with the kind before it.
+    `pixel_values` are by case; the features of reference and Equinox model are too, with the kind before it.
     """
     sizes = {case: Case.parse(case) for case in of_first_image(pixel_values)}
-    cases = [case for case, one in sizes.items() if export.accepts(one.height, one.width)]
-    inputs = {f"{INPUT}/{case}": pixel_values[case] for case in cases}
-    return inputs | {f"{OUTPUT}/{case}": reference[f"float64/{case}"].astype(np.float32) for case in cases}
-
-
-def limits_of(sample: Mapping[str, np.ndarray], allowed: Mapping[str, float]) -> dict[str, float]:
-    """How far any element of each output of a sample may be off; `allowed` is for all that were compared."""
-    return {case: allowed[case] for key in sample for kind, _, case in [key.partition("/")] if kind == OUTPUT}
+    sample = {}
+    for case in (case for case, one in sizes.items() if export.accepts(one.height, one.width)):
+        truth, single = reference[f"float64/{case}"], f"float32/{case}"
+        own = error(equinox[single], equinox[f"float64/{case}"])
+        sample[f"{INPUT}/{case}"] = pixel_values[case]
+        sample[f"{OUTPUT}/{case}"] = truth.astype(np.float32)
+        sample[f"{FLOORS}/{case}"] = noise_floors(truth, [error(reference[single], truth), own])
+    return sample

@@ -18,7 +18,7 @@ import numpy as np
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import read_arrays, sha256_of
-from vit2onnx.onnx_file import INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, passport_beside, sample_beside
+from vit2onnx.onnx_file import FLOORS, INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, passport_beside, sample_beside
 from vit2onnx.runtime import batch_of, session_of
 
 OUTPUT = next(iter(OUTPUTS))
@@ -60,18 +60,23 @@ def check_sample(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, 
     yield sha256_of(sample) == passport["sample"]["sha256"], f"{sample.name} is the one that was recorded"
     arrays = read_arrays(sample)
     session = session_of(graph)
-    limits = passport["sample"]["limits"]
-    if not limits:
+    limit = passport["sample"]["floors"]
+    cases = [name.removeprefix(f"{INPUT}/") for name in arrays if name.startswith(f"{INPUT}/")]
+    if not cases:
         yield False, "no input was recorded"
-    for case, limit in limits.items():
+    for case in cases:
         images = np.repeat(arrays[f"{INPUT}/{case}"][None], batch_of(session), axis=0)
         (found,) = session.run([OUTPUT], {INPUT: images})
-        expected = arrays[f"{OUTPUT}/{case}"]
-        delta = float(np.abs(found[0] - expected).max()) if found[0].shape == expected.shape else float("nan")
-        sign = "<=" if delta <= limit else ">"
+        expected, floors = arrays[f"{OUTPUT}/{case}"], arrays[f"{FLOORS}/{case}"]
+        if found[0].shape != expected.shape:
+            yield False, f"{case}: {OUTPUT} has shape {found[0].shape} instead of {expected.shape}"
+            continue
+        delta = found[0] - expected.astype(np.float64)
+        worst = float((np.sqrt(np.mean(delta**2, axis=1)) / floors).max())
         yield (
-            delta <= limit < float("inf"),
-            f"{case}: max |difference| from the original {delta:.1e} {sign} {limit:.1e}",
+            worst <= limit < float("inf"),
+            f"{case}: worst token {worst:.2g} noise floors from the original in double precision (limit {limit:g}),"
+            f" max |difference| {np.abs(delta).max():.1e}",
         )
 
 

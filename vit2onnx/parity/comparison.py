@@ -1,4 +1,4 @@
-"""Compare an exported graph with references, with the Equinox model and with the float64 truth."""
+"""Compare an exported graph with the float64 truth, with references and with the Equinox model."""
 
 import json
 import logging
@@ -14,9 +14,11 @@ from vit2onnx.cases import GOLDEN, Case
 from vit2onnx.files import sha256_of
 from vit2onnx.onnx_file import INPUT, OUTPUTS, is_external, metadata, operator_sets
 from vit2onnx.parity.divergence import DOUBLE, TRUTH
+from vit2onnx.parity.double_graph import run_in_double
+from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors
 from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
 from vit2onnx.parity.semantics import compare_semantics, view
-from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED
+from vit2onnx.parity.verdict import DOUBLE_GRAPH, GRAPH_RUNS, PUBLISHED
 from vit2onnx.runtime import session_of
 from vit2onnx.variants import ExportSpec, VariantSpec
 
@@ -154,9 +156,28 @@ def try_graph(
         sets, seen = run_graph(session, pixel_values, batch, spec)
     # Any exception, because onnxruntime has none in common to all of its own.
     except Exception as error:
-        logger.exception("%s does not run", path)
-        return [{}], [Check("runs", False, f"{type(error).__name__}: {error}")]
+        return [{}], [_does_not_run(path, error)]
     return sets, [interface(session, spec, export), *seen]
+
+
+def try_in_double(
+    path: Path, pixel_values: Features, spec: VariantSpec, export: ExportSpec
+) -> tuple[dict[Case, np.ndarray], Check]:
+    """Features of every case in double precision; features of a wrong shape are left out."""
+    try:
+        found = run_in_double(path, {str(case): x for case, x in pixel_values.items()}, export.batch or 1)
+    # Any exception, because a faulty graph makes numpy raise what it likes.
+    except Exception as error:
+        return {}, _does_not_run(path, error)
+    features = {Case.parse(case): x for case, x in found.items()}
+    wrong = wrong_shapes({DOUBLE_GRAPH: {"float64": features}}, pixel_values, spec)
+    detail = "; ".join(sentence for sentences in wrong.values() for sentence in sentences) or f"{len(found)} inputs"
+    return {case: x for case, x in features.items() if case not in wrong}, Check("shapes", not wrong, detail)
+
+
+def _does_not_run(path: Path, error: Exception) -> Check:
+    logger.error("%s does not run", path, exc_info=error)
+    return Check("runs", False, f"{type(error).__name__}: {error}")
 
 
 def by_kind(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[Case, np.ndarray]]:
@@ -184,18 +205,31 @@ def wrong_shapes(
 
 
 def compare_features(
-    subject: str, other: str, a: Features, b: Features, spec: VariantSpec, batch: int
+    subject: str,
+    other: str,
+    a: Features,
+    b: Features,
+    spec: VariantSpec,
+    batch: int,
+    floors: Mapping[Case, np.ndarray] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """One row per case and group of tokens; `scale` is the standard deviation of all features of `b`."""
+    """One row per case and group of tokens; `scale` is the standard deviation of all features of `b`.
+
+    With the noise `floors` of all tokens of a case, the error of the worst token is given in these as well; that of the
+    mean of all patches, in the least of them.
+    """
     arch = spec.architecture
     for case in a:
         groups = token_groups(b[case], arch.num_prefix)
+        units = token_groups(floors[case], arch.num_prefix) | {"patches_mean": floors[case].min()} if floors else {}
         scale = standard_deviation(b[case])
         for group, tokens in token_groups(a[case], arch.num_prefix).items():
             row = {"subject": subject, "other": other, **asdict(case), "batch": batch, "group": group}
             row |= asdict(difference(tokens, groups[group])) | {"scale": scale}
+            if units:
+                row |= asdict(in_floors(tokens, groups[group], units[group]))
             if group == "patches":
-                row["row"], row["column"] = divmod(row["token"], case.width // arch.patch_size)
+                row["columns"] = case.width // arch.patch_size
             yield row
 
 
@@ -224,32 +258,36 @@ def distribution(subject: str, other: str, a: Features, b: Features, batch: int)
 
 
 def error_maps(
-    subject: str, other: str, a: Features, b: Features, spec: VariantSpec, batch: int
+    subject: str,
+    a: Features,
+    truth: Features,
+    floors: Mapping[Case, np.ndarray],
+    spec: VariantSpec,
+    batch: int,
 ) -> list[dict[str, Any]]:
-    """Where in a photograph two implementations differ: one map per photograph, at the size where its worst patch is.
+    """Where in a photograph a graph is off: one map per photograph, at the size where its worst patch is.
 
-    `max_abs` is a grid [rows][columns] of patches, each with its largest |difference| over all channels to three
-    digits, or `None` if that is not finite. The worst photographs come first, `MAX_ERROR_MAPS` at most. That whose
-    features are published is none of the user's.
+    `floors` is a grid [rows][columns] of patches, each with its error in noise floors to three digits, or `None` if
+    that is not finite. The worst photographs come first, `MAX_ERROR_MAPS` at most. That whose features are published
+    is none of the user's.
     """
     arch = spec.architecture
     worst: dict[str, tuple[float, Case, np.ndarray]] = {}
     for case in a:
         if case == GOLDEN:
             continue
-        with np.errstate(invalid="ignore"):
-            delta = np.abs(a[case].astype(np.float64) - b[case])[arch.num_prefix :].max(axis=1)
-        largest = float(np.nan_to_num(delta, nan=np.inf).max())
+        patches = token_floors(a[case], truth[case], floors[case])[arch.num_prefix :]
+        largest = float(np.nan_to_num(patches, nan=np.inf).max())
         if case.image not in worst or largest > worst[case.image][0]:
-            worst[case.image] = largest, case, delta
+            worst[case.image] = largest, case, patches
     found = []
-    for _, case, delta in sorted(worst.values(), key=lambda one: (-one[0], one[1]))[:MAX_ERROR_MAPS]:
-        grid = delta.reshape(case.height // arch.patch_size, case.width // arch.patch_size)
+    for _, case, patches in sorted(worst.values(), key=lambda one: (-one[0], one[1]))[:MAX_ERROR_MAPS]:
+        grid = patches.reshape(case.height // arch.patch_size, case.width // arch.patch_size)
         rows, columns = grid.shape
         found.append(
-            {"subject": subject, "other": other, **asdict(case), "batch": batch}
+            {"subject": subject, "other": TRUTH, **asdict(case), "batch": batch}
             | {"rows": rows, "columns": columns, "patch_size": arch.patch_size}
-            | {"max_abs": [[float(f"{x:.3g}") if np.isfinite(x) else None for x in row] for row in grid]}
+            | {"floors": [[float(f"{x:.3g}") if np.isfinite(x) else None for x in row] for row in grid]}
         )
     return found
 
@@ -266,26 +304,50 @@ def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: i
 
 
 def known_differences(
-    name: str, graph: Features, reference: Mapping[str, Features], equinox: Mapping[str, Features]
+    name: str,
+    graph: Features,
+    reference: Mapping[str, Features],
+    equinox: Mapping[str, Features],
+    floors: Mapping[Case, np.ndarray],
 ) -> Iterator[dict[str, Any]]:
     """One row per case on how far a graph is from a reference that is run with the RoPE periods that it has by itself.
 
     What the other periods change is known from the Equinox model in double precision: `expected`. `unexplained` is the
-    largest difference that is left without it.
+    largest difference that is left without it, and `floors` that of the worst token, in noise floors.
     """
     for case, native in reference["native"].items():
         if case in graph:
             expected = equinox["native"][case] - equinox["float64"][case]
             delta = native.astype(np.float64) - graph[case]
             figures = {"max_abs": delta, "expected": expected, "unexplained": delta - expected}
-            largest = {key: finite(np.abs(value).max()) for key, value in figures.items()}
             yield {
                 "reference": name,
                 "cause": "RoPE periods",
                 **asdict(case),
-                **largest,
-                "scale": standard_deviation(native),
+                **{key: finite(np.abs(value).max()) for key, value in figures.items()},
+                **asdict(in_floors(delta, expected, floors[case])),
             }
+
+
+def own_rounding(
+    implementations: Mapping[str, Mapping[str, Features]], truth: Features
+) -> tuple[list[dict[str, Any]], dict[Case, np.ndarray]]:
+    """What single precision does to every implementation, against its own double precision, and the noise floors.
+
+    One row per case and implementation: the root mean square of its error, and that as a multiple of the first one's,
+    which counts as one unit in the last place at least. The floors [tokens] are by case.
+    """
+    rows, floors = [], {}
+    for case, true in truth.items():
+        errors = {
+            name: error(kinds["float32"][case], kinds["float64"][case]) for name, kinds in implementations.items()
+        }
+        floors[case] = noise_floors(true, errors.values())
+        first = max(rms(next(iter(errors.values()))), UNIT * rms(true))
+        for name, own in ((name, rms(one)) for name, one in errors.items()):
+            multiple = finite(own / first) if first else None
+            rows.append({"subject": name, **asdict(case), "rms": finite(own), "multiple": multiple})
+    return rows, floors
 
 
 def compare_outputs(
@@ -306,7 +368,8 @@ def compare_outputs(
     pixel_values = {case: x for case, x in pixel_values.items() if export.accepts(case.height, case.width)}
     asked = [str(case) for case in pixel_values]
     checks = [promises(graph, spec, export)]
-    wrong = wrong_shapes({**references, "equinox": equinox}, pixel_values, spec)
+    implementations = {**references, "equinox": equinox}
+    wrong = wrong_shapes(implementations, pixel_values, spec)
     detail = "; ".join(found for sentences in wrong.values() for found in sentences) or f"{len(asked)} inputs"
     checks.append(Check("shapes of reference and Equinox model", not wrong, detail))
     # Nothing can be compared with those.
@@ -317,31 +380,38 @@ def compare_outputs(
         return {case: features[case] for case in pixel_values}
 
     truth = taken(references[first]["float64"])
+    rounding, floors = own_rounding(implementations, truth)
+    # What double precision does to one.
+    double_floors = {case: DOUBLE_TO_SINGLE * x for case, x in floors.items()}
     rows: list[dict[str, Any]] = []
     distributions: list[dict[str, Any]] = []
 
     def compare(subject: str, other: str, a: Features, b: Features, batch: int = 1) -> None:
-        rows.extend(compare_features(subject, other, a, b, spec, batch))
+        units = None if other != TRUTH else double_floors if subject.endswith(DOUBLE) else floors
+        rows.extend(compare_features(subject, other, a, b, spec, batch, units))
         if a:
             distributions.append(distribution(subject, other, a, b, batch))
 
-    compare(f"equinox{DOUBLE}", TRUTH, taken(equinox["float64"]), truth)
-    compare("equinox", TRUTH, taken(equinox["float32"]), truth)
-    rows += compare_golden("equinox", equinox["float32"], spec, 1)
-    for name, features in references.items():
-        single = features["float32"]
-        compare(name, TRUTH, taken(single), truth)
-        compare("equinox", name, taken(equinox["float32"]), single)
-        rows += compare_golden(name, single, spec, 1)
+    for name, features in implementations.items():
+        single = taken(features["float32"])
+        compare(name, TRUTH, single, truth)
+        rows += compare_golden(name, features["float32"], spec, 1)
         if name != first:
             compare(f"{name}{DOUBLE}", TRUTH, taken(features["float64"]), truth)
-            compare(name, first, taken(single), references[first]["float32"])
+            compare(name, first, single, references[first]["float32"])
+    for name in (name for name in references if name != first):
+        compare("equinox", name, taken(equinox["float32"]), references[name]["float32"])
+    in_double, check = try_in_double(graph, pixel_values, spec, export)
+    checks.append(replace(check, subject=DOUBLE_GRAPH))
+    compare(DOUBLE_GRAPH, TRUTH, in_double, truth)
 
     prefix, patch = spec.architecture.num_prefix, spec.architecture.patch_size
-    views = {name: view(taken(features["float32"]), prefix, patch) for name, features in references.items()}
-    # What rounding alone does, to hold the graph's figures against.
     true_view = view(truth, prefix, patch)
-    semantics = [compare_semantics(name, TRUTH, found, true_view, batch=1) for name, found in views.items()]
+    # What rounding alone does, to hold the graph's figures against.
+    semantics = [
+        compare_semantics(name, TRUTH, view(taken(features["float32"]), prefix, patch), true_view, batch=1)
+        for name, features in references.items()
+    ]
     known: list[dict[str, Any]] = []
     maps: list[dict[str, Any]] = []
     batches = list(batch_sizes) if export.batch is None else [export.batch]
@@ -350,7 +420,7 @@ def compare_outputs(
             (found, *again), seen = try_graph(graph, level, threads, pixel_values, batch, spec, export)
             checks += [replace(check, subject=run) for check in seen]
             for repeated in again:
-                rows.extend(compare_features(run, TRUTH, repeated, truth, spec, batch))
+                rows.extend(compare_features(run, TRUTH, repeated, truth, spec, batch, floors))
                 for name, features in references.items():
                     rows.extend(compare_features(run, name, repeated, features["float32"], spec, batch))
             compare(run, TRUTH, found, truth, batch)
@@ -360,14 +430,16 @@ def compare_outputs(
                 compare(run, name, found, features["float32"], batch)
             if run == GRAPH_RUNS[0] and not known:
                 known = [
-                    row for name, one in references.items() for row in known_differences(name, found, one, equinox)
+                    row
+                    for name, features in references.items()
+                    for row in known_differences(name, found, features, equinox, floors)
                 ]
             if (run, batch) == (GRAPH_RUNS[0], batches[0]):
-                maps = error_maps(run, first, found, references[first]["float32"], spec, batch)
+                maps = error_maps(run, found, truth, floors, spec, batch)
             # Other batches are near enough to the first for that, as the differences tell.
             if batch == batches[0]:
                 seen_by_users = view(found, prefix, patch) if found.keys() == pixel_values.keys() else None
-                semantics += [compare_semantics(run, name, seen_by_users, views[name], batch=batch) for name in views]
+                semantics.append(compare_semantics(run, TRUTH, seen_by_users, true_view, batch=batch))
     return {
         "variant": spec.name,
         "export": export.name,
@@ -381,6 +453,7 @@ def compare_outputs(
             "packed_weights": not is_external(graph),
         },
         "checks": [asdict(check) for check in checks],
+        "rounding": rounding,
         "differences": rows,
         "distributions": distributions,
         "semantics": semantics,

@@ -54,28 +54,28 @@ def judge_stages(ledger: Mapping[str, Any], limits: Mapping[str, float]) -> tupl
     """
     alone = [row for row in ledger["stages"] if row["mode"] == "injected"]
     return (
-        _truth_agreement(alone, limits["truth_agreement"]),
-        _divergence(alone, limits["noise_floors"], {*ledger["implementations"], "onnx"}),
+        _in_double(alone, limits["floors_double"]),
+        _divergence(alone, limits["floors"], {*ledger["implementations"], "onnx"}),
     )
 
 
-def _truth_agreement(rows: Iterable[Mapping[str, Any]], limit: float) -> Finding:
-    finding = partial(Finding, "stages", limit=limit, limit_name="truth_agreement")
+def _in_double(rows: Iterable[Mapping[str, Any]], limit: float) -> Finding:
+    finding = partial(Finding, "stages", limit=limit, limit_name="floors_double")
     doubles = [row for row in rows if row["other"] == TRUTH and row["subject"].endswith(DOUBLE)]
     if not doubles:
         return finding("in double precision", math.nan, detail="there is no second implementation")
     for row in doubles:
-        measured = worst([row["relative"]])
+        measured = worst([row["floors"]])
         if not measured <= limit:
-            found = f"{measured:.2e} > {limit:.2e} of its scale" if math.isfinite(measured) else "not finite"
+            found = f"{measured:.3g} noise floors > {limit:g}" if math.isfinite(measured) else "not finite"
             first = {"subject": row["subject"], "other": TRUTH, "detail": found}
             return finding(f"first apart at {row['stage']}", measured, **first)
-    measure = "largest difference from truth in double precision, as a share of the stage's scale"
-    return finding(measure, worst(row["relative"] for row in doubles))
+    measure = "largest difference from truth at a stage, in noise floors of double precision"
+    return finding(measure, worst(row["floors"] for row in doubles))
 
 
 def _divergence(rows: Iterable[Mapping[str, Any]], limit: float, implementations: set[str]) -> Finding:
-    finding = partial(Finding, "stages", limit=limit, limit_name="noise_floors")
+    finding = partial(Finding, "stages", limit=limit, limit_name="floors")
     rows = [row for row in rows if row["other"] != TRUTH]
     if missing := implementations - {row[side] for row in rows for side in ("subject", "other")}:
         detail = f"{', '.join(sorted(missing))} was not compared" if rows else "nothing was compared"

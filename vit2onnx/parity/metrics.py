@@ -58,7 +58,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
 
 
 def token_groups(features: np.ndarray, num_prefix: int) -> dict[str, np.ndarray]:
-    """The tokens [tokens, embed_dim] by what users take from them, each as [n, embed_dim]."""
+    """The tokens [tokens, ...] by what users take from them, each as [n, ...]."""
     patches = features[num_prefix:]
     with np.errstate(invalid="ignore"):
         mean = patches.mean(axis=0, keepdims=True, dtype=np.float64)

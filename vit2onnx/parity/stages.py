@@ -9,11 +9,8 @@ import numpy as np
 
 from vit2onnx.cases import MODES
 from vit2onnx.parity.divergence import DOUBLE, TRUTH
+from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, rms
 from vit2onnx.parity.metrics import difference, finite
-
-# PARITY: no stage is taken to be known better than to one unit in the last place of its own scale. Rounding a value
-# once gives a quarter of it; where the reference happens to be exact, any other reading would be infinitely far off.
-LEAST_FLOOR = 2.0**-23
 
 # Arrays [tokens, channels] of an implementation by `{dtype}/{mode}/{stage}`, read when they are asked for.
 Stages = Mapping[str, np.ndarray]
@@ -23,9 +20,9 @@ Stages = Mapping[str, np.ndarray]
 class StageRow:
     """How far apart two implementations are at one stage.
 
-    `scale` is the root mean square of the stage's true values, and `relative` the largest difference as a multiple of
-    it. `floor` is the root mean square of the first reference's own error in single precision, and `floors` that of
-    the difference as a multiple of it. A figure of something that is not finite is `None`.
+    `scale` is the root mean square of the stage's true values, and `floor` that of the first reference's own error in
+    single precision. `floors` is the root mean square of the difference in noise floors; between two in double
+    precision, in those that double precision has. A figure of something that is not finite is `None`.
     """
 
     mode: str
@@ -34,7 +31,6 @@ class StageRow:
     other: str
     max_abs: float | None
     rms: float | None
-    relative: float | None
     cosine: float | None
     token: int
     channel: int
@@ -73,8 +69,9 @@ def _compare_stage(implementations: Mapping[str, Stages], mode: str, stage: str)
     key = f"float64/{mode}/{stage}"
     truth = implementations[first][key]
     double = {name: implementations[name][key] for name in rest if key in implementations[name]}
-    scale = _rms(truth)
-    floor = max(_rms(single[first] - truth), LEAST_FLOOR * scale)
+    scale = rms(truth)
+    # PARITY: over all tokens, and of the reference alone, so that a model that rounds much further shows as well.
+    floor = max(rms(error(single[first], truth)), UNIT * scale)
 
     pairs = [(name, TRUTH, values, truth) for name, values in single.items()]
     names = list(single)
@@ -82,6 +79,7 @@ def _compare_stage(implementations: Mapping[str, Stages], mode: str, stage: str)
     pairs += [(f"{name}{DOUBLE}", TRUTH, values, truth) for name, values in double.items()]
     for subject, other, a, b in pairs:
         found = difference(a, b)
+        unit = DOUBLE_TO_SINGLE * floor if subject.endswith(DOUBLE) else floor
         yield StageRow(
             mode=mode,
             stage=stage,
@@ -89,19 +87,13 @@ def _compare_stage(implementations: Mapping[str, Stages], mode: str, stage: str)
             other=other,
             max_abs=found.max_abs,
             rms=found.rms,
-            relative=_multiple(found.max_abs, scale),
             cosine=found.cosine,
             token=found.token,
             channel=found.channel,
             scale=finite(scale),
             floor=finite(floor),
-            floors=_multiple(found.rms, floor),
+            floors=_multiple(found.rms, unit),
         )
-
-
-def _rms(values: np.ndarray) -> float:
-    with np.errstate(invalid="ignore", over="ignore"):
-        return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
 
 
 def _multiple(value: float | None, unit: float) -> float | None:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from vit2onnx.parity.divergence import judge_stages
+from vit2onnx.parity.divergence import DOUBLE, TRUTH, judge_stages
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.preprocessing import judge_preprocessing
-from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, Verdict, faults_of, judge, numbers_of, rounding, rows_of
+from vit2onnx.parity.verdict import DOUBLE_GRAPH, GRAPH_RUNS, PUBLISHED, Verdict, faults_of, judge, numbers_of, rows_of
 from vit2onnx.reporting.page import fault_in_words
 from vit2onnx.reporting.self_test import self_test_section
 
@@ -21,8 +20,8 @@ LimitsByGate = Mapping[str, Mapping[str, Mapping[str, Any]]]
 Plain = Mapping[str, Any]
 
 COLUMNS = [
-    *("subject", "other", "image", "height", "width", "batch", "group", "token", "row", "column"),
-    *("count", "max_abs", "rms", "cosine", "scale"),
+    *("subject", "other", "image", "height", "width", "batch", "group", "token"),
+    *("count", "max_abs", "rms", "cosine", "scale", "floors"),
 ]
 
 
@@ -85,10 +84,8 @@ class Judgement:
     self_test: Sequence[str]
     # The numbers by which outputs and stages are judged.
     limits: Mapping[str, float]
-    # Whether the Equinox model was compared with a reference, without which nothing can be told of it.
+    # Whether the Equinox model was compared with the truth, without which nothing can be told of it.
     has_equinox: bool = True
-    # How far a graph that keeps `truth_ratio` may be from the reference, as both round.
-    reachable: float = 0.0
 
     @property
     def faults(self) -> dict[str, list[str]]:
@@ -123,33 +120,18 @@ class Judgement:
     @property
     def diagnosis(self) -> str:
         """Which part is at fault where outputs are, and what to do next; nothing where this cannot be told."""
-        failed = [one for one in self.outputs.findings if one.leg != PUBLISHED and not one.passed]
-        off = {one.subject for one in failed if one.leg == "reference"}
-        runs = [run for run in GRAPH_RUNS if run in off]
+        off = {one.subject for one in self.outputs.findings if one.leg in ("reference", "truth") and not one.passed}
+        runs = [run for run in (*GRAPH_RUNS, DOUBLE_GRAPH) if run in off]
         if not runs or not self.has_equinox:
             return ""
-        if self._is_rounding(failed):
-            further = "`make proof` shows whether each layer by itself is right; if it is, the limits grow."
-            if self.stages:
-                further = "No file can keep a limit that is tighter; loosen it."
-            return (
-                "Rounding may explain this: single precision alone takes both original and Equinox model so far from"
-                f" float64 that a right file may be {self.reachable:.1e} from the original. {further}"
-            )
         said = "The Equinox model is within the limits, so the export (or onnxruntime) is at fault."
-        if "equinox" in off:
+        if off & {"equinox", f"equinox{DOUBLE}"}:
             said = "The Equinox model is off too, so weights or model are at fault, or the reference."
         elif runs == [GRAPH_RUNS[0]]:
             said = "The graph is within the limits unless onnxruntime optimises it, so onnxruntime is at fault."
+        elif DOUBLE_GRAPH not in off:
+            said = "In double precision the graph is right, so onnxruntime is at fault."
         return said if self.stages else f"{said} `make proof` names the first stage that is wrong."
-
-    def _is_rounding(self, failed: Iterable[Finding]) -> bool:
-        """Whether all that failed is what rounding makes large, and none is larger than that."""
-        amplified = ("max_abs", "neighbour_margin", "subspace_angle")
-        return all(
-            one.limit_name in amplified and (one.limit_name != "max_abs" or one.measured <= self.reachable)
-            for one in failed
-        )
 
 
 def judge_gates(
@@ -161,13 +143,11 @@ def judge_gates(
     self_test: Plain | None = None,
 ) -> Judgement:
     """Judge all that was measured of a graph; `None` stands for what was not."""
-    numbers = numbers_of(limits["limits"], stages=stages is not None)
-    first = comparison["references"][0] if comparison["references"] else ""
+    numbers = numbers_of(limits["limits"])
     return Judgement(
         limits=numbers,
-        reachable=(1 + numbers["truth_ratio"]) * worst(rounding(comparison, first).values()),
         outputs=judge(comparison, numbers),
-        has_equinox=any(rows_of(comparison, "equinox", reference) for reference in comparison["references"]),
+        has_equinox=bool(rows_of(comparison, "equinox", TRUTH)),
         stages=() if stages is None else judge_stages(stages, numbers),
         preprocessing=()
         if preprocessing is None
@@ -191,7 +171,7 @@ def faults_of_self_test(result: Plain) -> list[str]:
 def differences(comparison: Plain, subjects: Iterable[str], others: Iterable[str]) -> pd.DataFrame:
     """The rows of a comparison that set one of `subjects` against one of `others`; `None` becomes NaN."""
     rows = pd.DataFrame(comparison["differences"], columns=COLUMNS).astype(
-        dict.fromkeys(("max_abs", "rms", "cosine", "scale"), float)
+        dict.fromkeys(("max_abs", "rms", "cosine", "scale", "floors"), float)
     )
     return rows[rows["subject"].isin(list(subjects)) & rows["other"].isin(list(others))]
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import worst
-from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED, largest_allowed, rounding, rounding_factors, unit
+from vit2onnx.parity.verdict import GRAPH_RUNS, PUBLISHED
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import (
     GATES,
@@ -21,7 +21,7 @@ from vit2onnx.reporting.evidence import (
 )
 from vit2onnx.reporting.figures import heat_table, truth_figure
 from vit2onnx.reporting.key_figures import key_figures
-from vit2onnx.reporting.page import ENVIRONMENT, SUBJECTS, number
+from vit2onnx.reporting.page import ENVIRONMENT, SUBJECTS
 from vit2onnx.reporting.pictures import error_map_figure
 from vit2onnx.reporting.sections import ledger_section, own_words_section, photograph_section
 from vit2onnx.reporting.self_test import self_test_section
@@ -29,11 +29,11 @@ from vit2onnx.reporting.semantics import distribution_section, preprocessing_sec
 
 # What each leg of a verdict answers, and by which limits.
 QUESTIONS = {
-    "reference": (
-        "Does the graph give what the original gives?",
-        ("max_abs", "cosine", "neighbour_margin", "subspace_angle"),
+    "reference": ("Does the graph give what the original gives?", ("cosine",)),
+    "truth": (
+        "Is it as exact as the original?",
+        ("floors", "floors_double", "equinox_rounding", "neighbour_margin", "subspace_angle"),
     ),
-    "truth": ("Is it as exact as the original?", ("truth_ratio", "truth_agreement", "rounding")),
     "sanity": ("Is the file what it promises to be?", ()),
     PUBLISHED: ("Are the features those that the publisher published?", ("golden",)),
 }
@@ -135,20 +135,18 @@ def graph_section(
     export, of_models = comparison["export"], limits["limits"]
     ledger = evidence.stages.get(export)
     maps = comparison["error_maps"]
-    limit = largest_allowed(comparison, judgement.limits)
     return {
         "export": export,
         "file": f"{export}.onnx",
         "passed": judgement.passed,
         "legs": leg_section(judgement, of_models),
-        "grown": grown_limits(comparison, judgement.limits),
-        "error_maps": error_map_figure(maps, evidence.photographs, limit) if maps else None,
-        "stages": stage_section(ledger, of_models["noise_floors"]["limit"], judgement.stages) if ledger else None,
+        "error_maps": error_map_figure(maps, evidence.photographs, judgement.limits["floors"]) if maps else None,
+        "stages": stage_section(ledger, judgement.limits["floors"], judgement.stages) if ledger else None,
         "own_words": own_words_section(evidence.metadata[export], evidence.operator_sets[export]),
         "distributions": distribution_section(comparison),
         "semantics": semantics_section(comparison),
         "heat": heat_table(comparison, judgement.limits),
-        "figure": truth_figure(comparison, of_models["truth_ratio"]["limit"]),
+        "figure": truth_figure(comparison, judgement.limits["floors"]),
         "sha256": comparison["graph_sha256"],
         "runtime": comparison["runtime"],
     }
@@ -162,25 +160,3 @@ def leg_section(judgement: Judgement, limits: Mapping[str, Mapping[str, Any]]) -
         if findings or leg != PUBLISHED:
             legs.append({"question": question, "findings": findings, "limits": {name: limits[name] for name in names}})
     return legs
-
-
-def grown_limits(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> dict[str, list[str]]:
-    """Why some limits of a graph are not those of the config, in sentences: by `rounding`, and by `scale`."""
-    of_rounding, of_scale = [], []
-    for place, reference in enumerate(comparison["references"]):
-        # In double precision all are compared with the first.
-        also = "" if place else ", truth_agreement"
-        if (times := worst(rounding_factors(comparison, reference, limits).values())) > 1:
-            own = number(worst(rounding(comparison, reference).values()))
-            of_rounding.append(
-                f"These weights amplify rounding: single precision alone takes {SUBJECTS[reference]} and our Equinox"
-                f" model up to {own} from float64. So max_abs{also}, neighbour_margin and subspace_angle are up to"
-                f" {times:.3g} times as large here as in the config. It is the stages that would show a small fault."
-            )
-        if (times := unit(comparison, reference)) > 1:
-            named = "max_abs and truth_agreement are" if also else "max_abs is"
-            of_scale.append(
-                f"The standard deviation of {SUBJECTS[reference]}'s features is {times:.3g}, and {named} as many times"
-                " as large here as in the config."
-            )
-    return {"rounding": of_rounding, "scale": of_scale}

@@ -40,7 +40,7 @@ def error_map_figure(maps: Sequence[Mapping[str, Any]], photographs: Mapping[str
     A photograph is drawn as the model saw it: resized to the size of the map. Its worst patch is framed; patches that
     are not finite are black. A photograph that is not among `photographs` is left white.
     """
-    grids = [np.array([[np.nan if x is None else x for x in row] for row in one["max_abs"]]) for one in maps]
+    grids = [np.array([[np.nan if x is None else x for x in row] for row in one["floors"]]) for one in maps]
     norm = _scale(grids, limit)
     columns = min(MAX_COLUMNS, len(maps))
     rows = [maps[start : start + columns] for start in range(0, len(maps), columns)]
@@ -55,7 +55,7 @@ def error_map_figure(maps: Sequence[Mapping[str, Any]], photographs: Mapping[str
             photograph = photographs.get(one["image"])
             drawn = _draw(ax, one, grid, load_image(photograph) if photograph else None, norm)
         bar = figure.colorbar(drawn, ax=axes.tolist(), shrink=0.9, aspect=25, pad=0.02, panchor=False)
-        bar.set_label("largest |difference| in a patch")
+        bar.set_label("error of a patch, in noise floors")
         if not isinstance(norm, LogNorm):
             # Not with a power of ten above the bar, because the limit is there.
             bar.ax.yaxis.set_major_formatter(lambda value, _: number(value))

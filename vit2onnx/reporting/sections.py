@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vit2onnx.parity.divergence import TRUTH
 from vit2onnx.parity.metrics import severity, worst
 from vit2onnx.parity.verdict import GRAPH_RUNS, place_of, rows_of
 from vit2onnx.reporting.evidence import by_area
@@ -16,31 +17,27 @@ RELEASED_PERIODS = "bfloat16"
 
 
 def photograph_section(comparisons: Sequence[Mapping[str, Any]], files: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Every photograph with its worst difference between any graph and any reference; the worst photograph first."""
+    """Every photograph with its worst token in noise floors, in any run of any graph; the worst photograph first."""
     rows: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for comparison in comparisons:
-        pairs = [(run, reference) for run in GRAPH_RUNS for reference in comparison["references"]]
-        for row in (row for pair in pairs for row in rows_of(comparison, *pair)):
-            rows.setdefault(row["image"], []).append((comparison["export"], row))
+        for run in GRAPH_RUNS:
+            for row in rows_of(comparison, run, TRUTH):
+                rows.setdefault(row["image"], []).append((comparison["export"], row))
     found = []
     for image, own in rows.items():
-        export, row = max(own, key=lambda one: severity(one[1]["max_abs"]))
+        export, row = max(own, key=lambda one: severity(one[1]["floors"]))
         sizes = by_area((row["height"], row["width"]) for _, row in own)
         found.append(
             {
                 "name": image,
                 "thumbnail": thumbnail(files[image]) if image in files else None,
                 "sizes": ", ".join(f"{height}x{width}" for height, width in sizes),
-                "max_abs": worst([row["max_abs"]]),
-                "place": f"{export}.onnx, {place_of(row).removeprefix(image).strip()}",
-                "distance": worst(_distance(row["cosine"]) for _, row in own),
+                "floors": worst([row["floors"]]),
+                "place": f"{export}.onnx, {place_of(row, 'floors').removeprefix(image).strip()}",
+                "max_abs": worst(row["max_abs"] for _, row in own),
             }
         )
-    return sorted(found, key=lambda one: (-severity(one["max_abs"]), one["name"]))
-
-
-def _distance(cosine: float | None) -> float | None:
-    return None if cosine is None else max(0.0, 1 - cosine)
+    return sorted(found, key=lambda one: (-severity(one["floors"]), one["name"]))
 
 
 def own_words_section(metadata: Mapping[str, str], operator_sets: Mapping[str, int]) -> list[tuple[str, str, bool]]:

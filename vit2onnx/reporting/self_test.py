@@ -31,9 +31,12 @@ def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
         "flagged": f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}",
         # What is wrong comes first.
         "faults": sorted(map(_row, faults), key=lambda fault: fault["passed"]),
-        "tripped": [{"name": name, "limit": limits[name], "count": count} for name, count in result["tripped"].items()],
+        "tripped": [
+            {"name": name, "limit": limits[name], "count": count, "nearest": result["nearest"].get(name)}
+            for name, count in result["tripped"].items()
+        ],
         "healthy": healthy,
-        "worst": {name: largest(healthy, name) for name in ("max_abs", "truth_ratio", "floors")},
+        "worst": {name: largest(healthy, name) for name in ("floors", "floors_double", "stage_floors")},
         "flagged_preprocessing": result["healthy_preprocessing"]["flagged"],
     }
 

@@ -107,15 +107,15 @@ def _print_lines(console: Console, lines: Iterable[str]) -> None:
 def terminal_table(summary: pd.DataFrame) -> Table:
     """The summary as a table that fits 100 columns."""
     table = Table(box=None, padding=(1, 2, 0, 0), pad_edge=False)
-    for name in ("graph", "verdict", "max |difference|", "lowest\ncosine", "float64 error,\nx reference's"):
+    for name in ("graph", "verdict", "error in\nnoise floors", "in double\nprecision", "max |diff.|,\nlowest cosine"):
         table.add_column(Text(name, "bold"), overflow="fold", no_wrap=name == "graph")
     for row in summary.itertuples():
         compared = f"compared on {counted(row.images, 'image')} at {counted(row.sizes, 'size')}"
         table.add_row(
             f"{row.variant}\n{row.export}.onnx, {megabytes(row.bytes)}\n{compared}",
             Text(row.verdict, "bold red" if row.faults else "green"),
-            f"{number(row.max_abs)} (limit {number(row.limit)}) at\n" + row.worst_at.replace(", batch", "\nbatch"),
-            cosine(row.cosine),
-            number(row.truth_ratio),
+            f"{number(row.floors)} (limit {row.limit:g}) at\n" + row.worst_at.replace(", batch", "\nbatch"),
+            number(row.floors_double),
+            f"{number(row.max_abs)}\n{cosine(row.cosine)}",
         )
     return table

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from vit2onnx.models import Model
 from vit2onnx.parity.comparison import by_kind, compare_outputs
 from vit2onnx.parity.divergence import Divergence, first_divergence, judge_stages, largest_floors
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.metrics import finite
+from vit2onnx.parity.metrics import finite, worst
 from vit2onnx.parity.stage_graphs import run_stage_graphs
 from vit2onnx.parity.stages import make_ledger
-from vit2onnx.parity.verdict import Verdict, faults_of, judge, largest, rows_of, truth_ratio
+from vit2onnx.parity.verdict import GRAPH_RUNS, Verdict, faults_of, judge, largest, rows_of
 from vit2onnx.references import transformers_model
 from vit2onnx.variants import ConvNeXtArchitecture, ExportSpec, VariantSpec
 
@@ -45,13 +45,26 @@ def shrink(spec: VariantSpec) -> VariantSpec:
     return replace(spec, architecture=replace(arch, embed_dim=2 * arch.head_dim, depth=2, num_heads=2, ffn_hidden=96))
 
 
-def sharpen(checkpoint: Path, factor: float) -> None:
-    """Multiply the weights of all queries and keys, as training may, so that attention is sharp."""
-    tensors = torch.load(checkpoint, weights_only=True)
+def sharpened(tensors: Mapping[str, torch.Tensor], factor: float) -> None:
+    """Multiply the weights of all queries and keys, so that attention is sharp."""
     for name, weight in tensors.items():
         if name.endswith("attn.qkv.weight"):
             weight[: 2 * len(weight) // 3] *= factor
-    torch.save(tensors, checkpoint)
+
+
+def with_outliers(tensors: Mapping[str, torch.Tensor], factor: float) -> None:
+    """Multiply two channels of every norm, so that they stand out in all that is computed from it."""
+    for name, parameter in tensors.items():
+        if "norm" in name:
+            parameter[[3, 50]] *= factor
+
+
+# How a checkpoint is changed before everything, by the name of the model: as training may, to amplify rounding.
+AMPLIFIED: Mapping[str, Callable[[Mapping[str, torch.Tensor]], None]] = {
+    "ViT, sharp": partial(sharpened, factor=4.0),
+    "ViT, sharper": partial(sharpened, factor=8.0),
+    "ViT, outliers": partial(with_outliers, factor=30.0),
+}
 
 
 @dataclass(frozen=True)
@@ -77,22 +90,32 @@ class Outcome:
 
     def divergence(self, mode: str = "injected") -> Divergence | None:
         """The first stage at which two implementations part."""
-        return first_divergence(self.ledger["stages"], mode, self.limits["noise_floors"])
+        return first_divergence(self.ledger["stages"], mode, self.limits["floors"])
+
+    def measured(self, limit_name: str) -> float | None:
+        """The largest figure of the outputs that a limit judges."""
+        return finite(worst(one.measured for one in self.verdict.findings if one.limit_name == limit_name))
 
     @property
-    def floors(self) -> float | None:
+    def shares(self) -> dict[str, float | None]:
+        """What outputs and stages are at most found to be, as a share of each limit that judges them."""
+        findings = [one for one in (*self.verdict.findings, *self.stage_findings) if one.limit_name]
+        names = dict.fromkeys(one.limit_name for one in findings)
+        return {
+            name: finite(worst(one.measured / one.limit for one in findings if one.limit_name == name))
+            for name in names
+        }
+
+    @property
+    def stage_floors(self) -> float | None:
         """The largest difference between two implementations at a stage of a layer, in noise floors."""
         return finite(largest_floors(self.ledger["stages"]))
 
     @property
     def max_abs(self) -> float | None:
         """The largest difference between the graph and the reference."""
-        return finite(largest(rows_of(self.comparison, "onnx", "transformers")))
-
-    @property
-    def truth_ratio(self) -> float:
-        """The graph's distance from double precision as a multiple of the reference's own."""
-        return truth_ratio(self.comparison)
+        rows = [row for run in GRAPH_RUNS for row in rows_of(self.comparison, run, "transformers")]
+        return finite(largest(rows))
 
 
 def graphs_in(folder: Path) -> dict[str, Path]:
@@ -104,8 +127,8 @@ class Chain:
     """A small model with synthetic weights: its checkpoint, reference, Equinox model and graphs, all in a folder.
 
     `images` are inputs [3, height, width] by case; stages are those of the first. `limits` are the numbers of the
-    config, `sharpened` what queries and keys are multiplied by. The graphs hold no weights, which stay in model.eqx
-    beside them.
+    config, `amplify` changes the tensors of the checkpoint. The graphs hold no weights, which stay in model.eqx beside
+    them.
     """
 
     def __init__(
@@ -115,7 +138,7 @@ class Chain:
         folder: Path,
         images: Mapping[Case, np.ndarray],
         limits: Mapping[str, float],
-        sharpened: float = 1.0,
+        amplify: Callable[[Mapping[str, torch.Tensor]], None] | None = None,
     ):
         self.spec, self.folder, self.limits = spec, folder, limits
         self.images = {str(case): image for case, image in images.items()}
@@ -123,8 +146,10 @@ class Chain:
         folder.mkdir()
         self.checkpoint = folder / "checkpoint.pth"
         self.record = fetch_synthetic(spec, self.checkpoint, seed=seed, layout=LAYOUT)
-        if sharpened != 1:
-            sharpen(self.checkpoint, sharpened)
+        if amplify:
+            tensors = torch.load(self.checkpoint, weights_only=True)
+            amplify(tensors)
+            torch.save(tensors, self.checkpoint)
         archive = folder / "archive.tar.lz4"
         convert_checkpoint(spec, self.checkpoint, archive, folder / "ledger.csv")
         write_model(folder / "model.eqx", spec, map_model(spec, read_archive(archive, spec)))

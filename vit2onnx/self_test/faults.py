@@ -12,6 +12,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import ml_dtypes
 import numpy as np
 import onnx
 import torch
@@ -20,12 +21,12 @@ from PIL import Image
 
 from vit2onnx.images import normalise, preprocess
 from vit2onnx.models import Model, dinov3_convnext, dinov3_vit, layers
-from vit2onnx.models.primitives import attention, mean_tokens, rotary_embedding
+from vit2onnx.models.primitives import attention, gelu, linear, mean_tokens, rotary_embedding
 from vit2onnx.models.rope import rope_periods
 from vit2onnx.self_test import MODELS
 from vit2onnx.variants import Preprocessing
 
-VIT, SWIGLU, UNBIASED, CONVNEXT, SHARP = MODELS
+VIT, SWIGLU, UNBIASED, CONVNEXT, SHARP, *_ = MODELS
 
 # What prepared photographs are called where a stage is named.
 PREPARED = "pixel_values"
@@ -62,18 +63,18 @@ class InModel(Planted):
 
 @dataclass(frozen=True)
 class InGraph(Planted):
-    """`plant` changes the one node of a graph that is meant: the `index`-th of an operator."""
+    """`plant` changes a graph at the one node that is meant: the `index`-th of an operator."""
 
     operator: str
     index: int
-    plant: Callable[[onnx.NodeProto], None]
+    plant: Callable[[onnx.GraphProto, onnx.NodeProto], None]
     planted_in = "graph"
     between = ("onnx", "equinox")
 
     def change(self, graph: onnx.ModelProto) -> None:
         """Plant it in a graph that may have a few nodes more at its start than others of the model."""
         nodes = [node for node in graph.graph.node if node.op_type == self.operator]
-        self.plant(nodes[self.index])
+        self.plant(graph.graph, nodes[self.index])
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,11 @@ def duplicated_block(tensors: Tensors, _: Tensors) -> Tensors:
     return {name.replace(first, "blocks.1."): x for name, x in tensors.items() if name.startswith(first)}
 
 
+def block_in_bfloat16(tensors: Tensors, _: Tensors) -> Tensors:
+    block = {name: x for name, x in tensors.items() if name.startswith("blocks.1.")}
+    return {name: x.astype(ml_dtypes.bfloat16).astype(np.float32) for name, x in block.items()}
+
+
 def unmasked_key_bias(_: Tensors, checkpoint: Tensors) -> Tensors:
     return {"blocks.1.attn.qkv.bias": checkpoint["blocks.1.attn.qkv.bias"]}
 
@@ -196,6 +202,7 @@ IN_WEIGHTS = (
         "blocks.1.mlp_raw",
         edit("blocks.1.mlp.fc1.weight", lambda x: x.astype(np.float16).astype(np.float32)),
     ),
+    InWeights("a block in bfloat16", VIT, "blocks.1.attn_in", block_in_bfloat16),
     InWeights("gain of the final norm missing", VIT, "norm", edit("norm.weight", np.ones_like)),
     InWeights("bias of the final norm missing", VIT, "norm", edit("norm.bias", np.zeros_like)),
     InWeights(
@@ -246,6 +253,16 @@ class TanhMlp(layers.Mlp):
 
     def __call__(self, x: Array) -> Array:
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=True))
+
+
+class RoughMlp(layers.Mlp):
+    """With a matrix product of ten bits in single precision, as GPUs take it by default, and a right one in double."""
+
+    def __call__(self, x: Array) -> Array:
+        def rough(x: Array) -> Array:
+            return x.astype(np.float16).astype(x.dtype) if x.dtype == np.float32 else x
+
+        return self.fc2(gelu(linear(rough(x), rough(self.fc1.weight), self.fc1.bias)))
 
 
 class InterleavedAttention(dinov3_vit.Attention):
@@ -337,6 +354,12 @@ IN_MODEL = (
         "blocks.0.mlp_raw",
         in_parts(lambda m: [b.mlp for b in m.blocks], lambda m: of_class(TanhMlp, m)),
     ),
+    InModel(
+        "a matrix product in TF32",
+        VIT,
+        "blocks.1.mlp_raw",
+        in_parts(lambda m: [m.blocks[1].mlp], lambda m: of_class(RoughMlp, m)),
+    ),
     InModel("epsilon 1e-6", VIT, "blocks.0.attn_in", in_parts(lambda m: [b.norm1 for b in m.blocks], other_epsilon)),
     InModel(
         "rotation interleaved",
@@ -375,8 +398,8 @@ IN_MODEL = (
 )
 
 
-def attribute(name: str, value: Any) -> Callable[[onnx.NodeProto], None]:
-    def plant(node: onnx.NodeProto) -> None:
+def attribute(name: str, value: Any) -> Callable[[onnx.GraphProto, onnx.NodeProto], None]:
+    def plant(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
         kept = [one for one in node.attribute if one.name != name]
         del node.attribute[:]
         node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
@@ -384,11 +407,21 @@ def attribute(name: str, value: Any) -> Callable[[onnx.NodeProto], None]:
     return plant
 
 
-def exchanged_inputs(first: int, second: int) -> Callable[[onnx.NodeProto], None]:
-    def plant(node: onnx.NodeProto) -> None:
+def exchanged_inputs(first: int, second: int) -> Callable[[onnx.GraphProto, onnx.NodeProto], None]:
+    def plant(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
         node.input[first], node.input[second] = node.input[second], node.input[first]
 
     return plant
+
+
+def inputs_in_half_precision(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """Round what goes into a node to ten bits, as TensorFloat-32 does in a matrix product."""
+    place = list(graph.node).index(node)
+    for number, name in enumerate(list(node.input)):
+        half, rounded = f"{name}_{place}_half", f"{name}_{place}_rounded"
+        graph.node.insert(place, onnx.helper.make_node("Cast", [name], [half], to=onnx.TensorProto.FLOAT16))
+        graph.node.insert(place + 1, onnx.helper.make_node("Cast", [half], [rounded], to=onnx.TensorProto.FLOAT))
+        node.input[number] = rounded
 
 
 IN_GRAPH = (
@@ -401,10 +434,11 @@ IN_GRAPH = (
         "gain and bias of a norm exchanged", VIT, "blocks.1.mlp_in", "LayerNormalization", 3, exchanged_inputs(1, 2)
     ),
     InGraph("query and key exchanged", VIT, "blocks.1.attn_raw", "Attention", 1, exchanged_inputs(0, 1)),
+    InGraph("a matrix product in TF32", VIT, "blocks.1.mlp_raw", "MatMul", 6, inputs_in_half_precision),
     InGraph("tanh GELU", CONVNEXT, "stages.2.blocks.0.raw", "Gelu", 2, attribute("approximate", "tanh")),
 )
 
-# The same once more where rounding is amplified, so that stages have to tell what outputs may hide.
+# The same once more where rounding is amplified, and floors are high.
 IN_SHARP_GRAPH = tuple(dataclasses.replace(fault, model=SHARP) for fault in IN_GRAPH if fault.model == VIT)
 
 IN_CHAIN: tuple[InChain, ...] = (*IN_WEIGHTS, *IN_MODEL, *IN_GRAPH, *IN_SHARP_GRAPH)

@@ -12,12 +12,12 @@ from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.images import preprocess
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.metrics import finite
+from vit2onnx.parity.metrics import finite, worst
 from vit2onnx.parity.preprocessing import compare_preprocessing, judge_preprocessing
 from vit2onnx.parity.verdict import faults_of
 from vit2onnx.references.preprocessing import preparations, published_constants
-from vit2onnx.self_test import MODELS, SHARPENED
-from vit2onnx.self_test.chain import Chain, Outcome, shrink
+from vit2onnx.self_test import MODELS
+from vit2onnx.self_test.chain import AMPLIFIED, Chain, Outcome, shrink
 from vit2onnx.self_test.faults import (
     IN_CHAIN,
     IN_PREPROCESSING,
@@ -34,8 +34,13 @@ from vit2onnx.variants import VariantSpec
 # Height and width, neither square nor multiples of the patch.
 SIZE = (70, 101)
 
-# Published features are of the releases alone, and `rounding` only scales other limits.
-NOT_TRIPPED = ("golden", "rounding")
+# One photograph of one colour, beside which others show the faults.
+GREY = Image.new("RGB", (300, 200), (128, 120, 110))
+
+# Published features are of the releases alone.
+NOT_TRIPPED = ("golden",)
+# Outputs have to tell of every fault in both precisions, each by one of these limits.
+TELLING = {"single": ("floors", "equinox_rounding"), "double": ("floors_double",)}
 
 Limits = Mapping[str, float]
 Photographs = Mapping[str, Image.Image]
@@ -62,11 +67,12 @@ def plant_faults(
     healthy = []
     for number, (model, variant) in enumerate(MODELS.items()):
         spec = shrink(specs[variant])
-        images = {Case(name, *SIZE): preprocess(one, *SIZE, spec.preprocessing) for name, one in photographs.items()}
+        shown = {**photographs, "grey": GREY}
+        images = {Case(name, *SIZE): preprocess(one, *SIZE, spec.preprocessing) for name, one in shown.items()}
         graphs = None
         for seed in range(seeds):
             own_folder = folder / f"model_{number}.seed_{seed}"
-            chain = Chain(spec, seed, own_folder, images, limits, SHARPENED.get(model, 1.0))
+            chain = Chain(spec, seed, own_folder, images, limits, AMPLIFIED.get(model))
             healthy.append(healthy_row(model, seed, chain.examine(chain.folder, graphs=graphs)))
             # The graphs hold no weights, so that one export serves all seeds.
             graphs = graphs or chain.folder
@@ -86,6 +92,9 @@ def plant_faults(
             for name in (*limits, *preprocessing_limits)
             if name not in NOT_TRIPPED
         },
+        "nearest": {
+            name: worst(row["shares"].get(name) for row in healthy) for name in limits if name not in NOT_TRIPPED
+        },
         "faults": found,
         "healthy": healthy,
         "healthy_preprocessing": {"flagged": faults_of(prepared)},
@@ -104,23 +113,21 @@ def examine(chain: Chain, fault: InChain, folder: Path) -> Outcome:
 
 
 def chain_row(fault: InChain, outcome: Outcome) -> dict[str, Any]:
-    """Whether a fault is caught, by which limit first, and whether the stages place it right.
-
-    Outputs must tell of it, by `max_abs`, unless rounding is amplified.
-    """
+    """Whether outputs alone tell of a fault, in single and in double precision, and whether the stages place it."""
     found = outcome.divergence()
-    outputs_tell = fault.model not in SHARPENED
     right = found is not None and (found.stage, found.subject, found.other) == (fault.stage, *fault.between)
+    told = tripped(outcome.verdict.findings)
+    not_told = [precision for precision, names in TELLING.items() if not set(names) & set(told)]
     row = {"fault": fault.name, "planted_in": fault.planted_in, "model": fault.model, "stage": fault.stage}
-    findings = (*outcome.verdict.findings, *outcome.stage_findings)
-    row |= caught_by(outcome.verdict.findings if outputs_tell else findings) | {
-        "outputs_tell": outputs_tell,
-        "tripped": tripped(findings),
+    row |= caught_by(outcome.verdict.findings) | {
+        "tripped": tripped((*outcome.verdict.findings, *outcome.stage_findings)),
+        **{name: outcome.measured(name) for name in ("floors", "floors_double", "equinox_rounding")},
         "named_stage": found.stage if found else None,
         "between": f"{found.subject} and {found.other}" if found else None,
-        "floors": found.floors if found else None,
+        "stage_floors": found.floors if found else None,
+        "not_told": not_told,
     }
-    return row | {"passed": right and (not outputs_tell or "max_abs" in row["tripped"])}
+    return row | {"passed": right and not not_told}
 
 
 def preprocessing_row(
@@ -132,11 +139,9 @@ def preprocessing_row(
     # By what catches it most clearly: some limits are a grey level, and some faults are not much more.
     row |= caught_by(sorted(findings, key=lambda finding: finding.measured / finding.limit, reverse=True))
     return row | {
-        "outputs_tell": False,
         "tripped": tripped(findings),
-        "named_stage": None,
-        "between": None,
-        "floors": None,
+        **dict.fromkeys(("floors", "floors_double", "equinox_rounding", "named_stage", "between", "stage_floors")),
+        "not_told": [],
         "passed": row["caught"],
     }
 
@@ -170,12 +175,14 @@ def tripped(findings: Iterable[Finding]) -> list[str]:
 
 
 def healthy_row(model: str, seed: int, outcome: Outcome) -> dict[str, Any]:
-    """What the checks say of a model without a fault, which should be nothing."""
+    """What the checks say of a model without a fault, which should be nothing, and how near each limit it is."""
     return {
         "model": model,
         "seed": seed,
         "flagged": [*outcome.verdict.faults, *outcome.stage_faults],
         "max_abs": outcome.max_abs,
-        "truth_ratio": finite(outcome.truth_ratio),
-        "floors": outcome.floors,
+        "floors": outcome.measured("floors"),
+        "floors_double": outcome.measured("floors_double"),
+        "stage_floors": outcome.stage_floors,
+        "shares": outcome.shares,
     }

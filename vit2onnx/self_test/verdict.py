@@ -13,8 +13,9 @@ def judge_self_test(result: Mapping[str, Any]) -> list[str]:
         what = f"{row['fault']} ({row['planted_in']}{', ' + row['model'] if row['model'] else ''})"
         if not row["caught"]:
             sentences.append(f"{what} passes")
-        elif row["outputs_tell"] and "max_abs" not in row["tripped"]:
-            sentences.append(f"{what} is within max_abs, and caught by other limits only ({', '.join(row['tripped'])})")
+        elif row["not_told"]:
+            precision = " and ".join(row["not_told"])
+            sentences.append(f"outputs in {precision} precision do not tell of {what} ({', '.join(row['tripped'])} do)")
         elif not row["passed"]:
             where = f"at {row['named_stage']}, {row['between']}," if row["named_stage"] else "nowhere"
             sentences.append(f"{what} is placed {where} instead of at {row['stage']}")

@@ -17,7 +17,6 @@ rule judge_parity:
         mem_mb=500,
     params:
         limits=config["parity"]["limits"],
-        stages=config["parity"]["stages"],
         code=code_digest("variants", "cases", "files", "onnx_file", "parity"),
     message:
         "{wildcards.variant}: judging {wildcards.export}.onnx"

@@ -14,6 +14,7 @@ rule write_passport:
         self_test=branch(config["parity"]["self_test"], then="<results>/self_test.verdict.json"),
         pixel_values="<results>/{variant}/features/pixel_values.npz",
         reference=f"<results>/{{variant}}/features/{references()[0]}.npz",
+        equinox="<results>/{variant}/features/equinox.npz",
     output:
         passport=report(
             "<results>/{variant}/{export}.passport.json",
@@ -35,7 +36,6 @@ rule write_passport:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
         limits=config["parity"]["limits"],
-        stages=config["parity"]["stages"],
         code=code_digest(
             *("passport", "onnx_file", "cases", "variants", "files"),
             *("checkpoints", "keytable", "archive", "mapping", "models", "parity"),

@@ -38,7 +38,7 @@ rule plant_faults:
     params:
         specs={name: VARIANTS[name] for name in MODELS.values() if name in VARIANTS},
         # Of healthy models, each.
-        seeds=20,
+        seeds=30,
         limits=config["parity"]["limits"],
         preprocessing_limits=config["parity"]["preprocessing"],
         code=code_digest(

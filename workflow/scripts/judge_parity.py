@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def judge_parity(comparison: Path, limits: Mapping[str, Mapping[str, Any]], stages: bool, verdict: Path) -> None:
+def judge_parity(comparison: Path, limits: Mapping[str, Mapping[str, Any]], verdict: Path) -> None:
     measured = json.loads(comparison.read_text())
-    found = judge(measured, numbers_of(limits, stages=stages))
+    found = judge(measured, numbers_of(limits))
     if not found.passed:
         withdraw_passport(comparison.parents[1] / f"{measured['export']}.onnx")
         raise InputError(
@@ -29,9 +29,4 @@ def judge_parity(comparison: Path, limits: Mapping[str, Mapping[str, Any]], stag
 
 if __name__ == "__main__":
     with logging_to(snakemake.log[0]):
-        judge_parity(
-            Path(snakemake.input.comparison),
-            snakemake.params.limits,
-            snakemake.params.stages,
-            Path(snakemake.output.verdict),
-        )
+        judge_parity(Path(snakemake.input.comparison), snakemake.params.limits, Path(snakemake.output.verdict))

@@ -28,7 +28,7 @@ def judge(ledger: Path, limits: Mapping[str, Mapping[str, Any]], verdict: Path) 
             f" All numbers are in {ledger}."
         )
     # In accumulated mode as well, though drift that adds up is no fault.
-    parted = {mode: first_divergence(measured["stages"], mode, numbers["noise_floors"]) for mode in MODES}
+    parted = {mode: first_divergence(measured["stages"], mode, numbers["floors"]) for mode in MODES}
     first = {mode: asdict(place) if place else None for mode, place in parted.items()}
     result = {"passed": True, "first_divergence": first, "findings": [finding.as_data() for finding in found]}
     write_json(verdict, result)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from vit2onnx.files import open_arrays, write_arrays, write_json
 from vit2onnx.logs import logging_to
-from vit2onnx.parity.verdict import allowed, judge, numbers_of
-from vit2onnx.passport import limits_of, passport_of, sample_of
+from vit2onnx.parity.verdict import judge, numbers_of
+from vit2onnx.passport import passport_of, sample_of
 from vit2onnx.variants import ExportSpec, VariantSpec
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ def write_passport(
     comparison: Path,
     pixel_values: Path,
     reference: Path,
+    equinox: Path,
     limits: Mapping[str, float],
     sample: Path,
     passport: Path,
 ) -> None:
     measured = json.loads(comparison.read_text())
-    with open_arrays(pixel_values) as inputs, open_arrays(reference) as features:
-        recorded = sample_of(export, inputs, features)
-    write_arrays(sample, recorded)
+    with open_arrays(pixel_values) as inputs, open_arrays(reference) as features, open_arrays(equinox) as own:
+        write_arrays(sample, sample_of(export, inputs, features, own))
     found = passport_of(
         spec,
         graph,
@@ -43,7 +43,7 @@ def write_passport(
         measured,
         judge(measured, limits),
         sample,
-        limits_of(recorded, allowed(measured, limits)),
+        limits["floors"],
     )
     write_json(passport, found)
 
@@ -58,5 +58,5 @@ if __name__ == "__main__":
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
             ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
             **files,
-            limits=numbers_of(snakemake.params.limits, stages=snakemake.params.stages),
+            limits=numbers_of(snakemake.params.limits),
         )

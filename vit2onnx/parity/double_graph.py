@@ -1,0 +1,126 @@
+"""Run an exported graph in double precision, by ONNX's own reference implementation of its operators."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.lib.stride_tricks import sliding_window_view
+from onnx import TensorProto
+from onnx.numpy_helper import from_array, to_array
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_conv import Conv as GeneralConv
+from onnx.reference.ops.op_layer_normalization import LayerNormalization as SinglePrecisionLayerNormalization
+from scipy import special
+
+from vit2onnx.onnx_file import INPUT, OUTPUTS, Initializer, initializers
+
+OUTPUT = next(iter(OUTPUTS))
+
+
+class Gelu(OpRun):
+    """In the precision of its input; ONNX's own takes the error function in single."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, approximate: str) -> tuple[np.ndarray]:
+        if approximate == "tanh":
+            return (0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),)
+        return (0.5 * x * (1 + special.erf(x / math.sqrt(2))),)
+
+
+class Conv(GeneralConv):
+    """The same sums as ONNX's own, without its copy of every window, which takes many times as long."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, **how: Any) -> tuple[np.ndarray]:
+        x = np.pad(x, [(0, 0), (0, 0), *zip(how["pads"][:2], how["pads"][2:], strict=True)])
+        rows, columns = how["strides"]
+        windows = sliding_window_view(x, weight.shape[2:], axis=(2, 3))[:, :, ::rows, ::columns]
+        batch, channels, height, width = windows.shape[:4]
+        groups = how["group"]
+        windows = windows.reshape(batch, groups, channels // groups, *windows.shape[2:])
+        weight = weight.reshape(groups, -1, *weight.shape[1:])
+        # As one matrix product, unless every channel has a kernel of its own.
+        y = np.einsum("bgchwij,gocij->bgohw", windows, weight, optimize=groups == 1)
+        y = y.reshape(batch, -1, height, width)
+        return (y if bias is None else y + bias[:, None, None],)
+
+
+class LayerNormalization(SinglePrecisionLayerNormalization):
+    """With the epsilon that was meant; an attribute holds it in single precision."""
+
+    op_domain = ""
+
+    def _run(self, *inputs: np.ndarray, epsilon: float, **attributes: Any) -> tuple[np.ndarray, ...]:
+        found: tuple[np.ndarray, ...] = super()._run(*inputs, epsilon=meant(epsilon), **attributes)
+        return found
+
+
+def meant(value: float) -> float:
+    """The number that was rounded to a single-precision constant: 2 pi, or the shortest decimal."""
+    rounded = np.float32(value)
+    return 2 * np.pi if rounded == np.float32(2 * np.pi) else float(str(rounded))
+
+
+def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -> dict[str, np.ndarray]:
+    """`last_hidden_state` [tokens, embed_dim] in float64, of every case [3, height, width], repeated to a batch.
+
+    Runs the nodes in order, each on all cases, and reads a weight when its node comes. So memory grows with what is
+    between nodes, and not with the model.
+    """
+    model = onnx.load(path, load_external_data=False)
+    weights = _take_off_weights(model.graph, initializers(path))
+    _widen_constants(model.graph)
+    evaluator = ReferenceEvaluator(model, new_ops=[Conv, Gelu, LayerNormalization])
+    uses = Counter([OUTPUT, *(name for node in evaluator.rt_nodes_ for name in node.input)])
+    states: dict[str, dict[str, Any]] = {
+        case: {"": None, INPUT: np.repeat(image[None].astype(np.float64), batch, axis=0)}
+        for case, image in cases.items()
+    }
+    for node in evaluator.rt_nodes_:
+        shared = evaluator.rt_inits_ | {name: weights[name]() for name in node.input if name in weights}
+        uses.subtract(node.input)
+        for state in states.values():
+            given = [shared[name] if name in shared else state[name] for name in node.input]
+            state.update(zip(node.output, node.run(*given), strict=False))
+            for name in node.input:
+                if name and not uses[name]:
+                    state.pop(name, None)
+    return {case: state[OUTPUT][0] for case, state in states.items()}
+
+
+def _take_off_weights(graph: onnx.GraphProto, stored: Mapping[str, Initializer]) -> dict[str, Callable[[], np.ndarray]]:
+    """Take the weights off a graph; returns how to read each in double precision."""
+    weights = {
+        one.name: stored[one.name] for one in graph.initializer if one.data_type == TensorProto.FLOAT and one.dims
+    }
+    constants = [one for one in graph.initializer if one.name not in weights]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
+    return {name: partial(_read, place) for name, place in weights.items()}
+
+
+def _read(place: Initializer) -> np.ndarray:
+    values = np.fromfile(place.file, "<f4", place.nbytes // 4, offset=place.offset)
+    return values.reshape(place.shape).astype(np.float64)
+
+
+def _widen_constants(graph: onnx.GraphProto) -> None:
+    """Make double precision of all that a graph holds besides weights: constants, and the casts to single precision."""
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    for tensor in (*graph.initializer, *(one.t for one in attributes if one.HasField("t"))):
+        if tensor.data_type == TensorProto.FLOAT:
+            values = to_array(tensor)
+            wide = np.vectorize(meant, otypes=[np.float64])(values) if values.size == 1 else values.astype(np.float64)
+            tensor.CopyFrom(from_array(wide, tensor.name))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if (node.op_type, attribute.name, attribute.i) == ("Cast", "to", TensorProto.FLOAT):
+                attribute.i = TensorProto.DOUBLE

@@ -1,0 +1,69 @@
+"""The unit in which rounding is judged: what single precision does to a correct implementation."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vit2onnx.parity.metrics import finite
+
+# PARITY: nothing is known better than to one unit in the last place of its own scale. Rounding a value once gives a
+# quarter of it; where the implementations happen to be exact, any other would be infinitely far off.
+UNIT = 2.0**-23
+# What double precision does to an implementation, as a multiple of what single precision does to it.
+DOUBLE_TO_SINGLE = 2.0**-29
+
+
+@dataclass(frozen=True)
+class InFloors:
+    """An error in noise floors: that of the worst token, and which it is. `None` if it is not finite."""
+
+    floors: float | None
+    floors_token: int
+
+
+def noise_floors(truth: np.ndarray, errors: Iterable[np.ndarray]) -> np.ndarray:
+    """The noise floor of every token [tokens]: the largest root mean square of the errors, there or over all tokens.
+
+    `truth` [tokens, channels] is in double precision; each of `errors` is what single precision does to one
+    implementation, which is the difference from its own double precision. A floor is at least one unit in the last
+    place of the truth's own root mean square, of the token or of all.
+    """
+    found = [np.maximum(token_rms(one), rms(one)) for one in (*errors, truth * UNIT)]
+    floors: np.ndarray = np.max(found, axis=0)
+    return floors
+
+
+def in_floors(a: np.ndarray, b: np.ndarray, floors: np.ndarray) -> InFloors:
+    """The root mean square difference of every token [tokens, channels], as a multiple of the token's noise floor."""
+    multiples = token_floors(a, b, floors)
+    worst = int(np.argmax(np.where(np.isfinite(multiples), multiples, np.inf)))
+    return InFloors(finite(multiples[worst]), worst)
+
+
+def token_floors(a: np.ndarray, b: np.ndarray, floors: np.ndarray) -> np.ndarray:
+    """The root mean square difference of every token [tokens], as a multiple of the token's noise floor."""
+    of_tokens = token_rms(error(a, b))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Where the truth is zero there is no unit, and any error is beyond all multiples.
+        multiples: np.ndarray = np.where(of_tokens == 0, 0.0, of_tokens / floors)
+    return multiples
+
+
+def error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """How far one array is from another, in double precision."""
+    with np.errstate(invalid="ignore"):
+        return a.astype(np.float64) - b
+
+
+def token_rms(values: np.ndarray) -> np.ndarray:
+    """The root mean square of every token [tokens, channels]."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        found: np.ndarray = np.sqrt(np.mean(np.square(values, dtype=np.float64), axis=1))
+    return found
+
+
+def rms(values: np.ndarray) -> float:
+    """The root mean square of all elements."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
