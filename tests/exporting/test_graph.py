@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import numpy as np
 import onnx
@@ -20,13 +19,15 @@ import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from tests.rounding import MODEL_LIMIT, floors
+from vit2onnx import inference
 from vit2onnx.archive import leaf_names, open_model
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.errors import InputError
 from vit2onnx.exporting.graph import OUTPUTS, check_interface, detach, trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.keytable import LazyTensor
-from vit2onnx.models import Model, build
+from vit2onnx.models import build
 from vit2onnx.variants import ExportSpec, VariantSpec
 
 RECIPES = {
@@ -50,8 +51,6 @@ SHAPES = {
     "free_height": [(1, height, 48) for height in (112, 16)],
     "opset24": [(3, 48, 112), (1, 250, 170)],
 }
-# Largest |difference| from the Equinox model: measured 4.5e-6 over all shapes and optimisation levels. As in config.
-LIMIT = 1e-5
 every_recipe = pytest.mark.parametrize("recipe", RECIPES)
 Export = Callable[[ExportSpec, Path], Path]
 
@@ -96,11 +95,20 @@ def graphs(paths: Mapping[str, Path]) -> dict[str, onnx.ModelProto]:
 
 
 @pytest.fixture(scope="module")
-def expected(tiny_model: Model) -> Callable[[int, int, int], np.ndarray]:
-    """The Equinox model's `last_hidden_state` of `noise`, compiled once for every size."""
-    run = eqx.filter_jit(tiny_model)
-    features = functools.cache(lambda height, width: run(noise(3, height, width)).last_hidden_state)
-    return lambda batch, height, width: features(height, width)[:batch]
+def expected(tiny_model_file: Path) -> Callable[[int, int, int], tuple[np.ndarray, np.ndarray]]:
+    """The Equinox model's `last_hidden_state` of `noise` in double and in single precision, once for every size."""
+
+    @functools.cache
+    def features(height: int, width: int) -> Mapping[str, np.ndarray]:
+        images = dict(zip("012", noise(3, height, width), strict=True))
+        return inference.features(*open_model(tiny_model_file), images)
+
+    def run(batch: int, *size: int) -> tuple[np.ndarray, np.ndarray]:
+        found = features(*size)
+        double, single = (np.stack([found[f"{p}/{i}"] for i in range(batch)]) for p in ("float64", "float32"))
+        return double, single
+
+    return run
 
 
 @pytest.fixture
@@ -235,7 +243,8 @@ def test_graph_equals_the_model_at_every_shape(paths: Mapping[str, Path], expect
     session = ort.InferenceSession(str(paths[recipe]), options, providers=["CPUExecutionProvider"])
     for shape in SHAPES[recipe]:
         tokens, pooled = session.run(["last_hidden_state", "pooler_output"], {"pixel_values": noise(*shape)})
-        np.testing.assert_allclose(tokens, expected(*shape), rtol=0, atol=LIMIT, err_msg=str(shape))
+        # Measured 0.76 to 1.2 over all recipes, shapes and optimisation levels.
+        assert floors(tokens, *expected(*shape)) <= MODEL_LIMIT, shape
         np.testing.assert_array_equal(pooled, tokens[:, 0], err_msg=str(shape))
 
 
@@ -245,8 +254,8 @@ def test_graph_equals_the_model_at_every_shape(paths: Mapping[str, Path], expect
 def test_another_runtime_gives_the_same(paths: Mapping[str, Path], expected, recipe: str, shape: tuple[int, int, int]):
     # ONNX's own reference implementation, which follows the text of the standard operator by operator.
     tokens, pooled = ReferenceEvaluator(str(paths[recipe])).run(None, {"pixel_values": noise(*shape)})
-    # Measured 2.6e-6.
-    np.testing.assert_allclose(tokens, expected(*shape), rtol=0, atol=LIMIT)
+    # Measured 1.1.
+    assert floors(tokens, *expected(*shape)) <= MODEL_LIMIT
     np.testing.assert_array_equal(pooled, tokens[:, 0])
 
 

@@ -8,19 +8,20 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from tests.rounding import LAYER_LIMIT, floors
 from vit2onnx import inference
 from vit2onnx.archive import open_model
 from vit2onnx.checkpoints.fetch import describe
-from vit2onnx.exporting.graph import trace, write
+from vit2onnx.exporting.graph import OUTPUTS, trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.stages import check_same_nodes, inject, stage_outputs, write_stages
 from vit2onnx.variants import ExportSpec
 
 RECIPES = {
-    "static": ExportSpec("static", 1, 64, 96, opset=23),
+    "static": ExportSpec("static", 1, 128, 160, opset=23),
     "dynamic": ExportSpec("dynamic", None, None, None, opset=23),
 }
-IMAGE = np.random.default_rng(0).standard_normal((3, 64, 96), np.float32)
+IMAGE = np.random.default_rng(0).standard_normal((3, 128, 160), np.float32)
 Written = Callable[..., Mapping[str, Path]]
 
 
@@ -79,14 +80,12 @@ def test_both_graphs_show_what_the_model_computes(spines, written: Written, name
     expected = dict(inference.stages(*open_model(spine.model_file), IMAGE, given))
     assert stage_outputs(open_model(spine.model_file)[0], spine.spec) == names[2:]
     for mode, stages in (("accumulated", found), ("injected", parted)):
-        for stage in names[2:]:
-            ours = stages[stage][0].reshape(-1, stages[stage].shape[-1])
-            np.testing.assert_allclose(
-                ours, expected[f"float32/{mode}/{stage}"], rtol=1e-4, atol=1e-4, err_msg=f"{mode}/{stage}"
-            )
-        np.testing.assert_allclose(
-            stages["last_hidden_state"][0], expected[f"float32/{mode}/norm"], rtol=1e-4, atol=1e-4
-        )
+        for stage, value in {**stages, "norm": stages["last_hidden_state"]}.items():
+            if stage in OUTPUTS:
+                continue
+            single, double = (expected[f"{precision}/{mode}/{stage}"] for precision in ("float32", "float64"))
+            # Measured 1.3 at most.
+            assert floors(value[0].reshape(double.shape), double, single) <= LAYER_LIMIT, f"{mode}/{stage}"
 
 
 def test_weights_stay_in_the_models_file(written: Written):

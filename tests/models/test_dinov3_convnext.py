@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.rounding import LAYER_LIMIT, floors
 from vit2onnx.archive import leaf_names
 from vit2onnx.models import Model, build
 from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec
@@ -33,30 +34,21 @@ def run(model: Model) -> Callable[[np.ndarray], np.ndarray]:
     return lambda images: np.asarray(compiled(images).last_hidden_state)
 
 
-def test_cls_is_the_norm_of_the_mean(model: Model, run):
+def test_cls_is_the_norm_of_the_mean(model: Model):
     """And not the mean of the norm, from which it differs by much."""
-
-    @eqx.filter_jit
-    def trunk(model: Model, images: np.ndarray) -> jax.Array:
-        x, _ = model.embed(images)
-        for _, layer in model.trunk():
-            x = layer(x, None)
-        return x
-
-    patches = np.asarray(trunk(model, IMAGES), np.float64)
-    assert patches.shape == (3, 2, 3, 20)
-    patches = patches.reshape(3, 6, 20)
-    weight, bias = (np.asarray(leaf, np.float64) for leaf in (model.norm.weight, model.norm.bias))
+    x = noise(0, 20, 2, 3, 20)
+    weight, bias = (np.asarray(leaf) for leaf in (model.norm.weight, model.norm.bias))
 
     def norm(rows: np.ndarray) -> np.ndarray:
         centred = rows - rows.mean(-1, keepdims=True)
         return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-6) * weight + bias
 
-    found = run(IMAGES)
-    # Measured 1.4e-6 and 9.8e-7.
-    np.testing.assert_allclose(found[:, 0], norm(patches.mean(1)), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(found[:, 1:], norm(patches), rtol=0, atol=1e-5)
-    assert np.abs(norm(patches).mean(1) - norm(patches.mean(1))).max() > 0.1
+    single, double = (x.reshape(20, 6, 20).astype(dtype) for dtype in ("float32", "float64"))
+    found = model.head(x).last_hidden_state
+    # Measured 0.68 and 0.63, and 4.8e6.
+    assert floors(found[:, 0], norm(double.mean(1)), norm(single.mean(1))) <= LAYER_LIMIT
+    assert floors(found[:, 1:], norm(double), norm(single)) <= LAYER_LIMIT
+    assert floors(norm(double).mean(1), norm(double.mean(1))) > 1e5
 
 
 def test_pooler_output_is_the_cls_token(model: Model):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.rounding import LAYER_LIMIT, MODEL_LIMIT, floors
 from vit2onnx import inference
 from vit2onnx.archive import leaf_names, open_model
 from vit2onnx.models import Model, build
@@ -52,25 +53,17 @@ def run(tiny_model: Model):
 
 
 @every_size
-@pytest.mark.parametrize(
-    ("precision", "limit"),
-    [
-        ("float32", 1e-5),  # measured 4.5e-6
-        ("float64", 1e-12),  # measured 6.2e-15
-    ],
-)
-def test_features_are_the_references(ours: Features, theirs: Features, size, precision: str, limit: float):
-    key = f"{precision}/{size}"
-    assert ours[key].dtype == theirs[key].dtype == precision
-    np.testing.assert_allclose(ours[key], theirs[key], rtol=0, atol=limit)
+def test_features_are_the_references(ours: Features, theirs: Features, size):
+    for precision in ("float32", "float64"):
+        assert ours[f"{precision}/{size}"].dtype == theirs[f"{precision}/{size}"].dtype == precision
+    # Measured 6.2e-15.
+    np.testing.assert_allclose(ours[f"float64/{size}"], theirs[f"float64/{size}"], rtol=0, atol=1e-12)
 
 
-def test_we_are_no_further_from_double_precision_than_the_reference(ours: Features, theirs: Features):
-    def distance(features: Features) -> float:
-        return max(np.abs(features[f"float32/{size}"] - theirs[f"float64/{size}"]).max() for size in SIZES)
-
-    # Measured 2.9e-6 and 4.4e-6, a ratio of 0.66.
-    assert distance(ours) <= 1.5 * distance(theirs)
+@every_size
+def test_we_are_no_further_from_double_precision_than_the_reference(ours: Features, theirs: Features, size):
+    # Measured 0.50 to 0.83.
+    assert floors(ours[f"float32/{size}"], theirs[f"float64/{size}"], theirs[f"float32/{size}"]) <= MODEL_LIMIT
 
 
 def test_features_have_unit_scale(ours: Features):
@@ -97,13 +90,13 @@ def test_an_image_does_not_see_its_batch_mates(run):
         np.testing.assert_array_equal(np.asarray(run(other).last_hidden_state)[[0, 2]], found[[0, 2]])
 
 
-def test_batch_size_and_order_do_not_matter(run):
+def test_batch_size_and_order_do_not_matter(tiny_model_file: Path, run):
     batch = noise(0, 3, 3, 48, 112)
-    found = np.asarray(run(batch).last_hidden_state)
-    np.testing.assert_array_equal(np.asarray(run(batch[::-1]).last_hidden_state)[::-1], found)
-    alone = np.concatenate([run(image[None]).last_hidden_state for image in batch])
-    # Not bit for bit, because XLA sums a matrix product of another size in another order: measured 7.2e-7.
-    np.testing.assert_allclose(alone, found, rtol=0, atol=1e-5)
+    features = inference.features(*open_model(tiny_model_file), {str(i): image for i, image in enumerate(batch)})
+    alone, truth = (np.stack([features[f"{p}/{i}"] for i in range(3)]) for p in ("float32", "float64"))
+    # Not bit for bit, because a matrix product of another size may be summed in another order: measured 0.93 to 0.94.
+    assert floors(run(batch).last_hidden_state, truth, alone) <= MODEL_LIMIT
+    assert floors(run(batch[::-1]).last_hidden_state[::-1], truth, alone) <= MODEL_LIMIT
 
 
 def test_pixels_beyond_the_last_whole_patch_do_not_matter(run, images: Features):
@@ -145,14 +138,13 @@ def test_stages_of_a_block(tiny_model: Model):
     np.testing.assert_array_equal(block(tokens, rope), stages["output"])
 
 
-def test_stages_follow_one_another_to_the_features(tiny_model: Model, run):
-    pixel_values = noise(0, 1, 3, 48, 112)
-    tokens, rope = tiny_model.embed(pixel_values)
+def test_stages_follow_one_another_to_the_features(tiny_model: Model, images: Features, ours: Features):
+    tokens, rope = tiny_model.embed(images["(48, 112)"][None])
     for block in tiny_model.blocks:
         tokens = block.stages(tokens, rope)["output"]
-    found = tiny_model.norm(tokens)
-    # Block by block, XLA fuses less than over the whole model: measured 7.2e-7.
-    np.testing.assert_allclose(found, run(pixel_values).last_hidden_state, rtol=0, atol=1e-5)
+    found = tiny_model.norm(tokens)[0]
+    # Not the same bits, because uncompiled, XLA fuses less: measured 0.97 to 0.98.
+    assert floors(found, ours["float64/(48, 112)"], ours["float32/(48, 112)"]) <= MODEL_LIMIT
 
 
 def test_tokens_are_cls_registers_and_patches_row_by_row(tiny_model: Model):
@@ -160,11 +152,11 @@ def test_tokens_are_cls_registers_and_patches_row_by_row(tiny_model: Model):
     tokens, _ = tiny_model.embed(image[None])
     np.testing.assert_array_equal(tokens[0, 0], tiny_model.cls_token[0, 0])
     np.testing.assert_array_equal(tokens[0, 1:5], tiny_model.register_tokens[0])
-    for row, column in np.ndindex(3, 7):
-        patch = image[:, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
-        expected = np.einsum("dchw,chw->d", tiny_model.patch_embed.weight, patch) + tiny_model.patch_embed.bias
-        # Measured 1.9e-6.
-        np.testing.assert_allclose(tokens[0, 5 + 7 * row + column], expected, rtol=0, atol=2e-5)
+    patches = [image[:, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] for row, column in np.ndindex(3, 7)]
+    expected = np.einsum("dchw,nchw->nd", np.asarray(tiny_model.patch_embed.weight, np.float64), patches)
+    expected += np.asarray(tiny_model.patch_embed.bias)
+    # Measured 2.3.
+    assert floors(tokens[0, 5:], expected) <= LAYER_LIMIT
 
 
 def test_a_built_model_holds_shapes_only(released: Mapping[str, VariantSpec]):
@@ -192,9 +184,11 @@ def test_every_part_of_an_architecture_is_in_its_model(spines, name: str):
 def test_swiglu_gates_the_first_map(spines):
     """And not the second, which the linear maps' order would not show."""
     mlp = spines("dinov3_vits16plus_pretrain_lvd1689m").model.blocks[0].mlp
-    x = noise(0, 1, 7, 128).astype(np.float64)
-    first, second = (x @ np.asarray(w.weight, np.float64) + np.asarray(w.bias) for w in (mlp.w1, mlp.w2))
-    gated = first / (1 + np.exp(-first)) * second
-    expected = gated @ np.asarray(mlp.w3.weight, np.float64) + np.asarray(mlp.w3.bias)
-    # Measured 1.1e-6.
-    np.testing.assert_allclose(mlp(jnp.asarray(x, "float32")), expected, rtol=0, atol=1e-5)
+    x = noise(0, 1, 7, 128)
+
+    def in_numpy(x: np.ndarray) -> np.ndarray:
+        first, second = (x @ np.asarray(w.weight, x.dtype) + np.asarray(w.bias) for w in (mlp.w1, mlp.w2))
+        return first / (1 + np.exp(-first)) * second @ np.asarray(mlp.w3.weight, x.dtype) + np.asarray(mlp.w3.bias)
+
+    # Measured 1.0.
+    assert floors(mlp(jnp.asarray(x)), in_numpy(x.astype(np.float64)), in_numpy(x)) <= LAYER_LIMIT

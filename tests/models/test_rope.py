@@ -19,7 +19,8 @@ PERIODS = np.array(
     [1, 1.3359375, 1.78125, 2.375, 3.15625, 4.21875, 5.625, 7.5, 10, 13.3125, 17.75, 23.75, 31.625, 42.25, 56.25, 75]
 )
 GRIDS = [(14, 14), (3, 7), (7, 3), (1, 1), (1, 9), (9, 1), (32, 20)]
-# |difference| from the formula in double precision: measured 8.0e-7 and 1.7e-15 over all grids.
+# |difference| from the formula in double precision: measured 8.0e-7 and 1.7e-15 over all grids. No chance is in the
+# largest: six roundings of an angle of 2 pi, each to half a unit in its last place, come to 2.3e-6 and 4.2e-15.
 LIMITS = {"float32": 8e-6, "float64": 2e-14}
 
 # Compiled, as models run it.

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.rounding import MODEL_LIMIT, floors
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
 from vit2onnx.references import transformers_model
@@ -56,8 +57,8 @@ def test_every_layout_gives_the_same_features(features: dict[str, dict[str, np.n
 def test_single_and_double_precision_agree_to_rounding(features: dict[str, dict[str, np.ndarray]]):
     found = features["meta"]
     for size in SIZES:
-        # Measured 4.0e-6.
-        np.testing.assert_allclose(found[f"float32/{size}"], found[f"float64/{size}"], rtol=0, atol=4e-5)
+        # Measured 2.6 to 4.5. Half precision would be thousands.
+        assert floors(found[f"float32/{size}"], found[f"float64/{size}"]) <= 20
         # That double precision is double throughout: in single, it would be itself widened.
         assert np.any(found[f"float64/{size}"] != found[f"float64/{size}"].astype(np.float32))
 
@@ -223,7 +224,8 @@ def test_unrounded_periods_are_transformers_own(spines, name: str, images: Mappi
         model.rope_embeddings = own
         with torch.inference_mode():
             expected = model(torch.from_numpy(images[case][None])).last_hidden_state[0].numpy()
-        found = transformers_model.features(unrounded, path, {case: images[case]})[f"float32/{case}"]
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-        other = transformers_model.features(rounded, path, {case: images[case]})[f"float32/{case}"]
-        assert np.abs(found - other).max() > 1e-4
+        found, other = (transformers_model.features(spec, path, {case: images[case]}) for spec in (unrounded, rounded))
+        truth = found[f"float64/{case}"]
+        # Measured 1.0, and 490 at least.
+        assert floors(found[f"float32/{case}"], truth, expected) <= MODEL_LIMIT
+        assert floors(other[f"float32/{case}"], truth, expected) > 50 * MODEL_LIMIT
