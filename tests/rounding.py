@@ -7,16 +7,13 @@ processor's kernels, which add in another order, throw other dice.
 import numpy as np
 from numpy.typing import ArrayLike
 
+from vit2onnx.parity.floors import UNIT, error, rms
+
 # How many floors a right implementation may be from the truth. Measured with AVX-512, AVX2 and SSE4: 1.2 at most for
 # the features of a model, and 2.3 for a layer or a primitive. There the limit is wider, because all depends on one
 # kernel's way of adding: 768 products are 4.3 units in the last place away if added one by one, and in blocks one.
 MODEL_LIMIT = 2
 LAYER_LIMIT = 5
-
-
-def rms(values: ArrayLike) -> float:
-    """The root mean square, computed in double precision."""
-    return float(np.sqrt(np.mean(np.square(np.asarray(values, np.float64)))))
 
 
 def floors(found: ArrayLike, truth: ArrayLike, single: ArrayLike | None = None) -> float:
@@ -28,6 +25,6 @@ def floors(found: ArrayLike, truth: ArrayLike, single: ArrayLike | None = None) 
     truth = np.asarray(truth)
     assert truth.dtype == np.float64
     assert np.shape(found) == truth.shape == np.shape(truth if single is None else single)
-    unit = 2**-23 * rms(truth)
-    own = unit if single is None else max(unit, rms(np.asarray(single, np.float64) - truth))
-    return rms(np.asarray(found, np.float64) - truth) / own
+    unit = UNIT * rms(truth)
+    own = unit if single is None else max(unit, rms(error(np.asarray(single), truth)))
+    return rms(error(np.asarray(found), truth)) / own

@@ -116,7 +116,7 @@ def test_every_parameter_moves_the_features(tiny_model: Model):
         changed = leaves[i] + 1e-2 * noise(i, *leaves[i].shape)
         model = jax.tree_util.tree_unflatten(structure, [*leaves[:i], changed, *leaves[i + 1 :]])
         moved[name] = float(jnp.abs(features(model) - reference).max())
-    # Measured 4.3e-3 at least, so that a wrong one shows by hundreds of times the limit on parity.
+    # Measured 4.3e-3 at least, so that a wrong one shows by thousands of noise floors.
     assert min(moved.values()) > 1e-3, moved
 
 

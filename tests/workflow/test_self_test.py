@@ -13,7 +13,7 @@ from vit2onnx.self_test import MODELS
 from vit2onnx.self_test.faults import IN_CHAIN, IN_PREPROCESSING
 
 FAULTS = [*IN_CHAIN, *IN_PREPROCESSING]
-SEEDS = 20
+SEEDS = 30
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,9 @@ def test_a_planted_fault_is_caught_and_placed(result: dict[str, Any], index: int
     assert row["measured"] > row["limit"]
     if row["model"]:
         assert row["named_stage"] == row["stage"]
-        # By far: measured 155 at least.
-        assert row["floors"] > 100
+        assert row["not_told"] == []
+        # By far: measured X at least.
+        assert row["stage_floors"] > 100
 
 
 def test_healthy_models_are_not_flagged(result: dict[str, Any]) -> None:
@@ -49,9 +50,7 @@ def test_healthy_models_are_not_flagged(result: dict[str, Any]) -> None:
     assert [(row["model"], row["seed"]) for row in healthy] == [(m, seed) for m in MODELS for seed in range(SEEDS)]
     assert [row for row in healthy if row["flagged"]] == []
     # Not the same weights again and again.
-    assert len({row["truth_ratio"] for row in healthy}) == len(healthy)
-    # Measured 1.6 at most.
-    assert max(row["floors"] for row in healthy) < 2.5
+    assert len({row["floors"] for row in healthy}) == len(healthy)
 
 
 def test_no_row_is_lost_in_the_table(project: Path, result: dict[str, Any]) -> None:
