@@ -1,5 +1,6 @@
 """Everything between a checkpoint and its verdict, for a small model, so that a fault can be planted anywhere in it."""
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -101,10 +102,7 @@ class Outcome:
         """What outputs and stages are at most found to be, as a share of each limit that judges them."""
         findings = [one for one in (*self.verdict.findings, *self.stage_findings) if one.limit_name]
         names = dict.fromkeys(one.limit_name for one in findings)
-        return {
-            name: finite(worst(one.measured / one.limit for one in findings if one.limit_name == name))
-            for name in names
-        }
+        return {name: finite(worst(_share(one) for one in findings if one.limit_name == name)) for name in names}
 
     @property
     def stage_floors(self) -> float | None:
@@ -116,6 +114,11 @@ class Outcome:
         """The largest difference between the graph and the reference."""
         rows = [row for run in GRAPH_RUNS for row in rows_of(self.comparison, run, "transformers")]
         return finite(largest(rows))
+
+
+def _share(finding: Finding) -> float:
+    # A limit may be nothing: that of the distance from a cosine of one.
+    return finding.measured / finding.limit if finding.limit else math.nan
 
 
 def graphs_in(folder: Path) -> dict[str, Path]:

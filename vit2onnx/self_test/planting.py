@@ -93,7 +93,9 @@ def plant_faults(
             if name not in NOT_TRIPPED
         },
         "nearest": {
-            name: worst(row["shares"].get(name) for row in healthy) for name in limits if name not in NOT_TRIPPED
+            name: finite(worst(row["shares"].get(name) for row in healthy))
+            for name in limits
+            if name not in NOT_TRIPPED
         },
         "faults": found,
         "healthy": healthy,
