@@ -131,7 +131,7 @@ class Chain:
 
     `images` are inputs [3, height, width] by case; stages are those of the first. `limits` are the numbers of the
     config, `amplify` changes the tensors of the checkpoint. The graphs hold no weights, which stay in model.eqx beside
-    them.
+    them, and are run with so many `threads`.
     """
 
     def __init__(
@@ -142,8 +142,9 @@ class Chain:
         images: Mapping[Case, np.ndarray],
         limits: Mapping[str, float],
         amplify: Callable[[Mapping[str, torch.Tensor]], None] | None = None,
+        threads: int = 1,
     ):
-        self.spec, self.folder, self.limits = spec, folder, limits
+        self.spec, self.folder, self.limits, self.threads = spec, folder, limits, threads
         self.images = {str(case): image for case, image in images.items()}
         self.image = next(iter(self.images.values()))
         folder.mkdir()
@@ -211,9 +212,9 @@ class Chain:
             {"transformers": self.reference_features},
             by_kind(inference.features(ours, tensors, self.images)),
             batch_sizes=[len(self.images)],
-            threads=1,
+            threads=self.threads,
         )
-        found = run_stage_graphs(accumulated, injected, self.image, self.inputs, threads=1)
+        found = run_stage_graphs(accumulated, injected, self.image, self.inputs, self.threads)
         stages = {"transformers": self.reference, "equinox": equinox, "onnx": found}
         ledger = make_ledger({"variant": self.spec.name}, stages)
         return Outcome(comparison, ledger, self.limits)

@@ -53,6 +53,7 @@ def plant_faults(
     preprocessing_limits: Limits,
     seeds: int,
     folder: Path,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Rows on every fault, and on healthy models of so many seeds each, as plain data.
 
@@ -72,7 +73,7 @@ def plant_faults(
         graphs = None
         for seed in range(seeds):
             own_folder = folder / f"model_{number}.seed_{seed}"
-            chain = Chain(spec, seed, own_folder, images, limits, AMPLIFIED.get(model))
+            chain = Chain(spec, seed, own_folder, images, limits, AMPLIFIED.get(model), threads)
             healthy.append(healthy_row(model, seed, chain.examine(chain.folder, graphs=graphs)))
             # The graphs hold no weights, so that one export serves all seeds.
             graphs = graphs or chain.folder

@@ -39,6 +39,7 @@ def plant(
             numbers_of(preprocessing_limits),
             seeds,
             Path(folder),
+            threads,
         )
     write_json(result, found)
     write_text(table, csv_of(found["faults"]))
