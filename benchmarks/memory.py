@@ -66,6 +66,15 @@ def export_embedded(spec: VariantSpec, folder: Path) -> Work:
     return export_onnx(spec, folder, external=False)
 
 
+def run_in_double(spec: VariantSpec, folder: Path) -> Work:
+    import numpy as np
+
+    from vit2onnx.parity.double_graph import run_in_double
+
+    image = np.random.default_rng(0).standard_normal((3, 224, 224), np.float32)
+    return lambda: run_in_double(folder / "dynamic.onnx", {"noise@224x224": image})
+
+
 def graph_without_weights(spec: VariantSpec, folder: Path) -> Work:
     from vit2onnx.archive import array_shapes
     from vit2onnx.exporting.graph import trace, write
@@ -89,6 +98,7 @@ STEPS = {
     convert_checkpoint: ("checkpoint.pth",),
     map_weights: ("archive.tar.lz4",),
     export_external: (),
+    run_in_double: (),
     export_embedded: ("model.eqx", "dynamic.onnx"),
 }
 
