@@ -150,7 +150,8 @@ def not_compared(comparison: Mapping[str, Any]) -> list[str]:
     asked, references = comparison["asked"], comparison["references"]
     pairs = [(run, other, batch) for run in GRAPH_RUNS for other in (*references, TRUTH) for batch in asked["batches"]]
     pairs += [("equinox", reference, 1) for reference in references]
-    pairs += [(name, TRUTH, 1) for name in (*references, "equinox", f"equinox{DOUBLE}", DOUBLE_GRAPH)]
+    doubles = (*(f"{name}{DOUBLE}" for name in (*references[1:], "equinox")), DOUBLE_GRAPH)
+    pairs += [(name, TRUTH, 1) for name in (*references, "equinox", *doubles)]
     rows = comparison["differences"]
     found = {(row["subject"], row["other"], row["batch"], case_of(row)) for row in rows}
     wanted = [(*pair, case) for pair in pairs for case in asked["cases"]]
@@ -181,7 +182,7 @@ def subspace_angle(semantics: Sequence[Mapping[str, Any]]) -> float:
 
 # What people do with features: the name of the limit, what is measured, and how.
 USE = (
-    ("neighbour_margin", "cosine by which a neighbour that fell behind was nearer", neighbour_margin),
+    ("neighbour_margin", "cosine gap of neighbours that swapped ranks", neighbour_margin),
     ("subspace_angle", "degrees between principal components, times the gap behind them", subspace_angle),
 )
 
