@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vit2onnx import provenance
-from vit2onnx.provenance import code_digest, versions
+from vit2onnx.provenance import closure, code_digest, versions
 
 
 @pytest.fixture
@@ -21,33 +21,55 @@ def package(tmp_path, monkeypatch) -> Path:
     return copy
 
 
-def test_a_digest_follows_the_code_of_its_rooms(package):
-    rooms = ("archive", "models")
-    before = code_digest(*rooms)
-    assert re.fullmatch("[0-9a-f]{16}", before)
-    for unrelated in ("mapping.py", "checkpoints/reading.py"):
-        with (package / unrelated).open("a") as file:
-            file.write("# changed\n")
+def digests_after(package: Path, changed: str) -> set[str]:
+    """The scripts whose digest is another after a change of a file."""
+    scripts = [path.stem for path in provenance.SCRIPTS.glob("*.py")]
+    # Within a process the package does not change, so digests are kept.
+    for function in (code_digest, provenance.imported):
+        function.cache_clear()
+    before = {script: code_digest(script) for script in scripts}
+    with (package / changed).open("a") as file:
+        file.write("# changed\n")
+    for function in (code_digest, provenance.imported):
+        function.cache_clear()
+    return {script for script in scripts if code_digest(script) != before[script]}
+
+
+def test_a_digest_is_sixteen_digits():
+    assert re.fullmatch("[0-9a-f]{16}", code_digest("export_onnx"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reruns", "does_not"),
+    [
+        # Texts that go into ONNX files.
+        ("onnx_file.py", "export_onnx", "convert_checkpoint"),
+        ("errors.py", "judge_self_test", None),
+        ("mapping.py", "map_weights", "convert_checkpoint"),
+        ("models/rope.py", "run_equinox", "compare_outputs"),
+        # Imported by a function only.
+        ("references/preprocessing.py", "compare_preprocessing", "run_equinox"),
+        # No module, but read by one.
+        ("reporting/templates/parity.html.j2", "render_parity", "compare_outputs"),
+        ("checkpoints/layouts/dinov3_vit.py", "write_passport", "summarise_parity"),
+    ],
+)
+def test_a_change_reruns_what_imports_it_and_nothing_else(package, changed: str, reruns: str, does_not: str | None):
+    scripts = digests_after(package, changed)
+    assert reruns in scripts
+    assert does_not not in scripts
+
+
+def test_compiled_files_do_not_count(package):
     (package / "models" / "__pycache__").mkdir(exist_ok=True)
     (package / "models" / "__pycache__" / "rope.pyc").write_bytes(b"compiled")
-    assert code_digest(*rooms) == before
-    digests = {before}
-    for related in ("archive.py", "models/rope.py", "models/template.html"):
-        with (package / related).open("a") as file:
-            file.write("# changed\n")
-        digests.add(code_digest(*rooms))
-    (package / "models" / "rope.py").rename(package / "models" / "rotation.py")
-    digests.add(code_digest(*rooms))
-    assert len(digests) == 5
+    assert digests_after(package, "models/__pycache__/rope.pyc") == set()
 
 
-def test_rooms_differ():
-    assert len({code_digest("archive"), code_digest("models"), code_digest("archive", "models")}) == 3
-
-
-def test_an_unknown_room_is_named():
-    with pytest.raises(ValueError, match="the package has no room 'kitchen'"):
-        code_digest("archive", "kitchen")
+def test_an_import_in_a_function_counts(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text("def run():\n    from vit2onnx.parity import tables\n")
+    assert {path.name for path in closure(script)} == {"__init__.py", "tables.py"}
 
 
 def test_versions_are_those_installed_and_what_is_not_there_is_left_out():

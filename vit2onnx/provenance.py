@@ -1,28 +1,70 @@
 """What an artefact was made from: digests of the code and versions of the tools. Standard library only."""
 
+import ast
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
+SCRIPTS = PACKAGE.parent / "workflow" / "scripts"
 
 
-def code_digest(*rooms: str) -> str:
-    """A digest of modules and folders of this package, by name: `archive` or `models`.
+@cache
+def code_digest(script: str) -> str:
+    """A digest of all of this package that a script of the workflow imports, directly or not, by the script's name.
 
-    Rules put it among their parameters, so that a change of the library reruns what it affects.
+    Rules put it among their parameters, so that a change of the library reruns what it affects. What lies in a module's
+    folder and is no module, such as a template, counts as the module's.
     """
     digest = hashlib.sha256()
-    for room in rooms:
-        module = PACKAGE / f"{room}.py"
-        folder = (path for path in (PACKAGE / room).rglob("*") if path.is_file() and path.suffix != ".pyc")
-        paths = [module] if module.is_file() else sorted(folder)
-        if not paths:
-            raise ValueError(f"the package has no room {room!r}")
-        for path in paths:
-            digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
+    for path in sorted(_with_data(closure(SCRIPTS / f"{script}.py"))):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def closure(path: Path) -> set[Path]:
+    """The modules of this package that a file imports, at its top or in a function, and that these import in turn."""
+    found: set[Path] = set()
+    queue = [path]
+    while queue:
+        new = set(_modules(imported(queue.pop()))) - found
+        found |= new
+        queue += new
+    return found
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """The full names of all that a file imports, at its top or in a function: modules, and what is taken from them."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(names)
+
+
+def _modules(names: Iterable[str]) -> Iterator[Path]:
+    """The files of those names that are modules of this package, and of the packages around them."""
+    for name in names:
+        first, *parts = name.split(".")
+        for end in range(len(parts) + 1) if first == PACKAGE.name else ():
+            base = PACKAGE.joinpath(*parts[:end])
+            yield from (file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file())
+
+
+def _with_data(modules: set[Path]) -> set[Path]:
+    folders = {module.parent for module in modules}
+    others = (path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
+    return modules | {path for path in others if _package_of(path) in folders}
+
+
+def _package_of(path: Path) -> Path:
+    """The nearest folder around a file that is a package."""
+    return next(folder for folder in path.parents if (folder / "__init__.py").is_file())
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vit2onnx.provenance import closure, imported
+
 ROOT = Path(__file__).parents[2]
 DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "google": "protobuf"}
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
@@ -24,32 +26,10 @@ def locked() -> dict[str, str]:
     return {name: version for name, version, marker in lines if ">= '3.12'" not in marker}
 
 
-def imports_of(path: Path) -> set[str]:
-    """Every module that a file imports, at its top or in a function, and that its own modules import in turn."""
-    found: set[str] = set()
-    queue = [path]
-    seen: set[Path] = set()
-    while queue:
-        module = queue.pop()
-        if module in seen:
-            continue
-        seen.add(module)
-        for node in ast.walk(ast.parse(module.read_text())):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            else:
-                continue
-            for name in names:
-                if name.split(".")[0] != "vit2onnx":
-                    found.add(name.split(".")[0])
-                    continue
-                parts = name.split(".")
-                for end in range(1, len(parts) + 1):
-                    base = ROOT.joinpath(*parts[:end])
-                    queue += [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()]
-    return found - set(sys.stdlib_module_names) - {"snakemake", "dinov3"}
+def imports_of(script: Path) -> set[str]:
+    """Every package that a script imports, at its top or in a function, and that our modules import for it."""
+    names = {name.split(".")[0] for path in (script, *closure(script)) for name in imported(path)}
+    return names - set(sys.stdlib_module_names) - {"vit2onnx", "snakemake", "dinov3"}
 
 
 def environment_of(script: Path) -> Path:
@@ -95,3 +75,10 @@ def test_dependencies_point_one_way() -> None:
         if re.search(r"^\s*(from|import) jax2onnx", file.read_text(), re.M)
     }
     assert importers == {"exporting"}
+
+
+def test_every_rule_follows_the_code_of_its_own_script() -> None:
+    rules = "".join(path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")))
+    digested = re.findall(r'code_digest\("(\w+)"\)(?:(?!\nrule ).)*?script:\s+"\.\./scripts/(\w+)\.py"', rules, re.S)
+    assert len(digested) == rules.count("script:") == rules.count("code_digest(")
+    assert all(first == second for first, second in digested)

@@ -17,7 +17,7 @@ rule judge_parity:
         mem_mb=500,
     params:
         limits=config["parity"]["limits"],
-        code=code_digest("variants", "cases", "files", "onnx_file", "parity"),
+        code=code_digest("judge_parity"),
     message:
         "{wildcards.variant}: judging {wildcards.export}.onnx"
     script:
@@ -40,7 +40,7 @@ rule judge_preprocessing:
         mem_mb=500,
     params:
         limits=config["parity"]["preprocessing"],
-        code=code_digest("variants", "cases", "files", "onnx_file", "parity"),
+        code=code_digest("judge_preprocessing"),
     message:
         "{wildcards.variant}: judging the preprocessing"
     script:
@@ -63,7 +63,7 @@ rule judge_stages:
         mem_mb=500,
     params:
         limits=config["parity"]["limits"],
-        code=code_digest("variants", "cases", "files", "onnx_file", "parity"),
+        code=code_digest("judge_stages"),
     message:
         "{wildcards.variant}: judging the stages of {wildcards.export}.onnx"
     script:
@@ -85,7 +85,7 @@ rule judge_self_test:
     resources:
         mem_mb=500,
     params:
-        code=code_digest("onnx_file", "self_test", "files"),
+        code=code_digest("judge_self_test"),
     message:
         "Judging the self-test"
     script:

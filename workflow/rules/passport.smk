@@ -36,10 +36,7 @@ rule write_passport:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
         limits=config["parity"]["limits"],
-        code=code_digest(
-            *("passport", "onnx_file", "cases", "variants", "files"),
-            *("checkpoints", "keytable", "archive", "mapping", "models", "parity"),
-        ),
+        code=code_digest("write_passport"),
     message:
         "{wildcards.variant}: writing the passport of {wildcards.export}.onnx"
     script:

@@ -37,9 +37,7 @@ rule render_parity:
         names=list(config["images"]),
         exports=list(config["exports"]),
         limits=config["parity"],
-        code=code_digest(
-            *("variants", "cases", "files", "onnx_file", "images", "reporting", "parity", "self_test"),
-        ),
+        code=code_digest("render_parity"),
     message:
         "{wildcards.variant}: rendering the parity page"
     script:
@@ -91,7 +89,7 @@ rule summarise_parity:
     params:
         limits=config["parity"],
         weights=config["weights"],
-        code=code_digest("variants", "cases", "files", "reporting", "parity", "self_test"),
+        code=code_digest("summarise_parity"),
     message:
         "Summarising the verdicts on all graphs"
     script:

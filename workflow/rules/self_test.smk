@@ -41,10 +41,7 @@ rule plant_faults:
         seeds=30,
         limits=config["parity"]["limits"],
         preprocessing_limits=config["parity"]["preprocessing"],
-        code=code_digest(
-            *("self_test", "archive", "cases", "checkpoints", "exporting", "files", "images", "inference", "keytable"),
-            *("mapping", "models", "onnx_file", "parity", "references", "runtime", "variants"),
-        ),
+        code=code_digest("plant_faults"),
     message:
         "Planting faults in small models, to test the checks"
     script:
@@ -73,7 +70,7 @@ rule render_self_test:
     resources:
         mem_mb=1000,
     params:
-        code=code_digest("variants", "cases", "files", "reporting", "parity", "self_test"),
+        code=code_digest("render_self_test"),
     message:
         "Rendering the page on the self-test"
     script:
