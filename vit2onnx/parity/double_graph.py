@@ -40,8 +40,11 @@ class Conv(GeneralConv):
     op_domain = ""
 
     def _run(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, **how: Any) -> tuple[np.ndarray]:
-        x = np.pad(x, [(0, 0), (0, 0), *zip(how["pads"][:2], how["pads"][2:], strict=True)])
-        rows, columns = how["strides"]
+        pads, (rows, columns) = how["pads"] or [0] * 4, how["strides"] or [1, 1]
+        if how["auto_pad"] not in (None, "NOTSET") or set(how["dilations"] or [1]) != {1}:
+            found: tuple[np.ndarray] = super()._run(x, weight, bias, **how)
+            return found
+        x = np.pad(x, [(0, 0), (0, 0), *zip(pads[:2], pads[2:], strict=True)])
         windows = sliding_window_view(x, weight.shape[2:], axis=(2, 3))[:, :, ::rows, ::columns]
         batch, channels, height, width = windows.shape[:4]
         groups = how["group"]
