@@ -1,5 +1,6 @@
 """All gates in one place: what each finds, and that one is enough to fail a graph."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,13 +9,7 @@ from vit2onnx.reporting.evidence import GATES, Judgement, judge_gates
 
 Comparison = dict[str, Any]
 Limits = dict[str, dict[str, dict[str, Any]]]
-
-
-def with_published(comparison: Comparison, max_abs: float) -> Comparison:
-    """The comparison with features that the publisher published."""
-    row = next(row for row in comparison["differences"] if row["other"] == "transformers")
-    published = row | {"subject": "equinox", "other": "published", "max_abs": max_abs}
-    return comparison | {"differences": [*comparison["differences"], published]}
+WithPublished = Callable[[Comparison, float], Comparison]
 
 
 def test_what_was_not_measured_has_no_faults(healthy: Comparison, limits: Limits) -> None:
@@ -34,6 +29,7 @@ def test_every_gate_fails_a_graph_alone(
     diverging: Comparison,
     prepared: list[Comparison],
     tested: Comparison,
+    with_published: WithPublished,
     limits: Limits,
     gate: str,
 ) -> None:
@@ -55,26 +51,70 @@ def test_every_gate_fails_a_graph_alone(
     assert {name: len(faults) >= 1 for name, faults in found.faults.items()} == {gate: True}
 
 
-def test_what_rounding_may_explain_is_blamed_on_nobody(healthy: Comparison, stages: Comparison, limits: Limits) -> None:
+@pytest.mark.parametrize("subject", ["onnx", "onnx_unoptimized", "equinox", "onnx_float64", "equinox_float64"])
+def test_every_implementation_is_held_against_the_truth(healthy: Comparison, limits: Limits, subject: str) -> None:
     for row in healthy["differences"]:
-        if not row["subject"].endswith("_float64"):
-            row |= {"max_abs": 1e-4, "rms": 1e-4}
-    without = judge_gates(healthy, limits)
-    assert list(without.faults) == ["outputs"]
-    assert without.diagnosis.startswith("Rounding may explain this: ")
-    assert "a right file may be 2.5e-04 from the original" in without.diagnosis
-    assert without.diagnosis.endswith(
-        "`make proof` shows whether each layer by itself is right; if it is, the limits grow."
-    )
-    # They have grown, so that everything passes, unless a limit is tighter than anything can be.
-    assert judge_gates(healthy, limits, stages=stages).passed
-    limits["limits"]["max_abs"] = limits["limits"]["max_abs"] | {"limit": 1e-8}
-    tight = judge_gates(healthy, limits, stages=stages)
-    assert tight.diagnosis.endswith("No file can keep a limit that is tighter; loosen it.")
+        if (row["subject"], row["other"]) == (subject, "truth"):
+            row["floors"] = 304.0
+    (fault,) = judge_gates(healthy, limits).faults["outputs"]
+    assert fault.startswith(f"{subject} - truth, error of a token (root mean square) in noise floors")
 
 
-def test_what_is_further_than_rounding_is_not_explained_by_it(healthy: Comparison, limits: Limits) -> None:
-    for row in healthy["differences"]:
-        if row["subject"] in ("onnx", "onnx_unoptimized", "equinox") and row["other"] == "transformers":
-            row["max_abs"] = 3e-4
-    assert judge_gates(healthy, limits).diagnosis.startswith("The Equinox model is off too")
+def test_an_equinox_model_that_widens_the_noise_floor_fails(healthy: Comparison, limits: Limits) -> None:
+    for row in healthy["rounding"]:
+        if row["subject"] == "equinox":
+            row["multiple"] = 12.0
+    judged = judge_gates(healthy, limits)
+    assert "as a multiple of the latter's: 1.20e+01 > 5.00e+00" in judged.faults["outputs"][0]
+    # Nothing is wrong with the graph.
+    assert judged.diagnosis == ""
+
+
+def off(comparison: Comparison, *subjects: str) -> Comparison:
+    for row in comparison["differences"]:
+        if row["subject"] in subjects and row["other"] == "truth":
+            row["floors"] = 304.0
+    return comparison
+
+
+@pytest.mark.parametrize(
+    ("subjects", "said"),
+    [
+        (("onnx",), "The graph fails only if onnxruntime optimises it, so onnxruntime is at fault."),
+        (
+            ("onnx", "onnx_unoptimized"),
+            "In double precision the graph is right, so onnxruntime is at fault.",
+        ),
+        (("onnx_unoptimized",), "In double precision the graph is right, so onnxruntime is at fault."),
+        (
+            ("onnx", "onnx_unoptimized", "onnx_float64"),
+            "The Equinox model is within the limits and its graph is not, so the export is at fault.",
+        ),
+        # So small that single precision hides it.
+        (("onnx_float64",), "The Equinox model is within the limits and its graph is not, so the export is at fault."),
+        (
+            ("onnx", "onnx_float64", "equinox", "equinox_float64"),
+            "The Equinox model is off too, so weights, model or reference are at fault.",
+        ),
+        (
+            ("onnx_float64", "equinox_float64"),
+            "The Equinox model is off too, so weights, model or reference are at fault.",
+        ),
+        (("equinox",), ""),
+    ],
+)
+def test_precisions_tell_which_part_is_at_fault(
+    healthy: Comparison, stages: Comparison, limits: Limits, subjects: tuple[str, ...], said: str
+) -> None:
+    assert judge_gates(off(healthy, *subjects), limits, stages=stages).diagnosis == said
+    without = judge_gates(healthy, limits).diagnosis
+    assert without == (f"{said} `make proof` names the first stage that is wrong." if said else "")
+
+
+def test_a_graph_that_does_not_run_in_double_precision_clears_nobody(
+    healthy: Comparison, stages: Comparison, limits: Limits
+) -> None:
+    broken = off(healthy, "onnx", "onnx_unoptimized")
+    broken["differences"] = [row for row in broken["differences"] if row["subject"] != "onnx_float64"]
+    said = "The Equinox model is within the limits, so the export (or onnxruntime) is at fault."
+    assert judge_gates(broken, limits, stages=stages).diagnosis == said

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from vit2onnx.parity.finding import Finding
-from vit2onnx.reporting.page import fault_in_words, in_words, number, percent, with_code
+from vit2onnx.reporting.page import breakable, fault_in_words, in_words, number, percent, with_code
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
@@ -56,7 +56,13 @@ def test_faults_are_sentences_and_leave_the_words_of_others_alone() -> None:
     finding = Finding("sanity", "runs", 1.0, 0.0, "onnx", detail="Fail: onnx - node {'x': 1}")
     assert fault_in_words(finding) == "ONNX, runs: Fail: onnx - node {'x': 1}"
     finding = Finding("reference", "max", 1e-3, 1e-5, "onnx", "equinox")
-    assert fault_in_words(finding) == "ONNX against Equinox, max: 1.00e-03 > 1.00e-05"
+    assert fault_in_words(finding) == "ONNX against Equinox, max: 1.0e-03, limit 1.0e-05"
+    finding = Finding("truth", "max", math.nan, 10.0, "onnx", "truth", place="cat")
+    assert fault_in_words(finding) == "ONNX against float64, max (worst at cat): not finite, limit 10"
+
+
+def test_names_break_after_dots_and_underscores() -> None:
+    assert breakable("blocks.0.attn_raw<") == "blocks.<wbr>0.<wbr>attn_<wbr>raw&lt;"
 
 
 def test_only_backquotes_become_code() -> None:

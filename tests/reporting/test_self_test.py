@@ -14,7 +14,7 @@ def test_a_self_test_that_passed(tested: Comparison) -> None:
         "Passed: The checks caught 3 of 3 planted faults, named the stage of 2 of 2 in weights, model and graph, and"
         " flagged none of 2 healthy models." in page
     )
-    for what in ("w1 and w2 exchanged", "one element of fc2", "ONNX graph", "8.1e+04", "max_abs, noise_floors"):
+    for what in ("w1 and w2 exchanged", "one element of fc2", "ONNX graph", "8.1e+04", "3.1e+05", "1.7e+14", "floors, floors_double"):
         assert what in page
     assert self_test_page(tested) == page
 
@@ -37,7 +37,7 @@ def test_a_fault_that_was_placed_wrongly_fails(tested: Comparison) -> None:
 
 
 def test_every_limit_has_its_number_of_faults(tested: Comparison) -> None:
-    assert "<code>noise_floors</code></th><td>5.0</td><td>2</td>" in self_test_page(tested)
+    assert "<code>floors</code></th><td>10</td><td>2</td><td>17 % of the limit</td>" in self_test_page(tested)
     tested["tripped"]["grey_levels"] = 0
     page = self_test_page(tested)
     assert '<code>grey_levels</code></th><td>1.25</td><td class="bad">0</td>' in page
@@ -51,12 +51,19 @@ def test_the_sentence_is_told_once_on_a_page_of_its_own(tested: Comparison) -> N
 
 
 def test_a_healthy_model_that_was_flagged_fails(tested: Comparison) -> None:
-    tested["healthy"][0] |= {"flagged": ["onnx - transformers: nan > 1e-5"], "max_abs": None}
+    tested["healthy"][0] |= {"flagged": ["onnx - truth: nan > 10"], "floors": None}
     page = self_test_page(tested)
-    assert "is flagged: onnx - transformers: nan &gt; 1e-5. The checks caught 3 of 3 planted faults" in page
+    assert "is flagged: onnx - truth: nan &gt; 10. The checks caught 3 of 3 planted faults" in page
     assert "and flagged 1 of 2 healthy models." in page
-    assert "nan &gt; 1e-5" in page
-    assert math.isnan(self_test_section(tested)["worst"]["max_abs"])
+    assert math.isnan(self_test_section(tested)["worst"]["floors"])
+
+
+def test_a_fault_that_outputs_do_not_tell_of_fails(tested: Comparison) -> None:
+    tested["faults"][0] |= {"passed": False, "not_told": ["double"], "tripped": ["floors"]}
+    assert not self_test_section(tested)["passed"]
+    page = self_test_page(tested)
+    assert "outputs in double precision do not tell of w1 and w2 exchanged (weights, ViT with SwiGLU) (floors do)" in page
+    assert "yes, but not as it should be" in page
 
 
 def test_trying_nothing_is_no_proof(tested: Comparison) -> None:
@@ -66,5 +73,5 @@ def test_trying_nothing_is_no_proof(tested: Comparison) -> None:
 
 def test_a_fault_in_preprocessing_has_no_place_in_a_model(tested: Comparison) -> None:
     page = self_test_page(tested)
-    assert "<th>bicubic for bilinear</th><td>preprocessing</td><td></td><td>pixel_values</td>" in page
+    assert "<th>bicubic for bilinear</th><td>preprocessing</td><td></td><td>pixel_<wbr>values</td>" in page
     assert "None" not in page

@@ -25,6 +25,7 @@ from vit2onnx.reporting.summary import (
 Comparison = dict[str, Any]
 Limits = dict[str, dict[str, dict[str, Any]]]
 Written = Callable[..., Measured]
+WithPublished = Callable[[Comparison, float], Comparison]
 
 
 def test_healthy_graph(written: Written, healthy: Comparison, limits: Limits) -> None:
@@ -36,10 +37,12 @@ def test_healthy_graph(written: Written, healthy: Comparison, limits: Limits) ->
         "weights": "synthetic",
         "verdict": "passed",
         "references": "transformers",
-        "max_abs": 5e-6,
-        "limit": 1e-5,
+        "floors": 1.5,
+        "limit": 10.0,
         "worst_at": "cat 48x112, batch 1, patch 1,2",
-        "truth_ratio": 0.5,
+        "floors_double": 1.25,
+        "limit_double": 100.0,
+        "max_abs": 5e-6,
         "images": 2,
         "sizes": 2,
         "bytes": 86_454_796,
@@ -53,17 +56,31 @@ def test_healthy_graph(written: Written, healthy: Comparison, limits: Limits) ->
 def test_graph_beyond_a_limit_fails_and_says_where(written: Written, beyond: Comparison, limits: Limits) -> None:
     (row,) = summarise(written(beyond), limits, "synthetic").to_dict("records")
     assert row["verdict"] == "FAILED"
-    assert row["max_abs"] == 1e-3
+    assert (row["floors"], row["max_abs"]) == (304.0, 1e-3)
     assert row["worst_at"] == "tree 224x224, batch 3, cls 0"
     (fault,) = row["faults"]
-    assert "1.00e-03 > 1.00e-05" in fault
+    assert "3.04e+02 > 1.00e+01" in fault
+    (told,) = row["told"]
+    assert told == (
+        "ONNX, not optimised against float64, error of a token (root mean square) in noise floors (worst at tree"
+        " 224x224, batch 3, cls 0): 304, limit 10"
+    )
+
+
+def test_a_fault_in_double_precision_alone_fails(written: Written, healthy: Comparison, limits: Limits) -> None:
+    for row in healthy["differences"]:
+        if row["subject"] == "onnx_float64":
+            row |= {"floors": 2e4, "max_abs": 5e-11}
+    (row,) = summarise(written(healthy), limits, "synthetic").to_dict("records")
+    assert (row["verdict"], row["floors"], row["floors_double"]) == ("FAILED", 1.5, 2e4)
+    assert row["told"][0].startswith("ONNX in float64 against float64, error of a token")
 
 
 def test_value_that_is_no_number_is_not_skipped(written: Written, not_finite: Comparison, limits: Limits) -> None:
     summary = summarise(written(not_finite), limits, "synthetic")
     (row,) = summary.to_dict("records")
     assert row["verdict"] == "FAILED"
-    assert summary[["max_abs", "cosine", "truth_ratio"]].isna().all(axis=None)
+    assert summary[["floors", "max_abs", "cosine"]].isna().all(axis=None)
     assert row["worst_at"].startswith("tree 48x112")
     assert "finite: NaN or infinity in an output" in row["faults"]
 
@@ -79,7 +96,7 @@ def test_all_references_count(written: Written, healthy: Comparison, limits: Lim
     healthy["references"].append("publisher")
     for row in list(healthy["differences"]):
         if row["other"] == "transformers":
-            healthy["differences"].append(row | {"other": "publisher", "max_abs": 3e-4})
+            healthy["differences"].append(row | {"other": "publisher", "max_abs": 3e-4, "cosine": 1 - 1e-5})
     summary = summarise(written(healthy), limits, "official")
     assert summary["max_abs"].item() == 3e-4
     assert (
@@ -104,7 +121,8 @@ def test_table_opens_as_csv(written: Written, healthy: Comparison, beyond: Compa
     table = pd.read_csv(io.StringIO(text))
     assert table["verdict"].tolist() == ["passed", "FAILED"]
     assert table["max_abs"].tolist() == [5e-6, 1e-3]
-    assert "1.00e-03 > 1.00e-05" in table["faults"][1]
+    assert table["floors"].tolist() == [1.5, 304.0]
+    assert "3.04e+02 > 1.00e+01" in table["faults"][1]
 
 
 def test_page_says_why_a_graph_failed(
@@ -112,10 +130,10 @@ def test_page_says_why_a_graph_failed(
 ) -> None:
     page = summary_page(summarise(written(healthy, beyond), limits, "synthetic"))
     assert "FAILED: 1 of 2 graphs is not at parity with transformers (synthetic weights)." in page
-    assert "1.00e-03 &gt; 1.00e-05" in page
-    assert "ONNX, not optimised against Hugging Face transformers, max |difference|" in page
+    assert "ONNX, not optimised against float64, error of a token (root mean square) in noise floors" in page
+    assert "304, limit 10" in page
     assert "SYNTHETIC WEIGHTS" in page
-    assert "The Equinox model is within the limits, so the export (or onnxruntime) is at fault." in page
+    assert "In double precision the graph is right, so onnxruntime is at fault." in page
     assert "<code>make proof</code> names the first stage" in page
     assert page.count('href="dinov3_tiny/parity.html"') == 3
 
@@ -165,11 +183,9 @@ def test_checks_that_fail_their_own_test_let_no_graph_pass(
 
 
 def test_features_that_are_not_the_published_ones_speak_of_the_checkpoint(
-    written: Written, healthy: Comparison, limits: Limits
+    written: Written, healthy: Comparison, with_published: WithPublished, limits: Limits
 ) -> None:
-    row = next(row for row in healthy["differences"] if row["other"] == "transformers")
-    healthy["differences"].append(row | {"subject": "equinox", "other": "published", "max_abs": 0.5})
-    (found,) = summarise(written(healthy), limits, "official").to_dict("records")
+    (found,) = summarise(written(with_published(healthy, 0.5)), limits, "official").to_dict("records")
     (fault,) = found["faults"]
     assert fault.startswith("checkpoint or photograph: equinox, max |difference| from the published features: 5.00e-01")
 

@@ -28,7 +28,11 @@ def test_terminal_ends_with_the_verdict(
     assert lines[-1] == "FAILED: 1 of 2 graphs is not at parity with transformers (synthetic weights)"
     told = "\n".join(lines)
     assert "dinov3_tiny/static.onnx failed, because" in told
-    assert "1.00e-03 > 1.00e-05" in told
+    assert "ONNX, not optimised against float64, error of a token (root mean square) in noise floors" in told
+    assert "304, limit 10" in told
+    # What the columns are.
+    assert "1.5 floors (limit 10)" in told and "1.25 floors" in told and "(limit 100)" in told
+    assert "A noise floor is the rounding error of the reference" in " ".join(told.split())
     assert "dinov3_tiny/dynamic.onnx failed" not in told
 
 
@@ -90,11 +94,13 @@ def test_stages_and_self_test_are_told_of_where_they_pass(
     for name, content in files.items():
         Path(name).write_text(json.dumps(content))
     Path("self_test.html").touch()
-    of_self_test = "Self-test: 3 of 3 faults caught, 2 of 2 placed, none of 2 healthy models flagged: self_test.html"
+    of_self_test = (
+        "Self-test: 3 of 3 planted faults caught, 2 of 2 located, none of 2 healthy models flagged. See self_test.html"
+    )
     measured = replace(written(healthy), stages=[Path("stages.json")], self_test=Path("self_test.json"))
     print_summary(measured, limits, "synthetic")
     lines = capsys.readouterr().out.splitlines()
-    assert "Stages: none of 10 further apart than 1.7 noise floors (limit 5)." in lines
+    assert "Stages: 10 compared, at most 1.7 noise floors apart (limit 10)." in lines
     assert of_self_test in lines
     assert lines[-1].startswith("Passed")
     # Where nothing else was asked for.
@@ -117,7 +123,7 @@ def test_a_gate_that_fails_without_a_graph_is_named(
     print_summary(measured, limits, "synthetic", complete=False)
     told = capsys.readouterr().out
     assert "did not finish" not in told
-    assert "The preprocessing of dinov3_tiny failed, because\n  ours - publisher, share of values" in told
+    assert "The preprocessing of dinov3_tiny failed, because\n  ours against the publisher's transform, share of" in told
     assert "A stage of dinov3_tiny/dynamic.onnx failed, because\n  first divergence: blocks.1.mlp_raw" in told
 
 
@@ -147,7 +153,7 @@ def test_a_failure_names_what_is_at_fault_and_the_page_with_more(
     (RESULTS / "dinov3_tiny/parity.html").touch()
     print_summary(measured, limits, "synthetic")
     told = " ".join(capsys.readouterr().out.split())
-    assert "so the export (or onnxruntime) is at fault. `make proof` names the first stage that is wrong." in told
+    assert "the graph is right, so onnxruntime is at fault. `make proof` names the first stage that is wrong." in told
     assert "More in results/synthetic/dinov3_tiny/parity.html" in told
 
 
@@ -212,5 +218,5 @@ def test_a_gate_that_fails_before_its_graph_is_compared_is_named_beside_others(
     print_summary(measured, limits, "synthetic", complete=False)
     told = capsys.readouterr().out
     assert told.startswith("\nA verdict failed the run. 1 graph not compared.\n")
-    assert "The preprocessing of dinov3_other failed, because\n  ours - publisher, share of values" in told
+    assert "The preprocessing of dinov3_other failed, because\n  ours against the publisher's transform, share of" in told
     assert "The preprocessing of dinov3_tiny" not in told

@@ -1,5 +1,6 @@
-"""What was found on a variant, and what each gate says of it; page, summary and terminal ask here."""
+"""The evidence on a variant and the judgement of every gate, for page, summary and terminal."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,22 +28,22 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Gate:
-    """What a gate is called: over its faults on a page, before them elsewhere, and in a headline that it fails."""
+    """The names of a gate: the title of its faults on a page, their prefix elsewhere, and what a headline says of them."""
 
     title: str
     prefix: str
     headline: str
 
 
-# By what they are in `Judgement.faults`, in the order in which they are told.
+# By their names in `Judgement.faults`, in the order in which pages list them.
 GATES = {
-    "outputs": Gate("{file}, outputs", "", "{files} {do} not give what the original PyTorch model gives"),
+    "outputs": Gate("{file}, outputs", "", "{files} {do} not match {references}"),
     PUBLISHED: Gate(
         "{file}, against published features",
         "checkpoint or photograph: ",
         "the checkpoint or the photograph is not the one whose features are published",
     ),
-    "stages": Gate("{file}, stage by stage", "stages: ", "in {files} a stage goes wrong"),
+    "stages": Gate("{file}, stage by stage", "stages: ", "a stage of {files} is wrong"),
     "preprocessing": Gate(
         "preprocessing", "preprocessing: ", "photographs are not prepared as the publisher prepares them"
     ),
@@ -120,17 +121,20 @@ class Judgement:
     @property
     def diagnosis(self) -> str:
         """Which part is at fault where outputs are, and what to do next; nothing where this cannot be told."""
-        off = {one.subject for one in self.outputs.findings if one.leg in ("reference", "truth") and not one.passed}
+        failed = [one for one in self.outputs.findings if one.leg in ("reference", "truth") and not one.passed]
+        off = {one.subject for one in failed}
         runs = [run for run in (*GRAPH_RUNS, DOUBLE_GRAPH) if run in off]
         if not runs or not self.has_equinox:
             return ""
         said = "The Equinox model is within the limits, so the export (or onnxruntime) is at fault."
         if off & {"equinox", f"equinox{DOUBLE}"}:
-            said = "The Equinox model is off too, so weights or model are at fault, or the reference."
+            said = "The Equinox model is off too, so weights, model or reference are at fault."
         elif runs == [GRAPH_RUNS[0]]:
-            said = "The graph is within the limits unless onnxruntime optimises it, so onnxruntime is at fault."
+            said = "The graph fails only if onnxruntime optimises it, so onnxruntime is at fault."
         elif DOUBLE_GRAPH not in off:
             said = "In double precision the graph is right, so onnxruntime is at fault."
+        elif any(one.subject == DOUBLE_GRAPH and math.isfinite(one.measured) for one in failed):
+            said = "The Equinox model is within the limits and its graph is not, so the export is at fault."
         return said if self.stages else f"{said} `make proof` names the first stage that is wrong."
 
 

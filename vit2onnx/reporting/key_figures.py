@@ -41,7 +41,7 @@ def key_figures(
     if stages:
         found.append(_stages(stages))
     if self_test:
-        note = f"the stage of {self_test['named']} was named, {self_test['flagged']} flagged"
+        note = f"{self_test['named']} located; {self_test['flagged']} flagged"
         what = "faults planted on purpose were caught by these checks"
         found.append(KeyFigure(self_test["caught"], what, note, self_test["passed"]))
     return found
@@ -63,8 +63,9 @@ def _rounding(evidence: Evidence, judged: Collection[Judgement]) -> KeyFigure:
     rows = pd.concat([differences(one, GRAPH_RUNS, [TRUTH]) for one in evidence.comparisons])
     found = _worst_of(judged, "floors")
     figure = f"{found.measured:.2g} x" if math.isfinite(found.measured) else UNKNOWN
-    what = f"the rounding error of the original, at most, in {_rounded(int(rows['count'].sum()))} output numbers"
-    return KeyFigure(figure, what, f"limit {found.limit:g} x, for every token by itself", found.passed)
+    what = "ordinary rounding (the noise floor): the largest error of any token of the ONNX files"
+    count = _rounded(int(rows["count"].sum()))
+    return KeyFigure(figure, what, f"limit {found.limit:g} x; {count} output numbers compared", found.passed)
 
 
 def _rounded(count: int) -> str:
@@ -76,8 +77,9 @@ def _in_double(evidence: Evidence, judged: Collection[Judgement]) -> KeyFigure:
     found = _worst_of(judged, "floors_double")
     largest = float(rows["max_abs"].max(skipna=False))
     figure = number(largest) if math.isfinite(largest) else UNKNOWN
-    what = "from the original at most, when both are computed in double precision"
-    return KeyFigure(figure, what, f"{number(found.measured)} noise floors of it; limit {found.limit:g}", found.passed)
+    what = "largest difference between ONNX and original, both computed in double precision"
+    note = f"{number(found.measured)} noise floors of double precision; limit {found.limit:g}"
+    return KeyFigure(figure, what, note, found.passed)
 
 
 def _difference(evidence: Evidence) -> KeyFigure:
@@ -85,8 +87,9 @@ def _difference(evidence: Evidence) -> KeyFigure:
     largest = float(rows["max_abs"].max(skipna=False))
     figure = plain(largest) if math.isfinite(largest) else UNKNOWN
     typical = plain(round(float(rows["scale"].median()), 1))
-    note = f"the numbers are around {typical}; not judged, because it is a matter of chance"
-    return KeyFigure(figure, "largest difference between ONNX and original", note, math.isfinite(largest))
+    what = "largest difference between ONNX and original in single precision"
+    note = f"output numbers are around {typical}; no limit, because the largest rounding error of so many is chance"
+    return KeyFigure(figure, what, note, math.isfinite(largest))
 
 
 def _neighbours(evidence: Evidence, judged: Collection[Judgement]) -> KeyFigure:
@@ -118,9 +121,9 @@ def _stages(sections: Sequence[Mapping[str, Any]]) -> KeyFigure:
     limit = f"limit {sections[0]['limit']:g}"
     if first := next((one["divergence"] for one in sections if one["divergence"]), None):
         note = f"there {SUBJECTS[first.subject]} and {SUBJECTS[first.other]} part; {limit} noise floors"
-        return KeyFigure(first.stage, "is the first stage that goes wrong", note, False)
+        return KeyFigure(first.stage, "is the first stage that is wrong", note, False)
     if faults := [fault for one in sections for fault in one["faults"]]:
-        return KeyFigure(UNKNOWN, "whether a stage goes wrong", faults[0], False)
+        return KeyFigure(UNKNOWN, "whether a stage is wrong", faults[0], False)
     largest = number(worst(one["largest"] for one in sections))
-    what = "stages inside the network go wrong"
+    what = "stages inside the network are wrong"
     return KeyFigure(f"0 of {sections[0]['count']}", what, f"at most {largest} noise floors apart; {limit}", True)

@@ -56,7 +56,10 @@ def in_words(finding: Finding) -> str:
 
 def fault_in_words(finding: Finding) -> str:
     """A finding that did not pass, likewise; what a runtime or a check says itself stays as it is."""
-    return finding.sentence_in(_names(finding), "against")
+    what = in_words(finding)
+    if finding.detail:
+        return f"{what}: {finding.detail}"
+    return f"{what}: {number(finding.measured)}, limit {number(finding.limit)}"
 
 
 def _names(finding: Finding) -> Mapping[str, str]:
@@ -66,6 +69,11 @@ def _names(finding: Finding) -> Mapping[str, str]:
 def with_code(text: str) -> Markup:
     """Text in which what stands between backquotes is code."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+def breakable(name: str) -> Markup:
+    """A technical name that a narrow column may break after a dot or an underscore."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))
 
 
 def plain(value: float) -> str:
@@ -99,5 +107,6 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 ENVIRONMENT.filters |= {
-    function.__name__: function for function in (number, percent, cosine, counted, megabytes, in_words, with_code)
+    function.__name__: function
+    for function in (number, percent, cosine, counted, megabytes, in_words, with_code, breakable)
 }

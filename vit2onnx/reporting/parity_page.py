@@ -1,6 +1,6 @@
 """The page on one variant: what was compared, how far it is apart, and whether that is near enough."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -29,9 +29,9 @@ from vit2onnx.reporting.semantics import distribution_section, preprocessing_sec
 
 # What each leg of a verdict answers, and by which limits.
 QUESTIONS = {
-    "reference": ("Does the graph give what the original gives?", ("cosine",)),
+    "reference": ("Does the graph match the original?", ("cosine",)),
     "truth": (
-        "Is it as exact as the original?",
+        "Is it as accurate as the original?",
         ("floors", "floors_double", "equinox_rounding", "neighbour_margin", "subspace_angle"),
     ),
     "sanity": ("Is the file what it promises to be?", ()),
@@ -58,14 +58,15 @@ def page_content(evidence: Evidence, limits: LimitsByGate) -> dict[str, Any]:
     rows = pd.concat([differences(one, GRAPH_RUNS, references) for one in evidence.comparisons])
     known = [row for one in evidence.comparisons for row in one["known_differences"]]
     stages = [graph["stages"] for graph in graphs if graph["stages"]]
+    words = [SUBJECTS[name] for name in references]
     return {
         "title": f"{evidence.record['variant']}: parity",
-        "headline": headline(judged),
+        "headline": headline(judged, words),
         "diagnosis": diagnosis(judged),
         "faults": faults_section(judged),
         "key_figures": key_figures(evidence, judged.values(), stages, preprocessing, tested),
         "graphs": graphs,
-        "references": [SUBJECTS[name] for name in references],
+        "references": words,
         "images": rows["image"].nunique(),
         "sizes": len(sizes_of(rows)),
         "own_periods": worst([0.0, *(row["max_abs"] for row in known)]),
@@ -113,18 +114,19 @@ def diagnosis(judged: Mapping[str, Judgement]) -> list[str]:
     return [f"{export}.onnx: {sentence}" for export, sentence in found.items() if sentence]
 
 
-def headline(judged: Mapping[str, Judgement]) -> str:
-    """The verdict on the variant in one sentence, whichever gates failed."""
+def headline(judged: Mapping[str, Judgement], references: Sequence[str]) -> str:
+    """The verdict on the variant in one sentence, whichever gates failed; `references` are names for readers."""
+    named = " and ".join(references) or "the original model"
     faults = [judgement.faults for judgement in judged.values()]
     if not any(faults):
         files = " and ".join(f"{export}.onnx" for export in judged)
-        verb = "gives" if len(judged) == 1 else "give"
-        return f"Passed: {files} {verb} what the original PyTorch model gives."
+        verb = "matches" if len(judged) == 1 else "match"
+        return f"Passed: {files} {verb} {named}."
     said = []
     for name, gate in GATES.items():
         if count := sum(name in own for own in faults):
             files = f"{count} of {len(judged)} ONNX files" if len(judged) > 1 else f"{next(iter(judged))}.onnx"
-            said.append(gate.headline.format(files=files, do="does" if count == 1 else "do"))
+            said.append(gate.headline.format(files=files, do="does" if count == 1 else "do", references=named))
     return f"FAILED: {'; '.join(said)}."
 
 

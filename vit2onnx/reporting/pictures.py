@@ -85,7 +85,7 @@ def _draw(ax: Axes, one: Mapping[str, Any], grid: np.ndarray, photograph: Image.
     extent = (0, one["columns"] * patch, one["rows"] * patch, 0)
     drawn = ax.imshow(shown, cmap=colours, norm=norm, extent=extent, alpha=0.55, interpolation="nearest")
     row, column = np.unravel_index(np.argmax(np.nan_to_num(grid, nan=np.inf)), grid.shape)
-    frame = Rectangle((column * patch, row * patch), patch, patch, fill=False, ec="#1f6fb2", lw=2)
+    frame = Rectangle((column * patch, row * patch), patch, patch, fill=False, ec="#1f6fb2", lw=2, clip_on=False)
     ax.add_patch(frame)
     ax.set_anchor("N")
     ax.set_xlim(0, width)

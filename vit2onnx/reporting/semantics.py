@@ -17,7 +17,7 @@ QUERIES = {
 
 
 def distribution_section(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How differences are distributed: of the reference from float64, and of the graph from the reference."""
+    """How differences are distributed: of reference and graph from float64, and of the graph from the reference."""
     return [
         row | {"pair": _pair(row)}
         for row in comparison["distributions"]

@@ -31,7 +31,7 @@ from vit2onnx.reporting.evidence import (
     judge_gates,
     sizes_of,
 )
-from vit2onnx.reporting.page import ENVIRONMENT, counted, number
+from vit2onnx.reporting.page import ENVIRONMENT, counted, fault_in_words, number
 from vit2onnx.reporting.self_test import self_test_section
 
 # What stands under `verdict` where no gate has found a fault.
@@ -40,7 +40,7 @@ PASSED = "passed"
 
 @dataclass(frozen=True)
 class Measured:
-    """Where it stands what was measured: comparisons, each with its graph, and what the other gates judge.
+    """Files with the measurements: each graph's comparison, and the other gates' evidence.
 
     `missing` counts the graphs that were to be compared and were not. `self_test` is there if the checks were tested.
     """
@@ -87,11 +87,11 @@ def faults_by_gate(measured: Measured, limits: LimitsByGate, summary: pd.DataFra
     for found in map(_read, measured.preprocessing):
         if found["variant"] not in {variant for variant, _ in told}:
             judged = judge_preprocessing(found["differences"], numbers_of(limits["preprocessing"]))
-            faults[f"The preprocessing of {found['variant']}"] = faults_of(judged)
+            faults[f"The preprocessing of {found['variant']}"] = faults_of(judged, fault_in_words)
     for found in map(_read, measured.stages):
         if (found["variant"], found["export"]) not in told:
             judged = judge_stages(found, numbers_of(limits["limits"]))
-            faults[f"A stage of {found['variant']}/{found['export']}.onnx"] = faults_of(judged)
+            faults[f"A stage of {found['variant']}/{found['export']}.onnx"] = faults_of(judged, fault_in_words)
     if measured.self_test and not told:
         faults["The self-test"] = faults_of_self_test(_read(measured.self_test))
     return {what: sentences for what, sentences in faults.items() if sentences}
@@ -107,7 +107,7 @@ def stages_line(measured: Measured, limits: LimitsByGate) -> str:
     count = sum(len({row["stage"] for row in ledger["stages"]}) for ledger in ledgers)
     graphs = f" in {len(ledgers)} graphs" if len(ledgers) > 1 else ""
     most = number(worst(finding.measured for finding in findings if finding.limit_name == "floors"))
-    return f"Stages: none of {count}{graphs} further apart than {most} noise floors (limit {numbers['floors']:g})."
+    return f"Stages: {count} compared{graphs}, at most {most} noise floors apart (limit {numbers['floors']:g})."
 
 
 def self_test_line(measured: Measured) -> str:
@@ -117,7 +117,8 @@ def self_test_line(measured: Measured) -> str:
     page = measured.self_test.with_suffix(".html")
     where = os.path.relpath(page if page.exists() else measured.self_test)
     return (
-        f"Self-test: {tested['caught']} faults caught, {tested['named']} placed, {tested['flagged']} flagged: {where}"
+        f"Self-test: {tested['caught']} planted faults caught, {tested['named']} located, {tested['flagged']} flagged."
+        f" See {where}"
     )
 
 
@@ -128,8 +129,8 @@ def _read(path: Path) -> Any:
 def summary_row(comparison: Mapping[str, Any], judgement: Judgement, size: int, weights: str) -> dict[str, Any]:
     """One graph in short; `size` is that of its file in bytes.
 
-    `floors` and `floors_double` are the worst token in noise floors, of all runs in single and of the graph in double
-    precision; `max_abs` and `cosine` are of graph and reference.
+    `floors` and `floors_double` are the error of the worst token in noise floors, of all runs in single precision and
+    of the graph in double; `max_abs` and `cosine` are of graph and reference.
     """
     references, faults = comparison["references"], judgement.faults
     rows = differences(comparison, GRAPH_RUNS, references)
@@ -144,6 +145,7 @@ def summary_row(comparison: Mapping[str, Any], judgement: Judgement, size: int, 
         "limit": judgement.limits["floors"],
         "worst_at": worst_place(of_truth, "floors"),
         "floors_double": largest(rows_of(comparison, DOUBLE_GRAPH, TRUTH), "floors"),
+        "limit_double": judgement.limits["floors_double"],
         "max_abs": rows["max_abs"].max(skipna=False),
         "cosine": rows["cosine"].min(skipna=False),
         "images": rows["image"].nunique(),
@@ -168,7 +170,7 @@ def verdict_line(summary: pd.DataFrame, *, complete: bool = True) -> str:
     """The verdict on all graphs in one sentence without a full stop; a run that is not `complete` has passed none."""
     count, failed = len(summary), len(failed_graphs(summary))
     if {gate for gates in summary["failed_gates"] for gate in gates} == {"self_test"}:
-        return f"FAILED: the checks fail their own test, so that what they say of {counted(count, 'graph')} is void"
+        return f"FAILED: the checks fail their own test, so their {counted(count, 'verdict')} {'is' if count == 1 else 'are'} void"
     references = " and ".join(dict.fromkeys(" ".join(summary["references"]).split())) or "no reference"
     weights = ", ".join(f"{kind} weights" for kind in summary["weights"].unique())
     verb = "is" if (failed or count) == 1 else "are"
@@ -197,7 +199,7 @@ def verdict_rst(summary: pd.DataFrame) -> str:
     for row in summary.itertuples():
         lines.append(f"- ``{row.variant}/{row.export}.onnx``: **{row.verdict}**")
         # Messages of onnxruntime have line ends and quotes of all kinds.
-        faults = [" ".join(fault.replace("`", "'").split()) for fault in row.faults]
+        faults = [" ".join(fault.replace("`", "'").split()) for fault in row.told]
         lines += ["", *(f"  - ``{fault}``" for fault in faults), ""]
     return "\n".join(lines)
 

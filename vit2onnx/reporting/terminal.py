@@ -1,5 +1,6 @@
 """The summary at the end of a run, for terminals and for logs."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,13 @@ from vit2onnx.reporting.summary import (
     stages_line,
     summarise,
     verdict_line,
+)
+
+
+# What the columns of the table are.
+LEGEND = (
+    "A noise floor is the rounding error of the reference or of the Equinox model in single precision. Errors are"
+    " distances from double precision, in such floors. Differences and cosines are against the reference."
 )
 
 
@@ -75,9 +83,10 @@ def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, com
         why = judged or "The run did not finish: it was stopped, or a job failed."
         console.print(f"\n{why}{missing}", style="red")
     console.print(terminal_table(summary))
+    console.print(f"\n{LEGEND}")
     _print_faults(console, faults)
     for row in failed.itertuples():
-        _print_faults(console, {f"{row.variant}/{row.export}.onnx": row.faults})
+        _print_faults(console, {f"{row.variant}/{row.export}.onnx": row.told})
         if row.diagnosis:
             console.print(row.diagnosis, style="red")
     _print_lines(console, [stages_line(measured, limits), self_test_line(measured)])
@@ -104,18 +113,22 @@ def _print_lines(console: Console, lines: Iterable[str]) -> None:
         console.print(f"\n{said}", soft_wrap=True)
 
 
+def _floors(value: float) -> str:
+    return f"{number(value)} floors" if math.isfinite(value) else number(value)
+
+
 def terminal_table(summary: pd.DataFrame) -> Table:
     """The summary as a table that fits 100 columns."""
     table = Table(box=None, padding=(1, 2, 0, 0), pad_edge=False)
-    for name in ("graph", "verdict", "error in\nnoise floors", "in double\nprecision", "max |diff.|,\nlowest cosine"):
+    for name in ("graph", "verdict", "error of the\nworst token", "in double\nprecision", "largest diff.,\nlowest cosine"):
         table.add_column(Text(name, "bold"), overflow="fold", no_wrap=name == "graph")
     for row in summary.itertuples():
         compared = f"compared on {counted(row.images, 'image')} at {counted(row.sizes, 'size')}"
         table.add_row(
             f"{row.variant}\n{row.export}.onnx, {megabytes(row.bytes)}\n{compared}",
             Text(row.verdict, "bold red" if row.faults else "green"),
-            f"{number(row.floors)} (limit {row.limit:g}) at\n" + row.worst_at.replace(", batch", "\nbatch"),
-            number(row.floors_double),
+            f"{_floors(row.floors)} (limit {row.limit:g})\n" + row.worst_at.replace(", batch", "\nbatch"),
+            f"{_floors(row.floors_double)}\n(limit {row.limit_double:g})",
             f"{number(row.max_abs)}\n{cosine(row.cosine)}",
         )
     return table

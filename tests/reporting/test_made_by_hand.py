@@ -1,0 +1,101 @@
+"""What other tests here make by hand has the form of what a run really writes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from vit2onnx.cases import Case
+from vit2onnx.images import load_image
+from vit2onnx.parity.comparison import compare_golden, known_differences
+from vit2onnx.parity.verdict import numbers_of
+from vit2onnx.self_test import planting
+from vit2onnx.self_test.chain import Outcome
+from vit2onnx.self_test.faults import VIT
+from vit2onnx.variants import VariantSpec
+
+Comparison = dict[str, Any]
+PROJECT = Path(__file__).parents[2]
+# What differs from model to model.
+PAIR = ("subject", "other")
+
+
+def form(value: Any) -> Any:
+    """The keys of all mappings in plain data; of a list, every form that its items have, once."""
+    if isinstance(value, Mapping):
+        return {key: form(item) for key, item in sorted(value.items())}
+    if isinstance(value, list):
+        return sorted({json.dumps(form(item)) for item in value})
+    return None
+
+
+def pairs(rows: list[Comparison]) -> set[tuple[str, str]]:
+    return {(row["subject"], row.get("other", "")) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def real(
+    released: Mapping[str, VariantSpec], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Outcome, dict[str, Any]]:
+    """What the checks say of a small healthy model, and a self-test of that with one fault of each kind."""
+    outcomes = []
+
+    def healthy_row(model: str, seed: int, outcome: Outcome) -> dict[str, Any]:
+        outcomes.append(outcome)
+        return row_of(model, seed, outcome)
+
+    limits = yaml.safe_load((PROJECT / "config" / "config.yaml").read_text())["parity"]
+    photograph = load_image(PROJECT / "resources" / "images" / "chelsea.jpg")
+    row_of = planting.healthy_row
+    in_chain = [fault for fault in planting.IN_CHAIN if fault.model == VIT]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planting, "healthy_row", healthy_row)
+        patch.setattr(planting, "MODELS", {VIT: planting.MODELS[VIT]})
+        patch.setattr(planting, "IN_CHAIN", in_chain[:1])
+        patch.setattr(planting, "IN_PREPROCESSING", planting.IN_PREPROCESSING[:1])
+        tested = planting.plant_faults(
+            released,
+            {"chelsea": photograph},
+            numbers_of(limits["limits"]),
+            numbers_of(limits["preprocessing"]),
+            seeds=1,
+            folder=tmp_path_factory.mktemp("self_test"),
+        )
+    return outcomes[0], tested
+
+
+def test_comparisons(healthy: Comparison, real: tuple[Outcome, Comparison]) -> None:
+    made = real[0].comparison
+    assert form(healthy) == form(made)
+    for part in ("rounding", "differences", "distributions", "semantics", "error_maps"):
+        assert pairs(healthy[part]) == pairs(made[part]), part
+
+
+def test_ledgers_of_stages(stages: Comparison, real: tuple[Outcome, Comparison]) -> None:
+    made = real[0].ledger
+    # The rest is what the workflow says of it.
+    assert stages.keys() - made.keys() == {"export", "case"}
+    assert form(stages["stages"]) == form(made["stages"])
+    assert stages["implementations"] == made["implementations"]
+    assert {name: pairs(stages["stages"]) for name in PAIR} == {name: pairs(made["stages"]) for name in PAIR}
+
+
+def test_self_tests(tested: Comparison, real: tuple[Outcome, Comparison]) -> None:
+    assert form(tested) == form(real[1])
+
+
+def test_known_differences_and_published_features(
+    known_difference: Comparison, healthy: Comparison, with_published: Any, real_spec: VariantSpec
+) -> None:
+    case, golden = Case("cat", 48, 112), Case("golden", 224, 224)
+    features = {case: np.ones((26, 8)), golden: np.ones((201, 8))}
+    kinds = dict.fromkeys(("float32", "float64", "native"), features)
+    (made, _) = known_differences("transformers", features, kinds, kinds, {one: np.ones(len(x)) for one, x in features.items()})
+    assert known_difference.keys() == made.keys()
+    published = [row for row in with_published(healthy, 0.5)["differences"] if row["other"] == "published"]
+    features = {golden: np.ones((201, 8), np.float32)}
+    assert {*form(published)} <= {*form(list(compare_golden("equinox", features, real_spec, 1)))}
