@@ -143,7 +143,7 @@ def test_a_swap_of_neighbours_passes_up_to_its_margin(run: str, place: int | str
         (found["matches"] if place == "matches" else found["neighbours"][place])["margin"] = margin
         verdict = judge(comparison, LIMITS)
         assert verdict.passed == passed
-        assert all(fault.startswith(f"{run} - truth, cosine by which a neighbour") for fault in verdict.faults)
+        assert all(fault.startswith(f"{run} - truth, cosine gap of neighbours") for fault in verdict.faults)
 
 
 @either_run

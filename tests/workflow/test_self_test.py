@@ -40,9 +40,11 @@ def test_a_planted_fault_is_caught_and_placed(result: dict[str, Any], index: int
     assert row["measured"] > row["limit"]
     if row["model"]:
         assert row["named_stage"] == row["stage"]
+        # Outputs alone tell of it, in either precision.
         assert row["not_told"] == []
-        # By far: measured X at least.
-        assert row["stage_floors"] > 100
+        # By far: measured 140 and 5.4e8 at least.
+        assert row["stage_floors"] > 50
+        assert row["floors_double"] > 1e7
 
 
 def test_healthy_models_are_not_flagged(result: dict[str, Any]) -> None:
@@ -51,6 +53,18 @@ def test_healthy_models_are_not_flagged(result: dict[str, Any]) -> None:
     assert [row for row in healthy if row["flagged"]] == []
     # Not the same weights again and again.
     assert len({row["floors"] for row in healthy}) == len(healthy)
+
+
+def test_how_near_healthy_models_come_to_each_limit_is_told(result: dict[str, Any]) -> None:
+    assert result["nearest"].keys() == result["limits"].keys() - {"golden"}
+    for name, share in result["nearest"].items():
+        assert share == max(row["shares"][name] for row in result["healthy"])
+        assert 0 < share <= 1
+
+
+def test_every_limit_has_faults_beyond_it(result: dict[str, Any]) -> None:
+    assert result["tripped"].keys() == (result["limits"] | result["preprocessing_limits"]).keys() - {"golden"}
+    assert all(result["tripped"].values())
 
 
 def test_no_row_is_lost_in_the_table(project: Path, result: dict[str, Any]) -> None:

@@ -345,7 +345,7 @@ def own_rounding(
         floors[case] = noise_floors(true, errors.values())
         first = max(rms(next(iter(errors.values()))), UNIT * rms(true))
         for name, own in ((name, rms(one)) for name, one in errors.items()):
-            multiple = finite(own / first) if first else None
+            multiple = finite(own / first) if 0 < first < np.inf else None
             rows.append({"subject": name, **asdict(case), "rms": finite(own), "multiple": multiple})
     return rows, floors
 
