@@ -1,4 +1,4 @@
-"""The parity page in a real browser: it is drawn, loads nothing, and its tables sort by their headers."""
+"""The pages in a real browser: they are drawn, load nothing, fit a phone, and their tables sort by their headers."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 
 from vit2onnx.reporting.evidence import Evidence
 from vit2onnx.reporting.parity_page import parity_page
+from vit2onnx.reporting.self_test import self_test_page
+from vit2onnx.reporting.summary import Measured, summarise, summary_page
 
 Comparison = dict[str, Any]
 Limits = dict[str, dict[str, dict[str, Any]]]
@@ -54,8 +57,8 @@ COLUMNS = {
     "photographs": [1, 2, 3, 4, 5],
     # A column each for number, mode, stage, scale and floor, and two for each of six pairs.
     "stages": list(range(5 + 2 * 6)),
-    "faults": list(range(9)),
-    "healthy": list(range(6)),
+    "faults": list(range(11)),
+    "healthy": list(range(7)),
 }
 
 
@@ -76,8 +79,13 @@ def found(
     html = html.replace(' loading="lazy"', "")
     page = tmp_path / "page.html"
     page.write_text(html.replace("</body>", f"<script>addEventListener('load', () => {{{SCRIPT}}})</script></body>"))
+    return title_of(page, tmp_path)
+
+
+def title_of(page: Path, folder: Path) -> Any:
+    """What scripts leave in the title of a page when it is open, as JSON."""
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,900", "--virtual-time-budget=3000"]
-    command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
+    command = [CHROMIUM, *options, f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     return json.loads(unescape(re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1]))
 
@@ -116,6 +124,50 @@ def test_what_is_no_number_is_worse_than_any(found: Comparison) -> None:
 def test_tables_fit_the_page(found: Comparison, name: str) -> None:
     # In pixels, at a width of 1280.
     assert found["tables"][name]["overflow"] <= 0
+
+
+@pytest.mark.parametrize("fixture", ["healthy", "not_finite"])
+@pytest.mark.parametrize("page", ["parity", "summary", "self_test"])
+def test_no_page_scrolls_sideways_on_a_phone(
+    diverging: Comparison,
+    tested: Comparison,
+    known_difference: Comparison,
+    evidence_of: Callable[..., Evidence],
+    written: Callable[..., Measured],
+    limits: Limits,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    fixture: str,
+    page: str,
+) -> None:
+    comparison = request.getfixturevalue(fixture) | {"known_differences": [known_difference]}
+    variant = "dinov3_convnext_small_pretrain_lvd1689m"
+    comparison["variant"] = variant
+    evidence = evidence_of(comparison, stages={"dynamic": diverging}, self_test=tested)
+    digest = "0123456789abcdef" * 4
+    evidence = replace(evidence, record=evidence.record | {"variant": variant, "sha256": digest})
+    html = {
+        "parity": lambda: parity_page(evidence, limits),
+        "summary": lambda: summary_page(summarise(written(comparison), limits, "synthetic")),
+        "self_test": lambda: self_test_page(tested),
+    }[page]()
+    # No window of Chromium is that narrow, but a frame may be.
+    script = """
+    addEventListener("load", () => {
+      for (const folded of document.querySelectorAll("details")) folded.open = true;
+      const root = document.documentElement;
+      parent.postMessage(JSON.stringify([root.scrollWidth, root.clientWidth]), "*");
+    });
+    """
+    (tmp_path / "page.html").write_text(html.replace("</body>", f"<script>{script}</script></body>"))
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        "<script>addEventListener('message', (event) => { document.title = event.data; })</script>"
+        "<iframe src='page.html' style='width: 400px; height: 900px; border: 0'></iframe>"
+    )
+    needed, there = title_of(frame, tmp_path)
+    assert 300 < there <= 400
+    assert needed == there
 
 
 def _key(text: str, kind: str) -> Any:

@@ -55,7 +55,8 @@ def test_healthy_graph_in_plain_words(
         " 5.0e-08 of cosine; limit 1.0e-05",
         "99 % of pixel values equal the publisher's; at least 96 %; the rest is at most 1 of 255 grey levels off",
         "0 of 10 stages inside the network are wrong; at most 1.7 noise floors apart; limit 10",
-        "3 of 3 faults planted on purpose were caught by these checks; 2 of 2 located; none of 2 healthy models flagged",
+        "3 of 3 faults planted on purpose were caught by these checks; 2 of 2 located; none of 2 healthy models"
+        " flagged",
     ]
     assert all(one.good for one in figures)
 
@@ -83,7 +84,9 @@ def test_what_is_not_finite_is_unknown(not_finite: Comparison, figures_of: Figur
     assert in_double.note == "not finite noise floors of double precision; limit 100"
 
 
-def test_each_precision_is_judged_by_its_own_limit(healthy: Comparison, beyond: Comparison, figures_of: Figures) -> None:
+def test_each_precision_is_judged_by_its_own_limit(
+    healthy: Comparison, beyond: Comparison, figures_of: Figures
+) -> None:
     rounding, in_double, difference, *_ = figures_of(healthy, beyond)
     assert (rounding.figure, rounding.good) == ("3e+02 x", False)
     assert in_double.good

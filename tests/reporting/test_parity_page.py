@@ -369,7 +369,7 @@ def test_what_fails_is_red(fixture: str, red: int, limits: Limits, request: pyte
 
 def test_every_size_is_beside_its_limit(healthy: Comparison, limits: Limits) -> None:
     rows = Page(str(heat_table(healthy, numbers_of(limits["limits"])))).text.split()
-    assert rows[:8] == "noise floors 1 - lowest cosine max |difference|".split()
+    assert rows[:8] == ["noise", "floors", "1", "-", "lowest", "cosine", "max", "|difference|"]
     assert rows[8:14] == ["48x112", "224x224"] * 3
     # Of CLS and of patches: floors, cosine and difference, each at both sizes.
     assert rows[14:] == [

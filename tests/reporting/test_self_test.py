@@ -14,7 +14,15 @@ def test_a_self_test_that_passed(tested: Comparison) -> None:
         "Passed: The checks caught 3 of 3 planted faults, named the stage of 2 of 2 in weights, model and graph, and"
         " flagged none of 2 healthy models." in page
     )
-    for what in ("w1 and w2 exchanged", "one element of fc2", "ONNX graph", "8.1e+04", "3.1e+05", "1.7e+14", "floors, floors_double"):
+    for what in (
+        "w1 and w2 exchanged",
+        "one element of fc2",
+        "ONNX graph",
+        "8.1e+04",
+        "3.1e+05",
+        "1.7e+14",
+        "floors, floors_double",
+    ):
         assert what in page
     assert self_test_page(tested) == page
 
@@ -62,7 +70,9 @@ def test_a_fault_that_outputs_do_not_tell_of_fails(tested: Comparison) -> None:
     tested["faults"][0] |= {"passed": False, "not_told": ["double"], "tripped": ["floors"]}
     assert not self_test_section(tested)["passed"]
     page = self_test_page(tested)
-    assert "outputs in double precision do not tell of w1 and w2 exchanged (weights, ViT with SwiGLU) (floors do)" in page
+    assert (
+        "outputs in double precision do not tell of w1 and w2 exchanged (weights, ViT with SwiGLU) (floors do)" in page
+    )
     assert "yes, but not as it should be" in page
 
 

@@ -123,7 +123,9 @@ def test_a_gate_that_fails_without_a_graph_is_named(
     print_summary(measured, limits, "synthetic", complete=False)
     told = capsys.readouterr().out
     assert "did not finish" not in told
-    assert "The preprocessing of dinov3_tiny failed, because\n  ours against the publisher's transform, share of" in told
+    assert (
+        "The preprocessing of dinov3_tiny failed, because\n  ours against the publisher's transform, share of" in told
+    )
     assert "A stage of dinov3_tiny/dynamic.onnx failed, because\n  first divergence: blocks.1.mlp_raw" in told
 
 
@@ -218,5 +220,7 @@ def test_a_gate_that_fails_before_its_graph_is_compared_is_named_beside_others(
     print_summary(measured, limits, "synthetic", complete=False)
     told = capsys.readouterr().out
     assert told.startswith("\nA verdict failed the run. 1 graph not compared.\n")
-    assert "The preprocessing of dinov3_other failed, because\n  ours against the publisher's transform, share of" in told
+    assert (
+        "The preprocessing of dinov3_other failed, because\n  ours against the publisher's transform, share of" in told
+    )
     assert "The preprocessing of dinov3_tiny" not in told

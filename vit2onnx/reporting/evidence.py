@@ -28,7 +28,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Gate:
-    """The names of a gate: the title of its faults on a page, their prefix elsewhere, and what a headline says of them."""
+    """The names of a gate: the title of its faults on a page, their prefix elsewhere, and its words in a headline."""
 
     title: str
     prefix: str

@@ -170,7 +170,8 @@ def verdict_line(summary: pd.DataFrame, *, complete: bool = True) -> str:
     """The verdict on all graphs in one sentence without a full stop; a run that is not `complete` has passed none."""
     count, failed = len(summary), len(failed_graphs(summary))
     if {gate for gates in summary["failed_gates"] for gate in gates} == {"self_test"}:
-        return f"FAILED: the checks fail their own test, so their {counted(count, 'verdict')} {'is' if count == 1 else 'are'} void"
+        verb = "is" if count == 1 else "are"
+        return f"FAILED: the checks fail their own test, so their {counted(count, 'verdict')} {verb} void"
     references = " and ".join(dict.fromkeys(" ".join(summary["references"]).split())) or "no reference"
     weights = ", ".join(f"{kind} weights" for kind in summary["weights"].unique())
     verb = "is" if (failed or count) == 1 else "are"

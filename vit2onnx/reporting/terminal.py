@@ -24,7 +24,6 @@ from vit2onnx.reporting.summary import (
     verdict_line,
 )
 
-
 # What the columns of the table are.
 LEGEND = (
     "A noise floor is the rounding error of the reference or of the Equinox model in single precision. Errors are"
@@ -120,7 +119,13 @@ def _floors(value: float) -> str:
 def terminal_table(summary: pd.DataFrame) -> Table:
     """The summary as a table that fits 100 columns."""
     table = Table(box=None, padding=(1, 2, 0, 0), pad_edge=False)
-    for name in ("graph", "verdict", "error of the\nworst token", "in double\nprecision", "largest diff.,\nlowest cosine"):
+    for name in (
+        "graph",
+        "verdict",
+        "error of the\nworst token",
+        "in double\nprecision",
+        "largest diff.,\nlowest cosine",
+    ):
         table.add_column(Text(name, "bold"), overflow="fold", no_wrap=name == "graph")
     for row in summary.itertuples():
         compared = f"compared on {counted(row.images, 'image')} at {counted(row.sizes, 'size')}"
