@@ -61,7 +61,7 @@ def measure(seeds: int, threads: int) -> dict[str, Any]:
         "faults": len(placed),
         "found": sum(row["passed"] for row in placed),
         "least": {
-            what: min(max(row[name] / limits[name] for name in names if row[name] is not None) for row in placed)
+            what: min(max(row[name] / limits[name] for name in names) for row in placed if what in row["shows_in"])
             for what, names in TELLING.items()
         },
         "wrong": judge_self_test(found),

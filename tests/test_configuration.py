@@ -30,8 +30,8 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         "exports.static.batch: 'free' does not match",
     ),
     "limit that is no number": (
-        lambda c: c["parity"]["limits"]["max_abs"].update(limit=float("nan")),
-        "parity.limits.max_abs.limit: nan is not of type 'number'",
+        lambda c: c["parity"]["limits"]["floors"].update(limit=float("nan")),
+        "parity.limits.floors.limit: nan is not of type 'number'",
     ),
     "measured without end": (
         lambda c: c["parity"]["limits"]["cosine"].update(measured=float("inf")),
@@ -42,16 +42,12 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         "external_weights_above_mb: nan is not of type 'number'",
     ),
     "number that YAML takes for text": (
-        lambda c: c["parity"]["limits"]["max_abs"].update(limit="1e-7"),
-        "parity.limits.max_abs.limit: '1e-7' is not of type 'number'; write 1.0e-7",
+        lambda c: c["parity"]["limits"]["floors"].update(limit="1e-7"),
+        "parity.limits.floors.limit: '1e-7' is not of type 'number'; write 1.0e-7",
     ),
     "cosine above one": (
         lambda c: c["parity"]["limits"]["cosine"].update(limit=5),
         "parity.limits.cosine.limit: 5 is more than any cosine",
-    ),
-    "rounding below what numbers can tell": (
-        lambda c: c["parity"]["limits"]["rounding"].update(limit=1e-12),
-        "parity.limits.rounding.limit: 1e-12 is less than a unit in the last place",
     ),
     "no variants": (lambda c: c.update(variants=[]), "variants: "),
     "unknown variant": (lambda c: c.update(variants=["dinov3_vits8"]), "there is no config/variants/dinov3_vits8.yaml"),

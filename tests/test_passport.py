@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from vit2onnx import verify
+from vit2onnx import inference, verify
 from vit2onnx.archive import open_model
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.errors import InputError
@@ -104,7 +104,7 @@ def proven(tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path,
     images = {f"{name}@48x{width}": rng.standard_normal((3, 48, width), np.float32) for name, width in NAMED}
     reference = transformers_model.features(tiny_spec, tiny_checkpoint, images)
     sample = tmp_path / "static.sample.npz"
-    write_arrays(sample, sample_of(STATIC, images, reference))
+    write_arrays(sample, sample_of(STATIC, images, reference, inference.features(skeleton, tensors, images)))
     return {
         "spec": tiny_spec,
         "graph": graph,
@@ -119,7 +119,7 @@ def proven(tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path,
         },
         "verdict": Verdict(tuple(Finding(leg, "as it should be", 0.0, 1.0) for leg in LEGS)),
         "sample": sample,
-        "limits": {"cat@48x64": 1e-5},
+        "limit": 10.0,
     }
 
 
@@ -171,7 +171,12 @@ def test_another_ledger_is_seen(proven: Mapping[str, Any]):
 
 def test_the_sample_is_the_first_image_at_the_sizes_that_fit(proven: Mapping[str, Any]):
     with np.load(proven["sample"]) as arrays:
-        assert set(arrays) == {"pixel_values/cat@48x64", "last_hidden_state/cat@48x64"}
+        named = ("pixel_values", "last_hidden_state", "noise_floors")
+        assert set(arrays) == {f"{name}/cat@48x64" for name in named}
+        floors = arrays["noise_floors/cat@48x64"]
+        assert floors.shape == arrays["last_hidden_state/cat@48x64"].shape[:1]
+        # Single precision of features of unit scale.
+        assert floors.min() > 2**-23 and floors.max() < 2**-19
 
 
 def test_the_file_that_was_proven_is_verified(graph: Path, monkeypatch, capsys):
@@ -179,7 +184,9 @@ def test_the_file_that_was_proven_is_verified(graph: Path, monkeypatch, capsys):
     assert status == 0
     assert printed.endswith("verified against its passport\n")
     assert "FAIL" not in printed
-    assert "cat@48x64: max |difference| from the original" in printed
+    found = r"ok    cat@48x64: worst token ([\d.]+) noise floors from the original in double precision \(limit 10\)"
+    # Measured 1.2.
+    assert 0.1 < float(re.search(found, printed)[1]) < 5
 
 
 def test_a_changed_weight_is_named(graph: Path, monkeypatch, capsys):
@@ -198,7 +205,7 @@ def test_a_changed_node_is_seen(graph: Path, monkeypatch, capsys):
     status, printed = verified(graph, monkeypatch, capsys)
     assert status == 1
     assert "FAIL  SHA-256" in printed
-    assert "FAIL  cat@48x64: max |difference|" in printed
+    assert "FAIL  cat@48x64: worst token" in printed
 
 
 def test_another_output_than_the_recorded_one_is_seen(graph: Path, monkeypatch, capsys):
@@ -213,7 +220,21 @@ def test_another_output_than_the_recorded_one_is_seen(graph: Path, monkeypatch, 
     status, printed = verified(graph, monkeypatch, capsys)
     assert status == 1
     assert printed.count("FAIL") == 1
-    assert "FAIL  cat@48x64: max |difference| from the original 1.0e-04" in printed
+    assert "FAIL  cat@48x64: worst token" in printed
+    assert "max |difference| 1.0e-04" in printed
+
+
+@pytest.mark.parametrize("kept", ["pixel_values", "last_hidden_state", "noise_floors"])
+def test_a_sample_that_holds_too_little_verifies_nothing(graph: Path, monkeypatch, capsys, kept: str):
+    sample, passport = graph.with_name("static.sample.npz"), graph.with_suffix(".passport.json")
+    with np.load(sample) as arrays:
+        write_arrays(sample, {name: array for name, array in arrays.items() if name.startswith(kept)})
+    text = json.loads(passport.read_text())
+    text["sample"]["sha256"] = sha256_of(sample)
+    passport.write_text(json.dumps(text))
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 1
+    assert "FAIL  no input was recorded" in printed or printed.count("error: ") == 1
 
 
 @pytest.mark.parametrize(
@@ -236,13 +257,13 @@ def test_a_missing_file_is_one_sentence(graph: Path, monkeypatch, capsys, name: 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda passport: passport["sample"].update(limits={}),
-        lambda passport: passport["sample"].update(limits={"cat@48x64": float("inf")}),
+        lambda passport: passport["sample"].pop("floors"),
+        lambda passport: passport["sample"].update(floors=float("inf")),
+        lambda passport: passport["sample"].update(floors=None),
         lambda passport: passport.update(weights={}),
         lambda passport: passport.pop("constants"),
         lambda passport: passport.update(file="static.onnx"),
-        lambda passport: passport.update(passport=2),
-        lambda passport: passport["sample"].update(limits={"dog@48x64": 1e-5}),
+        lambda passport: passport.update(passport=1),
     ],
 )
 def test_a_passport_that_says_too_little_verifies_nothing(graph: Path, monkeypatch, capsys, change):

@@ -15,8 +15,8 @@ FAULT = {
     "named_stage": "norm",
     "between": "equinox and transformers",
     "passed": True,
-    "tripped": ["max_abs"],
-    "outputs_tell": True,
+    "tripped": ["floors", "floors_double"],
+    "not_told": [],
 }
 HEALTHY = {"model": "ViT", "seed": 3, "flagged": []}
 
@@ -26,7 +26,7 @@ def result(fault: dict[str, Any] | None = None, healthy: dict[str, Any] | None =
         "faults": [FAULT | (fault or {})],
         "healthy": [HEALTHY | (healthy or {})],
         "healthy_preprocessing": {"flagged": []},
-        "tripped": {"max_abs": 1, "cosine": 1},
+        "tripped": {"floors": 1, "cosine": 1},
     }
 
 
@@ -52,12 +52,12 @@ def test_all_caught_and_none_flagged_passes():
         ),
         (result(healthy={"flagged": ["too far", "x"]}), "healthy ViT, seed 3, is flagged: too far"),
         (
-            result({"tripped": ["cosine", "truth_ratio"], "passed": False}),
-            "epsilon (model, ViT) is within max_abs, and caught by other limits only (cosine, truth_ratio)",
+            result({"tripped": ["floors_double"], "not_told": ["single"], "passed": False}),
+            "outputs in single precision do not tell of epsilon (model, ViT) (floors_double do)",
         ),
         (result() | {"faults": []}, "nothing was tested"),
         (result() | {"healthy": []}, "nothing was tested"),
-        (result() | {"tripped": {"max_abs": 1, "cosine": 0}}, "no fault is beyond cosine"),
+        (result() | {"tripped": {"floors": 1, "cosine": 0}}, "no fault is beyond cosine"),
         (
             result() | {"healthy_preprocessing": {"flagged": ["too far", "x"]}},
             "the preprocessing is flagged without a fault: too far",

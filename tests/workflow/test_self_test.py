@@ -42,9 +42,9 @@ def test_a_planted_fault_is_caught_and_placed(result: dict[str, Any], index: int
         assert row["named_stage"] == row["stage"]
         # Outputs alone tell of it, in either precision.
         assert row["not_told"] == []
-        # By far: measured 140 and 5.4e8 at least.
+        # By far: measured 140 and 2.9e10 at least.
         assert row["stage_floors"] > 50
-        assert row["floors_double"] > 1e7
+        assert row["floors_double"] > 1e7 or FAULTS[index].shows_in == ("single",)
 
 
 def test_healthy_models_are_not_flagged(result: dict[str, Any]) -> None:

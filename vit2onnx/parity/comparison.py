@@ -335,15 +335,16 @@ def own_rounding(
     """What single precision does to every implementation, against its own double precision, and the noise floors.
 
     One row per case and implementation: the root mean square of its error, and that as a multiple of the first one's,
-    which counts as one unit in the last place at least. The floors [tokens] are by case.
+    which counts as one unit in the last place at least. The floors [tokens] are by case, of the first and of Equinox.
     """
     rows, floors = [], {}
     for case, true in truth.items():
         errors = {
             name: error(kinds["float32"][case], kinds["float64"][case]) for name, kinds in implementations.items()
         }
-        floors[case] = noise_floors(true, errors.values())
-        first = max(rms(next(iter(errors.values()))), UNIT * rms(true))
+        of_first = next(iter(errors.values()))
+        floors[case] = noise_floors(true, (of_first, errors["equinox"]))
+        first = max(rms(of_first), UNIT * rms(true))
         for name, own in ((name, rms(one)) for name, one in errors.items()):
             multiple = finite(own / first) if 0 < first < np.inf else None
             rows.append({"subject": name, **asdict(case), "rms": finite(own), "multiple": multiple})
