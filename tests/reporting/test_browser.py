@@ -145,7 +145,9 @@ def test_no_page_scrolls_sideways_on_a_phone(
     comparison["variant"] = variant
     evidence = evidence_of(comparison, stages={"dynamic": diverging}, self_test=tested)
     digest = "0123456789abcdef" * 4
-    evidence = replace(evidence, record=evidence.record | {"variant": variant, "sha256": digest})
+    record = evidence.record | {"variant": variant, "sha256": digest}
+    own_words = evidence.metadata["dynamic"] | {"variant": variant, "ledger_sha256": digest}
+    evidence = replace(evidence, record=record, metadata={"dynamic": own_words})
     html = {
         "parity": lambda: parity_page(evidence, limits),
         "summary": lambda: summary_page(summarise(written(comparison), limits, "synthetic")),
