@@ -49,6 +49,18 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda c: c["parity"]["limits"]["cosine"].update(limit=5),
         "parity.limits.cosine.limit: 5 is more than any cosine",
     ),
+    "limit that there is no more": (
+        lambda c: c["parity"]["limits"].update(max_abs=c["parity"]["limits"]["floors"]),
+        "parity.limits: .*'max_abs' was unexpected",
+    ),
+    "missing limit": (
+        lambda c: c["parity"]["limits"].pop("floors_double"),
+        "parity.limits: 'floors_double' is a required property",
+    ),
+    "limit of nothing": (
+        lambda c: c["parity"]["limits"]["floors"].update(limit=0),
+        "parity.limits.floors.limit: 0 is less than or equal to the minimum of 0",
+    ),
     "no variants": (lambda c: c.update(variants=[]), "variants: "),
     "unknown variant": (lambda c: c.update(variants=["dinov3_vits8"]), "there is no config/variants/dinov3_vits8.yaml"),
     "no images": (lambda c: c.update(images={}), "images: "),

@@ -175,6 +175,18 @@ def test_floors_are_those_of_either_implementation_against_its_own_double_precis
         assert rows[1]["multiple"] < 2 * further
 
 
+def test_a_second_reference_raises_no_floor(equinox, reference):
+    case = CASES[0]
+    rough = {"float32": {case: reference["float32"][case] + np.float32(1e-3)}, "float64": reference["float64"]}
+    implementations = {"transformers": reference, "publisher": rough, "equinox": equinox}
+    rows, floors = own_rounding(implementations, {case: reference["float64"][case]})
+    assert rows[1]["multiple"] > 100
+    del implementations["publisher"]
+    np.testing.assert_array_equal(
+        floors[case], own_rounding(implementations, {case: reference["float64"][case]})[1][case]
+    )
+
+
 def test_semantics_and_distributions_are_of_every_run(healthy: Mapping[str, Any]):
     found = {(row["subject"], row["other"]): row for row in healthy["semantics"]}
     assert list(found) == [(subject, "truth") for subject in ("transformers", *RUNS)]

@@ -199,6 +199,25 @@ def test_our_convolution_is_that_of_torch_and_onnx(
     np.testing.assert_allclose(found, run(model, **inputs), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({}, {}),
+        ({"dilations": (1, 1), "group": 1}, {}),
+        ({"dilations": (2, 1)}, {"dilation": (2, 1)}),
+        ({"auto_pad": "SAME_UPPER"}, {"padding": "same"}),
+        ({"auto_pad": "VALID", "strides": (2, 3)}, {"stride": (2, 3)}),
+    ],
+)
+def test_what_no_model_of_ours_has_is_computed_too(attributes: dict[str, Any], expected: dict[str, Any]):
+    """Attributes that are not given have ONNX's defaults."""
+    rng = np.random.default_rng(0)
+    inputs = {"x": rng.standard_normal((1, 4, 9, 12)), "w": rng.standard_normal((5, 4, 3, 3))}
+    found = run(one_node("Conv", *inputs, **attributes), Conv, **inputs)
+    torchs = torch.nn.functional.conv2d(*map(torch.from_numpy, inputs.values()), **expected).numpy()
+    np.testing.assert_allclose(found, torchs, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("pads", [(1, 0, 2, 3), (0, 2, 0, 0)])
 def test_each_side_is_padded_by_its_own(pads: tuple[int, int, int, int]):
     rng = np.random.default_rng(0)

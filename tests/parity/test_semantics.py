@@ -109,6 +109,16 @@ def test_a_fault_swaps_what_is_no_tie(fault: str):
     assert margin(found) > 1e-6
 
 
+def test_components_are_those_of_a_singular_value_decomposition():
+    rows = np.random.default_rng(0).standard_normal((300, CHANNELS)) * np.geomspace(1, 1e-3, CHANNELS)
+    values, components = semantics.principal_components(rows, 17)
+    _, expected, directions = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(values, expected[:17], rtol=1e-10)
+    # Either way round.
+    np.testing.assert_allclose(np.abs(np.sum(components * directions[:17], axis=1)), 1, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(components @ components.T, np.eye(17), rtol=0, atol=1e-13)
+
+
 def test_a_common_scale_changes_nothing():
     # Because all of it is done with cosines: what this cannot see, the largest difference does.
     found = compared({case: 2 * x for case, x in features().items()}, features())

@@ -16,6 +16,7 @@ from vit2onnx import inference
 from vit2onnx.cases import MODES
 from vit2onnx.cases import Case as Comparison
 from vit2onnx.parity.divergence import TRUTH, first_divergence, judge_stages
+from vit2onnx.parity.floors import rms
 from vit2onnx.parity.stage_graphs import run_stage_graphs
 from vit2onnx.parity.stages import make_ledger
 from vit2onnx.parity.tables import csv_of
@@ -31,6 +32,7 @@ LIMITS = {name: limit["limit"] for name, limit in yaml.safe_load(CONFIG.read_tex
 FLOORS = LIMITS["floors"]
 # Neither square nor a multiple of the patch.
 IMAGE = np.random.default_rng(0).standard_normal((3, 70, 101), np.float32)
+KINDS = ("float32", "float64")
 Stages = Mapping[str, np.ndarray]
 
 
@@ -81,6 +83,45 @@ def test_healthy_stages_diverge_nowhere(case_of: Callable[[str], Case], name: st
     alone = [row for row in ledger["stages"] if row["subject"] in singles and row["mode"] == "injected"]
     assert max(row["floors"] for row in alone) < FLOORS / 2
     assert all(row["floors"] <= 1 for row in ledger["stages"] if row["subject"] == "transformers")
+
+
+def test_a_floor_is_the_references_own_error_over_all_tokens(case_of: Callable[[str], Case]):
+    case = case_of("ViT")
+    for row in case.healthy.ledger["stages"]:
+        single, truth = (case.stages["transformers"][f"{kind}/{row['mode']}/{row['stage']}"] for kind in KINDS)
+        floor = max(rms(single - truth), 2**-23 * rms(truth))
+        assert (row["floor"], row["scale"]) == (pytest.approx(floor), pytest.approx(rms(truth)))
+        unit = floor * (2**-29 if row["subject"].endswith("_float64") else 1)
+        assert row["floors"] == pytest.approx(row["rms"] / unit)
+
+
+@pytest.mark.parametrize(("multiple", "diverges"), [(0.5, False), (2, True)])
+def test_an_equinox_model_that_rounds_further_diverges(case_of: Callable[[str], Case], multiple: float, diverges: bool):
+    """It raises no floor here: those are the reference's alone."""
+    case = case_of("ViT")
+    key = "injected/blocks.1.mlp_raw"
+    single, truth = (case.stages["transformers"][f"{kind}/{key}"] for kind in KINDS)
+    noise = multiple * FLOORS * rms(single - truth) * np.random.default_rng(0).standard_normal(truth.shape)
+    own = case.stages["equinox"]
+    spoilt = {**own, f"float32/{key}": own[f"float32/{key}"] + noise.astype(np.float32)}
+    found = first_divergence(case.ledger(equinox=spoilt)["stages"], "injected", FLOORS)
+    assert (found and (found.stage, found.subject)) == (("blocks.1.mlp_raw", "equinox") if diverges else None)
+
+
+def test_a_stage_of_zeros_has_no_floor(case_of: Callable[[str], Case]):
+    case = case_of("ViT")
+    key = "injected/blocks.1.mlp_raw"
+    zeros = {
+        name: {k: np.zeros_like(x) if k.endswith(key) else x for k, x in stages.items()}
+        for name, stages in case.stages.items()
+    }
+
+    def rows() -> list[dict[str, Any]]:
+        return [row for row in case.ledger(**zeros)["stages"] if f"{row['mode']}/{row['stage']}" == key]
+
+    assert {(row["floor"], row["floors"]) for row in rows()} == {(0, 0)}
+    zeros["onnx"][f"float32/{key}"][3, 5] = 1e-30
+    assert {row["floors"] for row in rows() if row["subject"] == "onnx"} == {None}
 
 
 def test_every_stage_of_a_vision_transformer_is_there(case_of: Callable[[str], Case]):

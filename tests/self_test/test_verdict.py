@@ -55,6 +55,10 @@ def test_all_caught_and_none_flagged_passes():
             result({"tripped": ["floors_double"], "not_told": ["single"], "passed": False}),
             "outputs in single precision do not tell of epsilon (model, ViT) (floors_double do)",
         ),
+        (
+            result({"tripped": ["cosine"], "not_told": ["single", "double"], "passed": False}),
+            "outputs in single and double precision do not tell of epsilon (model, ViT) (cosine do)",
+        ),
         (result() | {"faults": []}, "nothing was tested"),
         (result() | {"healthy": []}, "nothing was tested"),
         (result() | {"tripped": {"floors": 1, "cosine": 0}}, "no fault is beyond cosine"),
