@@ -174,7 +174,8 @@ def tested(limits: dict[str, dict[str, dict[str, Any]]]) -> Comparison:
     judged = [name for name in numbers if name != "golden"]
     fault = {"fault": "w1 and w2 exchanged", "planted_in": "weights", "model": "ViT with SwiGLU", "caught": True}
     fault |= {"stage": "blocks.1.mlp_raw", "caught_by": f"onnx - truth, {FLOORS_MEASURE}", "measured": 3.1e5}
-    fault |= {"limit": 10.0, "tripped": ["floors", "floors_double"], "not_told": []}
+    fault |= {"limit": 10.0, "tripped": ["floors", "floors_double"]}
+    fault |= {"shows_in": ["single", "double"], "not_told": []}
     fault |= {"floors": 3.1e5, "floors_double": 1.7e14, "equinox_rounding": 1.1}
     fault |= {"named_stage": "blocks.1.mlp_raw", "between": "equinox and transformers", "stage_floors": 8.1e4}
     in_model = ("floors", "floors_double", "equinox_rounding", "named_stage", "between", "stage_floors")
@@ -192,7 +193,7 @@ def tested(limits: dict[str, dict[str, dict[str, Any]]]) -> Comparison:
             | {"fault": "bicubic for bilinear", "planted_in": "preprocessing", "model": None, "stage": "pixel_values"}
             | dict.fromkeys(in_model)
             | {"caught_by": "ours - publisher, grey levels", "measured": 24.5, "limit": 1.25, "passed": True}
-            | {"tripped": ["differing_share", "grey_levels"]},
+            | {"tripped": ["differing_share", "grey_levels"], "shows_in": []},
         ],
         "healthy": [
             {"model": "ViT with SwiGLU", "seed": seed, "flagged": [], "shares": dict.fromkeys(judged, 0.01)} | figures
