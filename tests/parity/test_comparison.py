@@ -240,7 +240,7 @@ def test_periods_of_transformers_own_are_a_known_difference(healthy: Mapping[str
     assert row["expected"] > 50 * row["unexplained"]
     assert row["floors"] <= LIMITS["floors"]
     assert row["floors_token"] < 26
-    assert any("RoPE periods of its own" in finding.measure for finding in judge(healthy, LIMITS).findings)
+    assert any("own RoPE periods" in finding.measure for finding in judge(healthy, LIMITS).findings)
 
 
 def test_a_known_difference_absorbs_nothing_else(graph: Path, compare, reference):

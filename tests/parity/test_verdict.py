@@ -388,7 +388,7 @@ def test_what_a_known_difference_leaves_unexplained_is_judged():
         comparison = healthy() | {"known_differences": [known, known | {"floors": floors}]}
         (fault,) = judge(comparison, LIMITS).faults
         assert fault.startswith("transformers - onnx, error of a token (root mean square) in noise floors, that RoPE")
-        assert "do not explain; of a difference of 2.5e-01 they explain 2.5e-01: " in fault
+        assert "explain 2.5e-01 of a difference of 2.5e-01: " in fault
 
 
 def test_published_features_are_judged_where_they_were_compared():

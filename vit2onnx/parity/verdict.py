@@ -87,8 +87,8 @@ def _of_own_periods(comparison: Mapping[str, Any], limits: Mapping[str, float]) 
         rows = [row for row in comparison["known_differences"] if row["reference"] == reference]
         measured, expected = (largest(rows, key) for key in ("max_abs", "expected"))
         measure = (
-            f"{FLOORS}, that RoPE periods of its own (float32, not rounded to bfloat16 as the release's) do not"
-            f" explain; of a difference of {measured:.1e} they explain {expected:.1e}"
+            f"{FLOORS}, without the effect of the reference's own RoPE periods (float32; the release's are rounded to"
+            f" bfloat16), which explain {expected:.1e} of a difference of {measured:.1e}"
         )
         # Of the reference, because it is that which is run otherwise.
         pair = reference, GRAPH_RUNS[0]
