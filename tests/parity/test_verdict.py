@@ -387,7 +387,7 @@ def test_what_a_known_difference_leaves_unexplained_is_judged():
     for floors in (1.1 * LIMITS["floors"], None):
         comparison = healthy() | {"known_differences": [known, known | {"floors": floors}]}
         (fault,) = judge(comparison, LIMITS).faults
-        assert fault.startswith("transformers - onnx, error of a token (root mean square) in noise floors, that RoPE")
+        assert fault.startswith("transformers - onnx, error of a token (root mean square) in noise floors, without")
         assert "explain 2.5e-01 of a difference of 2.5e-01: " in fault
 
 
