@@ -246,7 +246,7 @@ def test_periods_of_transformers_own_are_a_known_difference(healthy: Mapping[str
 def test_a_known_difference_absorbs_nothing_else(graph: Path, compare, reference):
     other = reference | {"native": shifted(reference["native"], CASES[0], 0, 0, 1e-4)}
     (fault,) = judge(compare(graph, references={"transformers": other}), LIMITS).faults
-    assert fault.startswith("transformers - onnx, error of a token (root mean square) in noise floors, that RoPE ")
+    assert fault.startswith("transformers - onnx, error of a token (root mean square) in noise floors, without the ")
 
 
 def test_published_features_are_held_against_every_implementation(
