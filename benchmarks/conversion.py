@@ -26,7 +26,6 @@ from pathlib import Path
 from vit2onnx.archive import CHUNK, compress
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.identity import known_variants
-from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.files import sha256_of
 from workflow.scripts.convert_checkpoint import check_record
@@ -95,7 +94,7 @@ def main() -> None:
         spec = replace(spec, architecture=replace(spec.architecture, depth=options.depth))
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         folder = Path(scratch)
-        checkpoint = folder / f"checkpoint{SUFFIX_OF_LAYOUT[options.layout]}"
+        checkpoint = folder / "checkpoint"
         copy, record = folder / "copy", folder / "checkpoint.json"
         archive, model = folder / "archive.tar.lz4", folder / "model.eqx"
         write_synthetic(spec, checkpoint, seed=0, layout=options.layout)

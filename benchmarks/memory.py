@@ -29,7 +29,7 @@ Work = Callable[[], object]
 def fetch_checkpoint(spec: VariantSpec, folder: Path) -> Work:
     from workflow.scripts.fetch_checkpoint import fetch_checkpoint
 
-    paths, synthetic = (folder / "checkpoint.pth", folder / "checkpoint.json"), {"seed": 0, "layout": "meta"}
+    paths, synthetic = (folder / "checkpoint", folder / "checkpoint.json"), {"seed": 0, "layout": "meta"}
     return lambda: fetch_checkpoint(spec, *paths, synthetic=synthetic, configured=None, check_hash=True)
 
 
@@ -37,7 +37,7 @@ def convert_checkpoint(spec: VariantSpec, folder: Path) -> Work:
     from workflow.scripts.convert_checkpoint import check_record, convert_checkpoint
 
     def work() -> None:
-        checkpoint = folder / "checkpoint.pth"
+        checkpoint = folder / "checkpoint"
         check_record(checkpoint, folder / "checkpoint.json")
         convert_checkpoint(spec, checkpoint, folder / "archive.tar.lz4", folder / "ledger.csv")
 
@@ -95,7 +95,7 @@ def graph_without_weights(spec: VariantSpec, folder: Path) -> Work:
 # With the files that no later step needs.
 STEPS = {
     fetch_checkpoint: (),
-    convert_checkpoint: ("checkpoint.pth",),
+    convert_checkpoint: ("checkpoint",),
     map_weights: ("archive.tar.lz4",),
     export_external: (),
     run_in_double: (),

@@ -88,8 +88,12 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda c: c["official"]["checkpoints"].update(dinov3_vits8="x.pth"),
         "there is no config/variants/dinov3_vits8.yaml",
     ),
+    "checkpoint that is not there": (
+        lambda c: (c.update(weights="official"), c["official"]["checkpoints"].update({VIT: "gone.pth"})),
+        f"official.checkpoints.{VIT}: there is no file or folder gone.pth",
+    ),
     "checkpoint among the results": (
-        lambda c: c["official"]["checkpoints"].update({VIT: "results/official/checkpoint.pth"}),
+        lambda c: c["official"]["checkpoints"].update({VIT: "results/official/checkpoint"}),
         "lies in results/, whose files are made anew",
     ),
     "layout that the family lacks": (

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, InternalError
 from vit2onnx.keytable import (
     ADD_FIRST_AXIS,
     ADD_PIXEL_AXES,
@@ -93,13 +93,13 @@ def test_each_target_gets_its_line_in_the_targets_order():
 
 @pytest.mark.parametrize("target", ["blocks.0.bias", "blocks.x.fc", "my.stem", "stem.weight", "blocks.0.qkv.0"])
 def test_a_target_without_a_line_is_a_fault_of_the_table(target):
-    with pytest.raises(AssertionError, match=rf"0 lines of the foreign table match {target}"):
+    with pytest.raises(InternalError, match=rf"0 lines of the foreign table match {target}"):
         assign(TABLE, {target: (1,)})
 
 
 def test_a_target_with_two_lines_is_a_fault_of_the_table():
     table = replace(TABLE, entries=(*TABLE.entries, Entry("blocks.{i}.fc", ("other.{i}",))))
-    with pytest.raises(AssertionError, match=r"2 lines of the foreign table match blocks\.10\.fc"):
+    with pytest.raises(InternalError, match=r"2 lines of the foreign table match blocks\.10\.fc"):
         assign(table, TARGETS)
 
 
@@ -168,7 +168,7 @@ def test_a_source_may_be_shared_by_different_transforms_only():
     targets = dict.fromkeys("qkv", (2, 5))
     assert check("the file", split, assign(split, targets), lazy({"qkv": (6, 5)})) == {}
     twice = replace(split, entries=(Entry("q", ("qkv",), parts[0]), Entry("k", ("qkv",), parts[0]), split.entries[2]))
-    with pytest.raises(AssertionError, match="qkv is used twice"):
+    with pytest.raises(InternalError, match="qkv is used twice"):
         check("the file", twice, assign(twice, targets), lazy({"qkv": (6, 5)}))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import sys, warnings
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, InternalError
 from vit2onnx.logs import logging_to
 with logging_to(sys.argv[1]):
     {}
@@ -36,6 +36,10 @@ def test_success_is_logged_with_its_time_and_warnings_and_not_shown(tmp_path: Pa
     ("statement", "sentence"),
     [
         ("raise InputError('one.pth is empty; get another.')", "one.pth is empty; get another."),
+        (
+            "raise InternalError('norm is odd')",
+            "This is a fault of vit2onnx, unless a file in results/ was changed by hand: norm is odd.",
+        ),
         ("[][0]", "IndexError: list index out of range"),
         ("open('/none', 'rb')", "/none: No such file or directory; put this right and run again, what is finished"),
         ("open('/dev/full', 'w').write('x' * 99999)", "No space left on device; free some space and run again, what"),

@@ -23,7 +23,7 @@ import jax
 import lz4.frame
 import numpy as np
 
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, InternalError
 from vit2onnx.keytable import LazyTensor, Shape
 from vit2onnx.models import Model, build
 from vit2onnx.variants import VariantSpec, ViTArchitecture, architecture_from_mapping
@@ -126,16 +126,23 @@ def serialise(skeleton: Any, values: Iterable[tuple[str, np.ndarray]]) -> Iterat
     """The bytes of an `.eqx` file, piece by piece, as `equinox.tree_serialise_leaves` writes them.
 
     `values` gives the array leaves in the skeleton's order; numbers among its leaves are taken from itself.
+    Raises `InternalError` if it gives others.
     """
     arrays = iter(values)
     for name, leaf in zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True):
         if hasattr(leaf, "shape"):
-            found, value = next(arrays)
-            assert (found, value.shape, value.dtype) == (name, leaf.shape, leaf.dtype), (found, name)
+            found, value = next(arrays, (None, None))
+            if value is None:
+                raise InternalError(f"there is no value for {name}")
+            if (found, value.shape, value.dtype) != (name, leaf.shape, leaf.dtype):
+                given, wanted = f"{found} {value.shape} {value.dtype}", f"{name} {leaf.shape} {leaf.dtype}"
+                raise InternalError(f"the next leaf is {given} instead of {wanted}")
             yield npy_header(value.shape)
             yield value.reshape(-1).data
         else:
             yield _number(leaf)
+    if rest := [name for name, _ in arrays]:
+        raise InternalError(f"there are values for {rest}, for which there is no leaf")
 
 
 def _number(leaf: Any) -> bytes:
@@ -297,6 +304,7 @@ def write_leaves(file: IO[bytes], skeleton: Any, values: Iterable[tuple[str, np.
     """Write an `.eqx` file from its current position on, as `equinox.tree_serialise_leaves` does.
 
     `values` gives the array leaves in any order; each is written to its place at once.
+    Raises `InternalError` if a leaf is not given, is given twice, or is not of the skeleton.
     """
     offsets: dict[str, int] = {}
     leaves = dict(zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True))
@@ -309,10 +317,15 @@ def write_leaves(file: IO[bytes], skeleton: Any, values: Iterable[tuple[str, np.
             file.write(_number(leaf))
     end = file.tell()
     for name, value in ahead(values, leaf_size):
-        assert (value.shape, value.dtype) == (leaves[name].shape, leaves[name].dtype), name
+        if name not in offsets:
+            raise InternalError(f"there is a value for {name}, which {'has one' if name in leaves else 'is no leaf'}")
+        wanted = leaves[name].shape, leaves[name].dtype
+        if (value.shape, value.dtype) != wanted:
+            raise InternalError(f"{name} is {value.shape} {value.dtype} instead of {wanted[0]} {wanted[1]}")
         file.seek(offsets.pop(name))
         file.write(value.reshape(-1).data)
-    assert not offsets, f"no values for {list(offsets)}"
+    if offsets:
+        raise InternalError(f"there are no values for {list(offsets)}")
     file.truncate(end)
 
 

@@ -79,6 +79,11 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
         repository = config["reference"]["repository"]
         if repository and not Path(repository).expanduser().is_dir():
             faults.append(f"reference.repository: there is no folder {repository}")
+        faults += [
+            f"official.checkpoints.{name}: there is no file or folder {path}"
+            for name, path in config["official"]["checkpoints"].items()
+            if config["weights"] == "official" and name in names and not Path(path).expanduser().exists()
+        ]
         results = Path("results").resolve()
         faults += [
             f"official.checkpoints.{name}: {path} lies in results/, whose files are made anew; keep it in checkpoints/"

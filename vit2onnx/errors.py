@@ -1,5 +1,12 @@
-"""The one error that the person at the keyboard is meant to read."""
+"""The two errors of vit2onnx: one is for the person at the keyboard to mend, the other is a fault of vit2onnx."""
 
 
 class InputError(Exception):
     """Something given to vit2onnx is wrong: one sentence that names it and the way out."""
+
+
+class InternalError(Exception):
+    """A promise that vit2onnx makes to itself is broken. The message names what was found and what was promised.
+
+    Raised instead of `assert`, which Python leaves out under `-O` and `PYTHONOPTIMIZE`.
+    """

@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_dtypes  # noqa: F401  teaches numpy the name bfloat16
 import numpy as np
 
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, InternalError
 
 Shape = tuple[int, ...]
 # Losslessly widened to float32, which is what every artefact holds.
@@ -183,13 +183,14 @@ def assign(
 ) -> list[Assignment]:
     """Find the line of every target, in the targets' order.
 
-    Raises `AssertionError` where the table itself is at fault: no line for a target, or more than one.
+    Raises `InternalError` where the table itself is at fault: no line for a target, or more than one.
     """
     lines = [(entry, re.compile(_pattern(entry.target))) for entry in table.entries]
     assignments = []
     for target, shape in targets.items():
         found = [(entry, match) for entry, pattern in lines if (match := pattern.fullmatch(target))]
-        assert len(found) == 1, f"{len(found)} lines of the {table.layout} table match {target}"
+        if len(found) != 1:
+            raise InternalError(f"{len(found)} lines of the {table.layout} table match {target} instead of one")
         entry, match = found[0]
         sources = tuple(source.format(**match.groupdict()) for source in entry.sources)
         assignments.append(Assignment(target, shape, entry.transform, sources))
@@ -204,7 +205,8 @@ def check(
 ) -> dict[str, Ignored]:
     """Check names, shapes and dtypes of all sources and return those to ignore.
 
-    `name` says in messages what the sources are. Raises `InputError` with every fault.
+    `name` says in messages what the sources are. Raises `InputError` with every fault of theirs, and `InternalError`
+    where the table itself is at fault.
     """
     faults = []
     used: set[tuple[str, str]] = set()
@@ -212,7 +214,8 @@ def check(
     for assignment in assignments:
         shapes = assignment.transform.shapes(assignment.shape)
         for key, shape in zip(assignment.sources, shapes, strict=True):
-            assert (key, assignment.transform.name) not in used, f"{key} is used twice by the same transform"
+            if (key, assignment.transform.name) in used:
+                raise InternalError(f"{key} is used twice by {assignment.transform.name} instead of once")
             used.add((key, assignment.transform.name))
             expected.append((key, shape))
     ignored = {key: entry for key, entry in table.ignored.items() if key in sources}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, InternalError
 
 
 @contextmanager
@@ -38,6 +38,8 @@ def logging_to(path: str) -> Iterator[None]:
 def _sentence(error: Exception) -> str:
     if isinstance(error, InputError):
         return str(error)
+    if isinstance(error, InternalError):
+        return f"This is a fault of vit2onnx, unless a file in results/ was changed by hand: {error}."
     if isinstance(error, OSError) and error.strerror:
         way_out = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put this right"
         where = error.filename or Path.cwd()

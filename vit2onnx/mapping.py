@@ -6,6 +6,7 @@ import equinox as eqx
 import numpy as np
 
 from vit2onnx.archive import array_shapes
+from vit2onnx.errors import InternalError
 from vit2onnx.keytable import (
     ADD_FIRST_AXIS,
     DROP_PIXEL_AXES,
@@ -65,18 +66,25 @@ TRAINING_ONLY = ("mask_token", "local_cls_norm.weight", "local_cls_norm.bias")
 def map_archive(
     table: KeyTable, skeleton: eqx.Module, archive: Iterable[tuple[str, np.ndarray]]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every array leaf of the skeleton with its value, in the order in which the archive gives their sources."""
+    """Every array leaf of the skeleton with its value, in the order in which the archive gives their sources.
+
+    Raises `InternalError` if the archive does not hold exactly what the leaves need, since its reader has compared it
+    with the architecture.
+    """
     by_source: dict[str, list[Assignment]] = {}
     for assignment in assign(table, array_shapes(skeleton)):
         (source,) = assignment.sources
         by_source.setdefault(source, []).append(assignment)
     for name, array in archive:
-        assert name in by_source or name in TRAINING_ONLY, f"the archive holds {name}, which no leaf needs"
+        if name not in by_source and name not in TRAINING_ONLY:
+            raise InternalError(f"the archive holds {name}, which no leaf needs")
         for assignment in by_source.pop(name, []):
             (expected,) = assignment.transform.shapes(assignment.shape)
-            assert array.shape == expected, f"{name} is {array.shape} instead of {expected}"
+            if array.shape != expected:
+                raise InternalError(f"{name} is {array.shape} instead of {expected}")
             yield assignment.target, value_of(assignment, [array])
-    assert not by_source, f"the archive lacks {list(by_source)}"
+    if by_source:
+        raise InternalError(f"the archive lacks {list(by_source)}, which the model needs")
 
 
 def map_model(spec: VariantSpec, archive: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:

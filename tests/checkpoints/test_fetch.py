@@ -65,7 +65,7 @@ def server(official) -> Iterator[str]:
 
 def fetch(spec: VariantSpec, source: Source, results: Path, *, check_hash: bool = True) -> dict:
     folder = results.parent / "checkpoints"
-    return fetch_official(spec, source, results / "checkpoint.pth", folder=folder, check_hash=check_hash)
+    return fetch_official(spec, source, results / "checkpoint", folder=folder, check_hash=check_hash)
 
 
 def refuse(spec: VariantSpec, source: Source, results: Path, **options: bool) -> str:
@@ -89,8 +89,8 @@ def test_the_official_file_is_recognised_and_linked_to(release, official, result
         "official_file": official.name,
         "identity": f"the publisher's {official.name}",
     }
-    assert (results / "checkpoint.pth").readlink() == official
-    assert [path.name for path in results.iterdir()] == ["checkpoint.pth"]
+    assert (results / "checkpoint").readlink() == official
+    assert [path.name for path in results.iterdir()] == ["checkpoint"]
 
 
 def test_the_hash_and_not_the_name_says_which_file_it_is(release, official, results):
@@ -126,7 +126,7 @@ def test_the_hash_may_be_waived(release, official, results):
     wrong = official.rename(official.with_name("dinov3_tiny-0123abcd.pth"))
     record = fetch(release, Source("file", str(wrong)), results, check_hash=False)
     assert record["sha256"] == sha256(wrong)
-    assert (results / "checkpoint.pth").resolve() == wrong
+    assert (results / "checkpoint").resolve() == wrong
 
 
 def test_a_flipped_bit_is_found_in_a_file_whose_hash_nobody_states(tiny_spec, official, results):
@@ -151,28 +151,10 @@ def test_a_link_in_the_way_is_replaced_and_its_target_kept(release, official, re
     results.mkdir()
     other = results.parent / "other"
     other.write_bytes(b"precious")
-    (results / "checkpoint.pth").symlink_to(other)
+    (results / "checkpoint").symlink_to(other)
     fetch(release, Source("file", str(official)), results)
-    assert (results / "checkpoint.pth").resolve() == official
+    assert (results / "checkpoint").resolve() == official
     assert other.read_bytes() == b"precious"
-
-
-def test_a_link_of_the_other_format_goes_and_a_file_does_not(release, official, results):
-    results.mkdir()
-    other = results / "checkpoint.safetensors"
-    other.symlink_to(official)
-    fetch(release, Source("file", str(official)), results)
-    assert [path.name for path in results.iterdir()] == ["checkpoint.pth"]
-    assert official.exists()
-    other.write_bytes(b"precious")
-    fetch(release, Source("file", str(official)), results)
-    assert other.read_bytes() == b"precious"
-
-
-def test_synthetic_weights_of_the_other_format_go(tiny_spec, tmp_path):
-    for name, layout in (("a.pth", "meta"), ("a.safetensors", "timm"), ("a.pth", "meta")):
-        fetch_synthetic(tiny_spec, tmp_path / name, seed=0, layout=layout)
-        assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +174,7 @@ def test_a_link_is_kept_in_the_folder_and_its_signature_nowhere(release, officia
     record = fetch(release, source, results)
     kept = results.parent / "checkpoints" / official.name
     assert kept.read_bytes() == official.read_bytes()
-    assert (results / "checkpoint.pth").readlink() == kept
+    assert (results / "checkpoint").readlink() == kept
     assert record["origin"] == {"kind": "link", "name": f"{server}/{official.name}"}
     assert record["official_file"] == official.name
     assert [path.name for path in kept.parent.iterdir()] == [official.name]
@@ -224,7 +206,7 @@ def test_a_hub_file_is_linked_to_and_named_by_its_repository(tiny_spec, tiny_che
     record = fetch(tiny_spec, from_hub(monkeypatch, cached), results)
     assert record["origin"] == {"kind": "huggingface", "name": "facebook/dinov3-tiny"}
     assert record["layout"] == "huggingface"
-    assert (results / "checkpoint.pth").readlink() == cached
+    assert (results / "checkpoint").readlink() == cached
 
 
 def test_a_broken_hub_file_leaves_nothing(tiny_spec, tiny_checkpoints, results, monkeypatch):

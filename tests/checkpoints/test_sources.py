@@ -216,21 +216,6 @@ def test_without_links_there_is_none(tmp_path):
     assert find_link(SPEC, links_file=tmp_path / "links.txt", environ={}) is None
 
 
-@pytest.mark.parametrize(
-    ("source", "suffix"),
-    [
-        (Source("file", "a.pth"), ".pth"),
-        (Source("file", "a.pt"), ".pth"),
-        (Source("file", "a.safetensors"), ".safetensors"),
-        (Source("link", LINK), ".pth"),
-        (Source("link", f"https://example.test/{NAME}.safetensors?Signature=s3cr3t"), ".safetensors"),
-        (Source("huggingface", "facebook/dinov3"), ".safetensors"),
-    ],
-)
-def test_the_suffix_is_known_before_the_file_is_fetched(source, suffix):
-    assert source.suffix == suffix
-
-
 def test_a_source_never_shows_its_signature():
     source = Source("link", LINK.replace("https://", "https://user:s3cr3t@"))
     for text in (repr(source), str(source), f"{source}", repr([source]), source.shown):

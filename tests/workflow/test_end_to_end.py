@@ -14,8 +14,10 @@ import onnx
 import pytest
 from workflow_project import TINY, edit_config, snakemake
 
+from vit2onnx.files import sha256_of
+
 RESULTS = [
-    "checkpoint.pth",
+    "checkpoint",
     "checkpoint.json",
     "archive.tar.lz4",
     "ledger.csv",
@@ -118,6 +120,31 @@ def test_report_holds_captions_categories_and_pages(finished: Path) -> None:
     for caption in ("The verdict on each of", "What became of each tensor", "The passport of static.onnx"):
         assert caption in report
     assert TINY in report
+
+
+def content(project: Path) -> dict[str, str]:
+    """The hash of every file and the target of every link of a project, without what Snakemake keeps for itself."""
+    found = {}
+    for path in project.rglob("*"):
+        name = path.relative_to(project)
+        if name.parts[0] != ".snakemake" and (path.is_symlink() or path.is_file()):
+            found[str(name)] = f"link to {path.readlink()}" if path.is_symlink() else sha256_of(path)
+    return found
+
+
+@pytest.mark.parametrize("weights", ["synthetic", "official"])
+def test_reading_the_snakefile_changes_no_file(copied: Path, weights: str) -> None:
+    for name in ("checkpoint", "checkpoint.pth", "checkpoint.safetensors"):
+        link = copied / "results/official" / TINY / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to("/gone/with/the/disk.pth")
+    before = content(copied)
+    assert before[f"results/official/{TINY}/checkpoint"] == "link to /gone/with/the/disk.pth"
+    report = ["--report", str(copied.with_name("report.html")), f"results/synthetic/{TINY}/ledger.csv"]
+    commands = [["--dry-run"], ["--lint"], ["--list-rules"], *([report] if weights == "synthetic" else [])]
+    for command in commands:
+        snakemake(copied, *command, "--config", f"weights={weights}", PYTHONDONTWRITEBYTECODE="1")
+        assert content(copied) == before, command
 
 
 @pytest.fixture

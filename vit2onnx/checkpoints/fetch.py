@@ -20,7 +20,6 @@ from vit2onnx.variants import VariantSpec
 def fetch_synthetic(spec: VariantSpec, destination: Path, *, seed: int, layout: str) -> dict[str, Any]:
     """Write synthetic weights to `destination` and describe them."""
     write_synthetic(spec, destination, seed=seed, layout=layout)
-    _other_format(destination).unlink(missing_ok=True)
     return describe(spec, destination, origin={"kind": "synthetic", "seed": seed}, official=False)
 
 
@@ -52,14 +51,7 @@ def fetch_official(
     if check_hash and record["official_file"] is None:
         check_records(path)
     link_file(path, destination)
-    if _other_format(destination).is_symlink():
-        _other_format(destination).unlink()
     return record
-
-
-def _other_format(destination: Path) -> Path:
-    """Where a checkpoint lies that was fetched before the config asked for this one."""
-    return destination.with_suffix(".safetensors" if destination.suffix == ".pth" else ".pth")
 
 
 def check_sha256_prefix(path: Path, found: str) -> None:

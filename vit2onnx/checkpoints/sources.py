@@ -49,12 +49,6 @@ class Source:
         """The location without a signature."""
         return without_query(self.location) if self.kind == "link" else self.location
 
-    @property
-    def suffix(self) -> str:
-        """How the fetched file's name ends."""
-        safetensors = self.kind == "huggingface" or self.shown.endswith(".safetensors")
-        return ".safetensors" if safetensors else ".pth"
-
     def __repr__(self) -> str:
         return f"Source({self.kind!r}, {self.shown!r})"
 

@@ -13,7 +13,7 @@ from jax2onnx import to_onnx
 
 import vit2onnx.exporting.lowerings  # noqa: F401  registers the primitives' operators
 from vit2onnx.archive import leaf_names
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.weights import write_embedded, write_external
 from vit2onnx.files import atomic
 from vit2onnx.keytable import LazyTensor
@@ -85,10 +85,14 @@ def _name_dimensions(graph: ir.Model, model: Model, pixel_values: jax.ShapeDtype
 
 
 def detach(graph: ir.Model, tensors: Mapping[str, LazyTensor]) -> None:
-    """Take the parameters off the graph's inputs, checking that they are these tensors."""
+    """Take the parameters off the graph's inputs. Raises `InternalError` if they are not these tensors."""
     parameters = {value.name: value for value in graph.graph.inputs if value.name != INPUT}
     found = {name: tuple(value.shape) for name, value in parameters.items()}
-    assert found == {name: tensor.shape for name, tensor in tensors.items()}, f"parameters are {found}"
+    wanted = {name: tensor.shape for name, tensor in tensors.items()}
+    names = [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
+    if names:
+        different = [f"{name} is {found.get(name)} instead of {wanted.get(name)}" for name in names]
+        raise InternalError(f"parameters of the graph are not the model's: {', '.join(different)}")
     for value in parameters.values():
         graph.graph.inputs.remove(value)
 
@@ -128,19 +132,24 @@ def write(
 def check_interface(graph: ir.Model, export: ExportSpec) -> None:
     """Check names, dtypes and free dimensions of the graph's edge against the recipe, both ways.
 
-    Raises `AssertionError`, because a difference is a fault of ours and not of what was given.
+    Raises `InternalError`, because a difference is a fault of ours and not of what was given.
     """
     inputs = {value.name: value for value in graph.graph.inputs}
     outputs = {value.name: value for value in graph.graph.outputs}
-    assert list(inputs) == [INPUT], f"graph inputs are {list(inputs)}"
-    assert list(outputs) == list(OUTPUTS), f"graph outputs are {list(outputs)}"
+    if list(inputs) != [INPUT]:
+        raise InternalError(f"graph inputs are {list(inputs)} instead of {[INPUT]}")
+    if list(outputs) != list(OUTPUTS):
+        raise InternalError(f"graph outputs are {list(outputs)} instead of {list(OUTPUTS)}")
     for value in (*inputs.values(), *outputs.values()):
-        assert value.dtype == ir.DataType.FLOAT, f"{value.name} is {value.dtype}"
+        if value.dtype != ir.DataType.FLOAT:
+            raise InternalError(f"{value.name} is {value.dtype} instead of {ir.DataType.FLOAT}")
     wanted = [export.batch or "batch", 3, export.height or "height", export.width or "width"]
     found = [size.value if isinstance(size, ir.SymbolicDim) else size for size in inputs[INPUT].shape]
-    assert found == wanted, f"{INPUT} is {found} instead of {wanted}"
+    if found != wanted:
+        raise InternalError(f"{INPUT} is {found} instead of {wanted}")
     is_free = None in (export.height, export.width)
     for value, axes in zip(outputs.values(), (["batch", "tokens"], ["batch"]), strict=True):
         sizes = [size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape][: len(axes)]
         free = [axis for axis in axes if (axis == "batch" and export.batch is None) or (axis == "tokens" and is_free)]
-        assert [size for size in sizes if not isinstance(size, int)] == free, f"{value.name} is {sizes}"
+        if [size for size in sizes if not isinstance(size, int)] != free:
+            raise InternalError(f"{value.name} is {sizes}, in which {free} should be free and nothing else")

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from vit2onnx import onnx_file
+from vit2onnx.errors import InternalError
 from vit2onnx.exporting.graph import trace
 from vit2onnx.exporting.weights import write_external
 from vit2onnx.files import atomic
@@ -54,7 +55,7 @@ def write_stages(
 ) -> None:
     """Write both graphs of a recipe, beside the file `weights`, if their nodes are those of `exported`.
 
-    Raises `AssertionError` if they are not.
+    Raises `InternalError` if they are not.
     """
     graph = trace(model, spec, export, stage_outputs(model, spec))
     graph.producer_name = "vit2onnx"
@@ -67,7 +68,8 @@ def write_stages(
         # While the parameters are inputs, so that there is nothing large to be checked.
         onnx.checker.check_model(proto, full_check=True)
         parameters = {value.name: value for value in proto.graph.input if value.name in tensors}
-        assert parameters.keys() == tensors.keys(), f"parameters are {list(parameters)}"
+        if parameters.keys() != tensors.keys():
+            raise InternalError(f"the graph lacks the parameters {sorted(tensors.keys() - parameters.keys())}")
         for value in parameters.values():
             proto.graph.input.remove(value)
         with atomic(path) as new:
@@ -76,23 +78,35 @@ def write_stages(
 
 def check_same_nodes(exported: Path, graph: onnx.ModelProto, parameters: Mapping[str, LazyTensor]) -> None:
     """Check that a graph computes what an ONNX file computes: node by node the same operator with the same attributes,
-    on the same values, whatever these are called.
+    on the same values, whatever these are called. Raises `InternalError` if it does not.
     """
     names = {name: name for name in (INPUT, *parameters)}
-    for data, node in zip(onnx_file.nodes(exported), graph.graph.node, strict=True):
-        other = onnx.NodeProto.FromString(data)
-        assert (other.op_type, other.domain, other.attribute) == (node.op_type, node.domain, node.attribute), (
-            f"{node.name} is {other.op_type} in {exported}, or has other attributes"
-        )
+    others = [onnx.NodeProto.FromString(data) for data in onnx_file.nodes(exported)]
+    if len(others) != len(graph.graph.node):
+        raise InternalError(f"{exported} has {len(others)} nodes instead of {len(graph.graph.node)}")
+    for other, node in zip(others, graph.graph.node, strict=True):
+        if _operation(other) != _operation(node):
+            raise InternalError(
+                f"{node.name} is {other.op_type} in {exported} instead of {node.op_type}, or has other attributes"
+            )
         for its, ours in zip([*other.input, *other.output], [*node.input, *node.output], strict=True):
-            assert names.setdefault(its, ours) == ours, f"{node.name} takes another value in {exported}"
-    assert len(set(names.values())) == len(names), f"two values of {exported} are one"
+            if (before := names.setdefault(its, ours)) != ours:
+                raise InternalError(f"{node.name} takes or gives {before} in {exported} instead of {ours}")
+    if len(set(names.values())) != len(names):
+        raise InternalError(f"two values of {exported} are one in the graph of its stages")
     constants = {tensor.name: tensor for tensor in graph.graph.initializer}
     for name, its in onnx_file.initializers(exported).items():
         if name not in parameters:
-            ours = constants.pop(names[name])
-            assert its.sha256() == hashlib.sha256(ours.raw_data).hexdigest(), f"{name} has another value in {exported}"
-    assert not constants, f"{exported} has no {list(constants)}"
+            ours = constants.pop(names.get(name, ""), None)
+            if ours is None or its.sha256() != hashlib.sha256(ours.raw_data).hexdigest():
+                raise InternalError(f"the constant {name} of {exported} has another value, or none, in this graph")
+    if constants:
+        raise InternalError(f"{exported} lacks the constants {list(constants)}")
+
+
+def _operation(node: onnx.NodeProto) -> tuple[object, ...]:
+    """What a node computes, but for the values that it takes."""
+    return node.op_type, node.domain, node.attribute, len(node.input), len(node.output)
 
 
 def inject(graph: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelProto:
@@ -129,7 +143,10 @@ def inject(graph: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelProto:
 
 
 def _check_apart(graph: onnx.ModelProto, injected: set[str]) -> None:
-    """Check that no stage depends on a stage of another layer, or on more than one injected input."""
+    """Check that no stage depends on a stage of another layer, or on more than one injected input.
+
+    Raises `InternalError` if one does.
+    """
     # Of every value, the injected inputs that it depends on.
     origins: dict[str, set[str]] = {name: {name} for name in injected}
     for node in graph.graph.node:
@@ -140,4 +157,5 @@ def _check_apart(graph: onnx.ModelProto, injected: set[str]) -> None:
         found = origins.get(value.name, set())
         layer = value.name.rpartition(".")[0] or "norm"
         wanted = {f"{layer}.input"} & injected if value.name != "patch_embed" else set()
-        assert found == wanted, f"{value.name} depends on {sorted(found)} instead of {sorted(wanted)}"
+        if found != wanted:
+            raise InternalError(f"{value.name} depends on {sorted(found)} instead of {sorted(wanted)}")

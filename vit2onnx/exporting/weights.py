@@ -12,6 +12,7 @@ from typing import IO
 
 import onnx
 
+from vit2onnx.errors import InternalError
 from vit2onnx.keytable import LazyTensor
 
 # Field numbers of onnx.proto.
@@ -23,11 +24,15 @@ MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_RAW_DATA = (
 
 
 def write_external(path: Path, model: onnx.ModelProto, tensors: Mapping[str, LazyTensor], location: str) -> None:
-    """Write a model whose initializers are to be read from the file `location` beside it, where the tensors lie."""
+    """Write a model whose initializers are to be read from the file `location` beside it, where the tensors lie.
+
+    Raises `InternalError` for a tensor that lies in no file.
+    """
     complete = onnx.ModelProto()
     complete.CopyFrom(model)
     for name, tensor in tensors.items():
-        assert tensor.offset is not None, f"{name} lies in no file"
+        if tensor.offset is None:
+            raise InternalError(f"{name} lies in no file, and {location} should hold it")
         initializer = _describe(name, tensor)
         initializer.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (("location", location), ("offset", tensor.offset), ("length", tensor.nbytes)):
@@ -37,7 +42,10 @@ def write_external(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
 
 
 def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, LazyTensor]) -> None:
-    """Write a model with the tensors as its initializers, one tensor in memory at a time."""
+    """Write a model with the tensors as its initializers, one tensor in memory at a time.
+
+    Raises `InternalError` for a tensor whose shape or dtype is not what it says.
+    """
     rest = onnx.ModelProto()
     rest.CopyFrom(model)
     rest.ClearField("graph")
@@ -62,8 +70,8 @@ def _describe(name: str, tensor: LazyTensor) -> onnx.TensorProto:
 
 def _bytes_of(name: str, tensor: LazyTensor) -> memoryview:
     value = tensor.read()
-    found = value.shape, value.dtype.name
-    assert found == (tensor.shape, "float32"), f"{name} is {found}"
+    if (value.shape, value.dtype.name) != (tensor.shape, "float32"):
+        raise InternalError(f"{name} is {value.shape} {value.dtype} instead of {tensor.shape} float32")
     return value.reshape(-1).data
 
 

@@ -1,12 +1,10 @@
 """Configuration, checked before any job runs, and what rule files ask about it."""
 
-import os
 import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from vit2onnx.cases import case_of_stages, image_files, sizes_of
-from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, SUFFIX_OF_LAYOUT, locate
 from vit2onnx.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
 from vit2onnx.machine import free_memory
@@ -27,43 +25,11 @@ config["images"], _ = image_files(config["images"])
 if workflow.local_exec and "mem_mb" not in workflow.global_resources:
     workflow.register_resource("mem_mb", free_memory() // 10**6)
 
-# A link whose file was moved away would stop Snakemake for good; without it, the file is looked for again.
-for _link in Path("results").glob("*/*/checkpoint.*"):
-    if _link.is_symlink() and not _link.exists():
-        _link.unlink()
-
 
 wildcard_constraints:
     variant="|".join(map(re.escape, VARIANTS)),
     export="|".join(map(re.escape, config["exports"])),
     reference="transformers|publisher",
-
-
-def checkpoint_suffix(variant):
-    """How the name of a variant's checkpoint ends, which is known before it is fetched."""
-    if config["weights"] == "synthetic":
-        return SUFFIX_OF_LAYOUT[config["synthetic"]["layout"]]
-    configured = config["official"]["checkpoints"].get(variant)
-    try:
-        source = locate(
-            VariantSpec.from_mapping(variant, VARIANTS[variant]),
-            configured=Path(configured) if configured else None,
-            folder=FOLDER,
-            links_file=LINKS_FILE,
-            environ=os.environ,
-        )
-    except InputError as error:
-        raise WorkflowError(str(error)) from None
-    return source.suffix
-
-
-def variants_with_suffix(suffix):
-    """A pattern that matches the variants whose checkpoint's name ends in `suffix`."""
-    return "|".join(v for v in config["variants"] if checkpoint_suffix(v) == suffix) or "(?!)"
-
-
-def checkpoint_of(wildcards):
-    return f"<results>/{wildcards.variant}/checkpoint{checkpoint_suffix(wildcards.variant)}"
 
 
 def references():

@@ -29,7 +29,7 @@ rule preprocess_images:
 
 rule run_reference:
     input:
-        checkpoint=checkpoint_of,
+        checkpoint="<results>/{variant}/checkpoint",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
     output:
         features="<results>/{variant}/features/{reference}.npz",

@@ -3,7 +3,7 @@
 
 rule convert_checkpoint:
     input:
-        checkpoint=checkpoint_of,
+        checkpoint="<results>/{variant}/checkpoint",
         record="<results>/{variant}/checkpoint.json",
     output:
         archive=archive(),

@@ -3,14 +3,12 @@
 
 rule fetch_checkpoint:
     output:
-        checkpoint="<results>/{variant}/checkpoint.pth",
+        checkpoint="<results>/{variant}/checkpoint",
         record="<results>/{variant}/checkpoint.json",
     log:
         "<logs>/{variant}/fetch_checkpoint.log",
     benchmark:
         "<benchmarks>/{variant}/fetch_checkpoint.tsv"
-    wildcard_constraints:
-        variant=variants_with_suffix(".pth"),
     conda:
         "../../envs/checkpoint.yaml"
     threads: 1
@@ -27,12 +25,3 @@ rule fetch_checkpoint:
         "{wildcards.variant}: fetching the checkpoint ({params.weights} weights)"
     script:
         "../scripts/fetch_checkpoint.py"
-
-
-# A name that ends otherwise, because the layout decides the format; everything else is the same.
-use rule fetch_checkpoint as fetch_checkpoint_safetensors with:
-    output:
-        checkpoint="<results>/{variant}/checkpoint.safetensors",
-        record="<results>/{variant}/checkpoint.json",
-    wildcard_constraints:
-        variant=variants_with_suffix(".safetensors"),

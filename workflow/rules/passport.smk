@@ -4,7 +4,7 @@
 rule write_passport:
     input:
         graph="<results>/{variant}/{export}.onnx",
-        checkpoint=checkpoint_of,
+        checkpoint="<results>/{variant}/checkpoint",
         record="<results>/{variant}/checkpoint.json",
         ledger="<results>/{variant}/ledger.csv",
         comparison="<results>/{variant}/parity/{export}.json",

@@ -3,7 +3,7 @@
 
 rule run_reference_stages:
     input:
-        checkpoint=checkpoint_of,
+        checkpoint="<results>/{variant}/checkpoint",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
         # What is injected is the first reference's.
         first=branch(

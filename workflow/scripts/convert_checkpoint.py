@@ -19,7 +19,7 @@ def check_record(checkpoint: Path, record: Path) -> None:
     if sha256_of(checkpoint) != json.loads(record.read_text())["sha256"]:
         raise InputError(
             f"{checkpoint} has changed since it was fetched, so {record} tells of another file; run once with"
-            " --forcerun fetch_checkpoint fetch_checkpoint_safetensors."
+            " --forcerun fetch_checkpoint."
         )
 
 

@@ -1,0 +1,39 @@
+"""Promises that vit2onnx makes to itself hold however Python is started."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [path for folder in ("vit2onnx", "workflow/scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
+# Of the tests that break a promise, those of each module.
+PROMISES = [
+    "test_archive.py::test_a_model_that_lacks_a_leaf_is_an_error",
+    "test_archive.py::test_leaves_other_than_the_skeletons_are_not_written",
+    "test_archive.py::test_serialising_another_leaf_than_the_skeletons_fails",
+    "test_keytable.py::test_a_target_with_two_lines_is_a_fault_of_the_table",
+    "test_mapping.py::test_an_archive_that_does_not_fit_the_model_is_a_fault_of_ours",
+    "exporting/test_graph.py::test_an_edge_that_is_not_the_recipes_is_found",
+    "exporting/test_weights.py::test_a_tensor_that_lies_nowhere_cannot_be_referred_to",
+]
+
+
+def test_no_promise_is_an_assert_statement():
+    asserts = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assert)
+    ]
+    assert len(SOURCES) > 50
+    assert not asserts
+
+
+def test_promises_hold_without_assert_statements():
+    """These tests expect `InternalError` by pytest.raises, which works under -O as well."""
+    command = [sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    # Pytest says that it cannot rely on assert statements outside of test modules.
+    command += ["-W", "ignore::pytest.PytestConfigWarning", *(f"tests/{name}" for name in PROMISES)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,57 @@
+"""An official checkpoint is found when its job runs, whatever its format and wherever it has gone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from workflow_project import TINY, snakemake
+
+from vit2onnx.checkpoints.synthetic import write_synthetic
+from vit2onnx.variants import VariantSpec
+
+LEDGER = f"results/official/{TINY}/ledger.csv"
+
+
+@pytest.fixture
+def project(tiny_project: Path, tmp_path: Path) -> Path:
+    """A project in which nothing has run yet."""
+    generated = shutil.ignore_patterns("results", "logs", "benchmarks", ".snakemake", "report.html")
+    return Path(shutil.copytree(tiny_project, tmp_path / "project", ignore=generated))
+
+
+def write_checkpoint(project: Path, name: str, layout: str) -> Path:
+    """A file in `checkpoints/` as a user may have put it there."""
+    variant = yaml.safe_load((project / "config" / "variants" / f"{TINY}.yaml").read_text())
+    path = project / "checkpoints" / name
+    path.parent.mkdir()
+    write_synthetic(VariantSpec.from_mapping(TINY, variant), path, seed=0, layout=layout)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"), [(f"{TINY}.pth", "meta"), (f"{TINY}.safetensors", "huggingface")], ids=["pth", "safetensors"]
+)
+def test_a_checkpoint_of_either_format_is_converted(project: Path, name: str, layout: str) -> None:
+    source = write_checkpoint(project, name, layout)
+    snakemake(project, LEDGER, "--config", "weights=official")
+    fetched = (project / LEDGER).with_name("checkpoint")
+    assert fetched.readlink() == source
+    record = json.loads(fetched.with_name("checkpoint.json").read_text())
+    assert (record["layout"], record["origin"]) == (layout, {"kind": "file", "name": name})
+
+
+def test_a_checkpoint_that_was_moved_away_is_fetched_again(project: Path) -> None:
+    source = write_checkpoint(project, f"{TINY}.pth", "meta")
+    snakemake(project, LEDGER, "--config", "weights=official")
+    cache = project / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    moved = source.rename(cache / source.name)
+    fetched = (project / LEDGER).with_name("checkpoint")
+    assert fetched.is_symlink() and not fetched.exists()
+    # What is there needs no checkpoint.
+    assert "Nothing to be done" in snakemake(project, LEDGER, "--config", "weights=official")
+    (project / LEDGER).unlink()
+    snakemake(project, LEDGER, "--config", "weights=official", TORCH_HOME=str(project / "torch"))
+    assert fetched.readlink() == moved
