@@ -2,9 +2,11 @@
 
     python -m benchmarks.processors --seeds 30
 
-Runs the self-test once for every instruction set up to that of this machine, with one and with two threads, each in a
-process of its own, and prints for each how many healthy models are flagged, how near the nearest comes to every limit,
-and how far the least fault is beyond. PyTorch, XLA and numpy keep to the instruction set; onnxruntime has no switch.
+Runs the self-test with this machine's own kernels and with those of AVX-512, AVX2 and SSE4, with one and with two
+threads, each in a process of its own. A processor that lacks an instruction set repeats its own kernels. Prints for
+each how many healthy models are flagged, how near the nearest comes to every limit, and how far the least fault is
+beyond.
+PyTorch, XLA and numpy keep to the instruction set; onnxruntime has no switch.
 """
 
 import argparse

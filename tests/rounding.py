@@ -1,7 +1,7 @@
 """How far rounding takes numbers from the truth, for tests to judge.
 
 Only ever the root mean square of many numbers. The largest of their errors is a matter of chance, and another
-processor's kernels, which add in another order, throw other dice.
+processor's kernels, which add in another order, give other errors.
 """
 
 import numpy as np
@@ -19,8 +19,9 @@ LAYER_LIMIT = 5
 def floors(found: ArrayLike, truth: ArrayLike, single: ArrayLike | None = None) -> float:
     """How far `found` is from `truth`, which is known in double precision, in floors.
 
-    A floor is how far another implementation's `single` precision is from the same truth, but at least one unit in
-    the last place of the truth's scale: what comes nearer has been lucky. NaN is within no limit.
+    A floor is how far another implementation's `single` precision is from the same truth, but at least one unit in the
+    last place of the truth's scale: an implementation that happens to be exact must not set a limit of zero. NaN is
+    within no limit.
     """
     truth = np.asarray(truth)
     assert truth.dtype == np.float64

@@ -257,9 +257,9 @@ def test_a_missing_file_is_one_sentence(graph: Path, monkeypatch, capsys, name: 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda passport: passport["sample"].pop("floors"),
-        lambda passport: passport["sample"].update(floors=float("inf")),
-        lambda passport: passport["sample"].update(floors=None),
+        lambda passport: passport["sample"].pop("limit_in_floors"),
+        lambda passport: passport["sample"].update(limit_in_floors=float("inf")),
+        lambda passport: passport["sample"].update(limit_in_floors=None),
         lambda passport: passport.update(weights={}),
         lambda passport: passport.pop("constants"),
         lambda passport: passport.update(file="static.onnx"),

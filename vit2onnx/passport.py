@@ -105,7 +105,7 @@ def passport_of(
             "runtime": comparison["runtime"],
             "findings": [finding.as_data() for finding in verdict.findings],
         },
-        "sample": {"sha256": sha256_of(sample), "floors": limit},
+        "sample": {"sha256": sha256_of(sample), "limit_in_floors": limit},
         "versions": json.loads(own["versions"]) | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},
         **weights_of(spec, checkpoint, graph),
     }

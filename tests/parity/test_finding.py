@@ -27,5 +27,5 @@ def test_words_take_the_place_of_figures():
     assert json.loads(json.dumps(finding.as_data())) == {
         **{"leg": "sanity", "subject": "onnx", "other": "", "measure": "finite", "place": "cat"},
         **{"sentence": "onnx, finite (worst at cat): NaN in an output"},
-        **{"passed": False, "measured": 1.0, "limit": 0.0, "limit_name": "", "factor": 1.0},
+        **{"passed": False, "measured": 1.0, "limit": 0.0, "limit_name": ""},
     }

@@ -99,14 +99,13 @@ FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "one channel out of scale": lambda x: x * np.where(np.arange(CHANNELS) == 5, 1.05, 1),
     "an offset": lambda x: x + 0.1 * (np.arange(CHANNELS) == 5),
     "CLS and a register exchanged": lambda x: np.concatenate([x[1::-1], x[2:]]),
-    "few bits": lambda x: x.astype(np.float16).astype(np.float32),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_swaps_what_is_no_tie(fault: str):
     found = compared({case: FAULTS[fault](x) for case, x in features().items()}, features())
-    assert margin(found) > 1e-6
+    assert margin(found) > 1e-5
 
 
 def test_components_are_those_of_a_singular_value_decomposition():
@@ -120,7 +119,7 @@ def test_components_are_those_of_a_singular_value_decomposition():
 
 
 def test_a_common_scale_changes_nothing():
-    # Because all of it is done with cosines: what this cannot see, the largest difference does.
+    # Because all of it is done with cosines: what this cannot see, the error in noise floors does.
     found = compared({case: 2 * x for case, x in features().items()}, features())
     assert margin(found) == 0
     assert found["worst_token"]["degrees"] < 1e-12

@@ -14,8 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from vit2onnx.parity.verdict import FLOORS as FLOORS_MEASURE
-from vit2onnx.parity.verdict import numbers_of
+from vit2onnx.parity.verdict import TOKEN_ERROR, numbers_of
 from vit2onnx.reporting.evidence import Evidence
 from vit2onnx.reporting.summary import Measured
 
@@ -173,7 +172,7 @@ def tested(limits: dict[str, dict[str, dict[str, Any]]]) -> Comparison:
     numbers, of_preprocessing = (numbers_of(limits[gate]) for gate in ("limits", "preprocessing"))
     judged = [name for name in numbers if name != "golden"]
     fault = {"fault": "w1 and w2 exchanged", "planted_in": "weights", "model": "ViT with SwiGLU", "caught": True}
-    fault |= {"stage": "blocks.1.mlp_raw", "caught_by": f"onnx - truth, {FLOORS_MEASURE}", "measured": 3.1e5}
+    fault |= {"stage": "blocks.1.mlp_raw", "caught_by": f"onnx - truth, {TOKEN_ERROR}", "measured": 3.1e5}
     fault |= {"limit": 10.0, "tripped": ["floors", "floors_double"]}
     fault |= {"shows_in": ["single", "double"], "not_told": []}
     fault |= {"floors": 3.1e5, "floors_double": 1.7e14, "equinox_rounding": 1.1}

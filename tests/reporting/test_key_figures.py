@@ -45,12 +45,12 @@ def test_healthy_graph_in_plain_words(
 ) -> None:
     figures = figures_of(healthy, stages=stages, self_test=tested)
     assert told(figures) == [
-        "1.5 x ordinary rounding (the noise floor): the largest error of any token of the ONNX files; limit 10 x; 3200"
+        "1.5 floors largest error of a token in the ONNX files (one floor is ordinary rounding); limit 10 floors; 3200"
         " output numbers compared",
-        "3.0e-15 largest difference between ONNX and original, both computed in double precision; 1.25 noise floors of"
-        " double precision; limit 100",
+        "3.0e-15 largest difference between ONNX and original, both computed in double precision; 1.25 noise floors;"
+        " limit 100 noise floors of double precision",
         "0.000005 largest difference between ONNX and original in single precision; output numbers are around 1; no"
-        " limit, because the largest rounding error of so many is chance",
+        " limit: the largest of so many errors is a matter of chance",
         "99.95 % of first neighbours (images, regions, patches) stay the same; neighbours that changed places differ by"
         " 5.0e-08 of cosine; limit 1.0e-05",
         "99 % of pixel values equal the publisher's; at least 96 %; the rest is at most 1 of 255 grey levels off",
@@ -81,14 +81,14 @@ def test_what_is_not_finite_is_unknown(not_finite: Comparison, figures_of: Figur
             row |= {"max_abs": None, "floors": None}
     _, in_double, *_ = figures_of(not_finite)
     assert (in_double.figure, in_double.good) == ("unknown", False)
-    assert in_double.note == "not finite noise floors of double precision; limit 100"
+    assert in_double.note == "limit 100 noise floors of double precision"
 
 
 def test_each_precision_is_judged_by_its_own_limit(
     healthy: Comparison, beyond: Comparison, figures_of: Figures
 ) -> None:
     rounding, in_double, difference, *_ = figures_of(healthy, beyond)
-    assert (rounding.figure, rounding.good) == ("3e+02 x", False)
+    assert (rounding.figure, rounding.good) == ("3e+02 floors", False)
     assert in_double.good
     # As large as it is, this one has no limit.
     assert (difference.figure, difference.good) == ("0.001", True)

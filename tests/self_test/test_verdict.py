@@ -53,11 +53,11 @@ def test_all_caught_and_none_flagged_passes():
         (result(healthy={"flagged": ["too far", "x"]}), "healthy ViT, seed 3, is flagged: too far"),
         (
             result({"tripped": ["floors_double"], "not_told": ["single"], "passed": False}),
-            "outputs in single precision do not tell of epsilon (model, ViT) (floors_double do)",
+            "epsilon (model, ViT) does not show in outputs in single precision; only floors_double caught it",
         ),
         (
             result({"tripped": ["cosine"], "not_told": ["single", "double"], "passed": False}),
-            "outputs in single and double precision do not tell of epsilon (model, ViT) (cosine do)",
+            "epsilon (model, ViT) does not show in outputs in single and double precision; only cosine caught it",
         ),
         (result() | {"faults": []}, "nothing was tested"),
         (result() | {"healthy": []}, "nothing was tested"),

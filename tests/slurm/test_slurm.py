@@ -130,12 +130,12 @@ def test_a_job_that_fails_on_a_node_fails_the_run_and_says_where_to_look(
 ) -> None:
     project = tmp_path / "project"
     shutil.copytree(cluster[0], project)
-    edit_config(project, lambda config: config["parity"]["limits"]["max_abs"].update(limit=1e-9))
+    edit_config(project, lambda config: config["parity"]["limits"]["floors"].update(limit=1e-3))
     done = through_slurm(project)
     assert done.returncode != 0
     assert re.search(r"SLURM-job '\d+' failed, SLURM status is: 'FAILED'", done.stdout)
     logs = [path for path in slurm_logs(project) if f"log: {path})" in done.stdout and "judge_parity" in str(path)]
     assert len(logs) == 4
-    assert all("is not at parity: onnx - transformers, max |difference|" in path.read_text() for path in logs)
+    assert all("is not at parity: onnx - truth, error of a token" in path.read_text() for path in logs)
     assert done.stdout.count("graphs are not at parity") == 1
     assert not [path for path in slurm_logs(project) if SUMMARY.search(path.read_text())]

@@ -199,7 +199,7 @@ def test_one_recipe_reruns_that_export_and_what_follows(copied: Path) -> None:
 PAGES = {"render_parity", "summarise_parity"}
 
 
-@pytest.mark.parametrize("limit", ["max_abs", "truth_agreement"])
+@pytest.mark.parametrize("limit", ["floors", "subspace_angle"])
 def test_limit_reruns_the_verdict_alone(copied: Path, limit: str) -> None:
     edit_config(copied, lambda config: config["parity"]["limits"][limit].update(limit=2e-5))
     assert set(planned(copied)) == {"judge_parity", "write_passport"} | PAGES
@@ -220,9 +220,9 @@ def test_library_room_reruns_what_uses_it(copied: Path) -> None:
 
 
 def test_failed_verdict_fails_the_run_and_leaves_the_evidence(copied: Path) -> None:
-    edit_config(copied, lambda config: config["parity"]["limits"]["max_abs"].update(limit=1e-9))
+    edit_config(copied, lambda config: config["parity"]["limits"]["floors"].update(limit=1e-3))
     output = snakemake(copied, fails=True)
-    assert f"{TINY}/static.onnx is not at parity: onnx - transformers, max |difference|" in output
+    assert f"{TINY}/static.onnx is not at parity: onnx - truth, error of a token" in output
     parity = copied / "results/synthetic" / TINY / "parity"
     assert (parity / "static.json").is_file()
     assert not (parity / "static.verdict.json").exists()
@@ -267,8 +267,8 @@ STAGE_RULES = ("run_reference_stages", "run_equinox_stages", "export_stages", "c
 def test_stages_are_a_switch(copied: Path) -> None:
     edit_config(copied, lambda config: config["parity"].update(stages=True))
     jobs = planned(copied)
-    # Those for each of two recipes, verdict and passport, which depend on them, and the pages that show them.
-    twice = (*STAGE_RULES, "judge_parity", "write_passport")
+    # Those for each of two recipes, the passport, which waits for them, and the pages that show them.
+    twice = (*STAGE_RULES, "write_passport")
     assert jobs == dict.fromkeys(twice, 2) | {"render_parity": 1, "summarise_parity": 1}
     snakemake(copied)
     results = copied / "results/synthetic" / TINY
@@ -285,20 +285,20 @@ def test_stages_are_a_switch(copied: Path) -> None:
     # Ledger, table, verdict and two graphs; the arrays have passed.
     assert len(made) == 2 * 5
     assert planned(copied) == {}
-    for limit in ("noise_floors", "truth_agreement"):
+    for limit in ("floors", "floors_double"):
         found = {"parity": {"limits": {limit: {"limit": 1.0}}}}
         (copied / "limit.yaml").write_text(json.dumps(found))
         # What has passed is not made again to be judged by another limit.
         jobs = planned(copied, "--configfile", "limit.yaml")
         assert set(jobs) == {"judge_parity", "judge_stages", "write_passport"} | PAGES
-    assert "No stage goes wrong" in (results / "parity.html").read_text()
+    assert "No stage is wrong" in (results / "parity.html").read_text()
     # Again gives the same bytes.
     verdict = (results / "parity/dynamic.stages.verdict.json").relative_to(copied)
     snakemake(copied, str(verdict), "--forcerun", *STAGE_RULES)
     assert {path: path.read_bytes() for path in made} == made
     # What a layer computes otherwise is named, and the evidence stays.
-    edit_config(copied, lambda config: config["parity"]["limits"]["noise_floors"].update(limit=1e-3))
-    output = snakemake(copied, fails=True)
+    edit_config(copied, lambda config: config["parity"]["limits"]["floors"].update(limit=1e-3))
+    output = snakemake(copied, "--keep-going", fails=True)
     assert f"The stages of {TINY}/static.onnx are not at parity: first divergence: patch_embed, equinox and" in output
     assert "stages: first divergence: patch_embed, equinox and transformers" in output
     assert (results / "parity/static.stages.json").is_file()
@@ -322,7 +322,7 @@ def test_unreadable_image_is_one_sentence_and_no_output(copied: Path) -> None:
 def test_a_graph_that_fails_loses_the_passport_of_an_earlier_run(copied: Path) -> None:
     folder = copied / "results/synthetic" / TINY
     assert (folder / "static.passport.json").is_file()
-    edit_config(copied, lambda config: config["parity"]["limits"]["max_abs"].update(limit=1e-9))
+    edit_config(copied, lambda config: config["parity"]["limits"]["floors"].update(limit=1e-3))
     snakemake(copied, f"results/synthetic/{TINY}/static.passport.json", fails=True)
     assert not (folder / "static.passport.json").exists()
     assert not (folder / "static.sample.npz").exists()

@@ -11,6 +11,7 @@ from workflow_project import ROOT, make_tiny_project, snakemake
 
 from vit2onnx.self_test import MODELS
 from vit2onnx.self_test.faults import IN_CHAIN, IN_PREPROCESSING
+from vit2onnx.self_test.planting import TELLING
 
 FAULTS = [*IN_CHAIN, *IN_PREPROCESSING]
 SEEDS = 30
@@ -40,8 +41,10 @@ def test_a_planted_fault_is_caught_and_placed(result: dict[str, Any], index: int
     assert row["measured"] > row["limit"]
     if row["model"]:
         assert row["named_stage"] == row["stage"]
-        # Outputs alone tell of it, in either precision.
+        # Outputs alone tell of it, in every precision that it affects.
         assert row["not_told"] == []
+        # Measured 5.4 times the limit at least.
+        assert max(row[name] / result["limits"][name] for name in TELLING["single"]) > 3
         # By far: measured 140 and 2.9e10 at least.
         assert row["stage_floors"] > 50
         assert row["floors_double"] > 1e7 or FAULTS[index].shows_in == ("single",)
@@ -59,7 +62,8 @@ def test_how_near_healthy_models_come_to_each_limit_is_told(result: dict[str, An
     assert result["nearest"].keys() == result["limits"].keys() - {"golden"}
     for name, share in result["nearest"].items():
         assert share == max(row["shares"][name] for row in result["healthy"])
-        assert 0 < share <= 1
+        # Measured 0.61 at most, on every processor that was tried.
+        assert 0 <= share < 0.7
 
 
 def test_every_limit_has_faults_beyond_it(result: dict[str, Any]) -> None:

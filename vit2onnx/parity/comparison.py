@@ -155,8 +155,8 @@ def try_graph(
         session = session_of(path, level, threads)
         sets, seen = run_graph(session, pixel_values, batch, spec)
     # Any exception, because onnxruntime has none in common to all of its own.
-    except Exception as error:
-        return [{}], [_does_not_run(path, error)]
+    except Exception as problem:
+        return [{}], [_does_not_run(path, problem)]
     return sets, [interface(session, spec, export), *seen]
 
 
@@ -167,17 +167,17 @@ def try_in_double(
     try:
         found = run_in_double(path, {str(case): x for case, x in pixel_values.items()}, export.batch or 1)
     # Any exception, because a faulty graph makes numpy raise what it likes.
-    except Exception as error:
-        return {}, _does_not_run(path, error)
+    except Exception as problem:
+        return {}, _does_not_run(path, problem)
     features = {Case.parse(case): x for case, x in found.items()}
     wrong = wrong_shapes({DOUBLE_GRAPH: {"float64": features}}, pixel_values, spec)
     detail = "; ".join(sentence for sentences in wrong.values() for sentence in sentences) or f"{len(found)} inputs"
     return {case: x for case, x in features.items() if case not in wrong}, Check("shapes", not wrong, detail)
 
 
-def _does_not_run(path: Path, error: Exception) -> Check:
-    logger.error("%s does not run", path, exc_info=error)
-    return Check("runs", False, f"{type(error).__name__}: {error}")
+def _does_not_run(path: Path, problem: Exception) -> Check:
+    logger.error("%s does not run", path, exc_info=problem)
+    return Check("runs", False, f"{type(problem).__name__}: {problem}")
 
 
 def by_kind(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[Case, np.ndarray]]:
@@ -215,8 +215,8 @@ def compare_features(
 ) -> Iterator[dict[str, Any]]:
     """One row per case and group of tokens; `scale` is the standard deviation of all features of `b`.
 
-    With the noise `floors` of all tokens of a case, the error of the worst token is given in these as well; that of the
-    mean of all patches, in the least of them.
+    With `floors`, a row also has the error of its worst token in noise floors. The mean of all patches, which is no
+    token, is measured in the smallest floor.
     """
     arch = spec.architecture
     for case in a:

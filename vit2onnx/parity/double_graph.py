@@ -24,7 +24,7 @@ OUTPUT = next(iter(OUTPUTS))
 
 
 class Gelu(OpRun):
-    """In the precision of its input; ONNX's own takes the error function in single."""
+    """Computes in the precision of its input; ONNX's own computes the error function in single."""
 
     op_domain = ""
 
@@ -73,7 +73,9 @@ def meant(value: float) -> float:
 
 
 def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -> dict[str, np.ndarray]:
-    """`last_hidden_state` [tokens, embed_dim] in float64, of every case [3, height, width], repeated to a batch.
+    """`last_hidden_state` [tokens, embed_dim] in float64, of every case [3, height, width].
+
+    A graph of a fixed batch is given the same image as often; the first place of the batch is returned.
 
     Runs the nodes in order, each on all cases, and reads a weight when its node comes. So memory grows with what is
     between nodes, and not with the model.
@@ -116,7 +118,10 @@ def _read(place: Initializer) -> np.ndarray:
 
 
 def _widen_constants(graph: onnx.GraphProto) -> None:
-    """Make double precision of all that a graph holds besides weights: constants, and the casts to single precision."""
+    """Make double precision of all that a graph holds besides weights: constants, and the casts to single precision.
+
+    A weight is single precision; a constant with one element was rounded to it from the number that was meant.
+    """
     attributes = [attribute for node in graph.node for attribute in node.attribute]
     for tensor in (*graph.initializer, *(one.t for one in attributes if one.HasField("t"))):
         if tensor.data_type == TensorProto.FLOAT:

@@ -12,8 +12,7 @@ class Finding:
 
     `leg` is the leg of the verdict, or the gate, that it belongs to; `measure` is what was measured, of `subject`, or
     between `subject` and `other`, and `place` where it is worst. `detail` takes the place of the figures where words
-    say more. `limit_name` is the limit's key in the config, if it is from there, and `factor` what that is multiplied
-    by.
+    say more. `limit_name` is the limit's key in the config, if it is from there.
     """
 
     leg: str
@@ -25,7 +24,6 @@ class Finding:
     place: str = ""
     detail: str = ""
     limit_name: str = ""
-    factor: float = 1.0
 
     @property
     def passed(self) -> bool:
@@ -44,18 +42,14 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        return self.sentence_in({})
-
-    def sentence_in(self, names: Mapping[str, str], between: str = "-") -> str:
-        """All that was found, with other `names` for what was compared."""
-        what = self.what_in(names, between)
+        """All that was found."""
         if self.detail:
-            return f"{what}: {self.detail}"
+            return f"{self.what}: {self.detail}"
         if not math.isfinite(self.measured):
-            return f"{what}: not finite (limit {self.limit:.2e})"
-        return f"{what}: {self.measured:.2e} {'<=' if self.passed else '>'} {self.limit:.2e}"
+            return f"{self.what}: not finite (limit {self.limit:.2e})"
+        return f"{self.what}: {self.measured:.2e} {'<=' if self.passed else '>'} {self.limit:.2e}"
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
         names = ("leg", "subject", "other", "measure", "place", "sentence", "passed", "measured")
-        return {name: getattr(self, name) for name in (*names, "limit", "limit_name", "factor")}
+        return {name: getattr(self, name) for name in (*names, "limit", "limit_name")}

@@ -7,16 +7,16 @@ import numpy as np
 
 from vit2onnx.parity.metrics import finite
 
-# PARITY: nothing is known better than to one unit in the last place of its own scale. Rounding a value once gives a
-# quarter of it; where the implementations happen to be exact, any other would be infinitely far off.
+# PARITY: a floor is at least one unit in the last place of the scale, of the token or of all tokens. Otherwise a value
+# that happens to be exact would have no floor, and any difference from it would be infinitely many floors.
 UNIT = 2.0**-23
-# What double precision does to an implementation, as a multiple of what single precision does to it.
+# Unit roundoff of double precision, as a share of that of single.
 DOUBLE_TO_SINGLE = 2.0**-29
 
 
 @dataclass(frozen=True)
 class InFloors:
-    """An error in noise floors: that of the worst token, and which it is. `None` if it is not finite."""
+    """The error of the worst token in noise floors (`None` if it is not finite), and the index of that token."""
 
     floors: float | None
     floors_token: int
@@ -35,7 +35,7 @@ def noise_floors(truth: np.ndarray, errors: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def in_floors(a: np.ndarray, b: np.ndarray, floors: np.ndarray) -> InFloors:
-    """The root mean square difference of every token [tokens, channels], as a multiple of the token's noise floor."""
+    """The worst of tokens [tokens, channels]: its root mean square difference as a multiple of its noise floor."""
     multiples = token_floors(a, b, floors)
     worst = int(np.argmax(np.where(np.isfinite(multiples), multiples, np.inf)))
     return InFloors(finite(multiples[worst]), worst)

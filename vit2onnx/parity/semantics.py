@@ -1,8 +1,8 @@
 """Whether what people do with features comes out the same: retrieval, nearest neighbours, matching and PCA.
 
 Similarity is the cosine, in float64. A rank that changes between two files says little by itself, because neighbours
-that are all but equally near change places by rounding. So each figure on ranks comes with its margin: how much nearer
-in the reference's own similarities the one was that fell behind. A margin of the size of rounding is a tie.
+that are all but equally near change places by rounding. So each figure on ranks comes with its margin: the gap
+between the two cosines in the truth. A margin of the size of rounding is a tie.
 
 A few photographs have few neighbours, so regions and patches are queries, too, and for whole images the same photograph
 at other sizes is in the gallery. That reveals whether features order things as before; whether they order them well
@@ -99,13 +99,14 @@ def view(features: Mapping[Case, Array], num_prefix: int, patch_size: int) -> Vi
 def principal_components(rows: Array, count: int) -> tuple[Array, Array]:
     """The largest singular values and the directions [count, embed_dim] of rows [n, embed_dim] less their mean."""
     centred = rows - rows.mean(axis=0)
-    # Not by a singular value decomposition, which takes a hundred times as long; the two agree to 1e-14.
+    # Not by a singular value decomposition, which takes many times as long. Squares lose components below 1e-8 of the
+    # first.
     squares, directions = np.linalg.eigh(centred.T @ centred)
     return np.sqrt(np.clip(squares[::-1][:count], 0, None)), directions.T[::-1][:count]
 
 
 def compare_semantics(subject: str, other: str, ours: View | None, theirs: View | None, **where: Any) -> dict[str, Any]:
-    """All figures on two implementations' features of the same cases; `theirs` is the reference.
+    """All figures on two implementations' features of the same cases; `theirs` is the truth.
 
     A question that has no answer, such as the neighbours of a single patch, is left out. `finite` is false, and all are
     left out, where features are missing or no finite numbers.
@@ -139,8 +140,8 @@ def rank_changes(ours: Array, theirs: Array, k: int, excluded: Array | None = No
 
     `top_1` and `top_k` are the shares of nearest neighbours that are still among them, where what is exactly as near
     is as good; `swapped` is the share of queries with two of them in another order. `margin` is the largest difference
-    of the reference's similarities whose sign has changed, `change` the largest change of any similarity, and `gap`
-    and `closest` the median and the least difference between a query's first and second neighbour in the reference.
+    of the similarities in the truth whose sign has changed, `change` the largest change of any similarity, and `gap`
+    and `closest` the median and the least difference between a query's first and second neighbour in the truth.
     `None` if the gallery has fewer than two.
     """
     if excluded is not None:
@@ -174,7 +175,7 @@ def rank_changes(ours: Array, theirs: Array, k: int, excluded: Array | None = No
 def match_changes(ours: View, theirs: View) -> dict[str, Any] | None:
     """Whether the patches of pairs of images find the same match in the other, and whether it is mutual.
 
-    `mutual` counts the pairs of patches in the reference that are each other's nearest, `mutual_agreement` is how
+    `mutual` counts the pairs of patches in the truth that are each other's nearest, `mutual_agreement` is how
     many of those in either are in both. `None` if there is one image.
     """
     images = sorted(set(theirs.patch_images.tolist()))

@@ -15,10 +15,7 @@ LEGS = ("reference", "truth", "sanity")
 PUBLISHED = "published"
 GRAPH_RUNS = ("onnx", "onnx_unoptimized")
 DOUBLE_GRAPH = f"{GRAPH_RUNS[0]}{DOUBLE}"
-LARGEST = "max |difference|"
-FLOORS = "error of a token (root mean square) in noise floors"
-
-Rows = Sequence[Mapping[str, Any]]
+TOKEN_ERROR = "error of a token (root mean square) in noise floors"
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def numbers_of(limits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict:
     """Judge a comparison, as `compare_outputs` made it, by the limits of the config."""
-    legs = (_of_references, _of_own_periods, _of_published, _of_truth, _of_use)
+    legs = (_of_references, _of_published, _of_truth, _of_own_periods, _of_use)
     return Verdict((*(one for leg in legs for one in leg(comparison, limits)), *_of_checks(comparison)))
 
 
@@ -87,32 +84,36 @@ def _of_own_periods(comparison: Mapping[str, Any], limits: Mapping[str, float]) 
         rows = [row for row in comparison["known_differences"] if row["reference"] == reference]
         measured, expected = (largest(rows, key) for key in ("max_abs", "expected"))
         measure = (
-            f"{FLOORS}, without the effect of the reference's own RoPE periods (float32; the release's are rounded to"
-            f" bfloat16), which explain {expected:.1e} of a difference of {measured:.1e}"
+            f"{TOKEN_ERROR}, without the effect of the reference's own RoPE periods (float32; the release's are rounded"
+            f" to bfloat16), which explain {expected:.1e} of a difference of {measured:.1e}"
         )
         # Of the reference, because it is that which is run otherwise.
         pair = reference, GRAPH_RUNS[0]
-        yield _at_most(limits, "floors", "reference", pair, measure, largest(rows, "floors"))
+        yield _at_most(limits, "floors", "truth", pair, measure, largest(rows, "floors"))
 
 
 def _of_published(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
     for subject in dict.fromkeys(row["subject"] for row in comparison["differences"] if row["other"] == PUBLISHED):
         measured = largest(rows_of(comparison, subject, PUBLISHED))
-        measure = f"{LARGEST} from the published features"
+        measure = "max |difference| from the published features"
         yield _at_most(limits, "golden", PUBLISHED, (subject, ""), measure, measured)
 
 
 def _of_truth(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
-    doubles = [f"{name}{DOUBLE}" for name in (*comparison["references"][1:], "equinox", GRAPH_RUNS[0])]
-    for name, subjects in (("floors_double", doubles), ("floors", (*GRAPH_RUNS, "equinox"))):
+    for name, subjects in (("floors_double", _in_double(comparison)), ("floors", (*GRAPH_RUNS, "equinox"))):
         for pair in ((subject, TRUTH) for subject in subjects):
             rows = rows_of(comparison, *pair)
-            measure = f"{FLOORS} of double precision" if name == "floors_double" else FLOORS
+            measure = f"{TOKEN_ERROR} of double precision" if name == "floors_double" else TOKEN_ERROR
             yield _at_most(limits, name, "truth", pair, measure, largest(rows, "floors"), worst_place(rows, "floors"))
     own = [row for row in comparison["rounding"] if row["subject"] == "equinox"]
     pair = "equinox", (comparison["references"] or [""])[0]
-    measure = "rounding error of an input (root mean square) as a multiple of the latter's"
+    measure = "rounding error of a whole input (root mean square), as a multiple of the reference's"
     yield _at_most(limits, "equinox_rounding", "truth", pair, measure, largest(own, "multiple"))
+
+
+def _in_double(comparison: Mapping[str, Any]) -> list[str]:
+    """All that runs in double precision besides the first reference, which is the truth."""
+    return [*(f"{name}{DOUBLE}" for name in (*comparison["references"][1:], "equinox")), DOUBLE_GRAPH]
 
 
 def _of_use(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
@@ -150,8 +151,7 @@ def not_compared(comparison: Mapping[str, Any]) -> list[str]:
     asked, references = comparison["asked"], comparison["references"]
     pairs = [(run, other, batch) for run in GRAPH_RUNS for other in (*references, TRUTH) for batch in asked["batches"]]
     pairs += [("equinox", reference, 1) for reference in references]
-    doubles = (*(f"{name}{DOUBLE}" for name in (*references[1:], "equinox")), DOUBLE_GRAPH)
-    pairs += [(name, TRUTH, 1) for name in (*references, "equinox", *doubles)]
+    pairs += [(name, TRUTH, 1) for name in (*references, "equinox", *_in_double(comparison))]
     rows = comparison["differences"]
     found = {(row["subject"], row["other"], row["batch"], case_of(row)) for row in rows}
     wanted = [(*pair, case) for pair in pairs for case in asked["cases"]]

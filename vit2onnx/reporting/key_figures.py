@@ -62,10 +62,10 @@ def _worst_of(judged: Collection[Judgement], limit_name: str) -> Finding:
 def _rounding(evidence: Evidence, judged: Collection[Judgement]) -> KeyFigure:
     rows = pd.concat([differences(one, GRAPH_RUNS, [TRUTH]) for one in evidence.comparisons])
     found = _worst_of(judged, "floors")
-    figure = f"{found.measured:.2g} x" if math.isfinite(found.measured) else UNKNOWN
-    what = "ordinary rounding (the noise floor): the largest error of any token of the ONNX files"
+    figure = f"{found.measured:.2g} floors" if math.isfinite(found.measured) else UNKNOWN
+    what = "largest error of a token in the ONNX files (one floor is ordinary rounding)"
     count = _rounded(int(rows["count"].sum()))
-    return KeyFigure(figure, what, f"limit {found.limit:g} x; {count} output numbers compared", found.passed)
+    return KeyFigure(figure, what, f"limit {found.limit:g} floors; {count} output numbers compared", found.passed)
 
 
 def _rounded(count: int) -> str:
@@ -78,7 +78,8 @@ def _in_double(evidence: Evidence, judged: Collection[Judgement]) -> KeyFigure:
     largest = float(rows["max_abs"].max(skipna=False))
     figure = number(largest) if math.isfinite(largest) else UNKNOWN
     what = "largest difference between ONNX and original, both computed in double precision"
-    note = f"{number(found.measured)} noise floors of double precision; limit {found.limit:g}"
+    limit = f"limit {found.limit:g} noise floors of double precision"
+    note = f"{number(found.measured)} noise floors; {limit}" if math.isfinite(found.measured) else limit
     return KeyFigure(figure, what, note, found.passed)
 
 
@@ -88,7 +89,7 @@ def _difference(evidence: Evidence) -> KeyFigure:
     figure = plain(largest) if math.isfinite(largest) else UNKNOWN
     typical = plain(round(float(rows["scale"].median()), 1))
     what = "largest difference between ONNX and original in single precision"
-    note = f"output numbers are around {typical}; no limit, because the largest rounding error of so many is chance"
+    note = f"output numbers are around {typical}; no limit: the largest of so many errors is a matter of chance"
     return KeyFigure(figure, what, note, math.isfinite(largest))
 
 

@@ -60,7 +60,7 @@ def with_outliers(tensors: Mapping[str, torch.Tensor], factor: float) -> None:
             parameter[[3, 50]] *= factor
 
 
-# How a checkpoint is changed before everything, by the name of the model: as training may, to amplify rounding.
+# How the checkpoint of a model is changed so that its weights amplify rounding, as trained weights may.
 AMPLIFIED: Mapping[str, Callable[[Mapping[str, torch.Tensor]], None]] = {
     "ViT, sharp": partial(sharpened, factor=4.0),
     "ViT, sharper": partial(sharpened, factor=8.0),
@@ -99,7 +99,7 @@ class Outcome:
 
     @property
     def shares(self) -> dict[str, float | None]:
-        """What outputs and stages are at most found to be, as a share of each limit that judges them."""
+        """The largest figure of outputs and stages under each limit, as a share of the limit."""
         findings = [one for one in (*self.verdict.findings, *self.stage_findings) if one.limit_name]
         names = dict.fromkeys(one.limit_name for one in findings)
         return {name: finite(worst(_share(one) for one in findings if one.limit_name == name)) for name in names}
@@ -117,7 +117,7 @@ class Outcome:
 
 
 def _share(finding: Finding) -> float:
-    # A limit may be nothing: that of the distance from a cosine of one.
+    # The limit is zero if the config asks for a cosine of one.
     return finding.measured / finding.limit if finding.limit else math.nan
 
 

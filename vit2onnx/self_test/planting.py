@@ -34,7 +34,7 @@ from vit2onnx.variants import VariantSpec
 # Height and width, neither square nor multiples of the patch.
 SIZE = (70, 101)
 
-# One photograph of one colour, beside which others show the faults.
+# A photograph of one colour, beside the others: a flat input amplifies rounding.
 GREY = Image.new("RGB", (300, 200), (128, 120, 110))
 
 # Published features are of the releases alone.

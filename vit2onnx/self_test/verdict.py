@@ -15,7 +15,8 @@ def judge_self_test(result: Mapping[str, Any]) -> list[str]:
             sentences.append(f"{what} passes")
         elif row["not_told"]:
             precision = " and ".join(row["not_told"])
-            sentences.append(f"outputs in {precision} precision do not tell of {what} ({', '.join(row['tripped'])} do)")
+            caught_by = ", ".join(row["tripped"])
+            sentences.append(f"{what} does not show in outputs in {precision} precision; only {caught_by} caught it")
         elif not row["passed"]:
             where = f"at {row['named_stage']}, {row['between']}," if row["named_stage"] else "nowhere"
             sentences.append(f"{what} is placed {where} instead of at {row['stage']}")
