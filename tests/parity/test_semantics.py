@@ -108,8 +108,9 @@ def test_a_fault_swaps_what_is_no_tie(fault: str):
     assert margin(found) > 1e-5
 
 
-def test_components_are_those_of_a_singular_value_decomposition():
-    rows = np.random.default_rng(0).standard_normal((300, CHANNELS)) * np.geomspace(1, 1e-3, CHANNELS)
+@pytest.mark.parametrize("count", [300, CHANNELS - 3], ids=["tall", "wide"])
+def test_components_are_those_of_a_singular_value_decomposition(count: int):
+    rows = np.random.default_rng(0).standard_normal((count, CHANNELS)) * np.geomspace(1, 1e-3, CHANNELS)
     values, components = semantics.principal_components(rows, 17)
     _, expected, directions = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
     np.testing.assert_allclose(values, expected[:17], rtol=1e-10)

@@ -15,6 +15,7 @@ from itertools import combinations
 from typing import Any, TypeVar
 
 import numpy as np
+import scipy
 
 from vit2onnx.cases import GOLDEN, Case
 
@@ -97,12 +98,18 @@ def view(features: Mapping[Case, Array], num_prefix: int, patch_size: int) -> Vi
 
 
 def principal_components(rows: Array, count: int) -> tuple[Array, Array]:
-    """The largest singular values and the directions [count, embed_dim] of rows [n, embed_dim] less their mean."""
+    """The largest singular values and their directions [count, embed_dim], of rows [n, embed_dim] less their mean."""
     centred = rows - rows.mean(axis=0)
     # Not by a singular value decomposition, which takes many times as long. Squares lose components below 1e-8 of the
     # first.
-    squares, directions = np.linalg.eigh(centred.T @ centred)
-    return np.sqrt(np.clip(squares[::-1][:count], 0, None)), directions.T[::-1][:count]
+    is_wide = len(centred) < centred.shape[1]
+    gram = centred @ centred.T if is_wide else centred.T @ centred
+    count = min(count, len(gram))
+    squares, vectors = scipy.linalg.eigh(gram, subset_by_index=(len(gram) - count, len(gram) - 1))
+    values, vectors = np.sqrt(np.clip(squares[::-1], 0, None)), vectors.T[::-1]
+    if is_wide:
+        vectors = vectors @ centred / np.where(values == 0, 1, values)[:, None]
+    return values, vectors
 
 
 def compare_semantics(subject: str, other: str, ours: View | None, theirs: View | None, **where: Any) -> dict[str, Any]:
