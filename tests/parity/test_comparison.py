@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
@@ -505,7 +506,7 @@ def test_an_equinox_model_that_rounds_further_than_its_limit_fails(
 ):
     """It raises the floors, and so it is judged by the reference's."""
     factor *= LIMITS["equinox_rounding"]
-    factor /= max(row["multiple"] for row in healthy["rounding"] if row["subject"] == "equinox")
+    factor /= geometric_mean(row["multiple"] for row in healthy["rounding"] if row["subject"] == "equinox")
     single = {
         case: (double + factor * (equinox["float32"][case] - double)).astype(np.float32)
         for case, double in equinox["float64"].items()

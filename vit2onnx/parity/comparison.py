@@ -334,8 +334,8 @@ def own_rounding(
 ) -> tuple[list[dict[str, Any]], dict[Case, np.ndarray]]:
     """What single precision does to every implementation, against its own double precision, and the noise floors.
 
-    One row per case and implementation: the root mean square of its error, and that as a multiple of the first one's,
-    which counts as one unit in the last place at least. The floors [tokens] are by case, of the first and of Equinox.
+    One row per case and implementation: the root mean square of its error, and that as a multiple of the first one's;
+    both count as one unit in the last place at least. The floors [tokens] are by case, of the first and of Equinox.
     """
     rows, floors = [], {}
     for case, true in truth.items():
@@ -344,9 +344,10 @@ def own_rounding(
         }
         of_first = next(iter(errors.values()))
         floors[case] = noise_floors(true, (of_first, errors["equinox"]))
-        first = max(rms(of_first), UNIT * rms(true))
+        unit = UNIT * rms(true)
+        first = max(rms(of_first), unit)
         for name, own in ((name, rms(one)) for name, one in errors.items()):
-            multiple = finite(own / first) if 0 < first < np.inf else None
+            multiple = finite(max(own, unit) / first) if 0 < first < np.inf else None
             rows.append({"subject": name, **asdict(case), "rms": finite(own), "multiple": multiple})
     return rows, floors
 

@@ -1,6 +1,7 @@
 """Pass or fail: three legs, each judged on the numbers of a comparison. A missing leg fails."""
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,10 +106,12 @@ def _of_truth(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Ite
             rows = rows_of(comparison, *pair)
             measure = f"{TOKEN_ERROR} of double precision" if name == "floors_double" else TOKEN_ERROR
             yield _at_most(limits, name, "truth", pair, measure, largest(rows, "floors"), worst_place(rows, "floors"))
-    own = [row for row in comparison["rounding"] if row["subject"] == "equinox"]
+    # Over all inputs, because where rounding is amplified the multiple of one input is a matter of chance.
+    own = [row["multiple"] for row in comparison["rounding"] if row["subject"] == "equinox"]
+    mean = statistics.geometric_mean(own) if worst(own) > 0 else math.nan
     pair = "equinox", (comparison["references"] or [""])[0]
-    measure = "rounding error of a whole input (root mean square), as a multiple of the reference's"
-    yield _at_most(limits, "equinox_rounding", "truth", pair, measure, largest(own, "multiple"))
+    measure = "rounding error (root mean square) as a multiple of the reference's, geometric mean over inputs"
+    yield _at_most(limits, "equinox_rounding", "truth", pair, measure, mean)
 
 
 def _in_double(comparison: Mapping[str, Any]) -> list[str]:
