@@ -251,7 +251,7 @@ def test_the_largest_of_many_errors_is_not_judged():
     ],
 )
 def test_an_equinox_model_that_rounds_much_further_than_the_reference_fails(multiple: float | None, passes: bool):
-    """Or it would raise the floors by which the graph is judged. On the other input it rounds as far as the reference."""
+    """Or it would raise the floors by which the graph is judged. On the other input it rounds like the reference."""
     comparison = healthy()
     comparison["asked"]["cases"].append("dog@48x112")
     for key in ("rounding", "differences"):
