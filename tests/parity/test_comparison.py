@@ -478,7 +478,7 @@ def test_a_runtime_that_rounds_three_times_beyond_the_limit_fails_in_single_prec
 ALL_BY_FLOORS = {
     *(("floors", subject) for subject in (*GRAPH_RUNS, "equinox")),
     *(("floors_double", subject) for subject in ("equinox_float64", "onnx_float64")),
-    ("equinox_rounding", "equinox"),
+    ("rounding_ratio", "equinox"),
 }
 
 
@@ -505,14 +505,14 @@ def test_an_equinox_model_that_rounds_further_than_its_limit_fails(
     graph: Path, compare, equinox, healthy: Mapping[str, Any], factor: float, passes: bool
 ):
     """It raises the floors, and so it is judged by the reference's."""
-    factor *= LIMITS["equinox_rounding"]
+    factor *= LIMITS["rounding_ratio"]
     factor /= geometric_mean(row["multiple"] for row in healthy["rounding"] if row["subject"] == "equinox")
     single = {
         case: (double + factor * (equinox["float32"][case] - double)).astype(np.float32)
         for case, double in equinox["float64"].items()
     }
     found = compare(graph, equinox=equinox | {"float32": single})
-    assert failed(found) == (set() if passes else {("equinox_rounding", "equinox")})
+    assert failed(found) == (set() if passes else {("rounding_ratio", "equinox")})
 
 
 def test_a_fault_in_the_equinox_model_does_not_hide_in_the_floors(graph: Path, compare, equinox):

@@ -120,3 +120,7 @@ def test_a_truth_of_zeros_has_no_unit_and_any_error_is_beyond():
     tiny[2, 0] = 1e-30
     found = in_floors(tiny, zeros, floors)
     assert (found.floors, found.floors_token) == (None, 2)
+
+
+def test_a_negative_floor_has_no_multiple():
+    assert in_floors(np.ones((3, 4)), np.zeros((3, 4)), np.full(3, -1.0)).floors is None

@@ -111,7 +111,7 @@ either_group = pytest.mark.parametrize("index", [0, 1])
 
 def test_every_limit_of_the_config_is_tried():
     # Those of published features, of semantics and of the Equinox model's rounding have tests of their own.
-    own = {"golden", "neighbour_margin", "subspace_angle", "equinox_rounding"}
+    own = {"golden", "neighbour_margin", "subspace_angle", "rounding_ratio"}
     assert PAIRS.keys() | own == LIMITS.keys()
 
 
@@ -244,8 +244,12 @@ def test_the_largest_of_many_errors_is_not_judged():
 @pytest.mark.parametrize(
     ("multiple", "passes"),
     [
-        (0.99 * LIMITS["equinox_rounding"] ** 2, True),
-        (1.01 * LIMITS["equinox_rounding"] ** 2, False),
+        (0.99 * LIMITS["rounding_ratio"] ** 2, True),
+        (1.01 * LIMITS["rounding_ratio"] ** 2, False),
+        # It is the reference that rounds further.
+        (1.01 / LIMITS["rounding_ratio"] ** 2, True),
+        (0.99 / LIMITS["rounding_ratio"] ** 2, False),
+        (0.0, False),
         (None, False),
         (math.nan, False),
     ],
@@ -260,11 +264,8 @@ def test_an_equinox_model_that_rounds_much_further_than_the_reference_fails(mult
     comparison["rounding"][-1]["multiple"] = multiple
     verdict = judge(comparison, LIMITS)
     assert verdict.passed == passes
-    assert [one.limit_name for one in verdict.findings if not one.passed] == ([] if passes else ["equinox_rounding"])
-    assert all(
-        fault.startswith("equinox - transformers, rounding error (root mean square) as a multiple")
-        for fault in verdict.faults
-    )
+    assert [one.limit_name for one in verdict.findings if not one.passed] == ([] if passes else ["rounding_ratio"])
+    assert all(fault.startswith("equinox - transformers, how many times as far the ") for fault in verdict.faults)
 
 
 def test_a_second_reference_may_round_further():

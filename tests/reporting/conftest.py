@@ -175,9 +175,9 @@ def tested(limits: dict[str, dict[str, dict[str, Any]]]) -> Comparison:
     fault |= {"stage": "blocks.1.mlp_raw", "caught_by": f"onnx - truth, {TOKEN_ERROR}", "measured": 3.1e5}
     fault |= {"limit": 10.0, "tripped": ["floors", "floors_double"]}
     fault |= {"shows_in": ["single", "double"], "not_told": []}
-    fault |= {"floors": 3.1e5, "floors_double": 1.7e14, "equinox_rounding": 1.1}
+    fault |= {"floors": 3.1e5, "floors_double": 1.7e14, "rounding_ratio": 1.1}
     fault |= {"named_stage": "blocks.1.mlp_raw", "between": "equinox and transformers", "stage_floors": 8.1e4}
-    in_model = ("floors", "floors_double", "equinox_rounding", "named_stage", "between", "stage_floors")
+    in_model = ("floors", "floors_double", "rounding_ratio", "named_stage", "between", "stage_floors")
     figures = {"max_abs": 4e-6, "floors": 1.7, "floors_double": 2.6, "stage_floors": 1.9}
     return {
         "limits": numbers,

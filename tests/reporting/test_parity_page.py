@@ -148,7 +148,7 @@ def test_page_of_a_graph_that_passes(healthy: Comparison, text_of: Text) -> None
         "RoPE periods bfloat16",
         # Not the model alone is what is meant.
         "ONNX in float64 against float64, error of a token (root mean square) in noise floors of double precision",
-        "Equinox against Hugging Face transformers, rounding error (root mean square) as a multiple",
+        "Equinox against Hugging Face transformers, how many times as far the second rounds as the other",
         "operators ONNX opset 23",
         "dynamic.passport.json has the hash of every single weight",
         "1 copied, 1 reshaped or masked, 1 left out; 1 that it lacks restored",

@@ -54,7 +54,7 @@ LOOSE = {"floors": 1e6, "floors_double": 1e15, "neighbour_margin": 1.0, "subspac
 
 
 def test_limits_that_let_a_fault_pass_are_found_out(released, tmp_path: Path):
-    row = bias_row(released[MODELS[VIT]], tmp_path, **LOOSE, equinox_rounding=1e6)
+    row = bias_row(released[MODELS[VIT]], tmp_path, **LOOSE, rounding_ratio=1e6)
     assert (row["caught"], row["caught_by"], row["passed"]) == (False, None, False)
     assert row["not_told"] == ["single", "double"]
     # A limit on stages that names none, too.
@@ -75,10 +75,10 @@ def test_a_model_that_rounds_much_further_shows_by_its_rounding_alone(released, 
     (fault,) = (fault for fault in IN_MODEL if isinstance(fault, InRounding))
     chain = Chain(shrink(released[MODELS[VIT]]), 0, tmp_path / "healthy", IMAGES, LIMITS)
     row = chain_row(fault, examine(chain, fault, tmp_path / "fault"))
-    assert (row["passed"], row["tripped"]) == (True, ["equinox_rounding", "floors"])
+    assert (row["passed"], row["tripped"]) == (True, ["rounding_ratio", "floors"])
     assert row["floors"] < LIMITS["floors"] and row["floors_double"] < LIMITS["floors_double"]
     # Measured 260.
-    assert row["equinox_rounding"] > 10 * LIMITS["equinox_rounding"]
+    assert row["rounding_ratio"] > 10 * LIMITS["rounding_ratio"]
 
 
 @pytest.mark.parametrize("model", AMPLIFIED)

@@ -23,6 +23,15 @@ from vit2onnx.onnx_file import INPUT, OUTPUTS, Initializer, initializers
 OUTPUT = next(iter(OUTPUTS))
 
 
+class Erf(OpRun):
+    """Computes in the precision of its input; ONNX's own computes in single."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (special.erf(x),)
+
+
 class Gelu(OpRun):
     """Computes in the precision of its input; ONNX's own computes the error function in single."""
 
@@ -83,7 +92,7 @@ def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -
     model = onnx.load(path, load_external_data=False)
     weights = _take_off_weights(model.graph, initializers(path))
     _widen_constants(model.graph)
-    evaluator = ReferenceEvaluator(model, new_ops=[Conv, Gelu, LayerNormalization])
+    evaluator = ReferenceEvaluator(model, new_ops=[Conv, Erf, Gelu, LayerNormalization])
     uses = Counter([OUTPUT, *(name for node in evaluator.rt_nodes_ for name in node.input)])
     states: dict[str, dict[str, Any]] = {
         case: {"": None, INPUT: np.repeat(image[None].astype(np.float64), batch, axis=0)}
@@ -104,7 +113,9 @@ def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -
 def _take_off_weights(graph: onnx.GraphProto, stored: Mapping[str, Initializer]) -> dict[str, Callable[[], np.ndarray]]:
     """Take the weights off a graph; returns how to read each in double precision."""
     weights = {
-        one.name: stored[one.name] for one in graph.initializer if one.data_type == TensorProto.FLOAT and one.dims
+        one.name: stored[one.name]
+        for one in graph.initializer
+        if one.data_type == TensorProto.FLOAT and math.prod(one.dims) > 1
     }
     constants = [one for one in graph.initializer if one.name not in weights]
     del graph.initializer[:]

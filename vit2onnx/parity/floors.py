@@ -47,8 +47,8 @@ def token_floors(a: np.ndarray, b: np.ndarray, floors: np.ndarray) -> np.ndarray
     with np.errstate(divide="ignore", invalid="ignore"):
         # Where the truth is zero there is no unit, and any error is beyond all multiples.
         multiples: np.ndarray = np.where(of_tokens == 0, 0.0, of_tokens / floors)
-    # Not what the division gives: any error is nothing by a floor that is infinite.
-    return np.where(np.isfinite(floors), multiples, np.nan)
+    # An infinite floor would make every error zero floors, and a negative one less than that.
+    return np.where(np.isfinite(floors) & (floors >= 0), multiples, np.nan)
 
 
 def error(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -106,12 +106,13 @@ def _of_truth(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Ite
             rows = rows_of(comparison, *pair)
             measure = f"{TOKEN_ERROR} of double precision" if name == "floors_double" else TOKEN_ERROR
             yield _at_most(limits, name, "truth", pair, measure, largest(rows, "floors"), worst_place(rows, "floors"))
-    # Over all inputs, because where rounding is amplified the multiple of one input is a matter of chance.
+    # Over all inputs, because where rounding is amplified the ratio on one input is a matter of chance.
     own = [row["multiple"] for row in comparison["rounding"] if row["subject"] == "equinox"]
     mean = statistics.geometric_mean(own) if worst(own) > 0 else math.nan
     pair = "equinox", (comparison["references"] or [""])[0]
-    measure = "rounding error (root mean square) as a multiple of the reference's, geometric mean over inputs"
-    yield _at_most(limits, "equinox_rounding", "truth", pair, measure, mean)
+    further = "the first" if mean > 1 else "the second"
+    measure = f"how many times as far {further} rounds as the other, geometric mean over inputs"
+    yield _at_most(limits, "rounding_ratio", "truth", pair, measure, max(mean, 1 / mean))
 
 
 def _in_double(comparison: Mapping[str, Any]) -> list[str]:

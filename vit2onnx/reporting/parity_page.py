@@ -32,7 +32,7 @@ QUESTIONS = {
     "reference": ("Does the graph match the original?", ("cosine",)),
     "truth": (
         "Is it as accurate as the original?",
-        ("floors", "floors_double", "equinox_rounding", "neighbour_margin", "subspace_angle"),
+        ("floors", "floors_double", "rounding_ratio", "neighbour_margin", "subspace_angle"),
     ),
     "sanity": ("Is the file what it promises to be?", ()),
     PUBLISHED: ("Are the features those that the publisher published?", ("golden",)),

@@ -40,7 +40,7 @@ GREY = Image.new("RGB", (300, 200), (128, 120, 110))
 # Published features are of the releases alone.
 NOT_TRIPPED = ("golden",)
 # Outputs have to tell of a fault in each precision in which it shows, by one of these limits.
-TELLING = {"single": ("floors", "equinox_rounding"), "double": ("floors_double",)}
+TELLING = {"single": ("floors", "rounding_ratio"), "double": ("floors_double",)}
 
 Limits = Mapping[str, float]
 Photographs = Mapping[str, Image.Image]
@@ -124,7 +124,7 @@ def chain_row(fault: InChain, outcome: Outcome) -> dict[str, Any]:
     row = {"fault": fault.name, "planted_in": fault.planted_in, "model": fault.model, "stage": fault.stage}
     row |= caught_by(outcome.verdict.findings) | {
         "tripped": tripped((*outcome.verdict.findings, *outcome.stage_findings)),
-        **{name: outcome.measured(name) for name in ("floors", "floors_double", "equinox_rounding")},
+        **{name: outcome.measured(name) for name in ("floors", "floors_double", "rounding_ratio")},
         "named_stage": found.stage if found else None,
         "between": f"{found.subject} and {found.other}" if found else None,
         "stage_floors": found.floors if found else None,
@@ -144,7 +144,7 @@ def preprocessing_row(
     row |= caught_by(sorted(findings, key=lambda finding: finding.measured / finding.limit, reverse=True))
     return row | {
         "tripped": tripped(findings),
-        **dict.fromkeys(("floors", "floors_double", "equinox_rounding", "named_stage", "between", "stage_floors")),
+        **dict.fromkeys(("floors", "floors_double", "rounding_ratio", "named_stage", "between", "stage_floors")),
         "shows_in": (),
         "not_told": [],
         "passed": row["caught"],
