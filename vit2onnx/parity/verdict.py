@@ -108,7 +108,7 @@ def _of_truth(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Ite
             yield _at_most(limits, name, "truth", pair, measure, largest(rows, "floors"), worst_place(rows, "floors"))
     # Over all inputs, because where rounding is amplified the ratio on one input is a matter of chance.
     own = [row["multiple"] for row in comparison["rounding"] if row["subject"] == "equinox"]
-    mean = statistics.geometric_mean(own) if worst(own) > 0 else math.nan
+    mean = statistics.geometric_mean(own) if worst(own) > 0 and min(own) > 0 else math.nan
     pair = "equinox", (comparison["references"] or [""])[0]
     further = "the first" if mean > 1 else "the second"
     measure = f"how many times as far {further} rounds as the other, geometric mean over inputs"
