@@ -66,7 +66,7 @@ def test_an_equinox_model_that_widens_the_noise_floor_fails(healthy: Comparison,
             row["multiple"] = 12.0
     judged = judge_gates(healthy, limits)
     assert (
-        "how many times as far the first rounds as the other, geometric mean over inputs: 1.20e+01 > 5.00e+00"
+        "how many times as far the first rounds as the other, geometric mean over inputs: 1.20e+01 > 1.00e+01"
         in judged.faults["outputs"][0]
     )
     # Nothing is wrong with the graph.
