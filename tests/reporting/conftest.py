@@ -269,6 +269,19 @@ def beyond(healthy: Comparison) -> Comparison:
 
 
 @pytest.fixture
+def off() -> Callable[..., Comparison]:
+    """Takes subjects of a comparison 304 noise floors from the truth."""
+
+    def take(comparison: Comparison, *subjects: str) -> Comparison:
+        for row in comparison["differences"]:
+            if row["subject"] in subjects and row["other"] == "truth":
+                row["floors"] = 304.0
+        return comparison
+
+    return take
+
+
+@pytest.fixture
 def not_finite(healthy: Comparison) -> Comparison:
     """A comparison that fails because the graph gave NaN for a photograph at one size."""
     broken = deepcopy(healthy)

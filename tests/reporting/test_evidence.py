@@ -73,13 +73,6 @@ def test_an_equinox_model_that_widens_the_noise_floor_fails(healthy: Comparison,
     assert judged.diagnosis == ""
 
 
-def off(comparison: Comparison, *subjects: str) -> Comparison:
-    for row in comparison["differences"]:
-        if row["subject"] in subjects and row["other"] == "truth":
-            row["floors"] = 304.0
-    return comparison
-
-
 @pytest.mark.parametrize(
     ("subjects", "said"),
     [
@@ -107,7 +100,12 @@ def off(comparison: Comparison, *subjects: str) -> Comparison:
     ],
 )
 def test_precisions_tell_which_part_is_at_fault(
-    healthy: Comparison, stages: Comparison, limits: Limits, subjects: tuple[str, ...], said: str
+    off: Callable[..., Comparison],
+    healthy: Comparison,
+    stages: Comparison,
+    limits: Limits,
+    subjects: tuple[str, ...],
+    said: str,
 ) -> None:
     assert judge_gates(off(healthy, *subjects), limits, stages=stages).diagnosis == said
     without = judge_gates(healthy, limits).diagnosis
@@ -115,7 +113,7 @@ def test_precisions_tell_which_part_is_at_fault(
 
 
 def test_a_graph_that_does_not_run_in_double_precision_clears_nobody(
-    healthy: Comparison, stages: Comparison, limits: Limits
+    off: Callable[..., Comparison], healthy: Comparison, stages: Comparison, limits: Limits
 ) -> None:
     broken = off(healthy, "onnx", "onnx_unoptimized")
     broken["differences"] = [row for row in broken["differences"] if row["subject"] != "onnx_float64"]
