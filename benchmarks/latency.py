@@ -18,9 +18,9 @@ import onnxruntime as ort
 import torch
 import yaml
 
-from vit2onnx.parity.double_graph import run_in_double
-from vit2onnx.references import transformers_model
-from vit2onnx.variants import VariantSpec
+from vit2onnx.runners import transformers_model
+from vit2onnx.runners.onnx_double import run_in_double
+from vit2onnx.spec.variant import VariantSpec
 
 ROOT = Path(__file__).parents[1]
 PEER = "torch.onnx.export(dynamo=True)"

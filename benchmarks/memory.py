@@ -20,9 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 
 # All else is imported by the steps, so that each has its own imports only.
-from vit2onnx.variants import ExportSpec, VariantSpec
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
 
-DYNAMIC = ExportSpec("dynamic", None, None, None, opset=23)
+DYNAMIC = Recipe("dynamic", None, None, None, opset=23)
 Work = Callable[[], object]
 
 
@@ -69,17 +70,17 @@ def export_embedded(spec: VariantSpec, folder: Path) -> Work:
 def run_in_double(spec: VariantSpec, folder: Path) -> Work:
     import numpy as np
 
-    from vit2onnx.parity.double_graph import run_in_double
+    from vit2onnx.runners.onnx_double import run_in_double
 
     image = np.random.default_rng(0).standard_normal((3, 224, 224), np.float32)
     return lambda: run_in_double(folder / "dynamic.onnx", {"noise@224x224": image})
 
 
 def graph_without_weights(spec: VariantSpec, folder: Path) -> Work:
-    from vit2onnx.archive import array_shapes
     from vit2onnx.exporting.graph import trace, write
-    from vit2onnx.keytable import LazyTensor
-    from vit2onnx.models import build
+    from vit2onnx.families.models import build
+    from vit2onnx.weights.archive import array_shapes
+    from vit2onnx.weights.keytable import LazyTensor
 
     def work() -> None:
         skeleton, weights = build(spec.family, spec.architecture), folder / "model.eqx"
@@ -129,9 +130,9 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs=2, default=(4, 8), metavar="BLOCKS")
     options = parser.parse_args()
 
-    from vit2onnx.archive import array_shapes
     from vit2onnx.checkpoints.identity import known_variants
-    from vit2onnx.models import build
+    from vit2onnx.families.models import build
+    from vit2onnx.weights.archive import array_shapes
 
     released = known_variants()[options.variant]
     peaks: dict[str, list[float]] = {step.__name__: [] for step in STEPS}

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from vit2onnx.self_test.planting import TELLING
 from vit2onnx.self_test.verdict import judge_self_test
-from vit2onnx.variants import read_variants
+from vit2onnx.spec.variant import read_variants
 from workflow.scripts.plant_faults import plant
 
 ROOT = Path(__file__).parents[1]

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from vit2onnx.archive import load_model, read_archive, write_model
 from vit2onnx.checkpoints.convert import convert_checkpoint
-from vit2onnx.checkpoints.layouts import tables_of
+from vit2onnx.checkpoints.detect import tables_of
 from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT
 from vit2onnx.checkpoints.synthetic import write_synthetic
-from vit2onnx.mapping import map_model
-from vit2onnx.models import Model
+from vit2onnx.families.models import Model
 from vit2onnx.self_test.chain import shrink
-from vit2onnx.variants import VariantSpec, read_variants
+from vit2onnx.spec.variant import VariantSpec, read_variants
+from vit2onnx.weights.archive import load_model, read_archive, write_model
+from vit2onnx.weights.mapping import map_model
 
 # Models are so small that more threads only wait for each other.
 torch.set_num_threads(1)

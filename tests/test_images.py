@@ -10,7 +10,7 @@ from PIL import Image
 
 from vit2onnx.errors import InputError
 from vit2onnx.images import check_image, load_image, preprocess
-from vit2onnx.variants import Preprocessing
+from vit2onnx.spec.variant import Preprocessing
 
 FOLDER = Path(__file__).parents[1] / "resources" / "images"
 BUNDLED = sorted(FOLDER.glob("*.jpg"))

@@ -61,8 +61,8 @@ def test_a_change_reruns_what_imports_it_and_nothing_else(package, changed: str,
 
 
 def test_compiled_files_do_not_count(package):
-    (package / "models" / "__pycache__").mkdir(exist_ok=True)
-    (package / "models" / "__pycache__" / "rope.pyc").write_bytes(b"compiled")
+    (package / "nn" / "__pycache__").mkdir(exist_ok=True)
+    (package / "nn" / "__pycache__" / "rope.pyc").write_bytes(b"compiled")
     assert digests_after(package, "models/__pycache__/rope.pyc") == set()
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float32
 from PIL import Image
 
 from vit2onnx.errors import InputError
-from vit2onnx.variants import Preprocessing
+from vit2onnx.spec.variant import Preprocessing
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

@@ -20,7 +20,7 @@ from vit2onnx.errors import InputError
 from vit2onnx.files import read_arrays, sha256_of
 from vit2onnx.onnx_file import FLOORS, INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, passport_beside, sample_beside
 from vit2onnx.parity.floors import error, in_floors
-from vit2onnx.runtime import batch_of, session_of
+from vit2onnx.runners.onnx import batch_of, session_of
 
 OUTPUT = next(iter(OUTPUTS))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
+from vit2onnx.spec.variant import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -21,12 +21,12 @@ import safetensors.torch
 import torch
 
 from tests.rounding import MODEL_LIMIT, floors
-from vit2onnx import inference
-from vit2onnx.archive import archive_skeleton, array_shapes, open_model, read_archive
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
-from vit2onnx.variants import ConvNeXtArchitecture, VariantSpec
+from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.spec.variant import ConvNeXtArchitecture, VariantSpec
+from vit2onnx.weights.archive import archive_skeleton, array_shapes, open_model, read_archive
 
 Tensors = dict[str, torch.Tensor]
 # An archive's bytes and a ledger's rows.
@@ -515,7 +515,7 @@ def test_equimos_own_loader_opens_the_archive_and_gives_our_features(released, s
     found = eqx.filter_jit(model.forward_features)(pixel_values, key=jax.random.PRNGKey(0), inference=True)
     order = ("x_norm_cls_token", "x_norm_reg_tokens", "x_norm_patchtokens")
     theirs = np.concatenate([np.asarray(found[name]).reshape(-1, dim) for name in order])
-    ours = inference.features(*open_model(spine.model_file), {"x": pixel_values})
+    ours = equinox_runner.features(*open_model(spine.model_file), {"x": pixel_values})
     assert theirs.shape == (1 + 4 + 5 * 9, dim)
     # Measured 0.95 to 0.99.
     assert floors(theirs, ours["float64/x"], ours["float32/x"]) <= MODEL_LIMIT

@@ -18,7 +18,7 @@ from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.checkpoints.sources import Source
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of
-from vit2onnx.variants import VariantSpec
+from vit2onnx.spec.variant import VariantSpec
 
 SECRET = "s3cr3t"
 

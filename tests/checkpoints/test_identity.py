@@ -10,7 +10,7 @@ import pytest
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.checkpoints.identity import check_identity, known_variants
 from vit2onnx.errors import InputError
-from vit2onnx.keytable import LazyTensor
+from vit2onnx.weights.keytable import LazyTensor
 
 NOT_A_HASH = "0" * 64
 FILE = Path("/mine/model.bin")

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import safetensors
 
-from vit2onnx.archive import archive_skeleton, array_shapes
-from vit2onnx.checkpoints.layouts import detect, tables_of
-from vit2onnx.checkpoints.layouts.dinov3_vit import MASK_KEY_BIAS
+from vit2onnx.checkpoints.detect import detect, tables_of
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
-from vit2onnx.keytable import assign
-from vit2onnx.models.rope import rope_periods
-from vit2onnx.references import transformers_model
-from vit2onnx.variants import ConvNeXtArchitecture
+from vit2onnx.families.dinov3_vit.layouts import MASK_KEY_BIAS
+from vit2onnx.nn.rope import rope_periods
+from vit2onnx.runners import transformers_model
+from vit2onnx.spec.variant import ConvNeXtArchitecture
+from vit2onnx.weights.archive import archive_skeleton, array_shapes
+from vit2onnx.weights.keytable import assign
 
 VIT_LAYOUTS = ["meta", "huggingface", "huggingface5", "timm", "timm_qkvb"]
 # Parameters in the publisher's file and in Hugging Face's, as counted on their models (MODELS.md C.1).

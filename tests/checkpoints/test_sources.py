@@ -10,7 +10,7 @@ import pytest
 
 from vit2onnx.checkpoints.sources import Source, find_link, find_local, locate
 from vit2onnx.errors import InputError
-from vit2onnx.variants import VariantSpec, read_variants
+from vit2onnx.spec.variant import VariantSpec, read_variants
 
 NAME = "dinov3_vits16_pretrain_lvd1689m"
 SPEC = VariantSpec.from_mapping(NAME, read_variants(Path("config/variants"))[NAME])

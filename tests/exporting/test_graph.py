@@ -20,25 +20,26 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from tests.rounding import MODEL_LIMIT, floors
-from vit2onnx import inference
-from vit2onnx.archive import leaf_names, open_model
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.graph import OUTPUTS, check_interface, detach, trace, write
 from vit2onnx.exporting.metadata import metadata_of
-from vit2onnx.keytable import LazyTensor
-from vit2onnx.models import build
-from vit2onnx.variants import ExportSpec, VariantSpec
+from vit2onnx.families.models import build
+from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.weights.archive import leaf_names, open_model
+from vit2onnx.weights.keytable import LazyTensor
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        ExportSpec("static", 1, 224, 224, opset=23),
-        ExportSpec("dynamic", None, None, None, opset=23),
-        ExportSpec("free_batch", None, 32, 48, opset=23),
-        ExportSpec("free_size", 2, None, None, opset=23),
-        ExportSpec("free_height", 1, None, 48, opset=23),
-        ExportSpec("opset24", None, None, None, opset=24),
+        Recipe("static", 1, 224, 224, opset=23),
+        Recipe("dynamic", None, None, None, opset=23),
+        Recipe("free_batch", None, 32, 48, opset=23),
+        Recipe("free_size", 2, None, None, opset=23),
+        Recipe("free_height", 1, None, 48, opset=23),
+        Recipe("opset24", None, None, None, opset=24),
     )
 }
 # (height, width): the training size, wide, tall, one patch, not quite two, and no multiple of the patch.
@@ -52,7 +53,7 @@ SHAPES = {
     "opset24": [(3, 48, 112), (1, 250, 170)],
 }
 every_recipe = pytest.mark.parametrize("recipe", RECIPES)
-Export = Callable[[ExportSpec, Path], Path]
+Export = Callable[[Recipe, Path], Path]
 
 
 def noise(batch: int, height: int, width: int) -> np.ndarray:
@@ -73,7 +74,7 @@ def metadata(tiny_spec: VariantSpec, tiny_checkpoint: Path) -> dict[str, str]:
 def export(tiny_spec: VariantSpec, tiny_model_file: Path, metadata: Mapping[str, str]) -> Export:
     """Export the tiny model by a recipe, as the workflow does."""
 
-    def run(recipe: ExportSpec, path: Path) -> Path:
+    def run(recipe: Recipe, path: Path) -> Path:
         skeleton, tensors = open_model(tiny_model_file)
         graph = trace(skeleton, tiny_spec, recipe)
         write(graph, path, recipe, metadata, tensors, weights=tiny_model_file, external=False)
@@ -101,7 +102,7 @@ def expected(tiny_model_file: Path) -> Callable[[int, int, int], tuple[np.ndarra
     @functools.cache
     def features(height: int, width: int) -> Mapping[str, np.ndarray]:
         images = dict(zip("012", noise(3, height, width), strict=True))
-        return inference.features(*open_model(tiny_model_file), images)
+        return equinox_runner.features(*open_model(tiny_model_file), images)
 
     def run(batch: int, *size: int) -> tuple[np.ndarray, np.ndarray]:
         found = features(*size)

@@ -11,15 +11,16 @@ import onnxruntime as ort
 import pytest
 
 from tests.rounding import MODEL_LIMIT, floors
-from vit2onnx.archive import open_model
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
-from vit2onnx.references import transformers_model
-from vit2onnx.variants import Architecture, ConvNeXtArchitecture, ExportSpec, VariantSpec
+from vit2onnx.runners import transformers_model
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import Architecture, ConvNeXtArchitecture, VariantSpec
+from vit2onnx.weights.archive import open_model
 
-DYNAMIC = ExportSpec("dynamic", None, None, None, opset=23)
-STATIC = ExportSpec("static", 1, 70, 101, opset=23)
+DYNAMIC = Recipe("dynamic", None, None, None, opset=23)
+STATIC = Recipe("static", 1, 70, 101, opset=23)
 # (height, width), none a multiple of the patch but the second: wide, one ConvNeXt patch high, tall.
 SIZES = [(70, 101), (32, 96), (131, 47)]
 
@@ -57,7 +58,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Export a small model by a recipe, as the workflow does; once, if several tests ask."""
     folder = tmp_path_factory.mktemp("graphs")
 
-    def run(spine, recipe: ExportSpec) -> Path:
+    def run(spine, recipe: Recipe) -> Path:
         path = folder / f"{spine.spec.name}_{recipe.name}.onnx"
         if not path.exists():
             skeleton, tensors = open_model(spine.model_file)

@@ -9,18 +9,18 @@ import onnxruntime as ort
 import pytest
 
 from tests.rounding import LAYER_LIMIT, floors
-from vit2onnx import inference
-from vit2onnx.archive import open_model
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.errors import InternalError
 from vit2onnx.exporting.graph import OUTPUTS, trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.stages import check_same_nodes, inject, stage_outputs, write_stages
-from vit2onnx.variants import ExportSpec
+from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.weights.archive import open_model
 
 RECIPES = {
-    "static": ExportSpec("static", 1, 128, 160, opset=23),
-    "dynamic": ExportSpec("dynamic", None, None, None, opset=23),
+    "static": Recipe("static", 1, 128, 160, opset=23),
+    "dynamic": Recipe("dynamic", None, None, None, opset=23),
 }
 IMAGE = np.random.default_rng(0).standard_normal((3, 128, 160), np.float32)
 Written = Callable[..., Mapping[str, Path]]
@@ -78,7 +78,7 @@ def test_both_graphs_show_what_the_model_computes(spines, written: Written, name
     injected = {layer: rng.standard_normal(found[n].shape, np.float32) for layer, n in zip(fed, before, strict=True)}
     parted = dict(zip(names, run.run(None, pixel_values | injected), strict=True))
     given = {layer.removesuffix(".input"): value[0] for layer, value in injected.items()}
-    expected = dict(inference.stages(*open_model(spine.model_file), IMAGE, given))
+    expected = dict(equinox_runner.stages(*open_model(spine.model_file), IMAGE, given))
     assert stage_outputs(open_model(spine.model_file)[0], spine.spec) == names[2:]
     for mode, stages in (("accumulated", found), ("injected", parted)):
         for stage, value in {**stages, "norm": stages["last_hidden_state"]}.items():

@@ -13,16 +13,16 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from vit2onnx.archive import open_model
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.errors import InternalError
 from vit2onnx.exporting.graph import detach, trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.weights import write_embedded, write_external
-from vit2onnx.keytable import LazyTensor
-from vit2onnx.variants import ExportSpec
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.weights.archive import open_model
+from vit2onnx.weights.keytable import LazyTensor
 
-DYNAMIC = ExportSpec("dynamic", None, None, None, opset=23)
+DYNAMIC = Recipe("dynamic", None, None, None, opset=23)
 RELEASES = ["vits16plus", "vit7b16", "convnext_tiny"]
 Tensors = Mapping[str, LazyTensor]
 

@@ -22,9 +22,6 @@ import pytest
 import yaml
 from onnx import numpy_helper
 
-from vit2onnx import inference
-from vit2onnx.archive import open_model
-from vit2onnx.cases import GOLDEN, Case
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
@@ -43,13 +40,17 @@ from vit2onnx.parity.comparison import (
 from vit2onnx.parity.floors import noise_floors, rms
 from vit2onnx.parity.tables import csv_of, flat_semantics
 from vit2onnx.parity.verdict import GRAPH_RUNS, judge, largest, rows_of
-from vit2onnx.references import transformers_model
-from vit2onnx.runtime import session_of
-from vit2onnx.variants import ExportSpec, Golden, VariantSpec
+from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.runners import transformers_model
+from vit2onnx.runners.onnx import session_of
+from vit2onnx.spec.case import GOLDEN, Case
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import Golden, VariantSpec
+from vit2onnx.weights.archive import open_model
 
 CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
 LIMITS = {name: limit["limit"] for name, limit in yaml.safe_load(CONFIG.read_text())["parity"]["limits"].items()}
-DYNAMIC = ExportSpec("dynamic", None, None, None, opset=23)
+DYNAMIC = Recipe("dynamic", None, None, None, opset=23)
 # Five images of one size, which batches of three do not divide, one of another, and one that is no multiple of the
 # patch; (height, width).
 CASES = [Case(f"noise{i}", 48, 112) for i in range(5)] + [Case("tall", 64, 32), Case("odd", 50, 37)]
@@ -77,7 +78,7 @@ def reference(tiny_spec: VariantSpec, tiny_checkpoint: Path, pixel_values: Featu
 @pytest.fixture(scope="module")
 def equinox(tiny_model_file: Path, pixel_values: Features) -> ByKind:
     named = {str(case): x for case, x in pixel_values.items()}
-    return by_kind(inference.features(*open_model(tiny_model_file), named, NATIVE))
+    return by_kind(equinox_runner.features(*open_model(tiny_model_file), named, NATIVE))
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +99,7 @@ def graph(
 def compare(tiny_spec: VariantSpec, pixel_values: Features, reference, equinox) -> Callable[..., dict[str, Any]]:
     """Compare a graph with the tiny model's features, or with others that are given."""
 
-    def run(
-        graph: Path, export: ExportSpec = DYNAMIC, batch_sizes: Sequence[int] = (3,), **other: Any
-    ) -> dict[str, Any]:
+    def run(graph: Path, export: Recipe = DYNAMIC, batch_sizes: Sequence[int] = (3,), **other: Any) -> dict[str, Any]:
         given = {"spec": tiny_spec, "pixel_values": pixel_values, "equinox": equinox}
         given |= {"references": {"transformers": reference}} | other
         return compare_outputs(export=export, graph=graph, batch_sizes=batch_sizes, threads=1, **given)
@@ -261,7 +260,7 @@ def test_published_features_are_held_against_every_implementation(
         "spec": replace(tiny_spec, golden=published),
         "pixel_values": {GOLDEN: image},
         "references": {"transformers": reference},
-        "equinox": by_kind(inference.features(*open_model(tiny_model_file), {str(GOLDEN): image})),
+        "equinox": by_kind(equinox_runner.features(*open_model(tiny_model_file), {str(GOLDEN): image})),
     }
     found = compare(graph, **given)
     seen = {row["subject"] for row in found["differences"] if row["other"] == "published"}
@@ -278,13 +277,13 @@ def test_published_features_are_held_against_every_implementation(
 
 def test_a_static_graphs_batch_is_its_own(graph: Path, compare, pixel_values: Features):
     one_size = {case: x for case, x in pixel_values.items() if case.height == 48}
-    export = ExportSpec("static", 2, 48, 112, opset=23)
+    export = Recipe("static", 2, 48, 112, opset=23)
     found = compare(graph, export, pixel_values=one_size)
     assert {row["batch"] for row in found["differences"] if row["subject"] == "onnx"} == {2}
 
 
 def test_only_sizes_that_the_recipe_accepts_are_compared(graph: Path, compare):
-    found = compare(graph, ExportSpec("static", 1, 64, 32, opset=23))
+    found = compare(graph, Recipe("static", 1, 64, 32, opset=23))
     assert {(row["height"], row["width"]) for row in found["differences"]} == {(64, 32)}
     # Nothing else is wrong than that it is another recipe's graph.
     faults = judge(found, LIMITS).faults
@@ -295,7 +294,7 @@ def test_only_sizes_that_the_recipe_accepts_are_compared(graph: Path, compare):
 
 
 def test_comparing_nothing_fails(graph: Path, compare):
-    found = compare(graph, ExportSpec("static", 1, 96, 96, opset=23))
+    found = compare(graph, Recipe("static", 1, 96, 96, opset=23))
     assert found["differences"] == []
     assert not judge(found, LIMITS).passed
 

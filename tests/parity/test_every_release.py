@@ -7,24 +7,25 @@ import numpy as np
 import pytest
 import yaml
 
-from vit2onnx import inference
-from vit2onnx.archive import open_model, read_archive, write_model
-from vit2onnx.cases import Case
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.fetch import fetch_synthetic
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
-from vit2onnx.mapping import map_model
 from vit2onnx.parity.comparison import by_kind, compare_outputs
 from vit2onnx.parity.verdict import judge
-from vit2onnx.references import transformers_model
-from vit2onnx.variants import ConvNeXtArchitecture, ExportSpec, VariantSpec, read_variants
+from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.runners import transformers_model
+from vit2onnx.spec.case import Case
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import ConvNeXtArchitecture, VariantSpec, read_variants
+from vit2onnx.weights.archive import open_model, read_archive, write_model
+from vit2onnx.weights.mapping import map_model
 
 ROOT = Path(__file__).parents[2]
 RELEASES = read_variants(ROOT / "config" / "variants")
 CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
 LIMITS = {name: limit["limit"] for name, limit in CONFIG["parity"]["limits"].items()}
-EXPORTS = (ExportSpec("static", 1, 160, 224, opset=23), ExportSpec("dynamic", None, None, None, opset=23))
+EXPORTS = (Recipe("static", 1, 160, 224, opset=23), Recipe("dynamic", None, None, None, opset=23))
 CASES = [Case("noise", 160, 224), Case("noise", 150, 97)]
 
 
@@ -33,7 +34,7 @@ def shallow(name: str) -> VariantSpec:
     arch = spec.architecture
     if isinstance(arch, ConvNeXtArchitecture):
         return replace(spec, architecture=replace(arch, depths=(1, 1, 1, 1)))
-    # One block of 7B has 0.8 GB. The norm of local crops is no part of inference.
+    # One block of 7B has 0.8 GB. The norm of local crops is no part of equinox_runner.
     return replace(spec, architecture=replace(arch, depth=1 if arch.embed_dim == 4096 else 2, local_cls_norm=False))
 
 
@@ -52,7 +53,7 @@ def test_release_is_at_parity_at_full_width(spec: VariantSpec, tmp_path: Path):
     images = {str(case): rng.standard_normal((3, case.height, case.width), np.float32) for case in CASES}
     reference = by_kind(transformers_model.features(spec, checkpoint, images, native=[str(CASES[0])]))
     checkpoint.unlink()
-    equinox = by_kind(inference.features(*open_model(model), images, native=[str(CASES[0])]))
+    equinox = by_kind(equinox_runner.features(*open_model(model), images, native=[str(CASES[0])]))
     pixel_values = {Case.parse(case): image for case, image in images.items()}
     for export in EXPORTS:
         graph = tmp_path / f"{export.name}.onnx"

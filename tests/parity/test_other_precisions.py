@@ -9,15 +9,15 @@ import pytest
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from tests.conftest import Spine, short
-from vit2onnx import inference
-from vit2onnx.archive import open_model
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.parity.floors import error, in_floors, noise_floors
-from vit2onnx.references import transformers_model
-from vit2onnx.runtime import session_of
-from vit2onnx.variants import ExportSpec
+from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.runners import transformers_model
+from vit2onnx.runners.onnx import session_of
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.weights.archive import open_model
 
-DYNAMIC = ExportSpec("dynamic", None, None, None, opset=23)
+DYNAMIC = Recipe("dynamic", None, None, None, opset=23)
 IMAGE = np.random.default_rng(0).standard_normal((3, 70, 101), np.float32)
 # How much coarser it is than single precision: eleven bits instead of twenty-four.
 HALF = 2.0**13
@@ -35,7 +35,7 @@ def test_a_graph_in_half_precision_is_within_two_floors(spines, tmp_path: Path, 
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), half)
 
     reference = transformers_model.features(spine.spec, spine.checkpoints["meta"], {"0": IMAGE})
-    equinox = inference.features(*open_model(spine.model_file), {"0": IMAGE})
+    equinox = equinox_runner.features(*open_model(spine.model_file), {"0": IMAGE})
     truth = reference["float64/0"]
     own = [error(one["float32/0"], one["float64/0"]) for one in (reference, dict(equinox))]
     floors = HALF * noise_floors(truth, own)

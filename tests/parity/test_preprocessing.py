@@ -18,9 +18,9 @@ from PIL import Image
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.parity.preprocessing import compare_preprocessing, difference_of_inputs, judge_preprocessing
 from vit2onnx.parity.verdict import Finding
-from vit2onnx.references.preprocessing import PUBLISHED, preparations, published_constants
+from vit2onnx.runners.preprocessing import PUBLISHED, preparations, published_constants
 from vit2onnx.self_test.faults import rows_first
-from vit2onnx.variants import Preprocessing, VariantSpec, read_variants
+from vit2onnx.spec.variant import Preprocessing, VariantSpec, read_variants
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())

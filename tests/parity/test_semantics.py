@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vit2onnx.cases import GOLDEN, Case
 from vit2onnx.parity import semantics
 from vit2onnx.parity.semantics import common_size, compare_semantics, rank_changes, subspace_angle, view
+from vit2onnx.spec.case import GOLDEN, Case
 
 PREFIX, PATCH, CHANNELS = 2, 16, 32
 SIZES = [(48, 112), (96, 64)]

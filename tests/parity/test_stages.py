@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 import yaml
 
-from vit2onnx import inference
-from vit2onnx.cases import MODES
-from vit2onnx.cases import Case as Comparison
 from vit2onnx.parity.divergence import TRUTH, first_divergence, judge_stages
 from vit2onnx.parity.floors import rms
-from vit2onnx.parity.stage_graphs import run_stage_graphs
 from vit2onnx.parity.stages import make_ledger
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.parity.verdict import faults_of
-from vit2onnx.references import transformers_model
+from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.runners import transformers_model
+from vit2onnx.runners.onnx_stages import run_stage_graphs
 from vit2onnx.self_test import MODELS
 from vit2onnx.self_test.chain import AMPLIFIED, Chain, shrink
 from vit2onnx.self_test.faults import IN_WEIGHTS
 from vit2onnx.self_test.planting import examine
+from vit2onnx.spec.case import MODES
+from vit2onnx.spec.case import Case as Comparison
 
 CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
 LIMITS = {name: limit["limit"] for name, limit in yaml.safe_load(CONFIG.read_text())["parity"]["limits"].items()}
@@ -45,7 +45,7 @@ class Case:
         graphs = (chain.folder / f"{mode}.onnx" for mode in MODES)
         self.stages: dict[str, Stages] = {
             "transformers": chain.reference,
-            "equinox": dict(inference.stages(chain.model, chain.tensors, chain.image, chain.inputs)),
+            "equinox": dict(equinox_runner.stages(chain.model, chain.tensors, chain.image, chain.inputs)),
             "onnx": run_stage_graphs(*graphs, chain.image, chain.inputs, threads=1),
         }
 
@@ -162,7 +162,7 @@ def test_a_ledger_is_the_same_twice(case_of: Callable[[str], Case]):
     chain = case.chain
     again = case.ledger(
         transformers=dict(transformers_model.stages(chain.spec, chain.checkpoint, IMAGE)),
-        equinox=dict(inference.stages(chain.model, chain.tensors, IMAGE, chain.inputs)),
+        equinox=dict(equinox_runner.stages(chain.model, chain.tensors, IMAGE, chain.inputs)),
         onnx=run_stage_graphs(*(chain.folder / f"{mode}.onnx" for mode in MODES), IMAGE, chain.inputs, threads=1),
     )
     assert json.dumps(again, allow_nan=False) == json.dumps(case.healthy.ledger)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import yaml
 
-from vit2onnx.cases import Case
 from vit2onnx.images import load_image
 from vit2onnx.parity.comparison import compare_golden, known_differences
 from vit2onnx.parity.verdict import numbers_of
 from vit2onnx.self_test import planting
 from vit2onnx.self_test.chain import Outcome
 from vit2onnx.self_test.faults import VIT
-from vit2onnx.variants import VariantSpec
+from vit2onnx.spec.case import Case
+from vit2onnx.spec.variant import VariantSpec
 
 Comparison = dict[str, Any]
 PROJECT = Path(__file__).parents[2]

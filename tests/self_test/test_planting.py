@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import yaml
 
-from vit2onnx.cases import Case
 from vit2onnx.errors import InputError
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.parity.verdict import numbers_of
@@ -23,7 +22,8 @@ from vit2onnx.self_test.planting import (
     plant_faults,
     preprocessing_row,
 )
-from vit2onnx.variants import VariantSpec
+from vit2onnx.spec.case import Case
+from vit2onnx.spec.variant import VariantSpec
 
 ROOT = Path(__file__).parents[2]
 PARITY = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["parity"]

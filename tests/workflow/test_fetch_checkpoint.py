@@ -9,7 +9,7 @@ import yaml
 from workflow_project import TINY, snakemake
 
 from vit2onnx.checkpoints.synthetic import write_synthetic
-from vit2onnx.variants import VariantSpec
+from vit2onnx.spec.variant import VariantSpec
 
 LEDGER = f"results/official/{TINY}/ledger.csv"
 

@@ -6,15 +6,15 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from vit2onnx.checkpoints.detect import detect
 from vit2onnx.checkpoints.download import download_huggingface, download_link, link_file
 from vit2onnx.checkpoints.identity import check_identity
-from vit2onnx.checkpoints.layouts import detect
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.checkpoints.sources import Source
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of
-from vit2onnx.variants import VariantSpec
+from vit2onnx.spec.variant import VariantSpec
 
 
 def fetch_synthetic(spec: VariantSpec, destination: Path, *, seed: int, layout: str) -> dict[str, Any]:

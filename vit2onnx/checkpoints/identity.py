@@ -4,12 +4,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from vit2onnx.archive import archive_skeleton, array_shapes
-from vit2onnx.checkpoints.layouts import detect
+from vit2onnx.checkpoints.detect import detect
 from vit2onnx.errors import InputError
-from vit2onnx.keytable import LazyTensor, assign, check
 from vit2onnx.provenance import PACKAGE
-from vit2onnx.variants import VariantSpec, read_variants
+from vit2onnx.spec.variant import VariantSpec, read_variants
+from vit2onnx.weights.archive import archive_skeleton, array_shapes
+from vit2onnx.weights.keytable import LazyTensor, assign, check
 
 VARIANTS = PACKAGE.parent / "config" / "variants"
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vit2onnx.errors import InputError
-from vit2onnx.keytable import LazyTensor, Shape
+from vit2onnx.weights.keytable import LazyTensor, Shape
 
 # How torch's files begin: those of today, and those of torch before 1.6.
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"

@@ -12,7 +12,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from vit2onnx.errors import InputError
-from vit2onnx.variants import VariantSpec
+from vit2onnx.spec.variant import VariantSpec
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 HUGGINGFACE_FILE = "model.safetensors"

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vit2onnx.archive import archive_skeleton, array_shapes
-from vit2onnx.checkpoints.layouts import tables_of
-from vit2onnx.checkpoints.layouts.dinov3_vit import MASK_KEY_BIAS
+from vit2onnx.checkpoints.detect import tables_of
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT
+from vit2onnx.families.dinov3_vit.layouts import MASK_KEY_BIAS
 from vit2onnx.files import atomic
-from vit2onnx.keytable import Shape, assign
-from vit2onnx.models.rope import rope_periods
-from vit2onnx.variants import VariantSpec
+from vit2onnx.nn.rope import rope_periods
+from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.weights.archive import archive_skeleton, array_shapes
+from vit2onnx.weights.keytable import Shape, assign
 
 
 def synthetic_value(name: str, shape: Shape, seed: int) -> np.ndarray:

@@ -12,18 +12,19 @@ from jax import export as jax_export
 from jax2onnx import to_onnx
 
 import vit2onnx.exporting.lowerings  # noqa: F401  registers the primitives' operators
-from vit2onnx.archive import leaf_names
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.weights import write_embedded, write_external
+from vit2onnx.families.models import Model
 from vit2onnx.files import atomic
-from vit2onnx.keytable import LazyTensor
-from vit2onnx.models import Model
-from vit2onnx.models.features import run_stages
+from vit2onnx.nn.features import run_stages
 from vit2onnx.onnx_file import INPUT, OUTPUTS
-from vit2onnx.variants import ExportSpec, VariantSpec
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.weights.archive import leaf_names
+from vit2onnx.weights.keytable import LazyTensor
 
 
-def trace(model: Model, spec: VariantSpec, export: ExportSpec, stages: Sequence[str] = ()) -> ir.Model:
+def trace(model: Model, spec: VariantSpec, export: Recipe, stages: Sequence[str] = ()) -> ir.Model:
     """The graph of a model for one recipe, with the parameters as graph inputs named by their path in the tree.
 
     `stages` are full names of stages that are to be outputs as well.
@@ -52,7 +53,7 @@ def trace(model: Model, spec: VariantSpec, export: ExportSpec, stages: Sequence[
     return graph
 
 
-def _input_shape(spec: VariantSpec, export: ExportSpec) -> tuple[Any, ...]:
+def _input_shape(spec: VariantSpec, export: Recipe) -> tuple[Any, ...]:
     patch = spec.architecture.patch_size
     for key in ("height", "width"):
         size = getattr(export, key)
@@ -100,7 +101,7 @@ def detach(graph: ir.Model, tensors: Mapping[str, LazyTensor]) -> None:
 def write(
     graph: ir.Model,
     path: Path,
-    export: ExportSpec,
+    export: Recipe,
     metadata: Mapping[str, str],
     tensors: Mapping[str, LazyTensor],
     *,
@@ -129,7 +130,7 @@ def write(
             write_embedded(new, model, tensors)
 
 
-def check_interface(graph: ir.Model, export: ExportSpec) -> None:
+def check_interface(graph: ir.Model, export: Recipe) -> None:
     """Check names, dtypes and free dimensions of the graph's edge against the recipe, both ways.
 
     Raises `InternalError`, because a difference is a fault of ours and not of what was given.

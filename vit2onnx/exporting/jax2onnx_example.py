@@ -5,9 +5,9 @@ import jax
 from jax2onnx.plugins.examples.eqx.dino import VisionTransformer
 
 from vit2onnx.errors import InputError
-from vit2onnx.keytable import ADD_FIRST_AXIS, Entry, KeyTable, third
-from vit2onnx.mapping import BLOCK, same
-from vit2onnx.variants import Architecture, ViTArchitecture
+from vit2onnx.spec.variant import Architecture, ViTArchitecture
+from vit2onnx.weights.keytable import ADD_FIRST_AXIS, Entry, KeyTable, third
+from vit2onnx.weights.mapping import BLOCK, same
 
 _THIRDS = {name: third(f"take_{name}", index) for index, name in enumerate(("query", "key", "value"))}
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from jax.extend.core import Primitive
 from jax2onnx.plugins.plugin_system import PrimitiveLeafPlugin, register_primitive
 
-from vit2onnx.models import primitives
+from vit2onnx.nn import primitives
 
 Emit = Callable[[Any, list[ir.Value], Mapping[str, Any], str], ir.Value]
 

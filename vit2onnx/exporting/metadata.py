@@ -8,12 +8,11 @@ from typing import Any
 import vit2onnx
 from vit2onnx.onnx_file import LICENCE_FILE, OUTPUTS, passport_beside
 from vit2onnx.provenance import versions
-from vit2onnx.variants import ExportSpec, VariantSpec
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
 
 
-def metadata_of(
-    spec: VariantSpec, export: ExportSpec, checkpoint: Mapping[str, Any], ledger_sha256: str
-) -> dict[str, str]:
+def metadata_of(spec: VariantSpec, export: Recipe, checkpoint: Mapping[str, Any], ledger_sha256: str) -> dict[str, str]:
     """The file's metadata: plain text where one value is enough, JSON otherwise.
 
     `checkpoint` is the content of `checkpoint.json`.

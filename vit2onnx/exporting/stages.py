@@ -18,12 +18,13 @@ from vit2onnx import onnx_file
 from vit2onnx.errors import InternalError
 from vit2onnx.exporting.graph import trace
 from vit2onnx.exporting.weights import write_external
+from vit2onnx.families.models import Model
 from vit2onnx.files import atomic
-from vit2onnx.keytable import LazyTensor
-from vit2onnx.models import Model
-from vit2onnx.models.features import run_stages
+from vit2onnx.nn.features import run_stages
 from vit2onnx.onnx_file import INPUT
-from vit2onnx.variants import ExportSpec, VariantSpec
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.weights.keytable import LazyTensor
 
 
 def stage_outputs(model: Model, spec: VariantSpec) -> list[str]:
@@ -45,7 +46,7 @@ def stage_outputs(model: Model, spec: VariantSpec) -> list[str]:
 def write_stages(
     model: Model,
     spec: VariantSpec,
-    export: ExportSpec,
+    export: Recipe,
     tensors: Mapping[str, LazyTensor],
     *,
     exported: Path,

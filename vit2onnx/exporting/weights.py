@@ -13,7 +13,7 @@ from typing import IO
 import onnx
 
 from vit2onnx.errors import InternalError
-from vit2onnx.keytable import LazyTensor
+from vit2onnx.weights.keytable import LazyTensor
 
 # Field numbers of onnx.proto.
 MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_RAW_DATA = (

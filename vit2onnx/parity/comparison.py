@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from vit2onnx.cases import GOLDEN, Case
 from vit2onnx.files import sha256_of
 from vit2onnx.onnx_file import INPUT, OUTPUTS, is_external, metadata, operator_sets
 from vit2onnx.parity.divergence import DOUBLE, TRUTH
-from vit2onnx.parity.double_graph import run_in_double
 from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors
 from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
 from vit2onnx.parity.semantics import compare_semantics, view
 from vit2onnx.parity.verdict import DOUBLE_GRAPH, GRAPH_RUNS, PUBLISHED
-from vit2onnx.runtime import session_of
-from vit2onnx.variants import ExportSpec, VariantSpec
+from vit2onnx.runners.onnx import session_of
+from vit2onnx.runners.onnx_double import run_in_double
+from vit2onnx.spec.case import GOLDEN, Case
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
 
 logger = logging.getLogger(__name__)
 Features = Mapping[Case, np.ndarray]
@@ -45,7 +46,7 @@ class Check:
     subject: str = ""
 
 
-def interface(session: ort.InferenceSession, spec: VariantSpec, export: ExportSpec) -> Check:
+def interface(session: ort.InferenceSession, spec: VariantSpec, export: Recipe) -> Check:
     """Whether names, types and dimensions of inputs and outputs are the promised ones."""
     found = {
         value.name: f"{value.type} {dimensions(value.shape)}"
@@ -75,7 +76,7 @@ def dimensions(shape: Iterable[int | str]) -> str:
     return " x ".join(map(str, shape))
 
 
-def promises(path: Path, spec: VariantSpec, export: ExportSpec) -> Check:
+def promises(path: Path, spec: VariantSpec, export: Recipe) -> Check:
     """Whether what a file says of itself is true: its operator set, its variant, and how its input is prepared."""
     own = metadata(path)
     arch, prepared = spec.architecture, spec.preprocessing
@@ -145,7 +146,7 @@ def try_graph(
     pixel_values: Features,
     batch: int,
     spec: VariantSpec,
-    export: ExportSpec,
+    export: Recipe,
 ) -> tuple[list[dict[Case, np.ndarray]], list[Check]]:
     """Features of every case and what was seen; a graph that does not load or run is a finding, not an end.
 
@@ -161,7 +162,7 @@ def try_graph(
 
 
 def try_in_double(
-    path: Path, pixel_values: Features, spec: VariantSpec, export: ExportSpec
+    path: Path, pixel_values: Features, spec: VariantSpec, export: Recipe
 ) -> tuple[dict[Case, np.ndarray], Check]:
     """Features of every case in double precision; features of a wrong shape are left out."""
     try:
@@ -354,7 +355,7 @@ def own_rounding(
 
 def compare_outputs(
     spec: VariantSpec,
-    export: ExportSpec,
+    export: Recipe,
     graph: Path,
     pixel_values: Features,
     references: Mapping[str, Mapping[str, Features]],

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import scipy
 
-from vit2onnx.cases import GOLDEN, Case
+from vit2onnx.spec.case import GOLDEN, Case
 
 # Bounds on cost, whatever the number and size of images: samples are taken at even distances.
 MAX_IMAGES, MAX_PATCHES, MAX_DESCRIPTORS, MAX_PAIRS = 64, 2048, 2048, 16

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from vit2onnx.cases import MODES
 from vit2onnx.parity.divergence import DOUBLE, TRUTH
 from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, rms
 from vit2onnx.parity.metrics import difference, finite
+from vit2onnx.spec.case import MODES
 
 # Arrays [tokens, channels] of an implementation by `{dtype}/{mode}/{stage}`, read when they are asked for.
 Stages = Mapping[str, np.ndarray]

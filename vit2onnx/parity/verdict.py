@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vit2onnx.cases import Case
 from vit2onnx.parity.divergence import DOUBLE, TRUTH
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import severity, worst
+from vit2onnx.spec.case import Case
 
 LEGS = ("reference", "truth", "sanity")
 # What the published features are called: as the other side of a comparison, and as a leg that not all weights have.

@@ -12,27 +12,28 @@ import numpy as np
 import onnx
 import torch
 
-from vit2onnx import inference
-from vit2onnx.archive import open_model, read_archive, write_model
-from vit2onnx.cases import Case, layer_inputs
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.fetch import fetch_synthetic
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.stages import write_stages
-from vit2onnx.mapping import map_model
-from vit2onnx.models import Model
+from vit2onnx.families.models import Model
 from vit2onnx.parity.comparison import by_kind, compare_outputs
 from vit2onnx.parity.divergence import Divergence, first_divergence, judge_stages, largest_floors
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, worst
-from vit2onnx.parity.stage_graphs import run_stage_graphs
 from vit2onnx.parity.stages import make_ledger
 from vit2onnx.parity.verdict import GRAPH_RUNS, Verdict, faults_of, judge, largest, rows_of
-from vit2onnx.references import transformers_model
-from vit2onnx.variants import ConvNeXtArchitecture, ExportSpec, VariantSpec
+from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.runners import transformers_model
+from vit2onnx.runners.onnx_stages import run_stage_graphs
+from vit2onnx.spec.case import Case, layer_inputs
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import ConvNeXtArchitecture, VariantSpec
+from vit2onnx.weights.archive import open_model, read_archive, write_model
+from vit2onnx.weights.mapping import map_model
 
-EXPORT = ExportSpec("dynamic", batch=None, height=None, width=None, opset=23)
+EXPORT = Recipe("dynamic", batch=None, height=None, width=None, opset=23)
 LAYOUT = "meta"
 
 Tensors = Mapping[str, np.ndarray]
@@ -203,14 +204,14 @@ class Chain:
                 graph(proto)
                 onnx.save(proto, path)
         ours = model or self.model
-        equinox = dict(inference.stages(ours, tensors, self.image, self.inputs))
+        equinox = dict(equinox_runner.stages(ours, tensors, self.image, self.inputs))
         comparison = compare_outputs(
             self.spec,
             EXPORT,
             exported,
             {Case.parse(case): image for case, image in self.images.items()},
             {"transformers": self.reference_features},
-            by_kind(inference.features(ours, tensors, self.images)),
+            by_kind(equinox_runner.features(ours, tensors, self.images)),
             batch_sizes=[len(self.images)],
             threads=self.threads,
         )

@@ -19,12 +19,15 @@ import torch
 from jaxtyping import Array
 from PIL import Image
 
+from vit2onnx.families.dinov3_convnext import model as dinov3_convnext
+from vit2onnx.families.dinov3_vit import model as dinov3_vit
+from vit2onnx.families.models import Model
 from vit2onnx.images import normalise, preprocess
-from vit2onnx.models import Model, dinov3_convnext, dinov3_vit, layers
-from vit2onnx.models.primitives import attention, gelu, linear, mean_tokens, rotary_embedding
-from vit2onnx.models.rope import rope_periods
+from vit2onnx.nn import layers
+from vit2onnx.nn.primitives import attention, gelu, linear, mean_tokens, rotary_embedding
+from vit2onnx.nn.rope import rope_periods
 from vit2onnx.self_test import MODELS
-from vit2onnx.variants import Preprocessing
+from vit2onnx.spec.variant import Preprocessing
 
 VIT, SWIGLU, UNBIASED, CONVNEXT, SHARP, *_ = MODELS
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vit2onnx.cases import Case
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.images import preprocess
@@ -15,7 +14,7 @@ from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, worst
 from vit2onnx.parity.preprocessing import compare_preprocessing, judge_preprocessing
 from vit2onnx.parity.verdict import faults_of
-from vit2onnx.references.preprocessing import preparations, published_constants
+from vit2onnx.runners.preprocessing import preparations, published_constants
 from vit2onnx.self_test import MODELS
 from vit2onnx.self_test.chain import AMPLIFIED, Chain, Outcome, shrink
 from vit2onnx.self_test.faults import (
@@ -29,7 +28,8 @@ from vit2onnx.self_test.faults import (
     InWeights,
     Prepare,
 )
-from vit2onnx.variants import VariantSpec
+from vit2onnx.spec.case import Case
+from vit2onnx.spec.variant import VariantSpec
 
 # Height and width, neither square nor multiples of the patch.
 SIZE = (70, 101)

@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from vit2onnx.cases import case_of_stages, image_files, sizes_of
-from vit2onnx.configuration import check_configuration, names_of
+from vit2onnx.spec.case import case_of_stages, image_files, sizes_of
+from vit2onnx.spec.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
 from vit2onnx.machine import free_memory
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
-from vit2onnx.variants import ExportSpec, VariantSpec
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
 
 try:
     VARIANTS = check_configuration(config, Path(workflow.basedir))
@@ -53,13 +54,13 @@ def listed_sizes():
 
 
 def compared_sizes():
-    exports = [ExportSpec.from_mapping(name, recipe) for name, recipe in config["exports"].items()]
+    exports = [Recipe.from_mapping(name, recipe) for name, recipe in config["exports"].items()]
     return sizes_of(exports, listed_sizes())
 
 
 def stages_case(wildcards):
     """The image and size on which the stages of a graph are compared."""
-    export = ExportSpec.from_mapping(wildcards.export, config["exports"][wildcards.export])
+    export = Recipe.from_mapping(wildcards.export, config["exports"][wildcards.export])
     return str(case_of_stages(next(iter(config["images"])), export, listed_sizes()))
 
 

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.cases import Case
 from vit2onnx.files import read_arrays, write_json, write_text
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.comparison import by_kind, compare_outputs
 from vit2onnx.parity.tables import csv_of, flat_semantics
-from vit2onnx.variants import ExportSpec, VariantSpec
+from vit2onnx.spec.case import Case
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def compare(
     spec: VariantSpec,
-    export: ExportSpec,
+    export: Recipe,
     graph: Path,
     pixel_values: Path,
     references: Mapping[str, Path],
@@ -42,7 +43,7 @@ if __name__ == "__main__":
     with logging_to(snakemake.log[0]):
         compare(
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
+            Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
             Path(snakemake.input.graph),
             Path(snakemake.input.pixel_values),
             dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True)),

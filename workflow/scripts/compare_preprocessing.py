@@ -12,8 +12,8 @@ from vit2onnx.images import load_image, preprocess
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.preprocessing import compare_preprocessing
 from vit2onnx.parity.tables import csv_of
-from vit2onnx.references.preprocessing import preparations, published_constants
-from vit2onnx.variants import VariantSpec
+from vit2onnx.runners.preprocessing import preparations, published_constants
+from vit2onnx.spec.variant import VariantSpec
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -5,12 +5,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.cases import layer_inputs
 from vit2onnx.files import open_arrays, write_json, write_text
 from vit2onnx.logs import logging_to
-from vit2onnx.parity.stage_graphs import run_stage_graphs
 from vit2onnx.parity.stages import make_ledger
 from vit2onnx.parity.tables import csv_of
+from vit2onnx.runners.onnx_stages import run_stage_graphs
+from vit2onnx.spec.case import layer_inputs
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

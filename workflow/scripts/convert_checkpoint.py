@@ -8,7 +8,7 @@ from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of
 from vit2onnx.logs import logging_to
-from vit2onnx.variants import VariantSpec
+from vit2onnx.spec.variant import VariantSpec
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

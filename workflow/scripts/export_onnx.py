@@ -4,19 +4,20 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.archive import open_model
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.files import sha256_of
 from vit2onnx.logs import logging_to
-from vit2onnx.variants import ExportSpec, VariantSpec
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.weights.archive import open_model
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
 def export_onnx(
-    spec: VariantSpec, export: ExportSpec, model: Path, record: Path, ledger: Path, graph: Path, *, external: bool
+    spec: VariantSpec, export: Recipe, model: Path, record: Path, ledger: Path, graph: Path, *, external: bool
 ) -> None:
     skeleton, tensors = open_model(model)
     traced = trace(skeleton, spec, export)
@@ -28,7 +29,7 @@ if __name__ == "__main__":
     with logging_to(snakemake.log[0]):
         export_onnx(
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
+            Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
             Path(snakemake.input.model),
             Path(snakemake.input.record),
             Path(snakemake.input.ledger),

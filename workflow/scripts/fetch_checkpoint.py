@@ -9,7 +9,7 @@ from vit2onnx.checkpoints.fetch import fetch_official, fetch_synthetic
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, locate
 from vit2onnx.files import write_json
 from vit2onnx.logs import logging_to
-from vit2onnx.variants import VariantSpec
+from vit2onnx.spec.variant import VariantSpec
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

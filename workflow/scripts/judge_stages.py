@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit2onnx.cases import MODES
 from vit2onnx.errors import InputError
 from vit2onnx.files import write_json
 from vit2onnx.logs import logging_to
 from vit2onnx.onnx_file import withdraw_passport
 from vit2onnx.parity.divergence import first_divergence, judge_stages
 from vit2onnx.parity.verdict import faults_of, numbers_of
+from vit2onnx.spec.case import MODES
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.archive import read_archive, write_leaves
 from vit2onnx.exporting.jax2onnx_example import JAX2ONNX_EXAMPLE_TABLE, jax2onnx_example_skeleton
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
-from vit2onnx.mapping import map_archive
-from vit2onnx.variants import VariantSpec
+from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.weights.archive import read_archive, write_leaves
+from vit2onnx.weights.mapping import map_archive
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

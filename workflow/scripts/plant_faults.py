@@ -13,7 +13,7 @@ from vit2onnx.logs import logging_to
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.parity.verdict import numbers_of
 from vit2onnx.self_test.planting import plant_faults
-from vit2onnx.variants import VariantSpec
+from vit2onnx.spec.variant import VariantSpec
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

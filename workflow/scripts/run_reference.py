@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vit2onnx.cases import of_first_image
 from vit2onnx.files import read_arrays, write_arrays
 from vit2onnx.logs import logging_to
-from vit2onnx.references import publisher_model, transformers_model
-from vit2onnx.variants import VariantSpec
+from vit2onnx.runners import publisher_model, transformers_model
+from vit2onnx.spec.case import of_first_image
+from vit2onnx.spec.variant import VariantSpec
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vit2onnx.cases import layer_inputs
 from vit2onnx.files import open_arrays, write_arrays
 from vit2onnx.logs import logging_to
-from vit2onnx.references import publisher_model, transformers_model
-from vit2onnx.variants import VariantSpec
+from vit2onnx.runners import publisher_model, transformers_model
+from vit2onnx.spec.case import layer_inputs
+from vit2onnx.spec.variant import VariantSpec
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit2onnx.files import open_arrays, write_arrays, write_json
+from vit2onnx.handover.passport import passport_of, sample_of
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.verdict import judge, numbers_of
-from vit2onnx.passport import passport_of, sample_of
-from vit2onnx.variants import ExportSpec, VariantSpec
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def write_passport(
     spec: VariantSpec,
-    export: ExportSpec,
+    export: Recipe,
     *,
     graph: Path,
     checkpoint: Path,
@@ -56,7 +57,7 @@ if __name__ == "__main__":
         files = {name: Path(path) for name, path in given if name not in waited_for}
         write_passport(
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            ExportSpec.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
+            Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
             **files,
             limits=numbers_of(snakemake.params.limits),
         )

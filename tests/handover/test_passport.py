@@ -1,0 +1,297 @@
+"""The passport proves a graph's weights from the checkpoint alone; `verify` finds whatever is changed later."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from vit2onnx import verify
+from vit2onnx.checkpoints.fetch import describe
+from vit2onnx.errors import InputError
+from vit2onnx.exporting.graph import trace, write
+from vit2onnx.exporting.metadata import metadata_of
+from vit2onnx.exporting.weights import write_embedded, write_external
+from vit2onnx.files import sha256_of, write_arrays
+from vit2onnx.handover.passport import passport_of, sample_of, weights_of
+from vit2onnx.onnx_file import initializers
+from vit2onnx.parity.finding import Finding
+from vit2onnx.parity.verdict import LEGS, Verdict
+from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.runners import transformers_model
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.weights.archive import open_model
+
+STATIC = Recipe("static", 2, 48, 64, opset=23)
+
+
+def only_weights(path: Path, model_file: Path, *, external: bool = False) -> Path:
+    """An ONNX file with a model's weights and no nodes, which is enough to look at weights."""
+    value = helper.make_tensor_value_info("norm.bias", TensorProto.FLOAT, None)
+    model = helper.make_model(helper.make_graph([], "graph", [], [value]), ir_version=10)
+    _, tensors = open_model(model_file)
+    if external:
+        write_external(path, model, tensors, model_file.name)
+    else:
+        write_embedded(path, model, tensors)
+    return path
+
+
+def test_every_weight_of_every_release_is_the_checkpoints_in_every_layout(small, tmp_path: Path):
+    graph = only_weights(tmp_path / "graph.onnx", small.model_file)
+    for layout, checkpoint in small.checkpoints.items():
+        if layout == "timm" and small.spec.family == "dinov3_vit" and small.spec.architecture.qkv_bias:
+            continue  # leaves out the biases, which are not zero in synthetic weights
+        found = weights_of(small.spec, checkpoint, graph)
+        assert found["weights"].keys() == initializers(graph).keys(), layout
+        assert found["constants"] == {}
+
+
+def test_the_way_from_the_checkpoint_is_told(
+    tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path, tmp_path
+):
+    found = weights_of(tiny_spec, tiny_checkpoint, only_weights(tmp_path / "graph.onnx", tiny_model_file))["weights"]
+    assert found["blocks.0.attn.qkv.weight"]["transforms"] == ["transpose"]
+    bias = found["blocks.0.attn.qkv.bias"]
+    assert bias["transforms"] == ["multiply_by_mask"]
+    assert list(bias["sources"]) == ["blocks.0.attn.qkv.bias", "blocks.0.attn.qkv.bias_mask"]
+    norm = found["norm.weight"]
+    assert norm["transforms"] == []
+    assert norm["sources"] == {"norm.weight": norm["sha256"]}
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_one_changed_bit_of_one_weight_is_named(
+    tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path, tmp_path: Path, external: bool
+):
+    model_file = tmp_path / "model.eqx"
+    model_file.write_bytes(tiny_model_file.read_bytes())
+    graph = only_weights(tmp_path / "graph.onnx", model_file, external=external)
+    flip(initializers(graph)["blocks.1.mlp.fc2.weight"])
+    with pytest.raises(
+        InputError,
+        match=r"blocks\.1\.mlp\.fc2\.weight in (graph\.onnx|model\.eqx) is not what",
+    ):
+        weights_of(tiny_spec, tiny_checkpoint, graph)
+
+
+def flip(initializer: Any) -> None:
+    """Change the lowest bit of a weight's first element."""
+    with initializer.file.open("r+b") as file:
+        file.seek(initializer.offset)
+        byte = file.read(1)[0]
+        file.seek(initializer.offset)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.fixture
+def proven(tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path, tmp_path: Path) -> Mapping[str, Any]:
+    """The arguments of `passport_of` for a static graph with external weights, in a folder of its own."""
+    model_file, graph, ledger = tmp_path / "model.eqx", tmp_path / "static.onnx", tmp_path / "ledger.csv"
+    model_file.write_bytes(tiny_model_file.read_bytes())
+    ledger.write_text("source,target\n")
+    record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
+    skeleton, tensors = open_model(model_file)
+    metadata = metadata_of(tiny_spec, STATIC, record, sha256_of(ledger))
+    write(trace(skeleton, tiny_spec, STATIC), graph, STATIC, metadata, tensors, weights=model_file, external=True)
+    rng = np.random.default_rng(0)
+    images = {f"{name}@48x{width}": rng.standard_normal((3, 48, width), np.float32) for name, width in NAMED}
+    reference = transformers_model.features(tiny_spec, tiny_checkpoint, images)
+    sample = tmp_path / "static.sample.npz"
+    write_arrays(sample, sample_of(STATIC, images, reference, equinox_runner.features(skeleton, tensors, images)))
+    return {
+        "spec": tiny_spec,
+        "graph": graph,
+        "checkpoint": tiny_checkpoint,
+        "record": record,
+        "ledger": ledger,
+        "comparison": {
+            "differences": [],
+            "graph_sha256": sha256_of(graph),
+            "references": ["transformers"],
+            "runtime": {},
+        },
+        "verdict": Verdict(tuple(Finding(leg, "as it should be", 0.0, 1.0) for leg in LEGS)),
+        "sample": sample,
+        "limit": 10.0,
+    }
+
+
+NAMED = (("cat", 64), ("cat", 80), ("dog", 64))
+
+
+@pytest.fixture
+def graph(proven: Mapping[str, Any]) -> Path:
+    """A graph with its passport."""
+    path: Path = proven["graph"]
+    path.with_suffix(".passport.json").write_text(json.dumps(passport_of(**proven)))
+    return path
+
+
+def verified(graph: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["verify", str(graph)])
+    status = verify.main()
+    printed = capsys.readouterr()
+    return status, printed.out + printed.err
+
+
+def test_a_passport_says_what_the_file_is(proven: Mapping[str, Any]):
+    found = passport_of(**proven)
+    assert (found["variant"], found["export"], found["checkpoint"]) == ("dinov3_tiny", "static", proven["record"])
+    assert found["file"]["sha256"] == sha256_of(proven["graph"])
+    assert found["ledger_sha256"] == sha256_of(proven["ledger"])
+    assert found["licence"] is None
+    assert found["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
+    assert found["constants"]
+    assert json.loads(json.dumps(found)) == json.loads(json.dumps(passport_of(**proven)))
+
+
+def test_a_graph_that_changed_after_its_comparison_gets_none(proven: Mapping[str, Any]):
+    comparison = proven["comparison"] | {"graph_sha256": "0" * 64}
+    with pytest.raises(InputError, match=r"static\.onnx was changed after it was compared"):
+        passport_of(**proven | {"comparison": comparison})
+
+
+def test_a_graph_that_did_not_pass_gets_none(proven: Mapping[str, Any]):
+    with pytest.raises(InputError, match="did not pass"):
+        passport_of(**proven | {"verdict": Verdict(())})
+
+
+def test_another_ledger_is_seen(proven: Mapping[str, Any]):
+    proven["ledger"].write_text("source,target\nx,y\n")
+    with pytest.raises(InputError, match=r"ledger\.csv is not the one from which .* was made"):
+        passport_of(**proven)
+
+
+def test_the_sample_is_the_first_image_at_the_sizes_that_fit(proven: Mapping[str, Any]):
+    with np.load(proven["sample"]) as arrays:
+        named = ("pixel_values", "last_hidden_state", "noise_floors")
+        assert set(arrays) == {f"{name}/cat@48x64" for name in named}
+        floors = arrays["noise_floors/cat@48x64"]
+        assert floors.shape == arrays["last_hidden_state/cat@48x64"].shape[:1]
+        # Single precision of features of unit scale.
+        assert floors.min() > 2**-23 and floors.max() < 2**-19
+
+
+def test_the_file_that_was_proven_is_verified(graph: Path, monkeypatch, capsys):
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 0
+    assert printed.endswith("verified against its passport\n")
+    assert "FAIL" not in printed
+    found = r"ok    cat@48x64: worst token ([\d.]+) noise floors from the original in double precision \(limit 10\)"
+    # Measured 1.2.
+    assert 0.1 < float(re.search(found, printed)[1]) < 5
+
+
+def test_a_changed_weight_is_named(graph: Path, monkeypatch, capsys):
+    flip(initializers(graph)["blocks.1.ls2.gamma"])
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 1
+    assert "weights are the checkpoint's, 0 computed, but not blocks.1.ls2.gamma" in printed
+    assert "NOT verified" in printed
+
+
+def test_a_changed_node_is_seen(graph: Path, monkeypatch, capsys):
+    model = onnx.load(graph, load_external_data=False)
+    norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+    next(attribute for attribute in norm.attribute if attribute.name == "epsilon").f = 1e-2
+    graph.write_bytes(model.SerializeToString())
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 1
+    assert "FAIL  SHA-256" in printed
+    assert "FAIL  cat@48x64: worst token" in printed
+
+
+def test_another_output_than_the_recorded_one_is_seen(graph: Path, monkeypatch, capsys):
+    sample, passport = graph.with_name("static.sample.npz"), graph.with_suffix(".passport.json")
+    with np.load(sample) as arrays:
+        changed = dict(arrays)
+    changed["last_hidden_state/cat@48x64"] = changed["last_hidden_state/cat@48x64"] + np.float32(1e-4)
+    write_arrays(sample, changed)
+    text = json.loads(passport.read_text())
+    text["sample"]["sha256"] = sha256_of(sample)
+    passport.write_text(json.dumps(text))
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 1
+    assert printed.count("FAIL") == 1
+    assert "FAIL  cat@48x64: worst token" in printed
+    assert "max |difference| 1.0e-04" in printed
+
+
+@pytest.mark.parametrize("kept", ["pixel_values", "last_hidden_state", "noise_floors"])
+def test_a_sample_that_holds_too_little_verifies_nothing(graph: Path, monkeypatch, capsys, kept: str):
+    sample, passport = graph.with_name("static.sample.npz"), graph.with_suffix(".passport.json")
+    with np.load(sample) as arrays:
+        write_arrays(sample, {name: array for name, array in arrays.items() if name.startswith(kept)})
+    text = json.loads(passport.read_text())
+    text["sample"]["sha256"] = sha256_of(sample)
+    passport.write_text(json.dumps(text))
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 1
+    assert "FAIL  no input was recorded" in printed or printed.count("error: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("static.onnx", r"static\.onnx: there is no such file"),
+        ("model.eqx", r"model\.eqx is missing, which holds weights; keep it beside the ONNX file"),
+        ("static.passport.json", r"static\.passport\.json is missing; keep it beside the ONNX file"),
+        ("static.sample.npz", r"static\.sample\.npz is missing; keep it beside the ONNX file"),
+    ],
+)
+def test_a_missing_file_is_one_sentence(graph: Path, monkeypatch, capsys, name: str, sentence: str):
+    graph.with_name(name).unlink()
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 1
+    assert "error: " in printed
+    assert re.search(sentence, printed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda passport: passport["sample"].pop("limit_in_floors"),
+        lambda passport: passport["sample"].update(limit_in_floors=float("inf")),
+        lambda passport: passport["sample"].update(limit_in_floors=None),
+        lambda passport: passport.update(weights={}),
+        lambda passport: passport.pop("constants"),
+        lambda passport: passport.update(file="static.onnx"),
+        lambda passport: passport.update(passport=1),
+    ],
+)
+def test_a_passport_that_says_too_little_verifies_nothing(graph: Path, monkeypatch, capsys, change):
+    path = graph.with_suffix(".passport.json")
+    passport = json.loads(path.read_text())
+    change(passport)
+    path.write_text(json.dumps(passport))
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 1
+    assert "FAIL" in printed or printed.count("error: ") == 1
+
+
+@pytest.mark.parametrize("location", ["/dev/zero", "../model.eqx"])
+def test_weights_in_another_folder_are_not_looked_for(graph: Path, monkeypatch, capsys, location: str):
+    model = onnx.load(graph, load_external_data=False)
+    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
+    next(entry for entry in entries if entry.key == "location").value = location
+    graph.write_bytes(model.SerializeToString())
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 1
+    assert "its weights are in another folder" in printed
+
+
+def test_verifying_needs_onnxruntime_and_numpy_only():
+    code = "import sys; import vit2onnx.verify; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    packages = {"jax", "torch", "equinox", "onnx", "ml_dtypes", "yaml", "jaxtyping", "PIL", "pandas", "transformers"}
+    assert not packages & set(loaded)
+    assert {"numpy", "onnxruntime"} <= set(loaded)

@@ -1,0 +1,311 @@
+"""A graph in double precision is the reference in double precision, and with a fault it is not."""
+
+import math
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from tests.conftest import VARIANTS, Spine, short
+from vit2onnx.checkpoints.fetch import describe
+from vit2onnx.exporting.graph import trace, write
+from vit2onnx.exporting.metadata import metadata_of
+from vit2onnx.parity.comparison import Check, try_in_double
+from vit2onnx.parity.floors import rms
+from vit2onnx.runners import transformers_model
+from vit2onnx.runners.onnx_double import Conv, Gelu, LayerNormalization, meant, run_in_double
+from vit2onnx.self_test import MODELS
+from vit2onnx.self_test.chain import AMPLIFIED, shrink
+from vit2onnx.self_test.faults import IN_GRAPH, IN_SHARP_GRAPH, InGraph
+from vit2onnx.spec.case import Case
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec, read_variants
+from vit2onnx.weights.archive import open_model
+
+DYNAMIC = Recipe("dynamic", None, None, None, opset=23)
+# A batch of two, because all of it is repeated in every place.
+STATIC = Recipe("static", 2, 70, 101, opset=23)
+# Wide, one ConvNeXt patch high, tall; all but the second are no multiples of a patch.
+SIZES = [(70, 101), (32, 96), (131, 47)]
+IMAGES = {str(Case("noise", *size)): np.random.default_rng(0).standard_normal((3, *size), np.float32) for size in SIZES}
+FIRST = next(iter(IMAGES))
+# Some releases differ in depth and width only, and are the same when small.
+RELEASES = {name: VariantSpec.from_mapping(name, mapping) for name, mapping in read_variants(VARIANTS).items()}
+DISTINCT = list({shrink(spec).architecture: name for name, spec in reversed(RELEASES.items())}.values())
+
+
+def export(spine: Spine, recipe: Recipe, external: bool = False) -> Path:
+    """A small model's graph beside the file of its weights; written once, if several tests ask."""
+    path = spine.folder / f"{recipe.name}_{'external' if external else 'embedded'}.onnx"
+    if not path.exists():
+        skeleton, tensors = open_model(spine.model_file)
+        record = describe(spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic"}, official=False)
+        metadata = metadata_of(spine.spec, recipe, record, "")
+        graph = trace(skeleton, spine.spec, recipe)
+        write(graph, path, recipe, metadata, tensors, weights=spine.model_file, external=external)
+    return path
+
+
+@pytest.fixture(scope="module")
+def truth() -> Callable[[Spine], Mapping[str, np.ndarray]]:
+    """Transformers' features of the images, in double precision."""
+
+    @cache
+    def run(spine: Spine) -> Mapping[str, np.ndarray]:
+        found = transformers_model.features(spine.spec, spine.checkpoints["meta"], IMAGES)
+        return {case: found[f"float64/{case}"] for case in IMAGES}
+
+    return run
+
+
+@pytest.mark.parametrize("name", DISTINCT, ids=short)
+def test_the_graph_of_every_release_is_the_reference(spines, truth, name: str):
+    spine = spines(name)
+    expected = truth(spine)
+    for recipe, external in product((DYNAMIC, STATIC), (False, True)):
+        accepted = {c: x for c, x in IMAGES.items() if recipe.accepts(*x.shape[1:])}
+        found = run_in_double(export(spine, recipe, external), accepted, recipe.batch or 1)
+        assert found.keys() == accepted.keys()
+        for case, features in found.items():
+            assert features.dtype == np.float64
+            # Features are about one, and in single precision 1e-7 or more off. Measured 3.6e-15 at most.
+            assert np.abs(features - expected[case]).max() < 1e-13, (recipe.name, external, case)
+
+
+@pytest.fixture(scope="module")
+def of_model(released, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Spine]:
+    """The spine of a model of the self-test, by its name there."""
+
+    @cache
+    def get(model: str) -> Spine:
+        spine = Spine(shrink(released[MODELS[model]]), tmp_path_factory.mktemp("model"))
+        if model in AMPLIFIED:
+            tensors = torch.load(spine.checkpoints["meta"], weights_only=True)
+            AMPLIFIED[model](tensors)
+            torch.save(tensors, spine.checkpoints["meta"])
+        return spine
+
+    return get
+
+
+IN_GRAPHS = [*IN_GRAPH, *IN_SHARP_GRAPH]
+
+
+@pytest.mark.parametrize("fault", IN_GRAPHS, ids=[f"{fault.model}: {fault.name}" for fault in IN_GRAPHS])
+def test_a_planted_fault_is_far_beyond_double_precision(of_model, truth, tmp_path: Path, fault: InGraph):
+    spine = of_model(fault.model)
+    path, spoilt, image = export(spine, DYNAMIC), tmp_path / "spoilt.onnx", {FIRST: IMAGES[FIRST]}
+    model = onnx.load(path)
+    fault.change(model)
+    onnx.save(model, spoilt)
+    healthy, found = (rms(run_in_double(graph, image)[FIRST] - truth(spine)[FIRST]) for graph in (path, spoilt))
+    # Measured 1.3e-15 at most, where attention is sharp, and 2.6e-5 at least.
+    assert healthy < 1e-13
+    assert found > 1e-6
+
+
+def test_the_first_place_of_a_batch_is_given(tiny: Spine):
+    """That others are wrong is for onnxruntime to show, which runs all places."""
+    model = onnx.load(export(tiny, DYNAMIC))
+    (norm,) = [node for node in model.graph.node if "last_hidden_state" in node.output]
+    norm.output[0] = "normed"
+    # What is added to an image depends on its place.
+    places = np.array([0.0, 1.0], np.float32).reshape(2, 1, 1)
+    model.graph.initializer.append(numpy_helper.from_array(places, "places"))
+    model.graph.node.insert(
+        list(model.graph.node).index(norm) + 1, helper.make_node("Add", ["normed", "places"], ["last_hidden_state"])
+    )
+    path = tiny.folder / "places.onnx"
+    onnx.save(model, path)
+    alone = run_in_double(export(tiny, DYNAMIC), {FIRST: IMAGES[FIRST]})
+    np.testing.assert_allclose(run_in_double(path, {FIRST: IMAGES[FIRST]}, 2)[FIRST], alone[FIRST], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (2 * math.pi, 2 * math.pi),
+        (1e-5, 1e-5),
+        (1e-6, 1e-6),
+        (0.5, 0.5),
+        (0.1, 0.1),
+        (1 / 255, float("0.003921569")),
+        (1.0, 1.0),
+        (-2.5, -2.5),
+        (0.0, 0.0),
+        (math.inf, math.inf),
+    ],
+)
+def test_a_constant_is_the_number_that_was_meant(value: float, number: float):
+    # As an attribute or a scalar holds it.
+    assert meant(float(np.float32(value))) == number
+
+
+def one_node(operator: str, *inputs: str, **attributes: Any) -> onnx.ModelProto:
+    node = helper.make_node(operator, inputs, ["y"], **attributes)
+    values = [helper.make_tensor_value_info(name, TensorProto.DOUBLE, None) for name in (*inputs, "y")]
+    graph = helper.make_graph([node], "one", values[:-1], values[-1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+
+
+def run(model: onnx.ModelProto, *ours: type, **inputs: np.ndarray) -> np.ndarray:
+    (found,) = ReferenceEvaluator(model, new_ops=list(ours)).run(None, inputs)
+    return found
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "out", "groups", "kernel", "strides", "pads"),
+    [
+        # Patches, a depthwise kernel, downsampling, and what no model has.
+        (3, 8, 1, (16, 16), (16, 16), (0, 0, 0, 0)),
+        (6, 6, 6, (7, 7), (1, 1), (3, 3, 3, 3)),
+        (6, 8, 1, (2, 2), (2, 2), (0, 0, 0, 0)),
+        (6, 9, 3, (3, 2), (2, 1), (1, 0, 1, 0)),
+        (4, 8, 4, (3, 5), (1, 2), (2, 1, 2, 1)),
+    ],
+)
+def test_our_convolution_is_that_of_torch_and_onnx(
+    channels: int,
+    out: int,
+    groups: int,
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    bias: bool,
+):
+    rng = np.random.default_rng(0)
+    inputs = {
+        "x": rng.standard_normal((2, channels, 34, 51)),
+        "w": rng.standard_normal((out, channels // groups, *kernel)),
+    }
+    inputs |= {"b": rng.standard_normal(out)} if bias else {}
+    model = one_node("Conv", *inputs, group=groups, kernel_shape=kernel, strides=strides, pads=pads)
+    found = run(model, Conv, **inputs)
+    tensors = map(torch.from_numpy, inputs.values())
+    expected = torch.nn.functional.conv2d(*tensors, stride=strides, padding=pads[:2], groups=groups).numpy()
+    assert found.dtype == np.float64
+    # A sum of at most 768 products.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found, run(model, **inputs), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({}, {}),
+        ({"dilations": (1, 1), "group": 1}, {}),
+        ({"dilations": (2, 1)}, {"dilation": (2, 1)}),
+        ({"auto_pad": "SAME_UPPER"}, {"padding": "same"}),
+        ({"auto_pad": "VALID", "strides": (2, 3)}, {"stride": (2, 3)}),
+    ],
+)
+def test_what_no_model_of_ours_has_is_computed_too(attributes: dict[str, Any], expected: dict[str, Any]):
+    """Attributes that are not given have ONNX's defaults."""
+    rng = np.random.default_rng(0)
+    inputs = {"x": rng.standard_normal((1, 4, 9, 12)), "w": rng.standard_normal((5, 4, 3, 3))}
+    found = run(one_node("Conv", *inputs, **attributes), Conv, **inputs)
+    torchs = torch.nn.functional.conv2d(*map(torch.from_numpy, inputs.values()), **expected).numpy()
+    np.testing.assert_allclose(found, torchs, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("pads", [(1, 0, 2, 3), (0, 2, 0, 0)])
+def test_each_side_is_padded_by_its_own(pads: tuple[int, int, int, int]):
+    rng = np.random.default_rng(0)
+    inputs = {"x": rng.standard_normal((1, 4, 9, 12)), "w": rng.standard_normal((5, 4, 3, 3))}
+    model = one_node("Conv", *inputs, group=1, kernel_shape=(3, 3), strides=(2, 1), pads=pads)
+    top, left, bottom, right = pads
+    padded = torch.nn.functional.pad(torch.from_numpy(inputs["x"]), (left, right, top, bottom))
+    expected = torch.nn.functional.conv2d(padded, torch.from_numpy(inputs["w"]), stride=(2, 1)).numpy()
+    np.testing.assert_allclose(run(model, Conv, **inputs), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_our_gelu_is_that_of_torch_and_onnx(approximate: str):
+    x = np.linspace(-9, 9, 5001).reshape(3, -1)
+    model = one_node("Gelu", "x", approximate=approximate)
+    found = run(model, Gelu, x=x)
+    expected = torch.nn.functional.gelu(torch.from_numpy(x), approximate=approximate).numpy()
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+    # Whose error function is in single precision.
+    np.testing.assert_allclose(found, run(model, x=x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-6])
+def test_our_norm_has_the_epsilon_that_was_meant(epsilon: float):
+    rng = np.random.default_rng(0)
+    # Of a variance that is not large beside epsilon, which an attribute rounds to single precision.
+    inputs = {"x": 1e-3 * rng.standard_normal((2, 7, 32)), "w": rng.standard_normal(32), "b": rng.standard_normal(32)}
+    model = one_node("LayerNormalization", *inputs, axis=-1, epsilon=epsilon)
+    x, *parameters = map(torch.from_numpy, inputs.values())
+    expected = torch.nn.functional.layer_norm(x, (32,), *parameters, eps=epsilon).numpy()
+    np.testing.assert_allclose(run(model, LayerNormalization, **inputs), expected, rtol=0, atol=1e-13)
+    assert np.abs(run(model, **inputs) - expected).max() > 1e-10
+
+
+def without_a_kernel(model: onnx.ModelProto) -> None:
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    del conv.input[1:]
+
+
+def unknown_operator(model: onnx.ModelProto) -> None:
+    model.graph.node[3].op_type = "NoSuchOperator"
+
+
+def of_other_width(model: onnx.ModelProto) -> None:
+    (weight,) = [one for one in model.graph.initializer if one.name == "norm.weight"]
+    weight.CopyFrom(numpy_helper.from_array(np.ones(7, np.float32), weight.name))
+
+
+def tried(path: Path, spine: Spine, recipe: Recipe = DYNAMIC) -> tuple[dict[Case, np.ndarray], Check]:
+    return try_in_double(path, {Case.parse(FIRST): IMAGES[FIRST]}, spine.spec, recipe)
+
+
+@pytest.mark.parametrize(
+    "plant", [without_a_kernel, unknown_operator, of_other_width], ids=lambda plant: plant.__name__
+)
+def test_a_graph_that_does_not_run_is_a_finding(tiny: Spine, tmp_path: Path, plant: Callable[[onnx.ModelProto], None]):
+    model = onnx.load(export(tiny, DYNAMIC))
+    plant(model)
+    onnx.save(model, tmp_path / "spoilt.onnx")
+    features, check = tried(tmp_path / "spoilt.onnx", tiny)
+    assert (features, check.name, check.passed) == ({}, "runs", False)
+    assert re.match(r"\w+: .", check.detail)
+
+
+def test_a_graph_without_its_weights_is_a_finding(tiny: Spine, tmp_path: Path):
+    shutil.copy(export(tiny, DYNAMIC, external=True), tmp_path / "graph.onnx")
+    features, check = tried(tmp_path / "graph.onnx", tiny)
+    assert (features, check.name, check.passed) == ({}, "runs", False)
+    assert "model.eqx" in check.detail
+
+
+def test_features_of_a_wrong_shape_are_left_out(tiny: Spine, tmp_path: Path):
+    model = onnx.load(export(tiny, DYNAMIC))
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["all" if name == "last_hidden_state" else name for name in names]
+    bounds = {"start": [1], "end": [1000], "axis": [1]}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(x, np.int64), name) for name, x in bounds.items())
+    model.graph.node.append(helper.make_node("Slice", ["all", *bounds], ["last_hidden_state"]))
+    onnx.save(model, tmp_path / "spoilt.onnx")
+    features, check = tried(tmp_path / "spoilt.onnx", tiny)
+    assert (features, check.name, check.passed) == ({}, "shapes", False)
+    assert check.detail == "onnx_float64 (float64) of noise@70x101: 28 x 48"
+
+
+def test_a_graph_that_runs_is_a_finding_too(tiny: Spine):
+    features, check = tried(export(tiny, DYNAMIC), tiny)
+    assert list(features) == [Case.parse(FIRST)]
+    assert (check.name, check.passed, check.detail) == ("shapes", True, "1 inputs")

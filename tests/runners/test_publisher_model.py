@@ -1,0 +1,131 @@
+"""The publisher's code as reference, with a stand-in for it; a clone of the real one is the user's to bring."""
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.rounding import LAYER_LIMIT, MODEL_LIMIT, floors, rms
+from vit2onnx.errors import InputError
+from vit2onnx.runners import publisher_model, transformers_model
+from vit2onnx.spec.case import layer_inputs
+from vit2onnx.spec.variant import VariantSpec
+
+STAND_INS = {
+    "vision_transformer.py": Path(__file__).with_name("publisher_stand_in.py"),
+    "convnext.py": Path(__file__).with_name("publisher_convnext_stand_in.py"),
+}
+# Wide, tall, and no multiple of the patch.
+SIZES = [(48, 112), (112, 48), (50, 37)]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that looks like a clone; what is imported from it is forgotten after the test."""
+    models = tmp_path / "clone" / "dinov3" / "models"
+    models.mkdir(parents=True)
+    for name, stand_in in STAND_INS.items():
+        shutil.copy(stand_in, models / name)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    yield tmp_path / "clone"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dinov3"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {str(size): rng.standard_normal((3, *size), np.float32) for size in SIZES}
+
+
+def test_features_are_those_of_the_other_reference(
+    tiny_spec: VariantSpec, tiny_checkpoint: Path, repository: Path, images: Mapping[str, np.ndarray]
+):
+    found = publisher_model.features(tiny_spec, tiny_checkpoint, repository, images)
+    other = transformers_model.features(tiny_spec, tiny_checkpoint, images)
+    assert found.keys() == other.keys()
+    for size in SIZES:
+        assert (found[f"float32/{size}"].dtype, found[f"float64/{size}"].dtype) == ("float32", "float64")
+        # Measured 1.0 and 0.
+        assert floors(found[f"float32/{size}"], other[f"float64/{size}"], other[f"float32/{size}"]) <= MODEL_LIMIT
+        np.testing.assert_allclose(found[f"float64/{size}"], other[f"float64/{size}"], rtol=0, atol=1e-12)
+
+
+def test_features_of_every_release_are_those_of_the_other_reference(small, repository: Path):
+    image = {"x": np.random.default_rng(0).standard_normal((3, 134, 165), np.float32)}
+    path = small.checkpoints["meta"]
+    found = publisher_model.features(small.spec, path, repository, image)
+    other = transformers_model.features(small.spec, path, image)
+    # Measured 1.0 and 3.8e-15.
+    assert floors(found["float32/x"], other["float64/x"], other["float32/x"]) <= MODEL_LIMIT
+    np.testing.assert_allclose(found["float64/x"], other["float64/x"], rtol=0, atol=1e-12)
+
+
+def test_stages_of_every_release_are_those_of_the_other_reference(small, repository: Path):
+    image = np.random.default_rng(0).standard_normal((3, 134, 165), np.float32)
+    path = small.checkpoints["meta"]
+    other = dict(transformers_model.stages(small.spec, path, image))
+    inputs = layer_inputs(other)
+    found = dict(publisher_model.stages(small.spec, path, repository, image, inputs))
+    assert list(found) == [key for key in other if not key.startswith("inputs/")]
+    for key in (key.removeprefix("float32/") for key in found if key.startswith("float32/")):
+        truth = other[f"float64/{key}"]
+        # Measured 1.0 at most, and 1.6e-14 of a stage's scale.
+        assert floors(found[f"float32/{key}"], truth, other[f"float32/{key}"]) <= LAYER_LIMIT, key
+        np.testing.assert_allclose(found[f"float64/{key}"], truth, rtol=0, atol=1e-12 * max(1, rms(truth)), err_msg=key)
+    # Step by step it is its own forward, to the bit.
+    own = publisher_model.features(small.spec, path, repository, {"x": image})
+    for precision in ("float32", "float64"):
+        np.testing.assert_array_equal(found[f"{precision}/accumulated/norm"], own[f"{precision}/x"])
+
+
+def test_unrounded_periods_are_a_switch_of_the_variant(
+    tiny_spec: VariantSpec, tiny_checkpoint: Path, repository: Path, images: Mapping[str, np.ndarray]
+):
+    unrounded = replace(tiny_spec, architecture=replace(tiny_spec.architecture, rope_periods="float32"))
+    found = publisher_model.features(unrounded, tiny_checkpoint, repository, images)
+    other = transformers_model.features(unrounded, tiny_checkpoint, images)
+    rounded = transformers_model.features(tiny_spec, tiny_checkpoint, images)
+    for size in SIZES:
+        single, truth = other[f"float32/{size}"], other[f"float64/{size}"]
+        # Measured 1.0, and 320 at least.
+        assert floors(found[f"float32/{size}"], truth, single) <= MODEL_LIMIT
+        assert floors(rounded[f"float32/{size}"], truth, single) > 50 * MODEL_LIMIT
+        np.testing.assert_allclose(found[f"float64/{size}"], truth, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("content", [None, "README.md", "dinov3/README.md", "dinov3/models/vision_transformer"])
+def test_a_folder_that_is_no_clone_is_an_error(
+    tiny_spec: VariantSpec, tiny_checkpoint: Path, tmp_path: Path, content: str | None
+):
+    folder = tmp_path / "clone"
+    if content:
+        (folder / content).parent.mkdir(parents=True)
+        (folder / content).touch()
+    before = sys.path.copy()
+    with pytest.raises(InputError, match=rf"^reference\.repository: {folder} is no clone of github\.com/"):
+        publisher_model.load(tiny_spec, tiny_checkpoint, folder)
+    assert sys.path == before
+    assert "dinov3" not in sys.modules
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "huggingface5", "timm", "timm_qkvb"])
+def test_another_layout_is_an_error(
+    tiny_spec: VariantSpec, tiny_checkpoints: Mapping[str, Path], repository: Path, layout: str
+):
+    with pytest.raises(InputError, match=r"is not in the publisher's own layout.*leave reference\.repository empty"):
+        publisher_model.load(tiny_spec, tiny_checkpoints[layout], repository)
+
+
+def test_a_missing_tensor_is_an_error(tiny_spec: VariantSpec, tiny_checkpoint: Path, repository: Path, tmp_path: Path):
+    state = torch.load(tiny_checkpoint, weights_only=True)
+    del state["blocks.1.attn.qkv.bias_mask"]
+    path = tmp_path / "damaged.pth"
+    torch.save(state, path)
+    with pytest.raises(InputError, match=rf"^{path} .*blocks\.1\.attn\.qkv\.bias_mask"):
+        publisher_model.load(tiny_spec, path, repository)

@@ -1,0 +1,171 @@
+"""A wrong key or value is named before any job runs."""
+
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vit2onnx.checkpoints.detect import tables_of
+from vit2onnx.checkpoints.sources import LAYOUTS_OF_FAMILY
+from vit2onnx.errors import InputError
+from vit2onnx.spec.configuration import check_configuration
+from vit2onnx.spec.variant import VariantSpec, read_variants
+
+ROOT = Path(__file__).parents[2]
+CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+VIT, CONVNEXT = "dinov3_vits16_pretrain_lvd1689m", "dinov3_convnext_tiny_pretrain_lvd1689m"
+
+FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
+    "unknown key": (lambda c: c.update(weigths="official"), "top level: .*'weigths' was unexpected"),
+    "unknown key below": (lambda c: c["parity"].update(size=[]), "parity: .*'size' was unexpected"),
+    "missing key": (lambda c: c.pop("images"), "top level: 'images' is a required property"),
+    "wrong choice": (lambda c: c.update(weights="real"), "weights: 'real' is not one of"),
+    "wrong type": (lambda c: c["synthetic"].update(seed="0"), "synthetic.seed: '0' is not of type 'integer'"),
+    "wrong size": (
+        lambda c: c["exports"]["static"].update(batch="free"),
+        "exports.static.batch: 'free' does not match",
+    ),
+    "limit that is no number": (
+        lambda c: c["parity"]["limits"]["floors"].update(limit=float("nan")),
+        "parity.limits.floors.limit: nan is not of type 'number'",
+    ),
+    "measured without end": (
+        lambda c: c["parity"]["limits"]["cosine"].update(measured=float("inf")),
+        "parity.limits.cosine.measured: inf is not of type 'number'",
+    ),
+    "size without end": (
+        lambda c: c.update(external_weights_above_mb=float("nan")),
+        "external_weights_above_mb: nan is not of type 'number'",
+    ),
+    "number that YAML takes for text": (
+        lambda c: c["parity"]["limits"]["floors"].update(limit="1e-7"),
+        "parity.limits.floors.limit: '1e-7' is not of type 'number'; write 1.0e-7",
+    ),
+    "cosine above one": (
+        lambda c: c["parity"]["limits"]["cosine"].update(limit=5),
+        "parity.limits.cosine.limit: 5 is more than any cosine",
+    ),
+    "limit that there is no more": (
+        lambda c: c["parity"]["limits"].update(max_abs=c["parity"]["limits"]["floors"]),
+        "parity.limits: .*'max_abs' was unexpected",
+    ),
+    "missing limit": (
+        lambda c: c["parity"]["limits"].pop("floors_double"),
+        "parity.limits: 'floors_double' is a required property",
+    ),
+    "limit of nothing": (
+        lambda c: c["parity"]["limits"]["floors"].update(limit=0),
+        "parity.limits.floors.limit: 0 is less than or equal to the minimum of 0",
+    ),
+    "no variants": (lambda c: c.update(variants=[]), "variants: "),
+    "unknown variant": (lambda c: c.update(variants=["dinov3_vits8"]), "there is no config/variants/dinov3_vits8.yaml"),
+    "no images": (lambda c: c.update(images={}), "images: "),
+    "limit without a reason": (lambda c: c["parity"]["limits"]["cosine"].pop("why"), "parity.limits.cosine: 'why'"),
+    "size below a patch": (lambda c: c["parity"]["sizes"].append([8, 224]), "parity.sizes: 8x224 is smaller than one"),
+    "recipe below a patch": (lambda c: c["exports"]["static"].update(width=15), "exports.static.width: 15 is smaller"),
+    "recipe nothing fits": (
+        lambda c: c["exports"]["static"].update(height=225, width="dynamic"),
+        "exports.static: no size of parity.sizes fits it",
+    ),
+    "unknown variant by itself": (lambda c: c.update(variants="every"), "there is no config/variants/every.yaml"),
+    "no golden image": (
+        lambda c: c["official"].update(golden_image="cats.jpg"),
+        "official.golden_image: there is no file cats.jpg",
+    ),
+    "folder without images": (
+        lambda c: c["images"].update(mine="config"),
+        r"images.mine: there is no photograph \(.jpg, .*\) in the folder config",
+    ),
+    "golden among the images": (
+        lambda c: c["images"].update(golden=c["images"]["coffee"]),
+        "images.golden: this name is taken by official.golden_image",
+    ),
+    "checkpoint of an unknown variant": (
+        lambda c: c["official"]["checkpoints"].update(dinov3_vits8="x.pth"),
+        "there is no config/variants/dinov3_vits8.yaml",
+    ),
+    "checkpoint that is not there": (
+        lambda c: (c.update(weights="official"), c["official"]["checkpoints"].update({VIT: "gone.pth"})),
+        f"official.checkpoints.{VIT}: there is no file or folder gone.pth",
+    ),
+    "checkpoint among the results": (
+        lambda c: c["official"]["checkpoints"].update({VIT: "results/official/checkpoint"}),
+        "lies in results/, whose files are made anew",
+    ),
+    "layout that the family lacks": (
+        lambda c: (c.update(variants=[CONVNEXT]), c["synthetic"].update(layout="timm_qkvb")),
+        f"there is no timm_qkvb layout of {CONVNEXT}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named(name: str):
+    change, sentence = FAULTS[name]
+    config = copy.deepcopy(CONFIG)
+    change(config)
+    with pytest.raises(InputError, match=f"^config: .*{sentence}"):
+        check_configuration(config, ROOT)
+
+
+def test_the_config_as_it_comes_has_no_fault():
+    assert VIT in check_configuration(CONFIG, ROOT)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda v: v.pop("family"), "top level: 'family' is a required property.$"),
+        (lambda v: v["architecture"].update(embed_dims=[1]), "architecture: .*'embed_dims' was unexpected"),
+        (lambda v: v["release"].update(file="vits16.pth"), "release.file: 'vits16.pth' does not match"),
+        (lambda v: v["architecture"].update(num_heads=7), "must be a multiple of 4 x num_heads"),
+    ],
+)
+def test_a_fault_in_a_variant_file_is_named(tmp_path: Path, change: Callable[[dict], Any], sentence: str):
+    for folder in ("config", "workflow/schemas"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    path = tmp_path / "config" / "variants" / f"{VIT}.yaml"
+    variant = yaml.safe_load(path.read_text())
+    change(variant)
+    path.write_text(yaml.safe_dump(variant))
+    with pytest.raises(InputError, match=rf"^config/variants/{VIT}\.yaml: .*{sentence}"):
+        check_configuration(CONFIG, tmp_path)
+    path.write_text("family: [")
+    with pytest.raises(InputError, match=rf"^config/variants/{VIT}\.yaml is no valid YAML: "):
+        check_configuration(CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", f"variants/{VIT}.yaml"])
+def test_a_key_that_is_there_twice_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("config", "workflow/schemas"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    path = tmp_path / "config" / name
+    content = path.read_text() + "nested: {one: 1, two: 2,\n one: 3}\n"
+    path.write_text(content)
+    where = rf"the key 'one' is there twice in .*, line {content.count(chr(10))}, column 2\.$"
+    with pytest.raises(InputError, match=rf"^config/{name} is no valid YAML: {where}"):
+        check_configuration(CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("name", [VIT, CONVNEXT])
+def test_the_layouts_of_a_family_are_those_it_has_tables_for(name: str):
+    spec = VariantSpec.from_mapping(name, read_variants(ROOT / "config" / "variants")[name])
+    assert tuple(tables_of(spec)) == LAYOUTS_OF_FAMILY[spec.family]
+
+
+def test_the_self_test_says_which_variant_it_misses(tmp_path: Path):
+    for folder in ("config", "workflow", "resources"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    name = "dinov3_vit7b16_pretrain_lvd1689m"
+    (tmp_path / "config" / "variants" / f"{name}.yaml").unlink()
+    check_configuration(CONFIG, tmp_path)
+    config = CONFIG | {"parity": CONFIG["parity"] | {"self_test": True}}
+    with pytest.raises(
+        InputError, match=rf"parity\.self_test: it needs config/variants/{name}\.yaml, which is not there"
+    ):
+        check_configuration(config, tmp_path)

@@ -1,0 +1,191 @@
+"""DINOv3 ViT in the layouts of Meta, Hugging Face and timm; targets are the leaves of Equimo's model.
+
+Two tensors are used in training only and not held by every layout: the mask token and the norm of local crops' CLS.
+The archive holds their initial values whatever the file says, so that every layout gives the same archive; the ledger
+has the file's own under "ignored".
+"""
+
+from functools import partial
+
+import numpy as np
+
+from vit2onnx.nn.rope import rope_periods
+from vit2onnx.spec.variant import ViTArchitecture
+from vit2onnx.weights.keytable import (
+    ADD_PIXEL_AXES,
+    COPY,
+    DROP_FIRST_AXIS,
+    FUSE_QKV,
+    FUSE_QV,
+    Entry,
+    Ignored,
+    KeyTable,
+    Shape,
+    Transform,
+    restoring,
+)
+
+BLOCK = "blocks.0.blocks.{i}"
+
+MASK_TOKEN = "replaces patches in training only"
+OTHER_PERIODS = "the variant asks for periods in another precision"
+LOCAL_CLS_NORM = "norms the CLS token of local crops in training only"
+TRAINING_ONLY = (
+    Entry("mask_token", (), restoring("zeros, as before training", partial(np.zeros, dtype=np.float32))),
+    Entry("local_cls_norm.weight", (), restoring("ones, as before training", partial(np.ones, dtype=np.float32))),
+    Entry("local_cls_norm.bias", (), restoring("zeros, as before training", partial(np.zeros, dtype=np.float32))),
+)
+
+
+def _restored_periods(precision: str) -> Entry:
+    what = f"100^(k/count) in {precision}{', as released' if precision == 'bfloat16' else ''}"
+    return Entry(
+        "local_pos_embed.patch_rope.freqs",
+        (),
+        restoring(what, lambda shape: rope_periods(shape[0], precision)),
+    )
+
+
+def _mask(sources: list[np.ndarray], target: Shape) -> np.ndarray:
+    bias, mask = sources
+    # Not the product alone, because it turns a negative bias into minus zero, which no other layout holds.
+    return np.where(mask == 0, np.float32(0), bias * mask)
+
+
+def _unmask(value: np.ndarray) -> list[np.ndarray]:
+    mask = np.ones_like(value)
+    mask[len(value) // 3 : 2 * len(value) // 3] = 0
+    return [value, mask]
+
+
+MASK_KEY_BIAS = Transform("multiply_by_mask", lambda target: (target, target), _mask, _unmask)
+
+
+def _each(target: str, source: str, *leaves: str, transform: Transform = COPY) -> tuple[Entry, ...]:
+    return tuple(Entry(f"{target}.{leaf}", (f"{source}.{leaf}",), transform) for leaf in leaves or ("weight", "bias"))
+
+
+def meta(arch: ViTArchitecture) -> KeyTable:
+    """The publisher's own files."""
+    block = "blocks.{i}"
+    released = arch.rope_periods == "bfloat16"
+    periods = Entry("local_pos_embed.patch_rope.freqs", ("rope_embed.periods",))
+    return KeyTable(
+        "meta",
+        entries=(
+            Entry("patch_embed.proj.weight", ("patch_embed.proj.weight",)),
+            Entry("patch_embed.proj.bias", ("patch_embed.proj.bias",), ADD_PIXEL_AXES),
+            periods if released else _restored_periods(arch.rope_periods),
+            Entry("cls_token", ("cls_token",), DROP_FIRST_AXIS),
+            Entry("reg_tokens", ("storage_tokens",), DROP_FIRST_AXIS),
+            *_each(f"{BLOCK}.prenorm", f"{block}.norm1"),
+            *_each(f"{BLOCK}.norm", f"{block}.norm2"),
+            Entry(f"{BLOCK}.ls1.gamma", (f"{block}.ls1.gamma",)),
+            Entry(f"{BLOCK}.ls2.gamma", (f"{block}.ls2.gamma",)),
+            Entry(f"{BLOCK}.attn.qkv.weight", (f"{block}.attn.qkv.weight",)),
+            Entry(
+                f"{BLOCK}.attn.qkv.bias",
+                (f"{block}.attn.qkv.bias", f"{block}.attn.qkv.bias_mask"),
+                MASK_KEY_BIAS,
+            ),
+            *_each(f"{BLOCK}.attn.proj", f"{block}.attn.proj"),
+            *_each(f"{BLOCK}.mlp.fc1", f"{block}.mlp.fc1"),
+            *_each(f"{BLOCK}.mlp.fc2", f"{block}.mlp.fc2"),
+            *_each(f"{BLOCK}.mlp.w1", f"{block}.mlp.w1"),
+            *_each(f"{BLOCK}.mlp.w2", f"{block}.mlp.w2"),
+            *_each(f"{BLOCK}.mlp.w3", f"{block}.mlp.w3"),
+            *_each("norm", "norm"),
+            *TRAINING_ONLY,
+        ),
+        ignored={
+            "mask_token": Ignored(MASK_TOKEN, (1, arch.embed_dim)),
+            # Required, because without it the file is another release of this architecture.
+            **(
+                {
+                    f"local_cls_norm.{leaf}": Ignored(LOCAL_CLS_NORM, (arch.embed_dim,), required=True)
+                    for leaf in ("weight", "bias")
+                }
+                if arch.local_cls_norm
+                else {}
+            ),
+            **({} if released else {"rope_embed.periods": Ignored(OTHER_PERIODS, (arch.head_dim // 4,))}),
+        },
+    )
+
+
+def huggingface(arch: ViTArchitecture, layout: str, block: str) -> KeyTable:
+    """Hugging Face's files; `block` is what stands before a block's own names."""
+    attention = f"{block}.attention"
+    return KeyTable(
+        layout,
+        entries=(
+            Entry("patch_embed.proj.weight", ("embeddings.patch_embeddings.weight",)),
+            Entry("patch_embed.proj.bias", ("embeddings.patch_embeddings.bias",), ADD_PIXEL_AXES),
+            _restored_periods(arch.rope_periods),
+            Entry("cls_token", ("embeddings.cls_token",), DROP_FIRST_AXIS),
+            Entry("reg_tokens", ("embeddings.register_tokens",), DROP_FIRST_AXIS),
+            *_each(f"{BLOCK}.prenorm", f"{block}.norm1"),
+            *_each(f"{BLOCK}.norm", f"{block}.norm2"),
+            Entry(f"{BLOCK}.ls1.gamma", (f"{block}.layer_scale1.lambda1",)),
+            Entry(f"{BLOCK}.ls2.gamma", (f"{block}.layer_scale2.lambda1",)),
+            Entry(f"{BLOCK}.attn.qkv.weight", tuple(f"{attention}.{p}_proj.weight" for p in "qkv"), FUSE_QKV),
+            Entry(f"{BLOCK}.attn.qkv.bias", tuple(f"{attention}.{p}_proj.bias" for p in "qv"), FUSE_QV),
+            *_each(f"{BLOCK}.attn.proj", f"{attention}.o_proj"),
+            *_each(f"{BLOCK}.mlp.fc1", f"{block}.mlp.up_proj"),
+            *_each(f"{BLOCK}.mlp.fc2", f"{block}.mlp.down_proj"),
+            *_each(f"{BLOCK}.mlp.w1", f"{block}.mlp.gate_proj"),
+            *_each(f"{BLOCK}.mlp.w2", f"{block}.mlp.up_proj"),
+            *_each(f"{BLOCK}.mlp.w3", f"{block}.mlp.down_proj"),
+            *_each("norm", "norm"),
+            *TRAINING_ONLY,
+        ),
+        ignored={"embeddings.mask_token": Ignored(MASK_TOKEN, (1, 1, arch.embed_dim))},
+    )
+
+
+def timm(arch: ViTArchitecture, layout: str, qkv_bias: Entry) -> KeyTable:
+    """The files of timm's `eva` models; `qkv_bias` is how a file tells the bias of queries and values."""
+    block = "blocks.{i}"
+    return KeyTable(
+        layout,
+        entries=(
+            Entry("patch_embed.proj.weight", ("patch_embed.proj.weight",)),
+            Entry("patch_embed.proj.bias", ("patch_embed.proj.bias",), ADD_PIXEL_AXES),
+            _restored_periods(arch.rope_periods),
+            Entry("cls_token", ("cls_token",), DROP_FIRST_AXIS),
+            Entry("reg_tokens", ("reg_token",), DROP_FIRST_AXIS),
+            *_each(f"{BLOCK}.prenorm", f"{block}.norm1"),
+            *_each(f"{BLOCK}.norm", f"{block}.norm2"),
+            Entry(f"{BLOCK}.ls1.gamma", (f"{block}.gamma_1",)),
+            Entry(f"{BLOCK}.ls2.gamma", (f"{block}.gamma_2",)),
+            Entry(f"{BLOCK}.attn.qkv.weight", (f"{block}.attn.qkv.weight",)),
+            qkv_bias,
+            *_each(f"{BLOCK}.attn.proj", f"{block}.attn.proj"),
+            *_each(f"{BLOCK}.mlp.fc1", f"{block}.mlp.fc1"),
+            *_each(f"{BLOCK}.mlp.fc2", f"{block}.mlp.fc2"),
+            *_each(f"{BLOCK}.mlp.w1", f"{block}.mlp.fc1_g"),
+            *_each(f"{BLOCK}.mlp.w2", f"{block}.mlp.fc1_x"),
+            *_each(f"{BLOCK}.mlp.w3", f"{block}.mlp.fc2"),
+            *_each("norm", "norm"),
+            *TRAINING_ONLY,
+        ),
+    )
+
+
+NO_BIAS = Entry(
+    f"{BLOCK}.attn.qkv.bias",
+    (),
+    restoring("zeros, which timm leaves out because the released ones are", partial(np.zeros, dtype=np.float32)),
+)
+QV_BIAS = Entry(f"{BLOCK}.attn.qkv.bias", ("blocks.{i}.attn.q_bias", "blocks.{i}.attn.v_bias"), FUSE_QV)
+
+
+def tables(arch: ViTArchitecture) -> tuple[KeyTable, ...]:
+    """All layouts of an architecture."""
+    return (
+        meta(arch),
+        huggingface(arch, "huggingface", "layer.{i}"),
+        huggingface(arch, "huggingface5", "model.layer.{i}"),
+        timm(arch, "timm", NO_BIAS),
+        timm(arch, "timm_qkvb", QV_BIAS),
+    )

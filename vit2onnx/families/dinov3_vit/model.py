@@ -1,0 +1,167 @@
+"""The DINOv3 vision transformers as inference models.
+
+Written from the paper (arXiv:2508.10104) and from facts about the published checkpoints. Tokens are ordered
+CLS, registers, patches row by row.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vit2onnx.nn.features import Features, features_of, run
+from vit2onnx.nn.layers import LayerNorm, LayerScale, Linear, Mlp, PatchEmbed, SwiGlu
+from vit2onnx.nn.primitives import attention, rotary_embedding
+from vit2onnx.nn.rope import rope_table
+from vit2onnx.spec.variant import ViTArchitecture
+
+Tokens = Float[Array, "batch tokens embed_dim"]
+Rope = tuple[Float[Array, "batch tokens half_head_dim"], Float[Array, "batch tokens half_head_dim"]]
+
+
+class Attention(eqx.Module):
+    """Multi-head self-attention with rotated queries and keys; the fused projection holds q, k and v in this order."""
+
+    qkv: Linear
+    proj: Linear
+    num_heads: int = eqx.field(static=True)
+
+    def project(self, x: Tokens, rope: Rope) -> tuple[Tokens, Tokens, Tokens]:
+        """Queries and keys, both rotated, and values; the heads of each side by side."""
+        query, key, value = jax.lax.split(self.qkv(x), (x.shape[-1],) * 3, axis=2)
+        query = rotary_embedding(query, *rope, num_heads=self.num_heads)
+        key = rotary_embedding(key, *rope, num_heads=self.num_heads)
+        return query, key, value
+
+    def mix(self, query: Tokens, key: Tokens, value: Tokens) -> Tokens:
+        """What every token takes from all others."""
+        return self.proj(attention(query, key, value, num_heads=self.num_heads))
+
+
+class Block(eqx.Module):
+    """One pre-norm transformer block."""
+
+    norm1: LayerNorm
+    attn: Attention
+    ls1: LayerScale
+    norm2: LayerNorm
+    mlp: Mlp | SwiGlu
+    ls2: LayerScale
+
+    def stages(self, x: Tokens, rope: Rope) -> dict[str, Tokens]:
+        """Every intermediate result by its stage name, the last being `output`."""
+        attn_in = self.norm1(x)
+        query, key, value = self.attn.project(attn_in, rope)
+        attn_raw = self.attn.mix(query, key, value)
+        attn_scaled = self.ls1(attn_raw)
+        post_attn = x + attn_scaled
+        mlp_in = self.norm2(post_attn)
+        mlp_raw = self.mlp(mlp_in)
+        mlp_scaled = self.ls2(mlp_raw)
+        return {
+            "input": x,
+            "attn_in": attn_in,
+            "q": query,
+            "k": key,
+            "attn_raw": attn_raw,
+            "attn_scaled": attn_scaled,
+            "post_attn": post_attn,
+            "mlp_in": mlp_in,
+            "mlp_raw": mlp_raw,
+            "mlp_scaled": mlp_scaled,
+            "output": post_attn + mlp_scaled,
+        }
+
+    def __call__(self, x: Tokens, rope: Rope) -> Tokens:
+        return self.stages(x, rope)["output"]
+
+
+class Dinov3ViT(eqx.Module):
+    """A DINOv3 vision transformer: `model(pixel_values)` gives normed features for images of any size."""
+
+    patch_embed: PatchEmbed
+    cls_token: Float[Array, "1 1 embed_dim"]
+    register_tokens: Float[Array, "1 registers embed_dim"]
+    rope_periods: Float[Array, " quarter_head_dim"]
+    blocks: tuple[Block, ...]
+    norm: LayerNorm
+
+    def embed(self, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Tokens, Rope]:
+        """The tokens that enter the first block, and the rotation of each."""
+        patches = self.patch_embed(pixel_values)
+        batch, grid_height, grid_width, embed_dim = patches.shape
+        prefix = jax.lax.concatenate([self.cls_token, self.register_tokens], 1)
+        num_prefix = prefix.shape[1]
+        prefix = jnp.broadcast_to(prefix, (batch, num_prefix, embed_dim))
+        tokens = jax.lax.concatenate([prefix, patches.reshape(batch, grid_height * grid_width, embed_dim)], 1)
+        cos, sin = rope_table(self.rope_periods, grid_height, grid_width, num_prefix)
+        per_image = (batch, *cos.shape)
+        return tokens, (jnp.broadcast_to(cos, per_image), jnp.broadcast_to(sin, per_image))
+
+    def trunk(self) -> list[tuple[str, Block]]:
+        """The blocks in order, each with its path in the tree: `x = layer(x, rope)`."""
+        return [(f"blocks.{index}", block) for index, block in enumerate(self.blocks)]
+
+    def embed_stages(self, tokens: Tokens) -> dict[str, Tokens]:
+        """What `embed` has made: CLS, registers and patches."""
+        return {"patch_embed": tokens}
+
+    def head_stages(self, tokens: Tokens) -> dict[str, Tokens]:
+        """The norm of the last block's tokens."""
+        return {"norm": self.norm(tokens)}
+
+    def head(self, tokens: Tokens) -> Features:
+        """Features from the last block's tokens."""
+        return features_of(self.head_stages(tokens)["norm"])
+
+    def __call__(self, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
+        """Features of normalised RGB images; `height` and `width` are in pixels and at least one patch."""
+        return run(self, pixel_values)
+
+
+def build(architecture: ViTArchitecture) -> Dinov3ViT:
+    """The model of an architecture, every parameter a `jax.ShapeDtypeStruct`."""
+    arch = architecture
+
+    # Any, because a shape stands where the fields promise an array.
+    def array(*shape: int) -> Any:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def layer_norm() -> LayerNorm:
+        return LayerNorm(array(arch.embed_dim), array(arch.embed_dim), arch.norm_eps)
+
+    def linear(in_features: int, out_features: int, bias: bool = True) -> Linear:
+        return Linear(array(in_features, out_features), array(out_features) if bias else None)
+
+    def ffn() -> Mlp | SwiGlu:
+        inner, outer = (arch.embed_dim, arch.ffn_hidden), (arch.ffn_hidden, arch.embed_dim)
+        return (
+            SwiGlu(linear(*inner), linear(*inner), linear(*outer))
+            if arch.ffn == "swiglu"
+            else Mlp(linear(*inner), linear(*outer))
+        )
+
+    def block() -> Block:
+        return Block(
+            norm1=layer_norm(),
+            attn=Attention(
+                qkv=linear(arch.embed_dim, 3 * arch.embed_dim, arch.qkv_bias),
+                proj=linear(arch.embed_dim, arch.embed_dim),
+                num_heads=arch.num_heads,
+            ),
+            ls1=LayerScale(array(arch.embed_dim)),
+            norm2=layer_norm(),
+            mlp=ffn(),
+            ls2=LayerScale(array(arch.embed_dim)),
+        )
+
+    return Dinov3ViT(
+        patch_embed=PatchEmbed(array(arch.embed_dim, 3, arch.patch_size, arch.patch_size), array(arch.embed_dim)),
+        cls_token=array(1, 1, arch.embed_dim),
+        register_tokens=array(1, arch.num_registers, arch.embed_dim),
+        rope_periods=array(arch.head_dim // 4),
+        blocks=tuple(block() for _ in range(arch.depth)),
+        norm=layer_norm(),
+    )

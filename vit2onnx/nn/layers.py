@@ -1,0 +1,73 @@
+"""Layers that the families share."""
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from vit2onnx.nn.primitives import convolution, gelu, layer_norm, linear, scale, silu
+
+
+class Linear(eqx.Module):
+    """An affine map of the last axis, stored as the right-hand side of a matrix product."""
+
+    weight: Float[Array, "in_features out_features"]
+    bias: Float[Array, " out_features"] | None
+
+    def __call__(self, x: Float[Array, "*batch in_features"]) -> Float[Array, "*batch out_features"]:
+        return linear(x, self.weight, self.bias)
+
+
+class LayerNorm(eqx.Module):
+    """Layer normalisation of the last axis."""
+
+    weight: Float[Array, " embed_dim"]
+    bias: Float[Array, " embed_dim"]
+    eps: float = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
+        return layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+
+class LayerScale(eqx.Module):
+    """A learned factor per channel."""
+
+    gamma: Float[Array, " embed_dim"]
+
+    def __call__(self, x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
+        return scale(x, self.gamma)
+
+
+class Mlp(eqx.Module):
+    """Two linear maps with the exact GELU between them."""
+
+    fc1: Linear
+    fc2: Linear
+
+    def __call__(self, x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
+        return self.fc2(gelu(self.fc1(x)))
+
+
+class SwiGlu(eqx.Module):
+    """A linear map of a product, one factor of which went through SiLU."""
+
+    w1: Linear
+    w2: Linear
+    w3: Linear
+
+    def __call__(self, x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
+        return self.w3(silu(self.w1(x)) * self.w2(x))
+
+
+class PatchEmbed(eqx.Module):
+    """Cut the image into square patches and map each to a token.
+
+    Pixels beyond the last whole patch are dropped, as the publisher's strided convolution does.
+    """
+
+    weight: Float[Array, "embed_dim channels patch_size patch_size"]
+    bias: Float[Array, " embed_dim"]
+
+    def __call__(
+        self, pixel_values: Float[Array, "batch channels height width"]
+    ) -> Float[Array, "batch grid_height grid_width embed_dim"]:
+        patches = convolution(pixel_values, self.weight, self.bias, stride=self.weight.shape[-1])
+        return patches.transpose(0, 2, 3, 1)

@@ -1,0 +1,83 @@
+"""Preprocessing as others do it: the publisher's transform and the image processors of transformers.
+
+Two of them need torchvision, of which there is no build for the torch that is used here. Their steps stand here in
+terms of torch. They were held against torchvision 0.28 and transformers' `DINOv3ViTImageProcessor` on the bundled
+photographs at seven sizes and gave the same bits.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.image_processing_backends import PilBackend
+
+from vit2onnx.spec.variant import VariantSpec
+
+Prepare = Callable[[Image.Image, int, int], np.ndarray]
+Constants = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+# Mean and standard deviation of the data that a release was trained on, from the publisher's README; kept apart from
+# those of config/variants, which are to be checked.
+PUBLISHED: Mapping[str, Constants] = MappingProxyType(
+    {
+        "lvd1689m": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        "sat493m": ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143)),
+    }
+)
+
+
+def published_constants(spec: VariantSpec) -> Constants:
+    """Mean and standard deviation per channel that the publisher names for a release."""
+    return next(constants for data, constants in PUBLISHED.items() if data in spec.release.file)
+
+
+def preparations(spec: VariantSpec) -> dict[str, Prepare]:
+    """By name, each way to turn an RGB photograph into an input [3, height, width] as float32."""
+    mean, std = published_constants(spec)
+
+    def normalised(pixels: torch.Tensor) -> np.ndarray:
+        wide = [torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (mean, std)]
+        return pixels.sub(wide[0]).div_(wide[1]).numpy()
+
+    # torchvision's v2: ToImage, Resize(antialias=True), ToDtype(float32, scale=True), Normalize, on a CPU with AVX2.
+    def publisher(image: Image.Image, height: int, width: int) -> np.ndarray:
+        return normalised(_resized(_pixels(image), height, width).float().mul_(1 / 255))
+
+    # The same without AVX2 and for tensors on a GPU, where torchvision resizes in float and rounds.
+    def publisher_float(image: Image.Image, height: int, width: int) -> np.ndarray:
+        resized = _resized(_pixels(image).float(), height, width)
+        return normalised(resized.round_().mul_(1 / 255))
+
+    # Rescales, then resizes, then normalises, and so never rounds.
+    def transformers(image: Image.Image, height: int, width: int) -> np.ndarray:
+        return normalised(_resized(_pixels(image) * (1 / 255), height, width))
+
+    def transformers_pil(image: Image.Image, height: int, width: int) -> np.ndarray:
+        processor = PilBackend(
+            do_resize=True,
+            size={"height": height, "width": width},
+            resample=Image.Resampling.BILINEAR,
+            do_rescale=True,
+            rescale_factor=1 / 255,
+            do_normalize=True,
+            image_mean=mean,
+            image_std=std,
+        )
+        pixel_values: np.ndarray = processor(image, return_tensors="np")["pixel_values"][0]
+        return pixel_values
+
+    named = (publisher, publisher_float, transformers, transformers_pil)
+    return {prepare.__name__: prepare for prepare in named}
+
+
+def _pixels(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _resized(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    # torchvision returns an image of the right size as it is.
+    if pixels.shape[1:] == (height, width):
+        return pixels.clone()
+    return torch.nn.functional.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True)[0]

@@ -1,0 +1,103 @@
+"""What is compared: which image at which size. Standard library only, because the Snakefile imports it."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import Preprocessing
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """One image at one size in pixels; written `name@heightxwidth` in files."""
+
+    image: str
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.image}@{self.height}x{self.width}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Case":
+        image, _, size = text.rpartition("@")
+        height, _, width = size.partition("x")
+        return cls(image, int(height), int(width))
+
+
+# The image whose features are published, prepared as it was for that: for all variants as for ImageNet.
+GOLDEN = Case("golden", 224, 224)
+GOLDEN_PREPROCESSING = Preprocessing("bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+# What a layer goes on from when its stages are compared: from what the layer before it has made, or, in all
+# implementations alike, from the truth rounded to single precision.
+MODES = ("accumulated", "injected")
+
+
+# How the names of photographs end that are taken from a folder.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+
+def image_files(images: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The photographs that the config names, by name, and what is wrong with its entries.
+
+    An entry is a file, a folder, or a pattern such as `photos/*.jpg`. Those of a folder or pattern are named after
+    entry and file, `photos-IMG_1.jpg`, with `_` for what a name must not hold.
+    """
+    found: dict[str, str] = {}
+    faults = []
+    for entry, text in images.items():
+        path = Path(text).expanduser()
+        named = {}
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+            missing = f"images.{entry}: there is no photograph ({', '.join(SUFFIXES)}) in the folder {text}"
+        elif path.is_file():
+            files, named = [path], {path: entry}
+            missing = ""
+        else:
+            root = Path(path.anchor)
+            files = sorted(file for file in root.glob(str(path.relative_to(root))) if file.is_file())
+            missing = f"images.{entry}: there is no file {text}"
+        if not files:
+            faults.append(missing)
+        for file in files:
+            name = named.get(file) or f"{entry}-{re.sub('[^A-Za-z0-9_.-]', '_', file.name)}"
+            if name in found:
+                faults.append(f"images.{entry}: {found[name]} and {file} would both be named {name}; rename one")
+            found[name] = str(file)
+    return found, faults
+
+
+def of_first_image(cases: Iterable[str]) -> Sequence[str]:
+    """Those cases that show the same image as the first."""
+    cases = list(cases)
+    return [case for case in cases if Case.parse(case).image == Case.parse(cases[0]).image]
+
+
+def sizes_of(exports: Iterable[Recipe], sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The sizes at which something is compared: those listed, as far as an export accepts them, and the fixed ones."""
+    exports = list(exports)
+    fixed = {(e.height, e.width) for e in exports if e.height is not None and e.width is not None}
+    listed = {size for size in sizes if any(e.accepts(*size) for e in exports)}
+    return sorted(fixed | listed)
+
+
+def case_of_stages(image: str, export: Recipe, sizes: Iterable[tuple[int, int]]) -> Case:
+    """The case on which the stages of a graph are compared: at the first listed size that is not square.
+
+    A square image does not tell rows from columns. Where a graph accepts no such size, it is the first that it accepts.
+    """
+    accepted = [size for size in sizes if export.accepts(*size)]
+    if export.height is not None and export.width is not None:
+        accepted = [(export.height, export.width)]
+    return Case(image, *next((size for size in accepted if size[0] != size[1]), accepted[0]))
+
+
+def layer_inputs(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What every layer is given in injected mode, by its name, from all that a reference has written of its stages."""
+    start = "inputs/"
+    return {key.removeprefix(start): arrays[key] for key in arrays if key.startswith(start)}
