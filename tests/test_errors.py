@@ -9,11 +9,11 @@ ROOT = Path(__file__).parents[1]
 SOURCES = [path for folder in ("vit2onnx", "workflow/scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
 # Of the tests that break a promise, those of each module.
 PROMISES = [
-    "test_archive.py::test_a_model_that_lacks_a_leaf_is_an_error",
-    "test_archive.py::test_leaves_other_than_the_skeletons_are_not_written",
-    "test_archive.py::test_serialising_another_leaf_than_the_skeletons_fails",
-    "test_keytable.py::test_a_target_with_two_lines_is_a_fault_of_the_table",
-    "test_mapping.py::test_an_archive_that_does_not_fit_the_model_is_a_fault_of_ours",
+    "weights/test_archive.py::test_a_model_that_lacks_a_leaf_is_an_error",
+    "weights/test_archive.py::test_leaves_other_than_the_skeletons_are_not_written",
+    "weights/test_archive.py::test_serialising_another_leaf_than_the_skeletons_fails",
+    "weights/test_keytable.py::test_a_target_with_two_lines_is_a_fault_of_the_table",
+    "weights/test_mapping.py::test_an_archive_that_does_not_fit_the_model_is_a_fault_of_ours",
     "exporting/test_graph.py::test_an_edge_that_is_not_the_recipes_is_found",
     "exporting/test_weights.py::test_a_tensor_that_lies_nowhere_cannot_be_referred_to",
 ]
