@@ -27,7 +27,8 @@ from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.identity import known_variants
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.files import sha256_of
-from vit2onnx.weights.archive import CHUNK, compress
+from vit2onnx.weights.archive import compress
+from vit2onnx.weights.leaves import CHUNK
 from workflow.scripts.convert_checkpoint import check_record
 from workflow.scripts.map_weights import map_weights
 

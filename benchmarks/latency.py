@@ -18,7 +18,7 @@ import onnxruntime as ort
 import torch
 import yaml
 
-from vit2onnx.runners import transformers_model
+from vit2onnx.runners.torch import filled_model, reference_of
 from vit2onnx.runners.onnx_double import run_in_double
 from vit2onnx.spec.variant import VariantSpec
 
@@ -32,7 +32,7 @@ def export_peer(folder: Path, path: Path) -> None:
     record = json.loads((folder / "checkpoint.json").read_text())
     variant = yaml.safe_load((ROOT / "config" / "variants" / f"{record['variant']}.yaml").read_text())
     spec = VariantSpec.from_mapping(record["variant"], variant)
-    model = transformers_model.load(spec, folder / "checkpoint")
+    model = filled_model(reference_of(spec, "transformers", folder / "checkpoint"))
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     example = torch.zeros(2, 3, 224, 256)
     torch.onnx.export(model, (example,), path, dynamo=True, dynamic_shapes={"pixel_values": free}, verbose=False)

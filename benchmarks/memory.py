@@ -23,7 +23,7 @@ from pathlib import Path
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
-DYNAMIC = Recipe("dynamic", None, None, None, opset=23)
+DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 Work = Callable[[], object]
 
 
@@ -78,12 +78,12 @@ def run_in_double(spec: VariantSpec, folder: Path) -> Work:
 
 def graph_without_weights(spec: VariantSpec, folder: Path) -> Work:
     from vit2onnx.exporting.graph import trace, write
-    from vit2onnx.families.models import build
-    from vit2onnx.weights.archive import array_shapes
     from vit2onnx.weights.keytable import LazyTensor
+    from vit2onnx.weights.leaves import array_shapes
+    from vit2onnx.weights.model_file import skeleton_of
 
     def work() -> None:
-        skeleton, weights = build(spec.family, spec.architecture), folder / "model.eqx"
+        skeleton, weights = skeleton_of(spec.family, spec.architecture), folder / "model.eqx"
         shapes = array_shapes(skeleton)
         tensors = {name: LazyTensor.in_file(weights, 0, shape, "float32") for name, shape in shapes.items()}
         graph = trace(skeleton, spec, DYNAMIC)
@@ -131,8 +131,8 @@ def main() -> None:
     options = parser.parse_args()
 
     from vit2onnx.checkpoints.identity import known_variants
-    from vit2onnx.families.models import build
-    from vit2onnx.weights.archive import array_shapes
+    from vit2onnx.weights.leaves import array_shapes
+    from vit2onnx.weights.model_file import skeleton_of
 
     released = known_variants()[options.variant]
     peaks: dict[str, list[float]] = {step.__name__: [] for step in STEPS}
@@ -146,7 +146,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         peak, seconds = in_new_python(graph_without_weights, released, Path(scratch))
 
-    name, shape = max(array_shapes(build(spec.family, spec.architecture)).items(), key=lambda leaf: math.prod(leaf[1]))
+    name, shape = max(
+        array_shapes(skeleton_of(spec.family, spec.architecture)).items(), key=lambda leaf: math.prod(leaf[1])
+    )
     print(f"{released.name}: largest tensor {name} {shape}, {4 * math.prod(shape) / 2**20:.0f} MiB")
     few, many = options.depths
     print(f"{'MiB above the imports':24}{few:4} blocks{many:4} blocks    ratio")

@@ -14,13 +14,13 @@ import torch
 
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.detect import tables_of
-from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT
+from vit2onnx.spec.family import part
 from vit2onnx.checkpoints.synthetic import write_synthetic
-from vit2onnx.families.models import Model
+from vit2onnx.nn.model import Model
 from vit2onnx.self_test.chain import shrink
 from vit2onnx.spec.variant import VariantSpec, read_variants
-from vit2onnx.weights.archive import load_model, read_archive, write_model
-from vit2onnx.weights.mapping import map_model
+from vit2onnx.weights.archive import read_archive
+from vit2onnx.weights.model_file import load_model, map_model, write_model
 
 # Models are so small that more threads only wait for each other.
 torch.set_num_threads(1)
@@ -49,7 +49,7 @@ class Spine:
         """A checkpoint in every layout, all of the same weights but for timm's that has no bias in attention."""
         paths = {}
         for layout in tables_of(self.spec):
-            paths[layout] = self.folder / f"{layout}{SUFFIX_OF_LAYOUT[layout]}"
+            paths[layout] = self.folder / f"{layout}{part(self.spec.family, "architecture").LAYOUTS[layout]}"
             write_synthetic(self.spec, paths[layout], seed=SEED, layout=layout)
         return paths
 

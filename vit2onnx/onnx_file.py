@@ -13,12 +13,6 @@ from typing import IO
 
 from vit2onnx.errors import InputError
 
-# The edge of every graph, and what lies beside it.
-INPUT = "pixel_values"
-OUTPUTS = {
-    "last_hidden_state": "all tokens after the final norm: CLS, registers, patches row by row",
-    "pooler_output": "the CLS token after the final norm",
-}
 # In a sample, the noise floors of an output's tokens.
 FLOORS = "noise_floors"
 LICENCE_FILE = "LICENSE.md"

@@ -8,43 +8,54 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
+FAMILIES = PACKAGE / "families"
 SCRIPTS = PACKAGE.parent / "workflow" / "scripts"
 
 
 @cache
-def code_digest(script: str) -> str:
-    """A digest of all of this package that a script of the workflow imports, directly or not, by the script's name.
+def code_digest(script: str, *families: str) -> str:
+    """A digest of all of this package that a script of the workflow runs, by the script's name, for some families.
 
     Rules put it among their parameters, so that a change of the library reruns what it affects. What lies in a module's
     folder and is no module, such as a template, counts as the module's.
     """
     digest = hashlib.sha256()
-    for path in sorted(_with_data(closure(SCRIPTS / f"{script}.py"))):
+    for path in sorted(_with_data(closure(SCRIPTS / f"{script}.py", families))):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def closure(path: Path) -> set[Path]:
-    """The modules of this package that a file imports, at its top or in a function, and that these import in turn."""
+def closure(path: Path, families: Iterable[str] = ()) -> set[Path]:
+    """The modules of this package that a file imports, at its top or in a function, and that these import in turn.
+
+    Where one of them asks the register for a part of a family, the part counts as imported, for each of `families`.
+    """
     found: set[Path] = set()
     queue = [path]
     while queue:
-        new = set(_modules(imported(queue.pop()))) - found
+        names, parts = imported(queue.pop())
+        modules = {*_modules(names), *(FAMILIES / family / f"{part}.py" for family in families for part in parts)}
+        new = {module for module in modules if module.is_file()} - found
         found |= new
         queue += new
     return found
 
 
 @cache
-def imported(path: Path) -> frozenset[str]:
-    """The full names of all that a file imports, at its top or in a function: modules, and what is taken from them."""
+def imported(path: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """The full names of all that a file imports, at its top or in a function, modules and what is taken from them; and
+    the parts of families that it asks for: the second argument of every `part(family, "name")`.
+    """
     names: set[str] = set()
+    parts: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(names)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "part":
+            parts.add(ast.literal_eval(node.args[1]))
+    return frozenset(names), frozenset(parts)
 
 
 def _modules(names: Iterable[str]) -> Iterator[Path]:

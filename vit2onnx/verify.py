@@ -18,11 +18,9 @@ import numpy as np
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import read_arrays, sha256_of
-from vit2onnx.onnx_file import FLOORS, INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, passport_beside, sample_beside
+from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, initializers, passport_beside, sample_beside
 from vit2onnx.parity.floors import error, in_floors
 from vit2onnx.runners.onnx import batch_of, session_of
-
-OUTPUT = next(iter(OUTPUTS))
 
 
 def read_passport(graph: Path) -> dict[str, Any]:
@@ -62,15 +60,16 @@ def check_sample(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, 
     arrays = read_arrays(sample)
     session = session_of(graph)
     limit = passport["sample"]["limit_in_floors"]
-    cases = [name.removeprefix(f"{INPUT}/") for name in arrays if name.startswith(f"{INPUT}/")]
+    image_name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
+    cases = [name.removeprefix(f"{image_name}/") for name in arrays if name.startswith(f"{image_name}/")]
     if not cases:
         yield False, "no input was recorded"
     for case in cases:
-        images = np.repeat(arrays[f"{INPUT}/{case}"][None], batch_of(session), axis=0)
-        (found,) = session.run([OUTPUT], {INPUT: images})
-        expected, floors = arrays[f"{OUTPUT}/{case}"], arrays[f"{FLOORS}/{case}"]
+        images = np.repeat(arrays[f"{image_name}/{case}"][None], batch_of(session), axis=0)
+        (found,) = session.run([output], {image_name: images})
+        expected, floors = arrays[f"{output}/{case}"], arrays[f"{FLOORS}/{case}"]
         if found[0].shape != expected.shape:
-            yield False, f"{case}: {OUTPUT} has shape {found[0].shape} instead of {expected.shape}"
+            yield False, f"{case}: {output} has shape {found[0].shape} instead of {expected.shape}"
             continue
         worst = in_floors(found[0], expected, floors).floors
         measured = "not finite" if worst is None else f"{worst:.2g} noise floors"

@@ -26,7 +26,9 @@ from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.spec.variant import ConvNeXtArchitecture, VariantSpec
-from vit2onnx.weights.archive import archive_skeleton, array_shapes, open_model, read_archive
+from vit2onnx.weights.archive import archive_skeleton, read_archive
+from vit2onnx.weights.leaves import array_shapes
+from vit2onnx.weights.model_file import open_model
 
 Tensors = dict[str, torch.Tensor]
 # An archive's bytes and a ledger's rows.

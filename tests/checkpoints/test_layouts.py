@@ -12,10 +12,11 @@ from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_vit.layouts import MASK_KEY_BIAS
 from vit2onnx.nn.rope import rope_periods
-from vit2onnx.runners import transformers_model
+from tests import transformers_model
 from vit2onnx.spec.variant import ConvNeXtArchitecture
-from vit2onnx.weights.archive import archive_skeleton, array_shapes
+from vit2onnx.weights.archive import archive_skeleton
 from vit2onnx.weights.keytable import assign
+from vit2onnx.weights.leaves import array_shapes
 
 VIT_LAYOUTS = ["meta", "huggingface", "huggingface5", "timm", "timm_qkvb"]
 # Parameters in the publisher's file and in Hugging Face's, as counted on their models (MODELS.md C.1).
@@ -177,7 +178,7 @@ def test_a_file_of_the_other_family_is_named_as_unknown(layout, released, publis
 
 def test_huggingface5_is_what_transformers_holds(released, published):
     for spec in released.values():
-        model = transformers_model.build(spec)
+        model = transformers_model_of(spec)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         assert published(spec)["huggingface5"] == expected, spec.name
 

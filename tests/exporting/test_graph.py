@@ -24,22 +24,22 @@ from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.graph import OUTPUTS, check_interface, detach, trace, write
 from vit2onnx.exporting.metadata import metadata_of
-from vit2onnx.families.models import build
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.archive import leaf_names, open_model
 from vit2onnx.weights.keytable import LazyTensor
+from vit2onnx.weights.leaves import leaf_names
+from vit2onnx.weights.model_file import open_model
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("static", 1, 224, 224, opset=23),
-        Recipe("dynamic", None, None, None, opset=23),
-        Recipe("free_batch", None, 32, 48, opset=23),
-        Recipe("free_size", 2, None, None, opset=23),
-        Recipe("free_height", 1, None, 48, opset=23),
-        Recipe("opset24", None, None, None, opset=24),
+        Recipe("static", 23, {"batch": 1, "height": 224, "width": 224}),
+        Recipe("dynamic", 23, {"batch": None, "height": None, "width": None}),
+        Recipe("free_batch", 23, {"batch": None, "height": 32, "width": 48}),
+        Recipe("free_size", 23, {"batch": 2, "height": None, "width": None}),
+        Recipe("free_height", 23, {"batch": 1, "height": None, "width": 48}),
+        Recipe("opset24", 24, {"batch": None, "height": None, "width": None}),
     )
 }
 # (height, width): the training size, wide, tall, one patch, not quite two, and no multiple of the patch.
@@ -115,11 +115,11 @@ def expected(tiny_model_file: Path) -> Callable[[int, int, int], tuple[np.ndarra
 @pytest.fixture
 def traced(tiny_spec: VariantSpec) -> ir.Model:
     """The static graph without weights, for a test to spoil."""
-    return trace(build(tiny_spec.family, tiny_spec.architecture), tiny_spec, RECIPES["static"])
+    return trace(skeleton_of(tiny_spec.family, tiny_spec.architecture), tiny_spec, RECIPES["static"])
 
 
 def test_tracing_needs_no_weights(tiny_spec: VariantSpec):
-    skeleton = build(tiny_spec.family, tiny_spec.architecture)
+    skeleton = skeleton_of(tiny_spec.family, tiny_spec.architecture)
     assert {type(leaf) for leaf in jax.tree_util.tree_leaves(skeleton)} == {jax.ShapeDtypeStruct}
     graph = trace(skeleton, tiny_spec, RECIPES["dynamic"])
     inputs = {value.name: tuple(value.shape) for value in graph.graph.inputs}
@@ -264,7 +264,7 @@ def test_another_runtime_gives_the_same(paths: Mapping[str, Path], expected, rec
 def test_a_recipe_smaller_than_a_patch_is_an_error(tiny_spec: VariantSpec, size: str):
     recipe = replace(RECIPES["static"], name="stamp", **{size: 15})
     with pytest.raises(InputError, match=rf"^exports\.stamp\.{size} is 15.* at least 16 or 'dynamic'"):
-        trace(build(tiny_spec.family, tiny_spec.architecture), tiny_spec, recipe)
+        trace(skeleton_of(tiny_spec.family, tiny_spec.architecture), tiny_spec, recipe)
 
 
 def test_an_image_smaller_than_a_patch_is_refused_by_the_graph(paths: Mapping[str, Path]):

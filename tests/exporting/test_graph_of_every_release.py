@@ -14,13 +14,13 @@ from tests.rounding import MODEL_LIMIT, floors
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
-from vit2onnx.runners import transformers_model
+from tests import transformers_model
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import Architecture, ConvNeXtArchitecture, VariantSpec
-from vit2onnx.weights.archive import open_model
+from vit2onnx.weights.model_file import open_model
 
-DYNAMIC = Recipe("dynamic", None, None, None, opset=23)
-STATIC = Recipe("static", 1, 70, 101, opset=23)
+DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
+STATIC = Recipe("static", 23, {"batch": 1, "height": 70, "width": 101})
 # (height, width), none a multiple of the patch but the second: wide, one ConvNeXt patch high, tall.
 SIZES = [(70, 101), (32, 96), (131, 47)]
 

@@ -16,11 +16,11 @@ from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.stages import check_same_nodes, inject, stage_outputs, write_stages
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.weights.archive import open_model
+from vit2onnx.weights.model_file import open_model
 
 RECIPES = {
-    "static": Recipe("static", 1, 128, 160, opset=23),
-    "dynamic": Recipe("dynamic", None, None, None, opset=23),
+    "static": Recipe("static", 23, {"batch": 1, "height": 128, "width": 160}),
+    "dynamic": Recipe("dynamic", 23, {"batch": None, "height": None, "width": None}),
 }
 IMAGE = np.random.default_rng(0).standard_normal((3, 128, 160), np.float32)
 Written = Callable[..., Mapping[str, Path]]

@@ -19,10 +19,10 @@ from vit2onnx.exporting.graph import detach, trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.weights import write_embedded, write_external
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.weights.archive import open_model
 from vit2onnx.weights.keytable import LazyTensor
+from vit2onnx.weights.model_file import open_model
 
-DYNAMIC = Recipe("dynamic", None, None, None, opset=23)
+DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 RELEASES = ["vits16plus", "vit7b16", "convnext_tiny"]
 Tensors = Mapping[str, LazyTensor]
 

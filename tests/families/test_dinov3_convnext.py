@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from tests.rounding import LAYER_LIMIT, floors
-from vit2onnx.families.models import Model, build
+from vit2onnx.nn.model import Model
 from vit2onnx.spec.variant import ConvNeXtArchitecture, VariantSpec
-from vit2onnx.weights.archive import leaf_names
+from vit2onnx.weights.leaves import leaf_names
+from vit2onnx.weights.model_file import skeleton_of
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:
@@ -61,7 +62,7 @@ def test_there_is_a_token_per_32_pixels(released: Mapping[str, VariantSpec], siz
     for spec in released.values():
         if isinstance(arch := spec.architecture, ConvNeXtArchitecture):
             pixel_values = jax.ShapeDtypeStruct((2, 3, *size), np.float32)
-            found = jax.eval_shape(lambda model, x: model(x), build(spec.family, arch), pixel_values)
+            found = jax.eval_shape(lambda model, x: model(x), skeleton_of(spec.family, arch), pixel_values)
             assert found.last_hidden_state.shape == (2, arch.num_tokens(*size), arch.embed_dim)
             assert found.pooler_output.shape == (2, arch.embed_dim)
 
@@ -112,7 +113,7 @@ def test_every_parameter_moves_the_features(model: Model):
 def test_a_built_model_holds_shapes_only(released: Mapping[str, VariantSpec]):
     for spec in released.values():
         if isinstance(spec.architecture, ConvNeXtArchitecture):
-            leaves = jax.tree_util.tree_leaves(build(spec.family, spec.architecture))
+            leaves = jax.tree_util.tree_leaves(skeleton_of(spec.family, spec.architecture))
             assert {type(leaf) for leaf in leaves} == {jax.ShapeDtypeStruct}
             assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}
             assert sum(leaf.size for leaf in leaves) == spec.parameters

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from tests.rounding import LAYER_LIMIT, MODEL_LIMIT, floors
-from vit2onnx.families.models import Model, build
 from vit2onnx.nn.layers import Mlp, SwiGlu
+from vit2onnx.nn.model import Model
 from vit2onnx.runners import equinox as equinox_runner
-from vit2onnx.runners import transformers_model
+from tests import transformers_model
 from vit2onnx.spec.variant import VariantSpec, ViTArchitecture
-from vit2onnx.weights.archive import leaf_names, open_model
+from vit2onnx.weights.leaves import leaf_names
+from vit2onnx.weights.model_file import open_model
 
 # (height, width): the training size, wide, tall, one patch, and a size that is no multiple of the patch.
 SIZES = [(224, 224), (48, 112), (112, 48), (16, 16), (250, 170)]
@@ -163,7 +164,7 @@ def test_a_built_model_holds_shapes_only(released: Mapping[str, VariantSpec]):
     for spec in released.values():
         if not isinstance(arch := spec.architecture, ViTArchitecture):
             continue
-        leaves = jax.tree_util.tree_leaves(build(spec.family, arch))
+        leaves = jax.tree_util.tree_leaves(skeleton_of(spec.family, arch))
         assert {type(leaf) for leaf in leaves} == {jax.ShapeDtypeStruct}
         assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}
         # The publisher counts what is for training, and not the rotary periods.

@@ -25,12 +25,12 @@ from vit2onnx.onnx_file import initializers
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.verdict import LEGS, Verdict
 from vit2onnx.runners import equinox as equinox_runner
-from vit2onnx.runners import transformers_model
+from tests import transformers_model
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.archive import open_model
+from vit2onnx.weights.model_file import open_model
 
-STATIC = Recipe("static", 2, 48, 64, opset=23)
+STATIC = Recipe("static", 23, {"batch": 2, "height": 48, "width": 64})
 
 
 def only_weights(path: Path, model_file: Path, *, external: bool = False) -> Path:

@@ -41,16 +41,16 @@ from vit2onnx.parity.floors import noise_floors, rms
 from vit2onnx.parity.tables import csv_of, flat_semantics
 from vit2onnx.parity.verdict import GRAPH_RUNS, judge, largest, rows_of
 from vit2onnx.runners import equinox as equinox_runner
-from vit2onnx.runners import transformers_model
+from tests import transformers_model
 from vit2onnx.runners.onnx import session_of
 from vit2onnx.spec.case import GOLDEN, Case
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import Golden, VariantSpec
-from vit2onnx.weights.archive import open_model
+from vit2onnx.weights.model_file import open_model
 
 CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
 LIMITS = {name: limit["limit"] for name, limit in yaml.safe_load(CONFIG.read_text())["parity"]["limits"].items()}
-DYNAMIC = Recipe("dynamic", None, None, None, opset=23)
+DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 # Five images of one size, which batches of three do not divide, one of another, and one that is no multiple of the
 # patch; (height, width).
 CASES = [Case(f"noise{i}", 48, 112) for i in range(5)] + [Case("tall", 64, 32), Case("odd", 50, 37)]
@@ -277,13 +277,13 @@ def test_published_features_are_held_against_every_implementation(
 
 def test_a_static_graphs_batch_is_its_own(graph: Path, compare, pixel_values: Features):
     one_size = {case: x for case, x in pixel_values.items() if case.height == 48}
-    export = Recipe("static", 2, 48, 112, opset=23)
+    export = Recipe("static", 23, {"batch": 2, "height": 48, "width": 112})
     found = compare(graph, export, pixel_values=one_size)
     assert {row["batch"] for row in found["differences"] if row["subject"] == "onnx"} == {2}
 
 
 def test_only_sizes_that_the_recipe_accepts_are_compared(graph: Path, compare):
-    found = compare(graph, Recipe("static", 1, 64, 32, opset=23))
+    found = compare(graph, Recipe("static", 23, {"batch": 1, "height": 64, "width": 32}))
     assert {(row["height"], row["width"]) for row in found["differences"]} == {(64, 32)}
     # Nothing else is wrong than that it is another recipe's graph.
     faults = judge(found, LIMITS).faults
@@ -294,7 +294,7 @@ def test_only_sizes_that_the_recipe_accepts_are_compared(graph: Path, compare):
 
 
 def test_comparing_nothing_fails(graph: Path, compare):
-    found = compare(graph, Recipe("static", 1, 96, 96, opset=23))
+    found = compare(graph, Recipe("static", 23, {"batch": 1, "height": 96, "width": 96}))
     assert found["differences"] == []
     assert not judge(found, LIMITS).passed
 

@@ -14,18 +14,18 @@ from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.parity.comparison import by_kind, compare_outputs
 from vit2onnx.parity.verdict import judge
 from vit2onnx.runners import equinox as equinox_runner
-from vit2onnx.runners import transformers_model
+from tests import transformers_model
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import ConvNeXtArchitecture, VariantSpec, read_variants
-from vit2onnx.weights.archive import open_model, read_archive, write_model
-from vit2onnx.weights.mapping import map_model
+from vit2onnx.weights.archive import read_archive
+from vit2onnx.weights.model_file import map_model, open_model, write_model
 
 ROOT = Path(__file__).parents[2]
 RELEASES = read_variants(ROOT / "config" / "variants")
 CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
 LIMITS = {name: limit["limit"] for name, limit in CONFIG["parity"]["limits"].items()}
-EXPORTS = (Recipe("static", 1, 160, 224, opset=23), Recipe("dynamic", None, None, None, opset=23))
+EXPORTS = (Recipe("static", 23, {"batch": 1, "height": 160, "width": 224}), Recipe("dynamic", 23, {"batch": None, "height": None, "width": None}))
 CASES = [Case("noise", 160, 224), Case("noise", 150, 97)]
 
 

@@ -12,12 +12,12 @@ from tests.conftest import Spine, short
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.parity.floors import error, in_floors, noise_floors
 from vit2onnx.runners import equinox as equinox_runner
-from vit2onnx.runners import transformers_model
+from tests import transformers_model
 from vit2onnx.runners.onnx import session_of
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.weights.archive import open_model
+from vit2onnx.weights.model_file import open_model
 
-DYNAMIC = Recipe("dynamic", None, None, None, opset=23)
+DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 IMAGE = np.random.default_rng(0).standard_normal((3, 70, 101), np.float32)
 # How much coarser it is than single precision: eleven bits instead of twenty-four.
 HALF = 2.0**13

@@ -18,7 +18,7 @@ from vit2onnx.parity.stages import make_ledger
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.parity.verdict import faults_of
 from vit2onnx.runners import equinox as equinox_runner
-from vit2onnx.runners import transformers_model
+from tests import transformers_model
 from vit2onnx.runners.onnx_stages import run_stage_graphs
 from vit2onnx.self_test import MODELS
 from vit2onnx.self_test.chain import AMPLIFIED, Chain, shrink

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from tests.rounding import MODEL_LIMIT, floors
-from vit2onnx.families.models import build
 from vit2onnx.runners import equinox as equinox_runner
-from vit2onnx.runners import transformers_model
+from tests import transformers_model
 from vit2onnx.spec.variant import Architecture
-from vit2onnx.weights.archive import open_model
 from vit2onnx.weights.keytable import LazyTensor
+from vit2onnx.weights.model_file import open_model
 
 # Neither square nor a multiple of the patch.
 SIZE = (134, 165)
@@ -75,7 +74,7 @@ def test_another_epsilon_shows(spines, compare, images: Features, name: str):
     spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
     arch = spine.spec.architecture
     other = replace(arch, norm_eps={1e-5: 1e-6, 1e-6: 1e-5}[arch.norm_eps])
-    structure = jax.tree_util.tree_structure(build(spine.spec.family, other))
+    structure = jax.tree_util.tree_structure(skeleton_of(spine.spec.family, other))
     model = jax.tree_util.tree_unflatten(structure, jax.tree_util.tree_leaves(spine.model))
     found = eqx.filter_jit(model)(images["noise"][None]).last_hidden_state[0]
     _, theirs = compare(spine)

@@ -22,7 +22,7 @@ from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.parity.comparison import Check, try_in_double
 from vit2onnx.parity.floors import rms
-from vit2onnx.runners import transformers_model
+from tests import transformers_model
 from vit2onnx.runners.onnx_double import Conv, Gelu, LayerNormalization, meant, run_in_double
 from vit2onnx.self_test import MODELS
 from vit2onnx.self_test.chain import AMPLIFIED, shrink
@@ -30,11 +30,11 @@ from vit2onnx.self_test.faults import IN_GRAPH, IN_SHARP_GRAPH, InGraph
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec, read_variants
-from vit2onnx.weights.archive import open_model
+from vit2onnx.weights.model_file import open_model
 
-DYNAMIC = Recipe("dynamic", None, None, None, opset=23)
+DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 # A batch of two, because all of it is repeated in every place.
-STATIC = Recipe("static", 2, 70, 101, opset=23)
+STATIC = Recipe("static", 23, {"batch": 2, "height": 70, "width": 101})
 # Wide, one ConvNeXt patch high, tall; all but the second are no multiples of a patch.
 SIZES = [(70, 101), (32, 96), (131, 47)]
 IMAGES = {str(Case("noise", *size)): np.random.default_rng(0).standard_normal((3, *size), np.float32) for size in SIZES}

@@ -12,7 +12,7 @@ import torch
 
 from tests.rounding import LAYER_LIMIT, MODEL_LIMIT, floors, rms
 from vit2onnx.errors import InputError
-from vit2onnx.runners import publisher_model, transformers_model
+from tests import transformers_model
 from vit2onnx.spec.case import layer_inputs
 from vit2onnx.spec.variant import VariantSpec
 

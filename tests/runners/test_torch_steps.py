@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vit2onnx.errors import InputError
-from vit2onnx.runners import transformers_model
+from tests import transformers_model
 from vit2onnx.runners.torch_steps import check_names, native_convolutions, reader, run_stages, run_steps
 from vit2onnx.weights.keytable import LazyTensor
 
@@ -80,7 +80,7 @@ def test_the_weights_of_one_step_are_in_memory_at_a_time(spines, name: str, dtyp
 
 def test_every_parameter_belongs_to_a_step(released):
     for spec in released.values():
-        model = transformers_model.build(spec)
+        model = transformers_model_of(spec)
         steps = transformers_model.vit_steps if spec.family == "dinov3_vit" else transformers_model.convnext_steps
         if spec.family == "dinov3_vit":
             model.rope_embeddings.inv_freq = torch.ones(spec.architecture.head_dim // 4)

@@ -12,7 +12,7 @@ import torch
 from tests.rounding import MODEL_LIMIT, floors
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
-from vit2onnx.runners import transformers_model
+from tests import transformers_model
 from vit2onnx.spec.variant import VariantSpec
 
 # Wide, tall, and no multiple of the patch.

@@ -7,9 +7,9 @@ import pytest
 from vit2onnx.spec.case import Case, case_of_stages, image_files, layer_inputs, sizes_of
 from vit2onnx.spec.recipe import Recipe
 
-STATIC = Recipe("static", 1, 224, 224, 23)
-WIDE = Recipe("wide", 1, 224, None, 23)
-DYNAMIC = Recipe("dynamic", None, None, None, 23)
+STATIC = Recipe("static", 23, {"batch": 1, "height": 224, "width": 224})
+WIDE = Recipe("wide", 23, {"batch": 1, "height": 224, "width": None})
+DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 LISTED = [(512, 320), (48, 112), (224, 64)]
 
 

@@ -151,8 +151,8 @@ def test_heads_that_cannot_be_rotated_are_named(embed_dim, num_heads):
 
 
 def test_a_free_dimension_is_none():
-    assert Recipe.from_mapping("dynamic", DYNAMIC) == Recipe("dynamic", None, None, None, 21)
-    assert Recipe.from_mapping("static", STATIC) == Recipe("static", 1, 224, 160, 23)
+    assert Recipe.from_mapping("dynamic", DYNAMIC) == Recipe("dynamic", 21, {"batch": None, "height": None, "width": None})
+    assert Recipe.from_mapping("static", STATIC) == Recipe("static", 23, {"batch": 1, "height": 224, "width": 160})
 
 
 @pytest.mark.parametrize(

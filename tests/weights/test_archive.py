@@ -23,23 +23,9 @@ import pytest
 
 from vit2onnx.checkpoints.synthetic import synthetic_value
 from vit2onnx.errors import InputError, InternalError
-from vit2onnx.families.models import build
-from vit2onnx.weights.archive import (
-    CHUNK,
-    ahead,
-    archive_config,
-    archive_skeleton,
-    array_shapes,
-    leaf_names,
-    load_model,
-    npy_header,
-    open_model,
-    read_archive,
-    serialise,
-    write_archive,
-    write_leaves,
-    write_model,
-)
+from vit2onnx.weights.archive import archive_config, archive_skeleton, read_archive, write_archive
+from vit2onnx.weights.leaves import CHUNK, ahead, array_shapes, leaf_names, npy_header, serialise, write_leaves
+from vit2onnx.weights.model_file import load_model, open_model, skeleton_of, write_model
 
 
 def values(skeleton: object, seed: int = 0) -> dict[str, np.ndarray]:
@@ -145,7 +131,7 @@ def test_no_thread_is_left_by_who_takes_no_more_items():
 
 
 def test_leaves_are_named_by_their_path_in_tree_order(tiny_spec):
-    names = leaf_names(build(tiny_spec.family, tiny_spec.architecture))
+    names = leaf_names(skeleton_of(tiny_spec.family, tiny_spec.architecture))
     assert names[:4] == ["patch_embed.weight", "patch_embed.bias", "cls_token", "register_tokens"]
     assert names[4:10] == [
         "rope_periods",
@@ -229,7 +215,7 @@ def test_serialising_more_or_fewer_leaves_than_the_skeletons_fails(names, fault)
 
 
 def test_a_model_that_lacks_a_leaf_is_an_error(tiny_spec, tmp_path):
-    shapes = array_shapes(build(tiny_spec.family, tiny_spec.architecture))
+    shapes = array_shapes(skeleton_of(tiny_spec.family, tiny_spec.architecture))
     values = [(name, np.zeros(shape, np.float32)) for name, shape in shapes.items() if name != "norm.weight"]
     with pytest.raises(InternalError, match=r"no values for \['norm\.weight'\]"):
         write_model(tmp_path / "model.eqx", tiny_spec, values)
@@ -375,7 +361,7 @@ def test_an_archive_of_another_variant_is_refused(tiny_spec, tiny_archive, tmp_p
 
 def test_a_model_is_written_and_read_back_to_the_bit(small, tmp_path):
     spec = small.spec
-    skeleton = build(spec.family, spec.architecture)
+    skeleton = skeleton_of(spec.family, spec.architecture)
     structure = jax.tree_util.tree_structure(skeleton)
     expected = values(skeleton, seed=3)
     path = tmp_path / "model.eqx"
@@ -400,7 +386,7 @@ def test_a_model_is_loaded_with_arrays_of_jax(tiny_spec, tiny_model_file, tiny_m
     assert {leaf.dtype for leaf in jax.tree_util.tree_leaves(model)} == {np.dtype("float32")}
     with tiny_model_file.open("rb") as file:
         file.readline()
-        like = build(tiny_spec.family, tiny_spec.architecture)
+        like = skeleton_of(tiny_spec.family, tiny_spec.architecture)
         assert eqx.tree_equal(eqx.tree_deserialise_leaves(file, like), model, tiny_model)
 
 
@@ -409,7 +395,7 @@ def test_weights_of_every_release_are_aligned_in_the_model_file(released, tiny_m
     with tiny_model_file.open("rb") as file:
         assert len(file.readline()) % 64 == 0
     for spec in released.values():
-        for name, shape in array_shapes(build(spec.family, spec.architecture)).items():
+        for name, shape in array_shapes(skeleton_of(spec.family, spec.architecture)).items():
             assert len(npy_header(shape)) % 64 == 0
             assert 4 * int(np.prod(shape)) % 64 == 0, (spec.name, name)
 
@@ -417,7 +403,7 @@ def test_weights_of_every_release_are_aligned_in_the_model_file(released, tiny_m
 def test_a_model_loads_and_runs_in_three_lines(tiny_model_file, tmp_path):
     """In a new Python and another folder, with no configuration at hand."""
     lines = f"""
-from vit2onnx.weights.archive import load_model
+from vit2onnx.weights.model_file import load_model
 model = load_model({str(tiny_model_file)!r})
 print(model(__import__("numpy").zeros((1, 3, 32, 48), "float32")).last_hidden_state.shape)
 """
@@ -470,7 +456,7 @@ def test_a_foreign_model_file_is_refused(tiny_model_file, tmp_path):
 def test_leaves_are_let_go_as_they_are_written(tiny_spec, tmp_path, kind):
     """When a large one is made, no more than the two before it are still alive: one in use, and its successor."""
     spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, embed_dim=768))
-    skeleton = {"archive": archive_skeleton(spec), "model": build(spec.family, spec.architecture)}[kind]
+    skeleton = {"archive": archive_skeleton(spec), "model": skeleton_of(spec.family, spec.architecture)}[kind]
     made: list[weakref.ref] = []
     most = 0
 

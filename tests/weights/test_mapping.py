@@ -15,25 +15,18 @@ import numpy as np
 import pytest
 import torch
 from jax2onnx.plugins.examples.eqx.dino import VisionTransformer
+from vit2onnx.exporting.jax2onnx_example import JAX2ONNX_EXAMPLE_TABLE, jax2onnx_example_skeleton
 
 from tests.rounding import MODEL_LIMIT, floors
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError, InternalError
-from vit2onnx.exporting.jax2onnx_example import JAX2ONNX_EXAMPLE_TABLE, jax2onnx_example_skeleton
-from vit2onnx.families.models import build
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.spec.variant import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
-from vit2onnx.weights.archive import (
-    archive_skeleton,
-    array_shapes,
-    leaf_names,
-    open_model,
-    read_archive,
-    write_model,
-)
+from vit2onnx.weights.archive import TRAINING_ONLY, archive_skeleton, read_archive
 from vit2onnx.weights.keytable import assign
-from vit2onnx.weights.mapping import MODEL_TABLES, TRAINING_ONLY, map_model
+from vit2onnx.weights.leaves import array_shapes, leaf_names
+from vit2onnx.weights.model_file import map_model, model_table, open_model, skeleton_of, write_model
 from workflow.scripts.map_jax2onnx_example import map_jax2onnx_example
 
 
@@ -117,8 +110,8 @@ def test_every_leaf_of_the_model_is_the_published_tensor(small):
 
 def test_the_model_uses_the_whole_archive_but_what_is_for_training(released):
     for spec in released.values():
-        leaves = array_shapes(build(spec.family, spec.architecture))
-        assignments = assign(MODEL_TABLES[spec.family], leaves)
+        leaves = array_shapes(skeleton_of(spec.family, spec.architecture))
+        assignments = assign(model_table(spec), leaves)
         assert [assignment.target for assignment in assignments] == list(leaves)
         used = Counter(key for assignment in assignments for key in assignment.sources)
         assert set(used.values()) == {1}
@@ -183,7 +176,7 @@ def test_one_leaf_is_made_at_a_time(tiny_spec):
         del value
     assert most <= 1
     # In the archive's order, and all of them.
-    assert sorted(names) == sorted(leaf_names(build(tiny_spec.family, tiny_spec.architecture)))
+    assert sorted(names) == sorted(leaf_names(skeleton_of(tiny_spec.family, tiny_spec.architecture)))
 
 
 def test_memory_does_not_grow_with_depth(tiny_spec, tmp_path):

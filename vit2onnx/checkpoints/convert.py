@@ -12,8 +12,9 @@ from vit2onnx.checkpoints.detect import detect
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.files import atomic
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.archive import archive_skeleton, array_shapes, write_archive
+from vit2onnx.weights.archive import archive_skeleton, write_archive
 from vit2onnx.weights.keytable import assign, check, raise_faults, value_of
+from vit2onnx.weights.leaves import array_shapes
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,16 @@
-"""The layouts in which checkpoints are published: one key table per family and layout."""
+"""In which of its family's layouts a checkpoint is."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from vit2onnx.errors import InputError
-from vit2onnx.families.dinov3_convnext import layouts as dinov3_convnext
-from vit2onnx.families.dinov3_vit import layouts as dinov3_vit
+from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import KeyTable
-
-TABLES: dict[str, Callable[[Any], tuple[KeyTable, ...]]] = {
-    "dinov3_vit": dinov3_vit.tables,
-    "dinov3_convnext": dinov3_convnext.tables,
-}
 
 
 def tables_of(spec: VariantSpec) -> dict[str, KeyTable]:
     """The tables of a variant by the layout's name."""
-    return {table.layout: table for table in TABLES[spec.family](spec.architecture)}
+    return {table.layout: table for table in part(spec.family, "layouts").tables(spec.architecture)}
 
 
 def detect(name: str, spec: VariantSpec, keys: Iterable[str]) -> KeyTable:

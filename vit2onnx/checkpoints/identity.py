@@ -8,8 +8,9 @@ from vit2onnx.checkpoints.detect import detect
 from vit2onnx.errors import InputError
 from vit2onnx.provenance import PACKAGE
 from vit2onnx.spec.variant import VariantSpec, read_variants
-from vit2onnx.weights.archive import archive_skeleton, array_shapes
+from vit2onnx.weights.archive import archive_skeleton
 from vit2onnx.weights.keytable import LazyTensor, assign, check
+from vit2onnx.weights.leaves import array_shapes
 
 VARIANTS = PACKAGE.parent / "config" / "variants"
 

@@ -16,20 +16,6 @@ from vit2onnx.spec.variant import VariantSpec
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 HUGGINGFACE_FILE = "model.safetensors"
-# The format in which each layout is published, and so the one in which a synthetic file of it is written.
-SUFFIX_OF_LAYOUT = {
-    "meta": ".pth",
-    "huggingface": ".safetensors",
-    "huggingface5": ".safetensors",
-    "timm": ".safetensors",
-    "timm_qkvb": ".safetensors",
-}
-
-# Which of them a family has, so that the configuration can be checked without its key tables.
-LAYOUTS_OF_FAMILY = {
-    "dinov3_vit": tuple(SUFFIX_OF_LAYOUT),
-    "dinov3_convnext": ("meta", "huggingface", "huggingface5", "timm"),
-}
 # Where users put checkpoints and e-mailed links, in the working directory.
 FOLDER, LINKS_FILE = Path("checkpoints"), Path("config/links.txt")
 

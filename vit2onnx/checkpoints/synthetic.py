@@ -19,35 +19,30 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vit2onnx.checkpoints.detect import tables_of
 from vit2onnx.checkpoints.reading import open_checkpoint
-from vit2onnx.checkpoints.sources import SUFFIX_OF_LAYOUT
-from vit2onnx.families.dinov3_vit.layouts import MASK_KEY_BIAS
 from vit2onnx.files import atomic
-from vit2onnx.nn.rope import rope_periods
+from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.archive import archive_skeleton, array_shapes
+from vit2onnx.weights.archive import archive_skeleton
 from vit2onnx.weights.keytable import Shape, assign
+from vit2onnx.weights.leaves import array_shapes
 
 
-def synthetic_value(name: str, shape: Shape, seed: int) -> np.ndarray:
+def synthetic_value(family: str, name: str, shape: Shape, seed: int) -> np.ndarray:
     """The value of one archive leaf, float32, the same for the same name, shape and seed.
 
     Scales are chosen so that activations stay near one through any number of blocks while every tensor changes
     the features by far more than rounding does.
     """
     noise = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, np.float32)
+    own: np.ndarray | None = part(family, "layouts").synthetic_value(name, noise)
+    if own is not None:
+        return own
     leaf = name.rpartition(".")[2]
-    if leaf in ("freqs", "periods"):
-        return rope_periods(shape[0], "bfloat16")
     if leaf == "gamma":
         return np.sign(noise) * (0.1 + 0.1 * np.abs(noise))
     if re.search(r"norm\.weight$", name):
         return 1 + 0.2 * noise
-    # What enters the first norm is small, as in the releases, so that another epsilon shows there.
-    if name.startswith(("patch_embed.", "stages.0.downsample.conv.")) or leaf in ("cls_token", "reg_tokens"):
-        return 0.3 * noise / np.float32(np.sqrt(np.prod(shape[1:])) if leaf == "weight" else 1)
     if leaf == "bias":
-        if ".qkv." in name:
-            noise[shape[0] // 3 : 2 * shape[0] // 3] = 0
         return 0.2 * noise
     if leaf == "weight":
         return noise / np.float32(np.sqrt(np.prod(shape[1:])))
@@ -58,12 +53,12 @@ def synthetic_tensors(spec: VariantSpec, *, seed: int, layout: str) -> Iterator[
     """All tensors of a synthetic checkpoint by their names in a layout, one at a time."""
     table = tables_of(spec)[layout]
     for assignment in assign(table, array_shapes(archive_skeleton(spec))):
-        value = synthetic_value(assignment.target, assignment.shape, seed).astype(np.float32)
+        value = synthetic_value(spec.family, assignment.target, assignment.shape, seed).astype(np.float32)
         sources = [np.ascontiguousarray(source) for source in assignment.transform.invert(value)]
-        if assignment.transform is MASK_KEY_BIAS:
-            # What the mask removes is large, so that a reader that forgets the mask is far off.
-            bias, mask = sources
-            bias[mask == 0] = 3 * synthetic_value(assignment.sources[1], bias.shape, seed)[mask == 0]
+        if assignment.transform.fill_unused:
+            # What is not used is large, so that a reader that uses it is far off.
+            last = assignment.sources[-1]
+            assignment.transform.fill_unused(sources, 3 * synthetic_value(spec.family, last, sources[-1].shape, seed))
         yield from zip(assignment.sources, sources, strict=True)
         for key, entry in table.ignored.items():
             if entry.same_as in assignment.sources:
@@ -71,7 +66,10 @@ def synthetic_tensors(spec: VariantSpec, *, seed: int, layout: str) -> Iterator[
     for key, entry in table.ignored.items():
         if not entry.same_as:
             # By its name without what a layout puts before it, so that it has the same value in every layout.
-            yield key, synthetic_value(key.removeprefix("embeddings."), entry.shape, seed).astype(np.float32)
+            yield (
+                key,
+                synthetic_value(spec.family, key.removeprefix("embeddings."), entry.shape, seed).astype(np.float32),
+            )
 
 
 def write_synthetic(spec: VariantSpec, path: Path, *, seed: int, layout: str) -> None:
@@ -82,7 +80,7 @@ def write_synthetic(spec: VariantSpec, path: Path, *, seed: int, layout: str) ->
         shapes |= zip(assignment.sources, assignment.transform.shapes(assignment.shape), strict=True)
     shapes |= {key: entry.shape for key, entry in table.ignored.items()}
     tensors = synthetic_tensors(spec, seed=seed, layout=layout)
-    is_torch = SUFFIX_OF_LAYOUT[layout] == ".pth"
+    is_torch = part(spec.family, "architecture").LAYOUTS[layout] == ".pth"
     checksums = {}
     with atomic(path) as new:
         offsets = (_reserve_torch if is_torch else _reserve_safetensors)(new, shapes)

@@ -1,6 +1,6 @@
 """Trace a model to an ONNX graph without its weights, then let the weights stream in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,28 @@ from jax2onnx import to_onnx
 import vit2onnx.exporting.lowerings  # noqa: F401  registers the primitives' operators
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.weights import write_embedded, write_external
-from vit2onnx.families.models import Model
 from vit2onnx.files import atomic
-from vit2onnx.nn.features import run_stages
-from vit2onnx.onnx_file import INPUT, OUTPUTS
+from vit2onnx.nn.model import Model, run_stages
+from vit2onnx.spec.interface import Interface, Port
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.archive import leaf_names
 from vit2onnx.weights.keytable import LazyTensor
+from vit2onnx.weights.leaves import leaf_names
+
+# Of numpy's names for types.
+ONNX_NAMES = {"float32": "float", "int64": "int64"}
 
 
-def trace(model: Model, spec: VariantSpec, export: Recipe, stages: Sequence[str] = ()) -> ir.Model:
+def trace(model: Model, spec: VariantSpec, recipe: Recipe, stages: Sequence[str] = ()) -> ir.Model:
     """The graph of a model for one recipe, with the parameters as graph inputs named by their path in the tree.
 
     `stages` are full names of stages that are to be outputs as well.
     Only the shapes of the parameters are looked at, so `model` may hold `jax.ShapeDtypeStruct`s.
     """
     leaves, structure = jax.tree_util.tree_flatten(model)
-    pixel_values = jax.ShapeDtypeStruct(_input_shape(spec, export), jnp.float32)
+    interface = spec.interface(recipe.interface)
+    (port,) = interface.inputs
+    pixel_values = jax.ShapeDtypeStruct(_traced_shape(port, interface, recipe, spec), jnp.float32)
 
     def call(pixel_values: jax.Array, *leaves: jax.Array) -> tuple[jax.Array, ...]:
         whole = jax.tree_util.tree_unflatten(structure, leaves)
@@ -44,50 +48,53 @@ def trace(model: Model, spec: VariantSpec, export: Recipe, stages: Sequence[str]
         call,
         [pixel_values, *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)],
         model_name=spec.name,
-        opset=export.opset,
+        opset=recipe.opset,
         return_mode="ir",
-        input_names=[INPUT, *leaf_names(model)],
-        output_names=[*OUTPUTS, *stages],
+        input_names=[port.name, *leaf_names(model)],
+        output_names=[*(output.name for output in interface.outputs), *stages],
     )
-    _name_dimensions(graph, model, pixel_values)
+    _name_dimensions(graph, model, pixel_values, interface)
     return graph
 
 
-def _input_shape(spec: VariantSpec, export: Recipe) -> tuple[Any, ...]:
-    patch = spec.architecture.patch_size
-    for key in ("height", "width"):
-        size = getattr(export, key)
-        if size is not None and size < patch:
+def _traced_shape(port: Port, interface: Interface, recipe: Recipe, spec: VariantSpec) -> tuple[Any, ...]:
+    """The shape of an input as it is traced, in which free dimensions are symbols."""
+    for axis, least in interface.least.items():
+        size = recipe.sizes[axis]
+        if size is not None and size < least:
             raise InputError(
-                f"exports.{export.name}.{key} is {size}, smaller than one patch of {spec.name}; make it at least"
-                f" {patch} or 'dynamic'."
+                f"exports.{recipe.name}.{axis} is {size}, smaller than one patch of {spec.name}; make it at least"
+                f" {least} or 'dynamic'."
             )
-    sizes = {"batch": export.batch, "height": export.height, "width": export.width}
-    names = [name if size is None else str(size) for name, size in sizes.items()]
-    least = {"batch": 1, "height": patch, "width": patch}
-    free = [name for name, size in sizes.items() if size is None]
+    shape = interface.shape(port, recipe.sizes)
+    free = [size for size in shape if isinstance(size, str)]
     if not free:
-        return (export.batch, 3, export.height, export.width)
-    text = ", ".join([names[0], "3", *names[1:]])
-    return tuple(jax_export.symbolic_shape(text, constraints=[f"{name} >= {least[name]}" for name in free]))
+        return shape
+    constraints = [f"{axis} >= {interface.least[axis]}" for axis in free]
+    return tuple(jax_export.symbolic_shape(", ".join(map(str, shape)), constraints=constraints))
 
 
-def _name_dimensions(graph: ir.Model, model: Model, pixel_values: jax.ShapeDtypeStruct) -> None:
-    """Name the number of tokens where a graph has it as arithmetic on the image's size, and drop other arithmetic."""
-    tokens = jax.eval_shape(lambda m, x: m(x), model, pixel_values).last_hidden_state.shape[1]
-    kept = {"batch", "height", "width"}
+def _name_dimensions(graph: ir.Model, model: Model, pixel_values: jax.ShapeDtypeStruct, interface: Interface) -> None:
+    """Name the sizes that are arithmetic on those of the input and of the interface, and drop other arithmetic."""
+    names: dict[str, str] = {axis: axis for axis in interface.least}
+    outputs = jax.eval_shape(lambda m, x: m(x), model, pixel_values)
+    for port, found in zip(interface.outputs, outputs, strict=True):
+        names |= {str(size): axis for axis, size in zip(port.axes, found.shape, strict=True) if isinstance(axis, str)}
     for node in graph.graph:
         for value in node.outputs:
             if value.type is None:
                 value.type = ir.TensorType(ir.DataType.INT64)
             for axis, size in enumerate(value.shape or ()):
-                if isinstance(size, ir.SymbolicDim) and size.value not in kept:
-                    value.shape[axis] = "tokens" if size.value == str(tokens) else None
+                if isinstance(size, ir.SymbolicDim):
+                    value.shape[axis] = names.get(str(size.value))
 
 
-def detach(graph: ir.Model, tensors: Mapping[str, LazyTensor]) -> None:
-    """Take the parameters off the graph's inputs. Raises `InternalError` if they are not these tensors."""
-    parameters = {value.name: value for value in graph.graph.inputs if value.name != INPUT}
+def detach(graph: ir.Model, tensors: Mapping[str, LazyTensor], inputs: Collection[str]) -> None:
+    """Take the parameters off the graph's inputs, of which only `inputs` stay.
+
+    Raises `InternalError` if they are not these tensors.
+    """
+    parameters = {value.name: value for value in graph.graph.inputs if value.name not in inputs}
     found = {name: tuple(value.shape) for name, value in parameters.items()}
     wanted = {name: tensor.shape for name, tensor in tensors.items()}
     names = [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
@@ -101,7 +108,8 @@ def detach(graph: ir.Model, tensors: Mapping[str, LazyTensor]) -> None:
 def write(
     graph: ir.Model,
     path: Path,
-    export: Recipe,
+    interface: Interface,
+    recipe: Recipe,
     metadata: Mapping[str, str],
     tensors: Mapping[str, LazyTensor],
     *,
@@ -116,12 +124,13 @@ def write(
     graph.producer_name = "vit2onnx"
     graph.producer_version = metadata["version"]
     graph.metadata_props.update(metadata)
+    meanings = {port.name: port.meaning for port in interface.outputs}
     for value in graph.graph.outputs:
-        value.doc_string = OUTPUTS[value.name]
+        value.doc_string = meanings[value.name]
     # While the parameters are inputs, so that there is nothing large to be checked.
     onnx.checker.check_model(ir.to_proto(graph), full_check=True)
-    detach(graph, tensors)
-    check_interface(graph, export)
+    detach(graph, tensors, [port.name for port in interface.inputs])
+    check_interface(graph, interface, recipe)
     model = ir.to_proto(graph)
     with atomic(path) as new:
         if external:
@@ -130,27 +139,21 @@ def write(
             write_embedded(new, model, tensors)
 
 
-def check_interface(graph: ir.Model, export: Recipe) -> None:
-    """Check names, dtypes and free dimensions of the graph's edge against the recipe, both ways.
+def check_interface(graph: ir.Model, interface: Interface, recipe: Recipe) -> None:
+    """Check names, dtypes and dimensions of the graph's edge against the recipe, both ways.
 
     Raises `InternalError`, because a difference is a fault of ours and not of what was given.
     """
-    inputs = {value.name: value for value in graph.graph.inputs}
-    outputs = {value.name: value for value in graph.graph.outputs}
-    if list(inputs) != [INPUT]:
-        raise InternalError(f"graph inputs are {list(inputs)} instead of {[INPUT]}")
-    if list(outputs) != list(OUTPUTS):
-        raise InternalError(f"graph outputs are {list(outputs)} instead of {list(OUTPUTS)}")
-    for value in (*inputs.values(), *outputs.values()):
-        if value.dtype != ir.DataType.FLOAT:
-            raise InternalError(f"{value.name} is {value.dtype} instead of {ir.DataType.FLOAT}")
-    wanted = [export.batch or "batch", 3, export.height or "height", export.width or "width"]
-    found = [size.value if isinstance(size, ir.SymbolicDim) else size for size in inputs[INPUT].shape]
-    if found != wanted:
-        raise InternalError(f"{INPUT} is {found} instead of {wanted}")
-    is_free = None in (export.height, export.width)
-    for value, axes in zip(outputs.values(), (["batch", "tokens"], ["batch"]), strict=True):
-        sizes = [size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape][: len(axes)]
-        free = [axis for axis in axes if (axis == "batch" and export.batch is None) or (axis == "tokens" and is_free)]
-        if [size for size in sizes if not isinstance(size, int)] != free:
-            raise InternalError(f"{value.name} is {sizes}, in which {free} should be free and nothing else")
+    for what, ports, values in (
+        ("inputs", interface.inputs, graph.graph.inputs),
+        ("outputs", interface.outputs, graph.graph.outputs),
+    ):
+        if (found := [value.name for value in values]) != (wanted := [port.name for port in ports]):
+            raise InternalError(f"graph {what} are {found} instead of {wanted}")
+        for port, value in zip(ports, values, strict=True):
+            sizes = tuple(size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape)
+            dtype, shape = value.dtype.name.lower(), interface.shape(port, recipe.sizes)
+            if (dtype, sizes) != (ONNX_NAMES[port.dtype], shape):
+                raise InternalError(
+                    f"{port.name} is {dtype} {list(sizes)} instead of {ONNX_NAMES[port.dtype]} {list(shape)}"
+                )

@@ -6,39 +6,34 @@ from pathlib import Path
 from typing import Any
 
 import vit2onnx
-from vit2onnx.onnx_file import LICENCE_FILE, OUTPUTS, passport_beside
+from vit2onnx.onnx_file import LICENCE_FILE, passport_beside
 from vit2onnx.provenance import versions
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
 
-def metadata_of(spec: VariantSpec, export: Recipe, checkpoint: Mapping[str, Any], ledger_sha256: str) -> dict[str, str]:
+def metadata_of(spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any], ledger_sha256: str) -> dict[str, str]:
     """The file's metadata: plain text where one value is enough, JSON otherwise.
 
     `checkpoint` is the content of `checkpoint.json`.
     """
     licence = {"id": spec.licence.id, "url": spec.licence.url, "file": LICENCE_FILE}
-    arch = spec.architecture
+    interface = spec.interface(recipe.interface)
+    image = interface.inputs[0]
     structured = {
         "checkpoint": {key: checkpoint[key] for key in ("origin", "layout", "sha256", "official_file", "identity")},
         # Random numbers are nobody's work.
         "licence": licence if checkpoint["weights"] == "official" else None,
         "preprocessing": {
-            "input": "float32 RGB, [batch, 3, height, width]",
+            "input": f"{image.dtype} RGB, [{', '.join(map(str, image.axes))}]",
             "interpolation": spec.preprocessing.interpolation,
             "antialias": True,
             "scale": "1/255",
             "mean": spec.preprocessing.mean,
             "std": spec.preprocessing.std,
         },
-        "tokens": {
-            "order": "CLS, registers, patches row by row",
-            "registers": arch.num_registers,
-            "first_patch": arch.num_prefix,
-            "patch_size": arch.patch_size,
-            "grid": "height // patch_size rows of width // patch_size patches",
-        },
-        "outputs": OUTPUTS,
+        **interface.facts,
+        "outputs": {port.name: port.meaning for port in interface.outputs},
         "versions": versions(["jax", "equinox", "jax2onnx", "onnx", "onnx-ir"]),
     }
     plain = {
@@ -46,9 +41,9 @@ def metadata_of(spec: VariantSpec, export: Recipe, checkpoint: Mapping[str, Any]
         "variant": spec.name,
         "family": spec.family,
         "weights": checkpoint["weights"],
-        "export": export.name,
-        "rope_periods": getattr(arch, "rope_periods", "none"),
+        "export": recipe.name,
+        "rope_periods": getattr(spec.architecture, "rope_periods", "none"),
         "ledger_sha256": ledger_sha256,
-        "passport": passport_beside(Path(f"{export.name}.onnx")).name,
+        "passport": passport_beside(Path(f"{recipe.name}.onnx")).name,
     }
     return plain | {key: json.dumps(value) for key, value in structured.items()}

@@ -18,10 +18,8 @@ from vit2onnx import onnx_file
 from vit2onnx.errors import InternalError
 from vit2onnx.exporting.graph import trace
 from vit2onnx.exporting.weights import write_external
-from vit2onnx.families.models import Model
 from vit2onnx.files import atomic
-from vit2onnx.nn.features import run_stages
-from vit2onnx.onnx_file import INPUT
+from vit2onnx.nn.model import Model, run_stages
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
@@ -38,15 +36,16 @@ def stage_outputs(model: Model, spec: VariantSpec) -> list[str]:
         names.extend(found)
         return features.pooler_output
 
-    patch = spec.architecture.patch_size
-    jax.eval_shape(call, model, jax.ShapeDtypeStruct((1, 3, patch, patch), jnp.float32))
+    interface = spec.interface()
+    smallest = interface.shape(interface.inputs[0], interface.least)
+    jax.eval_shape(call, model, jax.ShapeDtypeStruct(smallest, jnp.float32))
     return [name for name in names if name != "norm" and not name.endswith(".input")]
 
 
 def write_stages(
     model: Model,
     spec: VariantSpec,
-    export: Recipe,
+    recipe: Recipe,
     tensors: Mapping[str, LazyTensor],
     *,
     exported: Path,
@@ -58,7 +57,7 @@ def write_stages(
 
     Raises `InternalError` if they are not.
     """
-    graph = trace(model, spec, export, stage_outputs(model, spec))
+    graph = trace(model, spec, recipe, stage_outputs(model, spec))
     graph.producer_name = "vit2onnx"
     # Of the same nodes, the same is true.
     graph.metadata_props.update(onnx_file.metadata(exported))
@@ -81,7 +80,7 @@ def check_same_nodes(exported: Path, graph: onnx.ModelProto, parameters: Mapping
     """Check that a graph computes what an ONNX file computes: node by node the same operator with the same attributes,
     on the same values, whatever these are called. Raises `InternalError` if it does not.
     """
-    names = {name: name for name in (INPUT, *parameters)}
+    names = {value.name: value.name for value in graph.graph.input}
     others = [onnx.NodeProto.FromString(data) for data in onnx_file.nodes(exported)]
     if len(others) != len(graph.graph.node):
         raise InternalError(f"{exported} has {len(others)} nodes instead of {len(graph.graph.node)}")

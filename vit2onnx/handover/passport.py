@@ -11,20 +11,19 @@ from vit2onnx.checkpoints.convert import sha256
 from vit2onnx.checkpoints.detect import detect
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
-from vit2onnx.families.models import build
 from vit2onnx.files import sha256_of
-from vit2onnx.onnx_file import FLOORS, INPUT, OUTPUTS, PASSPORT_FORMAT, initializers, metadata
+from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, initializers, metadata
 from vit2onnx.parity.floors import error, noise_floors
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.provenance import versions
 from vit2onnx.spec.case import Case, of_first_image
+from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.archive import archive_skeleton, array_shapes
+from vit2onnx.weights.archive import archive_skeleton
 from vit2onnx.weights.keytable import assign, raise_faults, value_of
-from vit2onnx.weights.mapping import MODEL_TABLES
-
-OUTPUT = next(iter(OUTPUTS))
+from vit2onnx.weights.leaves import array_shapes
+from vit2onnx.weights.model_file import model_table, skeleton_of
 
 
 def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path) -> dict[str, An
     leaves = {one.target: one for one in assign(table, array_shapes(archive_skeleton(spec)))}
     found = initializers(graph)
     weights, faults = {}, []
-    for assignment in assign(MODEL_TABLES[spec.family], array_shapes(build(spec.family, spec.architecture))):
+    for assignment in assign(model_table(spec), array_shapes(skeleton_of(spec.family, spec.architecture))):
         name = assignment.target
         (leaf,) = (leaves[source] for source in assignment.sources)
         sources = [tensors[key].read() for key in leaf.sources]
@@ -113,7 +112,8 @@ def passport_of(
 
 
 def sample_of(
-    export: Recipe,
+    interface: Interface,
+    recipe: Recipe,
     pixel_values: Mapping[str, np.ndarray],
     reference: Mapping[str, np.ndarray],
     equinox: Mapping[str, np.ndarray],
@@ -125,10 +125,10 @@ def sample_of(
     """
     sizes = {case: Case.parse(case) for case in of_first_image(pixel_values)}
     sample = {}
-    for case in (case for case, one in sizes.items() if export.accepts(one.height, one.width)):
+    for case in (case for case, one in sizes.items() if recipe.accepts(one.sizes)):
         truth, single = reference[f"float64/{case}"], f"float32/{case}"
         own = error(equinox[single], equinox[f"float64/{case}"])
-        sample[f"{INPUT}/{case}"] = pixel_values[case]
-        sample[f"{OUTPUT}/{case}"] = truth.astype(np.float32)
+        sample[f"{interface.inputs[0].name}/{case}"] = pixel_values[case]
+        sample[f"{interface.features.name}/{case}"] = truth.astype(np.float32)
         sample[f"{FLOORS}/{case}"] = noise_floors(truth, [error(reference[single], truth), own])
     return sample

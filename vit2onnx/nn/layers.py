@@ -1,6 +1,7 @@
-"""Layers that the families share."""
+"""Layers that the families share. Constructors give zeros of the right shapes, which weights take the place of."""
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit2onnx.nn.primitives import convolution, gelu, layer_norm, linear, scale, silu
@@ -11,6 +12,10 @@ class Linear(eqx.Module):
 
     weight: Float[Array, "in_features out_features"]
     bias: Float[Array, " out_features"] | None
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True):
+        self.weight = jnp.zeros((in_features, out_features))
+        self.bias = jnp.zeros(out_features) if bias else None
 
     def __call__(self, x: Float[Array, "*batch in_features"]) -> Float[Array, "*batch out_features"]:
         return linear(x, self.weight, self.bias)
@@ -23,6 +28,11 @@ class LayerNorm(eqx.Module):
     bias: Float[Array, " embed_dim"]
     eps: float = eqx.field(static=True)
 
+    def __init__(self, embed_dim: int, eps: float):
+        self.weight = jnp.zeros(embed_dim)
+        self.bias = jnp.zeros(embed_dim)
+        self.eps = eps
+
     def __call__(self, x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
         return layer_norm(x, self.weight, self.bias, eps=self.eps)
 
@@ -31,6 +41,9 @@ class LayerScale(eqx.Module):
     """A learned factor per channel."""
 
     gamma: Float[Array, " embed_dim"]
+
+    def __init__(self, embed_dim: int):
+        self.gamma = jnp.zeros(embed_dim)
 
     def __call__(self, x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
         return scale(x, self.gamma)
@@ -42,6 +55,10 @@ class Mlp(eqx.Module):
     fc1: Linear
     fc2: Linear
 
+    def __init__(self, embed_dim: int, hidden_dim: int):
+        self.fc1 = Linear(embed_dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, embed_dim)
+
     def __call__(self, x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
         return self.fc2(gelu(self.fc1(x)))
 
@@ -52,6 +69,11 @@ class SwiGlu(eqx.Module):
     w1: Linear
     w2: Linear
     w3: Linear
+
+    def __init__(self, embed_dim: int, hidden_dim: int):
+        self.w1 = Linear(embed_dim, hidden_dim)
+        self.w2 = Linear(embed_dim, hidden_dim)
+        self.w3 = Linear(hidden_dim, embed_dim)
 
     def __call__(self, x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
         return self.w3(silu(self.w1(x)) * self.w2(x))
@@ -65,6 +87,10 @@ class PatchEmbed(eqx.Module):
 
     weight: Float[Array, "embed_dim channels patch_size patch_size"]
     bias: Float[Array, " embed_dim"]
+
+    def __init__(self, embed_dim: int, patch_size: int):
+        self.weight = jnp.zeros((embed_dim, 3, patch_size, patch_size))
+        self.bias = jnp.zeros(embed_dim)
 
     def __call__(
         self, pixel_values: Float[Array, "batch channels height width"]

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from vit2onnx.files import sha256_of
-from vit2onnx.onnx_file import INPUT, OUTPUTS, is_external, metadata, operator_sets
+from vit2onnx.onnx_file import is_external, metadata, operator_sets
 from vit2onnx.parity.divergence import DOUBLE, TRUTH
 from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors
 from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
@@ -20,6 +20,7 @@ from vit2onnx.parity.verdict import DOUBLE_GRAPH, GRAPH_RUNS, PUBLISHED
 from vit2onnx.runners.onnx import session_of
 from vit2onnx.runners.onnx_double import run_in_double
 from vit2onnx.spec.case import GOLDEN, Case
+from vit2onnx.spec.family import part
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
@@ -34,6 +35,8 @@ RUNS = dict(zip(GRAPH_RUNS, LEVELS, strict=True))
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 # So many photographs, the worst, have a map of their error; each takes some kilobytes, and a page shows no more.
 MAX_ERROR_MAPS = 6
+# Of numpy's names for types.
+ORT_NAMES = {"float32": "float", "int64": "int64"}
 
 
 @dataclass(frozen=True)
@@ -46,23 +49,17 @@ class Check:
     subject: str = ""
 
 
-def interface(session: ort.InferenceSession, spec: VariantSpec, export: Recipe) -> Check:
+def interface(session: ort.InferenceSession, spec: VariantSpec, recipe: Recipe) -> Check:
     """Whether names, types and dimensions of inputs and outputs are the promised ones."""
     found = {
         value.name: f"{value.type} {dimensions(value.shape)}"
         for value in (*session.get_inputs(), *session.get_outputs())
     }
-    arch = spec.architecture
-    batch = export.batch or "batch"
-    is_free = export.height is None or export.width is None
-    tokens = "tokens" if is_free else arch.num_tokens(export.height or 0, export.width or 0)
-    last, pooled = OUTPUTS
-    shapes = {
-        INPUT: [batch, 3, export.height or "height", export.width or "width"],
-        last: [batch, tokens, arch.embed_dim],
-        pooled: [batch, arch.embed_dim],
+    promised = spec.interface(recipe.interface)
+    wanted = {
+        port.name: f"tensor({ORT_NAMES[port.dtype]}) {dimensions(promised.shape(port, recipe.sizes))}"
+        for port in promised.ports
     }
-    wanted = {name: f"tensor(float) {dimensions(shape)}" for name, shape in shapes.items()}
     wrong = [
         f"{name} is {found.get(name, 'missing')} instead of {wanted.get(name, 'nothing')}"
         for name in wanted | found
@@ -76,23 +73,22 @@ def dimensions(shape: Iterable[int | str]) -> str:
     return " x ".join(map(str, shape))
 
 
-def promises(path: Path, spec: VariantSpec, export: Recipe) -> Check:
+def promises(path: Path, spec: VariantSpec, recipe: Recipe) -> Check:
     """Whether what a file says of itself is true: its operator set, its variant, and how its input is prepared."""
     own = metadata(path)
-    arch, prepared = spec.architecture, spec.preprocessing
+    interface, prepared = spec.interface(recipe.interface), spec.preprocessing
     wanted = {
-        "opset": export.opset,
+        "opset": recipe.opset,
         "variant": spec.name,
-        "export": export.name,
+        "export": recipe.name,
         "mean": list(prepared.mean),
         "std": list(prepared.std),
         "interpolation": prepared.interpolation,
-        "registers": arch.num_registers,
-        "first_patch": arch.num_prefix,
-        "patch_size": arch.patch_size,
+        **interface.facts,
     }
-    structured = {**json.loads(own.get("preprocessing", "{}")), **json.loads(own.get("tokens", "{}"))}
-    said = {**structured, **own, "opset": operator_sets(path).get("")}
+    facts = {key: json.loads(own.get(key, "null")) for key in interface.facts}
+    structured = {**json.loads(own.get("preprocessing", "{}")), **facts}
+    said = {**own, **structured, "opset": operator_sets(path).get("")}
     wrong = [
         f"{name} is {said.get(name)} instead of {value}" for name, value in wanted.items() if said.get(name) != value
     ]
@@ -108,7 +104,8 @@ def run_graph(
     there comes as further sets of features. Features of a wrong shape are left out, because nothing can be compared
     with them.
     """
-    arch = spec.architecture
+    interface = spec.interface()
+    (image,), (last, pooler) = interface.inputs, interface.outputs
     results: dict[Case, list[np.ndarray]] = {}
     wrong_shape, wrong_pooler = [], []
     sizes = dict.fromkeys((case.height, case.width) for case in pixel_values)
@@ -116,8 +113,10 @@ def run_graph(
         cases = [case for case in pixel_values if (case.height, case.width) == size]
         for start in range(0, len(cases), batch):
             chunk = [cases[i % len(cases)] for i in range(start, start + batch)]
-            tokens, pooled = session.run(list(OUTPUTS), {INPUT: np.stack([pixel_values[case] for case in chunk])})
-            if tokens.shape != (batch, arch.num_tokens(*size), arch.embed_dim) or tokens.dtype != np.float32:
+            feed = {image.name: np.stack([pixel_values[case] for case in chunk])}
+            tokens, pooled = session.run([last.name, pooler.name], feed)
+            sizes_of_chunk = {"batch": batch, **chunk[0].sizes}
+            if tokens.shape != interface.shape(last, sizes_of_chunk) or tokens.dtype != np.float32:
                 wrong_shape.append(f"{chunk[0]}: {dimensions(tokens.shape)} {tokens.dtype}")
                 continue
             if not np.array_equal(tokens[:, 0], pooled):
@@ -146,7 +145,7 @@ def try_graph(
     pixel_values: Features,
     batch: int,
     spec: VariantSpec,
-    export: Recipe,
+    recipe: Recipe,
 ) -> tuple[list[dict[Case, np.ndarray]], list[Check]]:
     """Features of every case and what was seen; a graph that does not load or run is a finding, not an end.
 
@@ -158,15 +157,15 @@ def try_graph(
     # Any exception, because onnxruntime has none in common to all of its own.
     except Exception as problem:
         return [{}], [_does_not_run(path, problem)]
-    return sets, [interface(session, spec, export), *seen]
+    return sets, [interface(session, spec, recipe), *seen]
 
 
 def try_in_double(
-    path: Path, pixel_values: Features, spec: VariantSpec, export: Recipe
+    path: Path, pixel_values: Features, spec: VariantSpec, recipe: Recipe
 ) -> tuple[dict[Case, np.ndarray], Check]:
     """Features of every case in double precision; features of a wrong shape are left out."""
     try:
-        found = run_in_double(path, {str(case): x for case, x in pixel_values.items()}, export.batch or 1)
+        found = run_in_double(path, {str(case): x for case, x in pixel_values.items()}, recipe.batch or 1)
     # Any exception, because a faulty graph makes numpy raise what it likes.
     except Exception as problem:
         return {}, _does_not_run(path, problem)
@@ -194,13 +193,13 @@ def wrong_shapes(
     implementations: Mapping[str, Mapping[str, Features]], pixel_values: Features, spec: VariantSpec
 ) -> dict[Case, list[str]]:
     """By input, which features of which implementation are not as many tokens and channels as they should be."""
-    arch = spec.architecture
+    interface = spec.interface()
     wrong: dict[Case, list[str]] = {}
     for name, kinds in implementations.items():
         for kind, features in kinds.items():
             for case in pixel_values:
-                shape = (arch.num_tokens(case.height, case.width), arch.embed_dim)
-                if case in features and features[case].shape != shape:
+                _, *shape = interface.shape(interface.features, case.sizes)
+                if case in features and features[case].shape != tuple(shape):
                     wrong.setdefault(case, []).append(f"{name} ({kind}) of {case}: {dimensions(features[case].shape)}")
     return wrong
 
@@ -219,18 +218,19 @@ def compare_features(
     With `floors`, a row also has the error of its worst token in noise floors. The mean of all patches, which is no
     token, is measured in the smallest floor.
     """
-    arch = spec.architecture
+    interface = spec.interface()
+    port = interface.features
     for case in a:
-        groups = token_groups(b[case], arch.num_prefix)
-        units = token_groups(floors[case], arch.num_prefix) | {"patches_mean": floors[case].min()} if floors else {}
+        groups = token_groups(b[case], port)
+        units = token_groups(floors[case], port) | {"patches_mean": floors[case].min()} if floors else {}
         scale = standard_deviation(b[case])
-        for group, tokens in token_groups(a[case], arch.num_prefix).items():
+        for group, tokens in token_groups(a[case], port).items():
             row = {"subject": subject, "other": other, **asdict(case), "batch": batch, "group": group}
             row |= asdict(difference(tokens, groups[group])) | {"scale": scale}
             if units:
                 row |= asdict(in_floors(tokens, groups[group], units[group]))
             if group == "patches":
-                row["columns"] = case.width // arch.patch_size
+                row["columns"] = interface.size("grid_width", case.sizes)
             yield row
 
 
@@ -272,22 +272,23 @@ def error_maps(
     that is not finite. The worst photographs come first, `MAX_ERROR_MAPS` at most. That whose features are published
     is none of the user's.
     """
-    arch = spec.architecture
+    interface = spec.interface()
+    patches_of = next(group for group in interface.features.groups if group.grid)
     worst: dict[str, tuple[float, Case, np.ndarray]] = {}
     for case in a:
         if case == GOLDEN:
             continue
-        patches = token_floors(a[case], truth[case], floors[case])[arch.num_prefix :]
+        patches = token_floors(a[case], truth[case], floors[case])[patches_of.start :]
         largest = float(np.nan_to_num(patches, nan=np.inf).max())
         if case.image not in worst or largest > worst[case.image][0]:
             worst[case.image] = largest, case, patches
     found = []
     for _, case, patches in sorted(worst.values(), key=lambda one: (-one[0], one[1]))[:MAX_ERROR_MAPS]:
-        grid = patches.reshape(case.height // arch.patch_size, case.width // arch.patch_size)
-        rows, columns = grid.shape
+        rows, columns = (int(interface.size(axis, case.sizes)) for axis in patches_of.grid or ())
+        grid = patches.reshape(rows, columns)
         found.append(
             {"subject": subject, "other": TRUTH, **asdict(case), "batch": batch}
-            | {"rows": rows, "columns": columns, "patch_size": arch.patch_size}
+            | {"rows": rows, "columns": columns, "patch_size": interface.least["height"]}
             | {"floors": [[float(f"{x:.3g}") if np.isfinite(x) else None for x in row] for row in grid]}
         )
     return found
@@ -297,7 +298,10 @@ def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: i
     """Two rows, CLS and the first patch, on the image whose features are published; none without it."""
     if not spec.golden or GOLDEN not in features:
         return
-    published = {"cls": (0, spec.golden.cls), "patches": (spec.architecture.num_prefix, spec.golden.patch)}
+    published = {
+        "cls": (0, spec.golden.cls),
+        "patches": (spec.interface().features.groups[-1].start, spec.golden.patch),
+    }
     for group, (token, values) in published.items():
         found = features[GOLDEN][token : token + 1, : len(values)]
         row = {"subject": subject, "other": PUBLISHED, **asdict(GOLDEN), "batch": batch, "group": group}
@@ -305,15 +309,16 @@ def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: i
 
 
 def known_differences(
+    cause: str,
     name: str,
     graph: Features,
     reference: Mapping[str, Features],
     equinox: Mapping[str, Features],
     floors: Mapping[Case, np.ndarray],
 ) -> Iterator[dict[str, Any]]:
-    """One row per case on how far a graph is from a reference that is run with the RoPE periods that it has by itself.
+    """One row per case on how far a graph is from a reference that is run as it is by itself, which differs by `cause`.
 
-    What the other periods change is known from the Equinox model in double precision: `expected`. `unexplained` is the
+    What that changes is known from the Equinox model in double precision: `expected`. `unexplained` is the
     largest difference that is left without it, and `floors` that of the worst token, in noise floors.
     """
     for case, native in reference["native"].items():
@@ -323,7 +328,7 @@ def known_differences(
             figures = {"max_abs": delta, "expected": expected, "unexplained": delta - expected}
             yield {
                 "reference": name,
-                "cause": "RoPE periods",
+                "cause": cause,
                 **asdict(case),
                 **{key: finite(np.abs(value).max()) for key, value in figures.items()},
                 **asdict(in_floors(delta, expected, floors[case])),
@@ -355,7 +360,7 @@ def own_rounding(
 
 def compare_outputs(
     spec: VariantSpec,
-    export: Recipe,
+    recipe: Recipe,
     graph: Path,
     pixel_values: Features,
     references: Mapping[str, Mapping[str, Features]],
@@ -368,9 +373,9 @@ def compare_outputs(
     `references` and `equinox` hold features by kind. The float64 features of the first reference are the truth. The
     result is plain data: rows of differences and answers to checks.
     """
-    pixel_values = {case: x for case, x in pixel_values.items() if export.accepts(case.height, case.width)}
+    pixel_values = {case: x for case, x in pixel_values.items() if recipe.accepts(case.sizes)}
     asked = [str(case) for case in pixel_values]
-    checks = [promises(graph, spec, export)]
+    checks = [promises(graph, spec, recipe)]
     implementations = {**references, "equinox": equinox}
     wrong = wrong_shapes(implementations, pixel_values, spec)
     detail = "; ".join(found for sentences in wrong.values() for found in sentences) or f"{len(asked)} inputs"
@@ -404,11 +409,11 @@ def compare_outputs(
             compare(name, first, single, references[first]["float32"])
     for name in (name for name in references if name != first):
         compare("equinox", name, taken(equinox["float32"]), references[name]["float32"])
-    in_double, check = try_in_double(graph, pixel_values, spec, export)
+    in_double, check = try_in_double(graph, pixel_values, spec, recipe)
     checks.append(replace(check, subject=DOUBLE_GRAPH))
     compare(DOUBLE_GRAPH, TRUTH, in_double, truth)
 
-    prefix, patch = spec.architecture.num_prefix, spec.architecture.patch_size
+    prefix, patch = spec.interface().features.groups[-1].start, spec.interface().least["height"]
     true_view = view(truth, prefix, patch)
     # What rounding alone does, to hold the graph's figures against.
     semantics = [
@@ -416,11 +421,12 @@ def compare_outputs(
         for name, features in references.items()
     ]
     known: list[dict[str, Any]] = []
+    cause = part(spec.family, "architecture").KNOWN_DIFFERENCE or ""
     maps: list[dict[str, Any]] = []
-    batches = list(batch_sizes) if export.batch is None else [export.batch]
+    batches = list(batch_sizes) if recipe.batch is None else [recipe.batch]
     for run, level in RUNS.items():
         for batch in batches:
-            (found, *again), seen = try_graph(graph, level, threads, pixel_values, batch, spec, export)
+            (found, *again), seen = try_graph(graph, level, threads, pixel_values, batch, spec, recipe)
             checks += [replace(check, subject=run) for check in seen]
             for repeated in again:
                 rows.extend(compare_features(run, TRUTH, repeated, truth, spec, batch, floors))
@@ -435,7 +441,7 @@ def compare_outputs(
                 known = [
                     row
                     for name, features in references.items()
-                    for row in known_differences(name, found, features, equinox, floors)
+                    for row in known_differences(cause, name, found, features, equinox, floors)
                 ]
             if (run, batch) == (GRAPH_RUNS[0], batches[0]):
                 maps = error_maps(run, found, truth, floors, spec, batch)
@@ -445,7 +451,7 @@ def compare_outputs(
                 semantics.append(compare_semantics(run, TRUTH, seen_by_users, true_view, batch=batch))
     return {
         "variant": spec.name,
-        "export": export.name,
+        "export": recipe.name,
         "graph_sha256": sha256_of(graph),
         "references": list(references),
         "asked": {"cases": asked, "batches": batches},

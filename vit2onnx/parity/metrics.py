@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vit2onnx.spec.interface import Port
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -57,13 +59,14 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
     )
 
 
-def token_groups(features: np.ndarray, num_prefix: int) -> dict[str, np.ndarray]:
-    """The tokens [tokens, ...] by what users take from them, each as [n, ...]."""
-    patches = features[num_prefix:]
-    with np.errstate(invalid="ignore"):
-        mean = patches.mean(axis=0, keepdims=True, dtype=np.float64)
-    groups = {"cls": features[:1], "registers": features[1:num_prefix], "patches": patches, "patches_mean": mean}
-    return {name: tokens for name, tokens in groups.items() if tokens.size}
+def token_groups(features: np.ndarray, port: Port) -> dict[str, np.ndarray]:
+    """The rows [rows, ...] of an output by what users take from them, each as [n, ...], and the mean of patches."""
+    groups = {group.name: features[group.start : group.stop] for group in port.groups}
+    for group in port.groups:
+        if group.grid:
+            with np.errstate(invalid="ignore"):
+                groups[f"{group.name}_mean"] = groups[group.name].mean(axis=0, keepdims=True, dtype=np.float64)
+    return {name: rows for name, rows in groups.items() if rows.size}
 
 
 def finite(value: float | np.floating) -> float | None:

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit2onnx.families.models import Model
-from vit2onnx.nn.rope import in_other_precision
+from vit2onnx.nn.model import Model
 from vit2onnx.spec.case import MODES
-from vit2onnx.weights.archive import leaf_names
 from vit2onnx.weights.keytable import LazyTensor
+from vit2onnx.weights.leaves import leaf_names
 
 
 def features(
@@ -23,15 +22,13 @@ def features(
 
     `model` is a model of shapes, and `tensors` has the parameters that it is filled with.
 
-    Those cases that `native` names are run once more in double precision with RoPE periods in the precision that the
-    model does not use, if it has any: `native/{case}`.
+    Those cases that `native` names are run once more in double precision as references run the model by themselves, if
+    by design that is with other parameters: `native/{case}`.
     """
     found = {f"float32/{case}": value for case, value in _features(model, tensors, cases, "float32").items()}
     with jax.enable_x64(True):
         found |= {f"float64/{case}": value for case, value in _features(model, tensors, cases, "float64").items()}
-        if native and "rope_periods" in tensors:
-            periods = in_other_precision(tensors["rope_periods"].read())
-            other = {**tensors, "rope_periods": LazyTensor(periods.shape, periods.dtype.name, lambda: periods)}
+        if native and (other := model.natively(tensors)):
             few = {case: cases[case] for case in native}
             found |= {f"native/{case}": value for case, value in _features(model, other, few, "float64").items()}
     return found

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from vit2onnx.onnx_file import INPUT, is_external
+from vit2onnx.onnx_file import is_external
 
 ALL = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
 
 
 def batch_of(session: ort.InferenceSession) -> int:
     """How many images a graph is given at once: its own number, or one if that is free."""
-    size = next(value.shape[0] for value in session.get_inputs() if value.name == INPUT)
+    size = session.get_inputs()[0].shape[0]
     return size if isinstance(size, int) else 1
 
 

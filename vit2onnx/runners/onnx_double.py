@@ -18,9 +18,7 @@ from onnx.reference.ops.op_conv import Conv as GeneralConv
 from onnx.reference.ops.op_layer_normalization import LayerNormalization as SinglePrecisionLayerNormalization
 from scipy import special
 
-from vit2onnx.onnx_file import INPUT, OUTPUTS, Initializer, initializers
-
-OUTPUT = next(iter(OUTPUTS))
+from vit2onnx.onnx_file import Initializer, initializers
 
 
 class Erf(OpRun):
@@ -82,7 +80,7 @@ def meant(value: float) -> float:
 
 
 def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -> dict[str, np.ndarray]:
-    """`last_hidden_state` [tokens, embed_dim] in float64, of every case [3, height, width].
+    """The first output, features [tokens, embed_dim], in float64, of every case [3, height, width].
 
     A graph of a fixed batch is given the same image as often; the first place of the batch is returned.
 
@@ -93,9 +91,10 @@ def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -
     weights = _take_off_weights(model.graph, initializers(path))
     _widen_constants(model.graph)
     evaluator = ReferenceEvaluator(model, new_ops=[Conv, Erf, Gelu, LayerNormalization])
-    uses = Counter([OUTPUT, *(name for node in evaluator.rt_nodes_ for name in node.input)])
+    image_name, output = model.graph.input[0].name, model.graph.output[0].name
+    uses = Counter([output, *(name for node in evaluator.rt_nodes_ for name in node.input)])
     states: dict[str, dict[str, Any]] = {
-        case: {"": None, INPUT: np.repeat(image[None].astype(np.float64), batch, axis=0)}
+        case: {"": None, image_name: np.repeat(image[None].astype(np.float64), batch, axis=0)}
         for case, image in cases.items()
     }
     for node in evaluator.rt_nodes_:
@@ -107,7 +106,7 @@ def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -
             for name in node.input:
                 if name and not uses[name]:
                     state.pop(name, None)
-    return {case: state[OUTPUT][0] for case, state in states.items()}
+    return {case: state[output][0] for case, state in states.items()}
 
 
 def _take_off_weights(graph: onnx.GraphProto, stored: Mapping[str, Initializer]) -> dict[str, Callable[[], np.ndarray]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from vit2onnx.onnx_file import INPUT
 from vit2onnx.runners.onnx import batch_of, session_of
 
 # As the graph is written: what the optimiser fuses has no stages in between. That it changes nothing is for the
@@ -21,14 +20,17 @@ def run_stage_graphs(
 
     `inputs` holds what every layer is given in the second graph, without batch.
     """
-    feeds = {INPUT: pixel_values}
-    found = {f"float32/accumulated/{stage}": value for stage, value in _run(accumulated, feeds, threads)}
-    feeds |= {f"{layer}.input": value for layer, value in inputs.items()}
-    return found | {f"float32/injected/{stage}": value for stage, value in _run(injected, feeds, threads)}
+    given = {f"{layer}.input": value for layer, value in inputs.items()}
+    found = {f"float32/accumulated/{stage}": value for stage, value in _run(accumulated, pixel_values, {}, threads)}
+    alone = _run(injected, pixel_values, given, threads)
+    return found | {f"float32/injected/{stage}": value for stage, value in alone}
 
 
-def _run(path: Path, feeds: Mapping[str, np.ndarray], threads: int) -> Iterator[tuple[str, np.ndarray]]:
+def _run(
+    path: Path, pixel_values: np.ndarray, inputs: Mapping[str, np.ndarray], threads: int
+) -> Iterator[tuple[str, np.ndarray]]:
     session = session_of(path, LEVEL, threads)
+    feeds = {session.get_inputs()[0].name: pixel_values, **inputs}
     # A graph of fixed batch is given the same image as often.
     repeated = {name: np.repeat(value[None], batch_of(session), axis=0) for name, value in feeds.items()}
     names = [value.name for value in session.get_outputs() if value.name != "pooler_output"]

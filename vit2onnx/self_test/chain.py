@@ -4,7 +4,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from vit2onnx.checkpoints.fetch import fetch_synthetic
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.stages import write_stages
-from vit2onnx.families.models import Model
+from vit2onnx.families.fault import Amplify
+from vit2onnx.families.reference import Reference
+from vit2onnx.nn.model import Model
 from vit2onnx.parity.comparison import by_kind, compare_outputs
 from vit2onnx.parity.divergence import Divergence, first_divergence, judge_stages, largest_floors
 from vit2onnx.parity.finding import Finding
@@ -25,48 +27,23 @@ from vit2onnx.parity.metrics import finite, worst
 from vit2onnx.parity.stages import make_ledger
 from vit2onnx.parity.verdict import GRAPH_RUNS, Verdict, faults_of, judge, largest, rows_of
 from vit2onnx.runners import equinox as equinox_runner
-from vit2onnx.runners import transformers_model
+from vit2onnx.runners import torch as torch_runner
 from vit2onnx.runners.onnx_stages import run_stage_graphs
 from vit2onnx.spec.case import Case, layer_inputs
+from vit2onnx.spec.family import part
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.spec.variant import ConvNeXtArchitecture, VariantSpec
-from vit2onnx.weights.archive import open_model, read_archive, write_model
-from vit2onnx.weights.mapping import map_model
+from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.weights.archive import read_archive
+from vit2onnx.weights.model_file import map_model, open_model, write_model
 
-EXPORT = Recipe("dynamic", batch=None, height=None, width=None, opset=23)
-LAYOUT = "meta"
+RECIPE = Recipe("dynamic", opset=23, sizes=dict.fromkeys(("batch", "height", "width")))
 
 Tensors = Mapping[str, np.ndarray]
 
 
 def shrink(spec: VariantSpec) -> VariantSpec:
     """The variant with all that sets it apart from the others, but narrow and shallow."""
-    arch = spec.architecture
-    if isinstance(arch, ConvNeXtArchitecture):
-        return replace(spec, architecture=replace(arch, embed_dims=(8, 12, 16, 20), depths=(1, 1, 2, 1)))
-    return replace(spec, architecture=replace(arch, embed_dim=2 * arch.head_dim, depth=2, num_heads=2, ffn_hidden=96))
-
-
-def sharpened(tensors: Mapping[str, torch.Tensor], factor: float) -> None:
-    """Multiply the weights of all queries and keys, so that attention is sharp."""
-    for name, weight in tensors.items():
-        if name.endswith("attn.qkv.weight"):
-            weight[: 2 * len(weight) // 3] *= factor
-
-
-def with_outliers(tensors: Mapping[str, torch.Tensor], factor: float) -> None:
-    """Multiply two channels of every norm, so that they stand out in all that is computed from it."""
-    for name, parameter in tensors.items():
-        if "norm" in name:
-            parameter[[3, 50]] *= factor
-
-
-# How the checkpoint of a model is changed so that its weights amplify rounding, as trained weights may.
-AMPLIFIED: Mapping[str, Callable[[Mapping[str, torch.Tensor]], None]] = {
-    "ViT, sharp": partial(sharpened, factor=4.0),
-    "ViT, sharper": partial(sharpened, factor=8.0),
-    "ViT, outliers": partial(with_outliers, factor=30.0),
-}
+    return replace(spec, architecture=part(spec.family, "faults").shrink(spec.architecture))
 
 
 @dataclass(frozen=True)
@@ -142,7 +119,7 @@ class Chain:
         folder: Path,
         images: Mapping[Case, np.ndarray],
         limits: Mapping[str, float],
-        amplify: Callable[[Mapping[str, torch.Tensor]], None] | None = None,
+        amplify: Amplify | None = None,
         threads: int = 1,
     ):
         self.spec, self.folder, self.limits, self.threads = spec, folder, limits, threads
@@ -150,7 +127,9 @@ class Chain:
         self.image = next(iter(self.images.values()))
         folder.mkdir()
         self.checkpoint = folder / "checkpoint.pth"
-        self.record = fetch_synthetic(spec, self.checkpoint, seed=seed, layout=LAYOUT)
+        self.record = fetch_synthetic(
+            spec, self.checkpoint, seed=seed, layout=next(iter(part(spec.family, "architecture").LAYOUTS))
+        )
         if amplify:
             tensors = torch.load(self.checkpoint, weights_only=True)
             amplify(tensors)
@@ -159,19 +138,25 @@ class Chain:
         convert_checkpoint(spec, self.checkpoint, archive, folder / "ledger.csv")
         write_model(folder / "model.eqx", spec, map_model(spec, read_archive(archive, spec)))
         self.model, self.tensors = open_model(folder / "model.eqx")
-        self.reference = dict(transformers_model.stages(spec, self.checkpoint, self.image))
-        self.reference_features = by_kind(transformers_model.features(spec, self.checkpoint, self.images))
+        self.reference = dict(torch_runner.stages(self.load, self.image))
+        self.reference_features = by_kind(torch_runner.features(self.load(), self.images))
         self.inputs = layer_inputs(self.reference)
+
+    def load(self) -> Reference:
+        """The reference with the weights of the checkpoint."""
+        return torch_runner.reference_of(self.spec, "transformers", self.checkpoint)
 
     def export(self, model: Model, folder: Path) -> None:
         """Write a model's graph and the two that show its stages, beside the file of its weights."""
         weights = folder / "model.eqx"
         _, tensors = open_model(weights)
         paths = graphs_in(folder)
-        graph = trace(model, self.spec, EXPORT)
-        metadata = metadata_of(self.spec, EXPORT, self.record, "")
-        write(graph, paths["exported"], EXPORT, metadata, tensors, weights=weights, external=True)
-        write_stages(model, self.spec, EXPORT, tensors, weights=weights, **paths)
+        graph = trace(model, self.spec, RECIPE)
+        metadata = metadata_of(self.spec, RECIPE, self.record, "")
+        write(
+            graph, paths["exported"], self.spec.interface(), RECIPE, metadata, tensors, weights=weights, external=True
+        )
+        write_stages(model, self.spec, RECIPE, tensors, weights=weights, **paths)
 
     def examine(
         self,
@@ -207,7 +192,7 @@ class Chain:
         equinox = dict(equinox_runner.stages(ours, tensors, self.image, self.inputs))
         comparison = compare_outputs(
             self.spec,
-            EXPORT,
+            RECIPE,
             exported,
             {Case.parse(case): image for case, image in self.images.items()},
             {"transformers": self.reference_features},

@@ -9,26 +9,15 @@ from PIL import Image
 
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
+from vit2onnx.families.fault import PREPARED, InChain, InModel, InPreprocessing, InWeights, Prepare
 from vit2onnx.images import preprocess
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, worst
 from vit2onnx.parity.preprocessing import compare_preprocessing, judge_preprocessing
 from vit2onnx.parity.verdict import faults_of
-from vit2onnx.runners.preprocessing import preparations, published_constants
-from vit2onnx.self_test import MODELS
-from vit2onnx.self_test.chain import AMPLIFIED, Chain, Outcome, shrink
-from vit2onnx.self_test.faults import (
-    IN_CHAIN,
-    IN_PREPROCESSING,
-    PREPARED,
-    VIT,
-    InChain,
-    InModel,
-    InPreprocessing,
-    InWeights,
-    Prepare,
-)
+from vit2onnx.self_test.chain import Chain, Outcome, shrink
 from vit2onnx.spec.case import Case
+from vit2onnx.spec.family import families, part, self_test_models
 from vit2onnx.spec.variant import VariantSpec
 
 # Height and width, neither square nor multiples of the patch.
@@ -60,31 +49,38 @@ def plant_faults(
     `specs` are those of the released variants, which are made small. `folder` takes what is written on the way. Raises
     `InputError` if a variant is missing.
     """
-    if missing := [variant for variant in MODELS.values() if variant not in specs]:
+    if missing := [variant for variant in self_test_models().values() if variant not in specs]:
         raise InputError(
             f"The self-test needs {', '.join(missing)} in config/variants; put them back, or do not ask for it."
         )
-    rows: dict[Any, dict[str, Any]] = {}
-    healthy = []
-    for number, (model, variant) in enumerate(MODELS.items()):
-        spec = shrink(specs[variant])
-        shown = {**photographs, "grey": GREY}
-        images = {Case(name, *SIZE): preprocess(one, *SIZE, spec.preprocessing) for name, one in shown.items()}
-        graphs = None
-        for seed in range(seeds):
-            own_folder = folder / f"model_{number}.seed_{seed}"
-            chain = Chain(spec, seed, own_folder, images, limits, AMPLIFIED.get(model), threads)
-            healthy.append(healthy_row(model, seed, chain.examine(chain.folder, graphs=graphs)))
-            # The graphs hold no weights, so that one export serves all seeds.
-            graphs = graphs or chain.folder
-            for fault in IN_CHAIN if seed == 0 else ():
-                if fault.model == model:
-                    rows[fault] = chain_row(fault, examine(chain, fault, folder / f"fault_{len(rows)}"))
-    # Of a release whose constants are not those of the fault that has others.
-    spec = specs[MODELS[VIT]]
-    rows |= {fault: preprocessing_row(fault, spec, photographs, preprocessing_limits) for fault in IN_PREPROCESSING}
-    found = [rows[fault] for fault in (*IN_CHAIN, *IN_PREPROCESSING)]
-    prepared = judge_with(preprocess, spec, photographs, preprocessing_limits)
+    found: list[dict[str, Any]] = []
+    healthy: list[dict[str, Any]] = []
+    prepared: list[Finding] = []
+    in_preprocessing: list[dict[str, Any]] = []
+    for family in families():
+        faults, models = part(family, "faults"), part(family, "architecture").MODELS
+        for model, variant in models.items():
+            spec = shrink(specs[variant])
+            shown = {**photographs, "grey": GREY}
+            images = {Case(name, *SIZE): preprocess(one, *SIZE, spec.preprocessing) for name, one in shown.items()}
+            graphs = None
+            for seed in range(seeds):
+                own_folder = folder / f"{family}_{len(healthy)}"
+                chain = Chain(spec, seed, own_folder, images, limits, faults.AMPLIFIED.get(model), threads)
+                healthy.append(healthy_row(model, seed, chain.examine(chain.folder, graphs=graphs)))
+                # The graphs hold no weights, so that one export serves all seeds.
+                graphs = graphs or chain.folder
+                for fault in faults.FAULTS if seed == 0 else ():
+                    if fault.model == model:
+                        outcome = examine(chain, fault, folder / f"fault_{len(found)}")
+                        found.append(chain_row(fault, outcome))
+        # Of a release whose constants are not those of the fault that has others.
+        spec = specs[next(iter(models.values()))]
+        prepared += judge_with(preprocess, spec, photographs, preprocessing_limits)
+        in_preprocessing += [
+            preprocessing_row(fault, spec, photographs, preprocessing_limits) for fault in faults.PREPROCESSING
+        ]
+    found += in_preprocessing
     return {
         "limits": dict(limits),
         "preprocessing_limits": dict(preprocessing_limits),
@@ -157,10 +153,10 @@ def judge_with(prepare: Prepare, spec: VariantSpec, photographs: Photographs, li
     def ours(image: Image.Image, height: int, width: int) -> np.ndarray:
         return prepare(image, height, width, spec.preprocessing)
 
-    _, std = published_constants(spec)
-    return judge_preprocessing(
-        compare_preprocessing(photographs.items(), [SIZE], ours, preparations(spec), std), limits
-    )
+    references = part(spec.family, "references")
+    _, std = references.published_constants(spec)
+    rows = compare_preprocessing(photographs.items(), [SIZE], ours, references.preparations(spec), std)
+    return judge_preprocessing(rows, limits)
 
 
 def caught_by(findings: Sequence[Finding]) -> dict[str, Any]:

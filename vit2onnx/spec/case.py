@@ -21,6 +21,11 @@ class Case:
     def __str__(self) -> str:
         return f"{self.image}@{self.height}x{self.width}"
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Its sizes by the names of the axes."""
+        return {"height": self.height, "width": self.width}
+
     @classmethod
     def parse(cls, text: str) -> "Case":
         image, _, size = text.rpartition("@")
@@ -78,22 +83,32 @@ def of_first_image(cases: Iterable[str]) -> Sequence[str]:
     return [case for case in cases if Case.parse(case).image == Case.parse(cases[0]).image]
 
 
-def sizes_of(exports: Iterable[Recipe], sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def sizes_of(recipes: Iterable[Recipe], sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """The sizes at which something is compared: those listed, as far as an export accepts them, and the fixed ones."""
-    exports = list(exports)
-    fixed = {(e.height, e.width) for e in exports if e.height is not None and e.width is not None}
-    listed = {size for size in sizes if any(e.accepts(*size) for e in exports)}
+    recipes = list(recipes)
+    fixed = {size for one in recipes if (size := _fixed(one))}
+    listed = {size for size in sizes if any(one.accepts(_named(size)) for one in recipes)}
     return sorted(fixed | listed)
 
 
-def case_of_stages(image: str, export: Recipe, sizes: Iterable[tuple[int, int]]) -> Case:
+def _fixed(recipe: Recipe) -> tuple[int, int] | None:
+    """The only size that a recipe accepts, if there is only one."""
+    height, width = recipe.sizes["height"], recipe.sizes["width"]
+    return None if height is None or width is None else (height, width)
+
+
+def _named(size: tuple[int, int]) -> dict[str, int]:
+    return dict(zip(("height", "width"), size, strict=True))
+
+
+def case_of_stages(image: str, recipe: Recipe, sizes: Iterable[tuple[int, int]]) -> Case:
     """The case on which the stages of a graph are compared: at the first listed size that is not square.
 
     A square image does not tell rows from columns. Where a graph accepts no such size, it is the first that it accepts.
     """
-    accepted = [size for size in sizes if export.accepts(*size)]
-    if export.height is not None and export.width is not None:
-        accepted = [(export.height, export.width)]
+    accepted = [size for size in sizes if recipe.accepts(_named(size))]
+    if fixed := _fixed(recipe):
+        accepted = [fixed]
     return Case(image, *next((size for size in accepted if size[0] != size[1]), accepted[0]))
 
 

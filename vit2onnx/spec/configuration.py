@@ -10,10 +10,9 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
-from vit2onnx.checkpoints.sources import LAYOUTS_OF_FAMILY
 from vit2onnx.errors import InputError
-from vit2onnx.self_test import MODELS
 from vit2onnx.spec.case import GOLDEN, image_files
+from vit2onnx.spec.family import part, self_test_models
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec, read_variants, read_yaml
 
@@ -51,13 +50,13 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
     ]
     if not faults:
         specs = [VariantSpec.from_mapping(name, variants[name]) for name in names]
-        patch = max(spec.architecture.patch_size for spec in specs)
+        patch = max(spec.interface().least["height"] for spec in specs)
         faults = [*_size_faults(config, patch), *_limit_faults(config["parity"]["limits"])]
         layout = config["synthetic"]["layout"]
         faults += [
             f"synthetic.layout: there is no {layout} layout of {spec.name}, only {', '.join(layouts)}"
             for spec in specs
-            if config["weights"] == "synthetic" and layout not in (layouts := LAYOUTS_OF_FAMILY[spec.family])
+            if config["weights"] == "synthetic" and layout not in (layouts := part(spec.family, "architecture").LAYOUTS)
         ]
         images, wrong = image_files(config["images"])
         faults += wrong
@@ -74,7 +73,7 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
         if config["parity"]["self_test"]:
             faults += [
                 f"parity.self_test: it needs config/variants/{name}.yaml, which is not there"
-                for name in MODELS.values()
+                for name in self_test_models().values()
                 if name not in variants
             ]
         repository = config["reference"]["repository"]
@@ -123,9 +122,12 @@ def _size_faults(config: Mapping[str, Any], patch: int) -> list[str]:
     ]
     for name, recipe in config["exports"].items():
         export = Recipe.from_mapping(name, recipe)
-        small = [key for key in ("height", "width") if (getattr(export, key) or patch) < patch]
+        small = [key for key in ("height", "width") if (export.sizes[key] or patch) < patch]
         faults += [f"exports.{name}.{key}: {recipe[key]} is smaller than one patch of {patch} pixels" for key in small]
-        if None in (export.height, export.width) and not any(export.accepts(*size) for size in sizes):
+        if not any(export.accepts({"height": size[0], "width": size[1]}) for size in sizes) and None in (
+            export.sizes["height"],
+            export.sizes["width"],
+        ):
             faults.append(f"exports.{name}: no size of parity.sizes fits it, so that it could not be compared")
     return faults
 

@@ -1,4 +1,4 @@
-"""How a model is exported."""
+"""How a model is exported. Standard library only, because the Snakefile imports this module."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,21 +7,25 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """One export recipe. A dimension of `None` is free in the graph."""
+    """One way to export a model: `sizes` has a number for each axis of its interface, or `None` if that is free."""
 
     name: str
-    batch: int | None
-    height: int | None
-    width: int | None
     opset: int
+    sizes: Mapping[str, int | None]
+    interface: str = "images"
 
     @classmethod
     def from_mapping(cls, name: str, mapping: Mapping[str, Any]) -> "Recipe":
-        def size(key: str) -> int | None:
-            return None if mapping[key] == "dynamic" else mapping[key]
+        """Build a recipe from its part of the config."""
+        own = dict(mapping)
+        opset, interface = own.pop("opset"), own.pop("interface", "images")
+        return cls(name, opset, {axis: None if size == "dynamic" else size for axis, size in own.items()}, interface)
 
-        return cls(name, size("batch"), size("height"), size("width"), mapping["opset"])
+    @property
+    def batch(self) -> int | None:
+        """How many inputs a graph takes at once; `None` if that is free."""
+        return self.sizes.get("batch")
 
-    def accepts(self, height: int, width: int) -> bool:
-        """Whether an image of this size fits the graph."""
-        return self.height in (None, height) and self.width in (None, width)
+    def accepts(self, sizes: Mapping[str, int]) -> bool:
+        """Whether an input of these sizes fits the graph."""
+        return all(self.sizes.get(axis) in (None, size) for axis, size in sizes.items())

@@ -11,100 +11,18 @@ from typing import Any
 import yaml
 
 from vit2onnx.errors import InputError
+from vit2onnx.spec.family import part
+from vit2onnx.spec.interface import Interface
 
 
 @dataclass(frozen=True)
-class ViTArchitecture:
-    """Dimensions of a vision transformer."""
-
-    embed_dim: int
-    depth: int
-    num_heads: int
-    patch_size: int
-    num_registers: int
-    ffn: str
-    ffn_hidden: int
-    qkv_bias: bool
-    local_cls_norm: bool
-    norm_eps: float
-    rope_periods: str
-
-    def __post_init__(self) -> None:
-        if self.embed_dim % (4 * self.num_heads):
-            raise InputError(
-                f"architecture.embed_dim {self.embed_dim} must be a multiple of 4 x num_heads ({4 * self.num_heads}),"
-                " because rotary embedding halves each head twice."
-            )
+class Architecture:
+    """Dimensions of a model, of which each family has its own."""
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of one block, without its biases and norms."""
-        return self.embed_dim * (4 * self.embed_dim + (3 if self.ffn == "swiglu" else 2) * self.ffn_hidden)
-
-    @property
-    def head_dim(self) -> int:
-        return self.embed_dim // self.num_heads
-
-    @property
-    def num_prefix(self) -> int:
-        """CLS and registers, which stand before the patches."""
-        return 1 + self.num_registers
-
-    def num_tokens(self, height: int, width: int) -> int:
-        """Tokens of an image of `height` x `width` pixels."""
-        return self.num_prefix + (height // self.patch_size) * (width // self.patch_size)
-
-
-@dataclass(frozen=True)
-class ConvNeXtArchitecture:
-    """Dimensions of a ConvNeXt: channels and blocks of its stages."""
-
-    embed_dims: tuple[int, ...]
-    depths: tuple[int, ...]
-    norm_eps: float
-
-    num_registers = 0
-    num_prefix = 1
-
-    def __post_init__(self) -> None:
-        if len(self.embed_dims) != len(self.depths):
-            raise InputError(
-                f"architecture.embed_dims names {len(self.embed_dims)} stages and depths {len(self.depths)}."
-            )
-
-    @property
-    def layer_parameters(self) -> int:
-        """Weights of one of the last blocks, without its biases and norms."""
-        return 8 * self.embed_dim**2
-
-    @property
-    def embed_dim(self) -> int:
-        """Channels of the features."""
-        return self.embed_dims[-1]
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels per token of the last feature map: the stem divides by 4, each later stage by 2."""
-        return 4 * 2 ** (len(self.embed_dims) - 1)
-
-    def num_tokens(self, height: int, width: int) -> int:
-        """Tokens of an image of `height` x `width` pixels."""
-        return self.num_prefix + (height // self.patch_size) * (width // self.patch_size)
-
-
-Architecture = ViTArchitecture | ConvNeXtArchitecture
-ARCHITECTURES: dict[str, type[Architecture]] = {
-    "dinov3_vit": ViTArchitecture,
-    "dinov3_convnext": ConvNeXtArchitecture,
-}
-
-
-def architecture_from_mapping(family: str, mapping: Mapping[str, Any]) -> Architecture:
-    """The architecture of a family from its YAML or JSON."""
-    hashable: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()
-    }
-    return ARCHITECTURES[family](**hashable)
+        """Weights of the largest layer, without its biases and norms."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -184,10 +102,22 @@ class VariantSpec:
             golden=Golden(**{key: tuple(value) for key, value in golden.items()}) if golden else None,
         )
 
+    def interface(self, name: str = "images") -> Interface:
+        """What goes into graphs of this variant and comes out of them, in one way of use."""
+        interface: Interface = part(self.family, "interface").INTERFACES[name](self.architecture)
+        return interface
+
+
+def architecture_of(family: str, mapping: Mapping[str, Any]) -> Architecture:
+    """The architecture of a family from its YAML or JSON."""
+    hashable = {key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()}
+    architecture: Architecture = part(family, "architecture").Architecture(**hashable)
+    return architecture
+
 
 def _architecture(name: str, mapping: Mapping[str, Any]) -> Architecture:
     try:
-        return architecture_from_mapping(mapping["family"], mapping["architecture"])
+        return architecture_of(mapping["family"], mapping["architecture"])
     except InputError as error:
         raise InputError(f"config/variants/{name}.yaml: {error}") from None
 

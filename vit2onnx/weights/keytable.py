@@ -53,12 +53,14 @@ class Transform:
 
     `shapes` gives the source shapes for a target shape; `apply` makes the target of a given shape from the
     sources; `invert` makes the sources from the target, which is how synthetic files of every layout are written.
+    If some of a source is not used, `fill_unused` puts noise there, of the shape of the last source.
     """
 
     name: str
     shapes: Callable[[Shape], tuple[Shape, ...]]
     apply: Callable[[list[np.ndarray], Shape], np.ndarray]
     invert: Callable[[np.ndarray], list[np.ndarray]]
+    fill_unused: Callable[[list[np.ndarray], np.ndarray], None] | None = None
 
 
 def reshaping(name: str, source_shape: Callable[[Shape], Shape]) -> Transform:

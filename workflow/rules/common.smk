@@ -10,6 +10,7 @@ from vit2onnx.errors import InputError
 from vit2onnx.machine import free_memory
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
+from vit2onnx.spec.family import families, self_test_models
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
@@ -70,6 +71,11 @@ def stage_ledgers(variants):
     return expand(ledger, variant=variants, export=config["exports"]) if config["parity"]["stages"] else []
 
 
+def code_of(script):
+    """The digest of the code that a script runs for a variant: that of the engines, and of the variant's family."""
+    return lambda wildcards: code_digest(script, VARIANTS[wildcards.variant]["family"])
+
+
 def memory_for(base, layers=0, weights=0, cases=0):
     """Memory in MB: `base`, and so many copies of a variant's largest layer, of all its weights and of what belongs to
     the photographs: inputs and features at every size.
@@ -80,10 +86,9 @@ def memory_for(base, layers=0, weights=0, cases=0):
 
     def memory(wildcards):
         spec = VariantSpec.from_mapping(wildcards.variant, VARIANTS[wildcards.variant])
-        arch = spec.architecture
-        photograph = sum(3 * h * w + arch.num_tokens(h, w) * arch.embed_dim for h, w in compared_sizes())
+        photograph = sum(spec.interface().elements({"batch": 1, "height": h, "width": w}) for h, w in compared_sizes())
         copies = weights(wildcards) if callable(weights) else weights
-        numbers = layers * arch.layer_parameters + copies * spec.parameters
+        numbers = layers * spec.architecture.layer_parameters + copies * spec.parameters
         numbers += cases * len(config["images"]) * photograph
         return base + round(4 * numbers / 1e6)
 

@@ -20,7 +20,7 @@ rule preprocess_images:
         spec=lookup("{variant}", within=VARIANTS),
         names=list(config["images"]),
         sizes=compared_sizes(),
-        code=code_digest("preprocess_images"),
+        code=code_of("preprocess_images"),
     message:
         "{wildcards.variant}: preparing the photographs"
     script:
@@ -48,7 +48,7 @@ rule run_reference:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         repository=repository_of,
-        code=code_digest("run_reference"),
+        code=code_of("run_reference"),
     message:
         "{wildcards.variant}: running the reference ({wildcards.reference})"
     script:
@@ -72,7 +72,7 @@ rule run_equinox:
         # One layer at a time, however deep the model.
         mem_mb=memory_for(base=1200, layers=5, cases=8),
     params:
-        code=code_digest("run_equinox"),
+        code=code_of("run_equinox"),
     message:
         "{wildcards.variant}: running the Equinox model"
     script:
@@ -119,7 +119,7 @@ rule compare_outputs:
         recipe=lookup("{export}", within=config["exports"]),
         references=references(),
         batch_sizes=config["parity"]["batch_sizes"],
-        code=code_digest("compare_outputs"),
+        code=code_of("compare_outputs"),
     message:
         "{wildcards.variant}: comparing {wildcards.export}.onnx with {params.references}"
     script:

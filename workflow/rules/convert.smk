@@ -24,7 +24,7 @@ rule convert_checkpoint:
         mem_mb=memory_for(base=800, layers=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        code=code_digest("convert_checkpoint"),
+        code=code_of("convert_checkpoint"),
     message:
         "{wildcards.variant}: converting the checkpoint to the Equinox archive"
     script:

@@ -21,7 +21,7 @@ rule export_onnx:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
         external=weights_are_external,
-        code=code_digest("export_onnx"),
+        code=code_of("export_onnx"),
     message:
         "{wildcards.variant}: exporting {wildcards.export}.onnx"
     script:

@@ -20,7 +20,7 @@ rule fetch_checkpoint:
         synthetic=config["synthetic"] if config["weights"] == "synthetic" else None,
         configured=lambda wildcards: config["official"]["checkpoints"].get(wildcards.variant),
         check_hash=config["official"]["check_hash"],
-        code=code_digest("fetch_checkpoint"),
+        code=code_of("fetch_checkpoint"),
     message:
         "{wildcards.variant}: fetching the checkpoint ({params.weights} weights)"
     script:

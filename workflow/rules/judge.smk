@@ -17,7 +17,7 @@ rule judge_parity:
         mem_mb=500,
     params:
         limits=config["parity"]["limits"],
-        code=code_digest("judge_parity"),
+        code=code_of("judge_parity"),
     message:
         "{wildcards.variant}: judging {wildcards.export}.onnx"
     script:
@@ -40,7 +40,7 @@ rule judge_preprocessing:
         mem_mb=500,
     params:
         limits=config["parity"]["preprocessing"],
-        code=code_digest("judge_preprocessing"),
+        code=code_of("judge_preprocessing"),
     message:
         "{wildcards.variant}: judging the preprocessing"
     script:
@@ -63,7 +63,7 @@ rule judge_stages:
         mem_mb=500,
     params:
         limits=config["parity"]["limits"],
-        code=code_digest("judge_stages"),
+        code=code_of("judge_stages"),
     message:
         "{wildcards.variant}: judging the stages of {wildcards.export}.onnx"
     script:

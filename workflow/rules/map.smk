@@ -17,7 +17,7 @@ rule map_weights:
         mem_mb=memory_for(base=600, layers=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        code=code_digest("map_weights"),
+        code=code_of("map_weights"),
     message:
         "{wildcards.variant}: mapping the archive to the inference model"
     script:
@@ -40,7 +40,7 @@ rule map_jax2onnx_example:
         mem_mb=memory_for(base=600, layers=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        code=code_digest("map_jax2onnx_example"),
+        code=code_of("map_jax2onnx_example"),
     message:
         "{wildcards.variant}: mapping the archive to the example class of jax2onnx"
     script:

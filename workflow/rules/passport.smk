@@ -36,7 +36,7 @@ rule write_passport:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
         limits=config["parity"]["limits"],
-        code=code_digest("write_passport"),
+        code=code_of("write_passport"),
     message:
         "{wildcards.variant}: writing the passport of {wildcards.export}.onnx"
     script:

@@ -30,7 +30,7 @@ rule compare_preprocessing:
         spec=lookup("{variant}", within=VARIANTS),
         names=list(config["images"]),
         sizes=compared_sizes(),
-        code=code_digest("compare_preprocessing"),
+        code=code_of("compare_preprocessing"),
     message:
         "{wildcards.variant}: comparing the preprocessing with that of others"
     script:

@@ -37,7 +37,7 @@ rule render_parity:
         names=list(config["images"]),
         exports=list(config["exports"]),
         limits=config["parity"],
-        code=code_digest("render_parity"),
+        code=code_of("render_parity"),
     message:
         "{wildcards.variant}: rendering the parity page"
     script:

@@ -1,7 +1,5 @@
 """Put the checks to the test: plant faults in small models, and see that each is caught and named where it is."""
 
-from vit2onnx.self_test import MODELS
-
 
 rule self_test:
     input:
@@ -36,12 +34,12 @@ rule plant_faults:
     resources:
         mem_mb=2500,
     params:
-        specs={name: VARIANTS[name] for name in MODELS.values() if name in VARIANTS},
+        specs={name: VARIANTS[name] for name in self_test_models().values() if name in VARIANTS},
         # Of healthy models, each.
         seeds=30,
         limits=config["parity"]["limits"],
         preprocessing_limits=config["parity"]["preprocessing"],
-        code=code_digest("plant_faults"),
+        code=code_digest("plant_faults", *families()),
     message:
         "Planting faults in small models, to test the checks"
     script:

@@ -26,7 +26,7 @@ rule run_reference_stages:
         spec=lookup("{variant}", within=VARIANTS),
         case=stages_case,
         repository=repository_of,
-        code=code_digest("run_reference_stages"),
+        code=code_of("run_reference_stages"),
     message:
         "{wildcards.variant}: running the reference ({wildcards.reference}) stage by stage"
     script:
@@ -52,7 +52,7 @@ rule run_equinox_stages:
         mem_mb=memory_for(base=1200, layers=5),
     params:
         case=stages_case,
-        code=code_digest("run_equinox_stages"),
+        code=code_of("run_equinox_stages"),
     message:
         "{wildcards.variant}: running the Equinox model stage by stage"
     script:
@@ -78,7 +78,7 @@ rule export_stages:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
-        code=code_digest("export_stages"),
+        code=code_of("export_stages"),
     message:
         "{wildcards.variant}: exporting the stages of {wildcards.export}.onnx"
     script:
@@ -117,7 +117,7 @@ rule compare_stages:
     params:
         references=references(),
         case=stages_case,
-        code=code_digest("compare_stages"),
+        code=code_of("compare_stages"),
     message:
         "{wildcards.variant}: comparing the stages of {wildcards.export}.onnx with {params.references}"
     script:

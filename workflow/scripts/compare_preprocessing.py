@@ -12,7 +12,7 @@ from vit2onnx.images import load_image, preprocess
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.preprocessing import compare_preprocessing
 from vit2onnx.parity.tables import csv_of
-from vit2onnx.runners.preprocessing import preparations, published_constants
+from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ def compare(
     threads: int,
 ) -> None:
     torch.set_num_threads(threads)
-    _, std = published_constants(spec)
+    references = part(spec.family, "references")
+    _, std = references.published_constants(spec)
     loaded = ((name, load_image(path)) for name, path in images.items())
     ours = partial(preprocess, preprocessing=spec.preprocessing)
-    rows = compare_preprocessing(loaded, sizes, ours, preparations(spec), std)
+    rows = compare_preprocessing(loaded, sizes, ours, references.preparations(spec), std)
     write_json(comparison, {"variant": spec.name, "differences": rows})
     write_text(table, csv_of(rows))
 

@@ -10,7 +10,7 @@ from vit2onnx.files import sha256_of
 from vit2onnx.logs import logging_to
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.archive import open_model
+from vit2onnx.weights.model_file import open_model
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -22,7 +22,7 @@ def export_onnx(
     skeleton, tensors = open_model(model)
     traced = trace(skeleton, spec, export)
     metadata = metadata_of(spec, export, json.loads(record.read_text()), sha256_of(ledger))
-    write(traced, graph, export, metadata, tensors, weights=model, external=external)
+    write(traced, graph, spec.interface(export.interface), export, metadata, tensors, weights=model, external=external)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from vit2onnx.exporting.stages import write_stages
 from vit2onnx.logs import logging_to
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.archive import open_model
+from vit2onnx.weights.model_file import open_model
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

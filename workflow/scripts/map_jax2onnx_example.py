@@ -3,20 +3,25 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit2onnx.exporting.jax2onnx_example import JAX2ONNX_EXAMPLE_TABLE, jax2onnx_example_skeleton
+from vit2onnx.errors import InputError
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
+from vit2onnx.spec.family import has_part, part
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.archive import read_archive, write_leaves
-from vit2onnx.weights.mapping import map_archive
+from vit2onnx.weights.archive import read_archive
+from vit2onnx.weights.leaves import write_leaves
+from vit2onnx.weights.model_file import map_archive
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
 def map_jax2onnx_example(spec: VariantSpec, archive: Path, model: Path) -> None:
-    skeleton = jax2onnx_example_skeleton(spec.architecture)
-    leaves = map_archive(JAX2ONNX_EXAMPLE_TABLE, skeleton, read_archive(archive, spec))
+    if not has_part(spec.family, "jax2onnx_example"):
+        raise InputError(f"jax2onnx ships no example class for {spec.family}; use model.eqx.")
+    example = part(spec.family, "jax2onnx_example")
+    skeleton = example.skeleton(spec.architecture)
+    leaves = map_archive(example.TABLE, skeleton, read_archive(archive, spec))
     with atomic(model) as new, new.open("wb") as file:
         write_leaves(file, skeleton, leaves)
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.archive import read_archive, write_model
-from vit2onnx.weights.mapping import map_model
+from vit2onnx.weights.archive import read_archive
+from vit2onnx.weights.model_file import map_model, write_model
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -24,7 +24,7 @@ def preprocess_images(
     arrays = {}
     for name, path in images.items():
         image = load_image(path)
-        check_image(path, image, spec.architecture.patch_size)
+        check_image(path, image, spec.interface().least["height"])
         for height, width in sizes:
             arrays[str(Case(name, height, width))] = preprocess(image, height, width, spec.preprocessing)
     if golden:

@@ -7,7 +7,7 @@ import torch
 
 from vit2onnx.files import read_arrays, write_arrays
 from vit2onnx.logs import logging_to
-from vit2onnx.runners import publisher_model, transformers_model
+from vit2onnx.runners.torch import features, reference_of
 from vit2onnx.spec.case import of_first_image
 from vit2onnx.spec.variant import VariantSpec
 
@@ -20,19 +20,15 @@ def run_reference(
     reference: str,
     checkpoint: Path,
     pixel_values: Path,
-    features: Path,
+    found: Path,
     *,
     repository: str | None,
     threads: int,
 ) -> None:
     torch.set_num_threads(threads)
     cases = read_arrays(pixel_values)
-    native = of_first_image(cases)
-    if reference == "publisher":
-        found = publisher_model.features(spec, checkpoint, Path(repository).expanduser(), cases, native)
-    else:
-        found = transformers_model.features(spec, checkpoint, cases, native)
-    write_arrays(features, found)
+    model = reference_of(spec, reference, checkpoint, Path(repository).expanduser() if repository else None)
+    write_arrays(found, features(model, cases, native=of_first_image(cases)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 
 from vit2onnx.files import open_arrays, write_arrays
 from vit2onnx.logs import logging_to
-from vit2onnx.runners import publisher_model, transformers_model
+from vit2onnx.runners.torch import reference_of, stages
 from vit2onnx.spec.case import layer_inputs
 from vit2onnx.spec.variant import VariantSpec
 
@@ -21,22 +21,21 @@ def run_reference_stages(
     checkpoint: Path,
     pixel_values: Path,
     first: Path | None,
-    stages: Path,
+    found: Path,
     *,
     case: str,
     repository: str | None,
     threads: int,
 ) -> None:
     torch.set_num_threads(threads)
+    clone = Path(repository).expanduser() if repository else None
     with open_arrays(pixel_values) as arrays:
         image = arrays[case]
-    if reference == "publisher":
+    inputs = None
+    if first:
         with open_arrays(first) as arrays:
             inputs = layer_inputs(arrays)
-        found = publisher_model.stages(spec, checkpoint, Path(repository).expanduser(), image, inputs)
-    else:
-        found = transformers_model.stages(spec, checkpoint, image)
-    write_arrays(stages, found)
+    write_arrays(found, stages(lambda: reference_of(spec, reference, checkpoint, clone), image, inputs))
 
 
 if __name__ == "__main__":

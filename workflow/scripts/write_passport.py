@@ -34,7 +34,7 @@ def write_passport(
 ) -> None:
     measured = json.loads(comparison.read_text())
     with open_arrays(pixel_values) as inputs, open_arrays(reference) as features, open_arrays(equinox) as own:
-        write_arrays(sample, sample_of(export, inputs, features, own))
+        write_arrays(sample, sample_of(spec.interface(export.interface), export, inputs, features, own))
     found = passport_of(
         spec,
         graph,

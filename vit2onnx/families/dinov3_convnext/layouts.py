@@ -3,10 +3,16 @@
 Equimo has no such model, so that the archive has the export model's tree.
 """
 
-from vit2onnx.spec.variant import ConvNeXtArchitecture
+from dataclasses import asdict
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+
+from vit2onnx.families.dinov3_convnext.architecture import Architecture
+from vit2onnx.families.dinov3_convnext.model import Model
 from vit2onnx.weights.keytable import COPY, TRANSPOSE, Entry, Ignored, KeyTable, Transform
 
-STAGE = "stages.{i}"
 BLOCK = "stages.{i}.blocks.{j}"
 
 
@@ -38,7 +44,7 @@ def _block(dwconv: str, norm: str, pwconv1: str, pwconv2: str, gamma: str) -> tu
     )
 
 
-def meta(arch: ConvNeXtArchitecture) -> KeyTable:
+def meta(arch: Architecture) -> KeyTable:
     """The publisher's own files."""
     source = "stages.{i}.{j}"
     last = len(arch.depths) - 1
@@ -59,7 +65,7 @@ def meta(arch: ConvNeXtArchitecture) -> KeyTable:
     )
 
 
-def huggingface(arch: ConvNeXtArchitecture, layout: str, stages: str) -> KeyTable:
+def huggingface(arch: Architecture, layout: str, stages: str) -> KeyTable:
     """Hugging Face's files; `stages` is what their stages are called."""
     source = f"{stages}.{{i}}.layers.{{j}}"
     names = ("depthwise_conv", "layer_norm", "pointwise_conv1", "pointwise_conv2", "gamma")
@@ -75,7 +81,7 @@ def huggingface(arch: ConvNeXtArchitecture, layout: str, stages: str) -> KeyTabl
     )
 
 
-def timm(arch: ConvNeXtArchitecture) -> KeyTable:
+def timm(arch: Architecture) -> KeyTable:
     """The files of timm's `convnext` models."""
     source = "stages.{i}.blocks.{j}"
     return KeyTable(
@@ -89,7 +95,7 @@ def timm(arch: ConvNeXtArchitecture) -> KeyTable:
     )
 
 
-def tables(arch: ConvNeXtArchitecture) -> tuple[KeyTable, ...]:
+def tables(arch: Architecture) -> tuple[KeyTable, ...]:
     """All layouts of an architecture."""
     return (
         meta(arch),
@@ -97,3 +103,26 @@ def tables(arch: ConvNeXtArchitecture) -> tuple[KeyTable, ...]:
         huggingface(arch, "huggingface5", "model.stages"),
         timm(arch),
     )
+
+
+def model_table(_: Architecture) -> KeyTable:
+    """From the archive's tree to the model's, which is the same."""
+    return KeyTable("archive", (Entry("{path}", ("{path}",)),))
+
+
+def archive_config(arch: Architecture) -> dict[str, Any]:
+    """The dimensions of the model, because Equimo has no such model."""
+    return asdict(arch)
+
+
+def archive_skeleton(arch: Architecture) -> Any:
+    """Our own model with a shape in place of every array."""
+    return eqx.filter_eval_shape(Model, arch)
+
+
+def synthetic_value(name: str, noise: np.ndarray) -> np.ndarray | None:
+    """The value of an archive leaf that is made in another way than others, from noise of its shape; else `None`."""
+    if name.startswith("stages.0.downsample.conv."):
+        # What enters the first norm is small, as in the releases, so that another epsilon shows there.
+        return 0.3 * noise / np.float32(np.sqrt(np.prod(noise.shape[1:])) if name.endswith("weight") else 1)
+    return None

@@ -4,17 +4,18 @@ Written from the ConvNeXt paper (arXiv:2201.03545) and from facts about the publ
 CLS, patches row by row; CLS is the norm of the mean of the last feature map, not the mean of the normed map.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit2onnx.nn.features import Features, features_of, run
+from vit2onnx.families.dinov3_convnext.architecture import Architecture
 from vit2onnx.nn.layers import LayerNorm, Linear
+from vit2onnx.nn.model import Features, features_of, run
 from vit2onnx.nn.primitives import convolution, gelu, mean_tokens, scale
-from vit2onnx.spec.variant import ConvNeXtArchitecture
+from vit2onnx.weights.keytable import LazyTensor
 
 FeatureMap = Float[Array, "batch grid_height grid_width channels"]
 Tokens = Float[Array, "batch tokens channels"]
@@ -29,7 +30,16 @@ class Conv(eqx.Module):
     padding: int = eqx.field(static=True)
     groups: int = eqx.field(static=True)
 
-    def __call__(self, x: FeatureMap) -> FeatureMap:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, padding: int = 0, groups: int = 1
+    ):
+        self.weight = jnp.zeros((out_channels, in_channels // groups, kernel, kernel))
+        self.bias = jnp.zeros(out_channels)
+        self.stride, self.padding, self.groups = stride, padding, groups
+
+    def __call__(
+        self, x: Float[Array, "batch height width in_channels"]
+    ) -> Float[Array, "batch out_height out_width out_channels"]:
         first = x.transpose(0, 3, 1, 2)
         y = convolution(first, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups)
         return y.transpose(0, 2, 3, 1)
@@ -43,6 +53,13 @@ class Block(eqx.Module):
     pwconv1: Linear
     pwconv2: Linear
     gamma: Float[Array, " channels"]
+
+    def __init__(self, channels: int, eps: float):
+        self.dwconv = Conv(channels, channels, 7, padding=3, groups=channels)
+        self.norm = LayerNorm(channels, eps)
+        self.pwconv1 = Linear(channels, 4 * channels)
+        self.pwconv2 = Linear(4 * channels, channels)
+        self.gamma = jnp.zeros(channels)
 
     def stages(self, x: FeatureMap, _: None) -> dict[str, FeatureMap]:
         """Every intermediate result of the block's width by its stage name, the last being `output`."""
@@ -63,6 +80,12 @@ class Downsample(eqx.Module):
     norm: LayerNorm
     is_stem: bool = eqx.field(static=True)
 
+    def __init__(self, in_channels: int, channels: int, eps: float, *, is_stem: bool):
+        kernel = 4 if is_stem else 2
+        self.conv = Conv(in_channels, channels, kernel, stride=kernel)
+        self.norm = LayerNorm(channels if is_stem else in_channels, eps)
+        self.is_stem = is_stem
+
     def stages(self, x: FeatureMap, _: None) -> dict[str, FeatureMap]:
         """What is between convolution and norm, and the `output`; the stem's input, which is the image, is no stage."""
         if self.is_stem:
@@ -81,12 +104,21 @@ class Stage(eqx.Module):
     downsample: Downsample
     blocks: tuple[Block, ...]
 
+    def __init__(self, arch: Architecture, index: int):
+        in_channels, channels = (3, *arch.embed_dims)[index : index + 2]
+        self.downsample = Downsample(in_channels, channels, arch.norm_eps, is_stem=index == 0)
+        self.blocks = tuple(Block(channels, arch.norm_eps) for _ in range(arch.depths[index]))
 
-class Dinov3ConvNeXt(eqx.Module):
+
+class Model(eqx.Module):
     """A DINOv3 ConvNeXt: `model(pixel_values)` gives normed features for images of any size."""
 
     stages: tuple[Stage, ...]
     norm: LayerNorm
+
+    def __init__(self, arch: Architecture):
+        self.stages = tuple(Stage(arch, index) for index in range(len(arch.depths)))
+        self.norm = LayerNorm(arch.embed_dim, arch.norm_eps)
 
     def embed(self, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[FeatureMap, None]:
         """The image with channels last; nothing goes along with it."""
@@ -119,33 +151,6 @@ class Dinov3ConvNeXt(eqx.Module):
         """Features of normalised RGB images; `height` and `width` are in pixels and at least 32."""
         return run(self, pixel_values)
 
-
-def build(architecture: ConvNeXtArchitecture) -> Dinov3ConvNeXt:
-    """The model of an architecture, every parameter a `jax.ShapeDtypeStruct`."""
-    arch = architecture
-
-    # Any, because a shape stands where the fields promise an array.
-    def array(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    def layer_norm(channels: int) -> LayerNorm:
-        return LayerNorm(array(channels), array(channels), arch.norm_eps)
-
-    def block(channels: int) -> Block:
-        return Block(
-            dwconv=Conv(array(channels, 1, 7, 7), array(channels), stride=1, padding=3, groups=channels),
-            norm=layer_norm(channels),
-            pwconv1=Linear(array(channels, 4 * channels), array(4 * channels)),
-            pwconv2=Linear(array(4 * channels, channels), array(channels)),
-            gamma=array(channels),
-        )
-
-    def stage(index: int) -> Stage:
-        channels = arch.embed_dims[index]
-        before = arch.embed_dims[index - 1] if index else 3
-        kernel = 2 if index else 4
-        conv = Conv(array(channels, before, kernel, kernel), array(channels), stride=kernel, padding=0, groups=1)
-        downsample = Downsample(conv, layer_norm(before if index else channels), is_stem=index == 0)
-        return Stage(downsample, tuple(block(channels) for _ in range(arch.depths[index])))
-
-    return Dinov3ConvNeXt(tuple(stage(index) for index in range(len(arch.depths))), layer_norm(arch.embed_dim))
+    @staticmethod
+    def natively(_: Mapping[str, LazyTensor]) -> None:
+        """References differ in nothing by design."""

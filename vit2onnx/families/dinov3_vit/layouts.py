@@ -6,17 +6,23 @@ has the file's own under "ignored".
 """
 
 from functools import partial
+from typing import Any
 
+import equinox as eqx
+import jax
 import numpy as np
 
+from vit2onnx.families.dinov3_vit.architecture import Architecture
 from vit2onnx.nn.rope import rope_periods
-from vit2onnx.spec.variant import ViTArchitecture
 from vit2onnx.weights.keytable import (
+    ADD_FIRST_AXIS,
     ADD_PIXEL_AXES,
     COPY,
     DROP_FIRST_AXIS,
+    DROP_PIXEL_AXES,
     FUSE_QKV,
     FUSE_QV,
+    TRANSPOSE,
     Entry,
     Ignored,
     KeyTable,
@@ -58,14 +64,19 @@ def _unmask(value: np.ndarray) -> list[np.ndarray]:
     return [value, mask]
 
 
-MASK_KEY_BIAS = Transform("multiply_by_mask", lambda target: (target, target), _mask, _unmask)
+def _fill_masked(sources: list[np.ndarray], noise: np.ndarray) -> None:
+    bias, mask = sources
+    bias[mask == 0] = noise[mask == 0]
+
+
+MASK_KEY_BIAS = Transform("multiply_by_mask", lambda target: (target, target), _mask, _unmask, _fill_masked)
 
 
 def _each(target: str, source: str, *leaves: str, transform: Transform = COPY) -> tuple[Entry, ...]:
     return tuple(Entry(f"{target}.{leaf}", (f"{source}.{leaf}",), transform) for leaf in leaves or ("weight", "bias"))
 
 
-def meta(arch: ViTArchitecture) -> KeyTable:
+def meta(arch: Architecture) -> KeyTable:
     """The publisher's own files."""
     block = "blocks.{i}"
     released = arch.rope_periods == "bfloat16"
@@ -113,7 +124,7 @@ def meta(arch: ViTArchitecture) -> KeyTable:
     )
 
 
-def huggingface(arch: ViTArchitecture, layout: str, block: str) -> KeyTable:
+def huggingface(arch: Architecture, layout: str, block: str) -> KeyTable:
     """Hugging Face's files; `block` is what stands before a block's own names."""
     attention = f"{block}.attention"
     return KeyTable(
@@ -143,7 +154,7 @@ def huggingface(arch: ViTArchitecture, layout: str, block: str) -> KeyTable:
     )
 
 
-def timm(arch: ViTArchitecture, layout: str, qkv_bias: Entry) -> KeyTable:
+def timm(arch: Architecture, layout: str, qkv_bias: Entry) -> KeyTable:
     """The files of timm's `eva` models; `qkv_bias` is how a file tells the bias of queries and values."""
     block = "blocks.{i}"
     return KeyTable(
@@ -180,7 +191,7 @@ NO_BIAS = Entry(
 QV_BIAS = Entry(f"{BLOCK}.attn.qkv.bias", ("blocks.{i}.attn.q_bias", "blocks.{i}.attn.v_bias"), FUSE_QV)
 
 
-def tables(arch: ViTArchitecture) -> tuple[KeyTable, ...]:
+def tables(arch: Architecture) -> tuple[KeyTable, ...]:
     """All layouts of an architecture."""
     return (
         meta(arch),
@@ -189,3 +200,94 @@ def tables(arch: ViTArchitecture) -> tuple[KeyTable, ...]:
         timm(arch, "timm", NO_BIAS),
         timm(arch, "timm_qkvb", QV_BIAS),
     )
+
+
+def _linear(target: str, source: str) -> tuple[Entry, Entry]:
+    """A linear layer: Equimo stores [out, in], our model [in, out]."""
+    return Entry(f"{target}.weight", (f"{source}.weight",), TRANSPOSE), Entry(f"{target}.bias", (f"{source}.bias",))
+
+
+def same(target: str, source: str, *leaves: str) -> tuple[Entry, ...]:
+    """Lines for leaves that are the same on both sides."""
+    return tuple(Entry(f"{target}.{leaf}", (f"{source}.{leaf}",)) for leaf in leaves)
+
+
+def model_table(arch: Architecture) -> KeyTable:
+    """From the archive's tree to the model's."""
+    return KeyTable(
+        "archive",
+        entries=(
+            Entry("patch_embed.weight", ("patch_embed.proj.weight",)),
+            Entry("patch_embed.bias", ("patch_embed.proj.bias",), DROP_PIXEL_AXES),
+            Entry("cls_token", ("cls_token",), ADD_FIRST_AXIS),
+            Entry("register_tokens", ("reg_tokens",), ADD_FIRST_AXIS),
+            Entry("rope_periods", ("local_pos_embed.patch_rope.freqs",)),
+            *same("blocks.{i}.norm1", f"{BLOCK}.prenorm", "weight", "bias"),
+            *_linear("blocks.{i}.attn.qkv", f"{BLOCK}.attn.qkv"),
+            *_linear("blocks.{i}.attn.proj", f"{BLOCK}.attn.proj"),
+            *same("blocks.{i}.ls1", f"{BLOCK}.ls1", "gamma"),
+            *same("blocks.{i}.norm2", f"{BLOCK}.norm", "weight", "bias"),
+            *_linear("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1"),
+            *_linear("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2"),
+            *_linear("blocks.{i}.mlp.w1", f"{BLOCK}.mlp.w1"),
+            *_linear("blocks.{i}.mlp.w2", f"{BLOCK}.mlp.w2"),
+            *_linear("blocks.{i}.mlp.w3", f"{BLOCK}.mlp.w3"),
+            *same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
+            *same("norm", "norm", "weight", "bias"),
+        ),
+        # Equimo has a place for them, our model has none.
+        ignored={
+            "mask_token": Ignored(MASK_TOKEN, (arch.embed_dim,)),
+            **{f"local_cls_norm.{leaf}": Ignored(LOCAL_CLS_NORM, (arch.embed_dim,)) for leaf in ("weight", "bias")},
+        },
+    )
+
+
+def archive_config(arch: Architecture) -> dict[str, Any]:
+    """The arguments of Equimo's `VisionTransformer` for an architecture."""
+    return {
+        "img_size": 224,
+        "in_channels": 3,
+        "patch_size": arch.patch_size,
+        "dim": arch.embed_dim,
+        "num_heads": arch.num_heads,
+        "depths": [arch.depth],
+        # Equimo takes the width of a SwiGLU before it is cut to two thirds.
+        "mlp_ratio": arch.ffn_hidden / arch.embed_dim * (1.5 if arch.ffn == "swiglu" else 1.0),
+        "ffn_layer": arch.ffn,
+        "untie_global_and_local_cls_norm": arch.local_cls_norm,
+        "qkv_bias": arch.qkv_bias,
+        "reg_tokens": arch.num_registers,
+        "use_mask_token": True,
+        "use_global_pos_embed": False,
+        "use_local_pos_embed": True,
+        "dynamic_img_size": True,
+        "act_layer": "exactgelu",
+        "init_values": 1e-5,
+        "eps": arch.norm_eps,
+        "num_classes": 0,
+    }
+
+
+def archive_skeleton(arch: Architecture) -> Any:
+    """Equimo's model with a shape in place of every array."""
+    from equimo.models import VisionTransformer
+
+    config, key = archive_config(arch), jax.random.PRNGKey(0)
+    return eqx.filter_eval_shape(lambda: VisionTransformer(**config, key=key))
+
+
+def synthetic_value(name: str, noise: np.ndarray) -> np.ndarray | None:
+    """The value of an archive leaf that is made in another way than others, from noise of its shape; else `None`."""
+    leaf = name.rpartition(".")[2]
+    if leaf in ("freqs", "periods"):
+        return rope_periods(len(noise), "bfloat16")
+    # What enters the first norm is small, as in the releases, so that another epsilon shows there.
+    if leaf in ("cls_token", "reg_tokens"):
+        return 0.3 * noise
+    if name.startswith("patch_embed."):
+        return 0.3 * noise / np.float32(np.sqrt(np.prod(noise.shape[1:])) if leaf == "weight" else 1)
+    if name.endswith(".qkv.bias"):
+        noise[len(noise) // 3 : 2 * len(noise) // 3] = 0
+        return 0.2 * noise
+    return None

@@ -4,18 +4,19 @@ Written from the paper (arXiv:2508.10104) and from facts about the published che
 CLS, registers, patches row by row.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit2onnx.nn.features import Features, features_of, run
+from vit2onnx.families.dinov3_vit.architecture import Architecture
 from vit2onnx.nn.layers import LayerNorm, LayerScale, Linear, Mlp, PatchEmbed, SwiGlu
+from vit2onnx.nn.model import Features, features_of, run
 from vit2onnx.nn.primitives import attention, rotary_embedding
-from vit2onnx.nn.rope import rope_table
-from vit2onnx.spec.variant import ViTArchitecture
+from vit2onnx.nn.rope import in_other_precision, rope_table
+from vit2onnx.weights.keytable import LazyTensor
 
 Tokens = Float[Array, "batch tokens embed_dim"]
 Rope = tuple[Float[Array, "batch tokens half_head_dim"], Float[Array, "batch tokens half_head_dim"]]
@@ -27,6 +28,11 @@ class Attention(eqx.Module):
     qkv: Linear
     proj: Linear
     num_heads: int = eqx.field(static=True)
+
+    def __init__(self, arch: Architecture):
+        self.qkv = Linear(arch.embed_dim, 3 * arch.embed_dim, bias=arch.qkv_bias)
+        self.proj = Linear(arch.embed_dim, arch.embed_dim)
+        self.num_heads = arch.num_heads
 
     def project(self, x: Tokens, rope: Rope) -> tuple[Tokens, Tokens, Tokens]:
         """Queries and keys, both rotated, and values; the heads of each side by side."""
@@ -49,6 +55,14 @@ class Block(eqx.Module):
     norm2: LayerNorm
     mlp: Mlp | SwiGlu
     ls2: LayerScale
+
+    def __init__(self, arch: Architecture):
+        self.norm1 = LayerNorm(arch.embed_dim, arch.norm_eps)
+        self.attn = Attention(arch)
+        self.ls1 = LayerScale(arch.embed_dim)
+        self.norm2 = LayerNorm(arch.embed_dim, arch.norm_eps)
+        self.mlp = (SwiGlu if arch.ffn == "swiglu" else Mlp)(arch.embed_dim, arch.ffn_hidden)
+        self.ls2 = LayerScale(arch.embed_dim)
 
     def stages(self, x: Tokens, rope: Rope) -> dict[str, Tokens]:
         """Every intermediate result by its stage name, the last being `output`."""
@@ -78,7 +92,7 @@ class Block(eqx.Module):
         return self.stages(x, rope)["output"]
 
 
-class Dinov3ViT(eqx.Module):
+class Model(eqx.Module):
     """A DINOv3 vision transformer: `model(pixel_values)` gives normed features for images of any size."""
 
     patch_embed: PatchEmbed
@@ -87,6 +101,14 @@ class Dinov3ViT(eqx.Module):
     rope_periods: Float[Array, " quarter_head_dim"]
     blocks: tuple[Block, ...]
     norm: LayerNorm
+
+    def __init__(self, arch: Architecture):
+        self.patch_embed = PatchEmbed(arch.embed_dim, arch.patch_size)
+        self.cls_token = jnp.zeros((1, 1, arch.embed_dim))
+        self.register_tokens = jnp.zeros((1, arch.num_registers, arch.embed_dim))
+        self.rope_periods = jnp.zeros(arch.head_dim // 4)
+        self.blocks = tuple(Block(arch) for _ in range(arch.depth))
+        self.norm = LayerNorm(arch.embed_dim, arch.norm_eps)
 
     def embed(self, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Tokens, Rope]:
         """The tokens that enter the first block, and the rotation of each."""
@@ -120,48 +142,8 @@ class Dinov3ViT(eqx.Module):
         """Features of normalised RGB images; `height` and `width` are in pixels and at least one patch."""
         return run(self, pixel_values)
 
-
-def build(architecture: ViTArchitecture) -> Dinov3ViT:
-    """The model of an architecture, every parameter a `jax.ShapeDtypeStruct`."""
-    arch = architecture
-
-    # Any, because a shape stands where the fields promise an array.
-    def array(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    def layer_norm() -> LayerNorm:
-        return LayerNorm(array(arch.embed_dim), array(arch.embed_dim), arch.norm_eps)
-
-    def linear(in_features: int, out_features: int, bias: bool = True) -> Linear:
-        return Linear(array(in_features, out_features), array(out_features) if bias else None)
-
-    def ffn() -> Mlp | SwiGlu:
-        inner, outer = (arch.embed_dim, arch.ffn_hidden), (arch.ffn_hidden, arch.embed_dim)
-        return (
-            SwiGlu(linear(*inner), linear(*inner), linear(*outer))
-            if arch.ffn == "swiglu"
-            else Mlp(linear(*inner), linear(*outer))
-        )
-
-    def block() -> Block:
-        return Block(
-            norm1=layer_norm(),
-            attn=Attention(
-                qkv=linear(arch.embed_dim, 3 * arch.embed_dim, arch.qkv_bias),
-                proj=linear(arch.embed_dim, arch.embed_dim),
-                num_heads=arch.num_heads,
-            ),
-            ls1=LayerScale(array(arch.embed_dim)),
-            norm2=layer_norm(),
-            mlp=ffn(),
-            ls2=LayerScale(array(arch.embed_dim)),
-        )
-
-    return Dinov3ViT(
-        patch_embed=PatchEmbed(array(arch.embed_dim, 3, arch.patch_size, arch.patch_size), array(arch.embed_dim)),
-        cls_token=array(1, 1, arch.embed_dim),
-        register_tokens=array(1, arch.num_registers, arch.embed_dim),
-        rope_periods=array(arch.head_dim // 4),
-        blocks=tuple(block() for _ in range(arch.depth)),
-        norm=layer_norm(),
-    )
+    @staticmethod
+    def natively(tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
+        """The parameters with RoPE periods in the precision that `tensors` does not have."""
+        periods = in_other_precision(tensors["rope_periods"].read())
+        return {**tensors, "rope_periods": LazyTensor(periods.shape, periods.dtype.name, lambda: periods)}

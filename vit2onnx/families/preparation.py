@@ -1,41 +1,23 @@
-"""Preprocessing as others do it: the publisher's transform and the image processors of transformers.
+"""Preprocessing as others do it: torchvision's transform and the image processors of transformers.
 
 Two of them need torchvision, of which there is no build for the torch that is used here. Their steps stand here in
 terms of torch. They were held against torchvision 0.28 and transformers' `DINOv3ViTImageProcessor` on the bundled
 photographs at seven sizes and gave the same bits.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
 
-from vit2onnx.spec.variant import VariantSpec
-
 Prepare = Callable[[Image.Image, int, int], np.ndarray]
-Constants = tuple[tuple[float, float, float], tuple[float, float, float]]
-
-# Mean and standard deviation of the data that a release was trained on, from the publisher's README; kept apart from
-# those of config/variants, which are to be checked.
-PUBLISHED: Mapping[str, Constants] = MappingProxyType(
-    {
-        "lvd1689m": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        "sat493m": ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143)),
-    }
-)
+Channels = tuple[float, float, float]
 
 
-def published_constants(spec: VariantSpec) -> Constants:
-    """Mean and standard deviation per channel that the publisher names for a release."""
-    return next(constants for data, constants in PUBLISHED.items() if data in spec.release.file)
-
-
-def preparations(spec: VariantSpec) -> dict[str, Prepare]:
+def bilinear_preparations(mean: Channels, std: Channels) -> dict[str, Prepare]:
     """By name, each way to turn an RGB photograph into an input [3, height, width] as float32."""
-    mean, std = published_constants(spec)
 
     def normalised(pixels: torch.Tensor) -> np.ndarray:
         wide = [torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (mean, std)]

@@ -1,10 +1,12 @@
 """What every model returns, and how every model is run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 from jaxtyping import Array, Float
+
+from vit2onnx.weights.keytable import LazyTensor
 
 
 class Features(NamedTuple):
@@ -32,7 +34,7 @@ class Layer(Protocol):
         """The last stage."""
 
 
-class InParts(Protocol):
+class Model(Protocol):
     """A model in parts, so that one that does not fit in memory can be run with one part at a time.
 
     A stage's full name is its layer's path and its name within the layer, as in `blocks.7.mlp_raw`; those of `embed`
@@ -54,8 +56,14 @@ class InParts(Protocol):
     def head(self, x: Array, /) -> Features:
         """Features from what leaves the last layer."""
 
+    def __call__(self, pixel_values: Array, /) -> Features:
+        """All parts, one after the other."""
 
-def run(model: InParts, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
+    def natively(self, tensors: Mapping[str, LazyTensor], /) -> Mapping[str, LazyTensor] | None:
+        """The parameters with which references run the model by themselves, if by design these are others."""
+
+
+def run(model: Model, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
     """All parts of a model, one after the other."""
     x, context = model.embed(pixel_values)
     for _, layer in model.trunk():
@@ -63,7 +71,7 @@ def run(model: InParts, pixel_values: Float[Array, "batch 3 height width"]) -> F
     return model.head(x)
 
 
-def run_stages(model: InParts, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Features, dict[str, Array]]:
+def run_stages(model: Model, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Features, dict[str, Array]]:
     """All parts of a model, and every stage by its full name, in order."""
     x, context = model.embed(pixel_values)
     found = model.embed_stages(x)

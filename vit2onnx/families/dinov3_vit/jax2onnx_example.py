@@ -5,13 +5,13 @@ import jax
 from jax2onnx.plugins.examples.eqx.dino import VisionTransformer
 
 from vit2onnx.errors import InputError
-from vit2onnx.spec.variant import Architecture, ViTArchitecture
+from vit2onnx.families.dinov3_vit.architecture import Architecture
+from vit2onnx.families.dinov3_vit.layouts import BLOCK, same
 from vit2onnx.weights.keytable import ADD_FIRST_AXIS, Entry, KeyTable, third
-from vit2onnx.weights.mapping import BLOCK, same
 
 _THIRDS = {name: third(f"take_{name}", index) for index, name in enumerate(("query", "key", "value"))}
 
-JAX2ONNX_EXAMPLE_TABLE = KeyTable(
+TABLE = KeyTable(
     "archive",
     entries=(
         *same("patch_embed.proj", "patch_embed.proj", "weight", "bias"),
@@ -35,13 +35,13 @@ JAX2ONNX_EXAMPLE_TABLE = KeyTable(
 )
 
 
-def jax2onnx_example_skeleton(arch: Architecture) -> eqx.Module:
+def skeleton(arch: Architecture) -> eqx.Module:
     """The example vision transformer that jax2onnx ships, with a shape in place of every array.
 
     Raises `InputError` for an architecture that it does not have.
     """
     held = ("mlp", 4 * arch.embed_dim, True)
-    if not isinstance(arch, ViTArchitecture) or (arch.ffn, arch.ffn_hidden, arch.qkv_bias) != held:
+    if (arch.ffn, arch.ffn_hidden, arch.qkv_bias) != held:
         raise InputError(
             "jax2onnx's example class is a vision transformer with a bias in attention and an MLP four times as wide as"
             " its tokens; this variant is not, so use its model.eqx."

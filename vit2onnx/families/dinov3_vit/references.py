@@ -1,0 +1,268 @@
+"""DINOv3's vision transformer in PyTorch, as Hugging Face and as its publisher wrote it; code and names are not ours.
+
+The publisher's own code is run when the user has a clone of it. Nothing of it is part of this project.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
+from transformers.models.dinov3_vit.modeling_dinov3_vit import get_patches_center_coordinates
+
+from vit2onnx.errors import InputError
+from vit2onnx.families.dinov3_vit.architecture import Architecture
+from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations
+from vit2onnx.families.reference import Reader, Reference, Step, Tap, check_names, reader, vit_taps
+from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.weights.keytable import LazyTensor
+
+# From the names of a file to those of transformers 5; the first pattern is a name that only this layout has. Written
+# apart from the key tables of vit2onnx.checkpoints, because a reference that is filled through the table under test
+# would repeat its mistakes.
+ATTENTION = (r"^blocks\.(\d+)\.attn\.proj\.", r"model.layer.\1.attention.o_proj.")
+RENAMES = (
+    (
+        r"^storage_tokens$",
+        (
+            (r"^(cls_token|mask_token)$", r"embeddings.\1"),
+            (r"^storage_tokens$", "embeddings.register_tokens"),
+            (r"^patch_embed\.proj\.", "embeddings.patch_embeddings."),
+            ATTENTION,
+            (r"\.ls([12])\.gamma$", r".layer_scale\1.lambda1"),
+            (r"\.mlp\.(fc1|w2)\.", ".mlp.up_proj."),
+            (r"\.mlp\.(fc2|w3)\.", ".mlp.down_proj."),
+            (r"\.mlp\.w1\.", ".mlp.gate_proj."),
+            (r"^blocks\.", "model.layer."),
+        ),
+    ),
+    (
+        r"^reg_token$",
+        (
+            (r"^cls_token$", "embeddings.cls_token"),
+            (r"^reg_token$", "embeddings.register_tokens"),
+            (r"^patch_embed\.proj\.", "embeddings.patch_embeddings."),
+            ATTENTION,
+            (r"\.attn\.([qv])_bias$", r".attention.\1_proj.bias"),
+            (r"\.gamma_([12])$", r".layer_scale\1.lambda1"),
+            (r"\.mlp\.(fc1|fc1_x)\.", ".mlp.up_proj."),
+            (r"\.mlp\.fc2\.", ".mlp.down_proj."),
+            (r"\.mlp\.fc1_g\.", ".mlp.gate_proj."),
+            (r"^blocks\.", "model.layer."),
+        ),
+    ),
+    (r"^layer\.0\.norm1\.weight$", ((r"^layer\.", "model.layer."),)),
+    (r"^model\.layer\.0\.norm1\.weight$", ()),
+)
+# Held by some files and known to no inference model.
+TRAINING_ONLY = r"local_cls_norm\..*|rope_embed\.periods|.*\.bias_mask"
+
+# Mean and standard deviation of the data that a release was trained on, from the publisher's README; kept apart from
+# those of config/variants, which are to be checked.
+PUBLISHED = {
+    "lvd1689m": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "sat493m": ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143)),
+}
+
+
+class DoubleRope(nn.Module):
+    """Transformers' rotary table from the given periods in double precision, where its own stays in single."""
+
+    def __init__(self, periods: torch.Tensor, patch_size: int):
+        super().__init__()
+        self.periods, self.patch_size = periods.double(), patch_size
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        grid = [size // self.patch_size for size in pixel_values.shape[2:]]
+        centres = get_patches_center_coordinates(*grid, dtype=torch.float64, device=pixel_values.device)
+        angles = (2 * torch.pi * centres[:, :, None] / self.periods).flatten(1, 2).tile(2)
+        return torch.cos(angles), torch.sin(angles)
+
+
+def transformers_model(arch: Architecture) -> nn.Module:
+    """Transformers' model, without memory for its weights."""
+    with torch.device("meta"):
+        return DINOv3ViTModel(
+            DINOv3ViTConfig(
+                patch_size=arch.patch_size,
+                hidden_size=arch.embed_dim,
+                intermediate_size=arch.ffn_hidden,
+                num_hidden_layers=arch.depth,
+                num_attention_heads=arch.num_heads,
+                num_register_tokens=arch.num_registers,
+                layer_norm_eps=arch.norm_eps,
+                use_gated_mlp=arch.ffn == "swiglu",
+                hidden_act="silu" if arch.ffn == "swiglu" else "gelu",
+                query_bias=arch.qkv_bias,
+                value_bias=arch.qkv_bias,
+                key_bias=False,
+                attn_implementation="sdpa",
+            )
+        ).eval()
+
+
+def to_transformers(arch: Architecture, tensors: Mapping[str, LazyTensor]) -> dict[str, Reader]:
+    """A checkpoint's tensors under the names of transformers 5."""
+    renames = next((r for mark, r in RENAMES if any(re.search(mark, key) for key in tensors)), ())
+    state: dict[str, Reader] = {}
+    for key, tensor in tensors.items():
+        if re.fullmatch(TRAINING_ONLY, key):
+            continue
+        name = key
+        for pattern, replacement in renames:
+            name = re.sub(pattern, replacement, name)
+        if match := re.fullmatch(r"(.*)\.attn\.qkv\.(weight|bias)", name):
+            third = tensor.shape[0] // 3
+            for index, letter in enumerate("qkv"):
+                # Transformers has no key bias: the publisher's mask makes it zero.
+                if (letter, match[2]) != ("k", "bias"):
+                    part = slice(index * third, (index + 1) * third)
+                    state[f"{match[1]}.attention.{letter}_proj.{match[2]}"] = reader(tensor, part)
+        elif name == "embeddings.mask_token":
+            state[name] = reader(tensor, shape=(1, 1, arch.embed_dim))
+        else:
+            state[name] = reader(tensor)
+    if "reg_token" in tensors:
+        # What timm leaves out because it is used in training only, or is zero.
+        state["embeddings.mask_token"] = lambda: torch.zeros(1, 1, arch.embed_dim)
+        if arch.qkv_bias and not any(key.endswith(("attn.q_bias", "attn.v_bias")) for key in tensors):
+            names = [
+                f"model.layer.{index}.attention.{letter}_proj.bias" for index in range(arch.depth) for letter in "qv"
+            ]
+            state |= dict.fromkeys(names, partial(torch.zeros, arch.embed_dim))
+    return state
+
+
+def rope_periods(arch: Architecture, tensors: Mapping[str, LazyTensor]) -> torch.Tensor:
+    """The RoPE periods that the variant asks for, taken from the checkpoint where its layout holds them."""
+    if arch.rope_periods == "bfloat16" and "storage_tokens" in tensors:
+        if "rope_embed.periods" not in tensors:
+            raise InputError("The checkpoint has no rope_embed.periods; give the file as its publisher offers it.")
+        return reader(tensors["rope_embed.periods"])()
+    count = arch.head_dim // 4
+    periods = 100.0 ** (torch.arange(count, dtype=torch.float64) / count)
+    return periods.to(torch.bfloat16 if arch.rope_periods == "bfloat16" else torch.float32).float()
+
+
+def transformers_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
+    """The vision transformer step by step."""
+    rope = model.rope_embeddings(pixel_values)
+
+    def layer_step(index: int, layer: nn.Module) -> Step:
+        taps = vit_taps(layer.norm1, layer.attention, layer.layer_scale1, layer.norm2, layer.mlp, layer.layer_scale2)
+        run = partial(layer, position_embeddings=rope)
+        return Step.of_layer(f"model.layer.{index}", run, f"blocks.{index}", taps, axis=-1)
+
+    return [
+        Step(("embeddings",), model.embeddings, "patch_embed", {"patch_embed": Tap()}),
+        *(layer_step(index, layer) for index, layer in enumerate(model.model.layer)),
+        Step(("norm",), model.norm, "norm", {"norm": Tap()}),
+    ]
+
+
+def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], _: Path | None) -> Reference:
+    """Hugging Face's model of a variant, with the variant's RoPE periods."""
+    arch: Architecture = spec.architecture  # type: ignore[assignment]
+    state, model = to_transformers(arch, tensors), transformers_model(arch)
+    check_names(f"{name} does not fit transformers' model of {spec.name}", model, state)
+    periods = rope_periods(arch, tensors)
+    model.rope_embeddings.inv_freq = 1 / periods
+
+    def in_double() -> None:
+        model.rope_embeddings = DoubleRope(periods, arch.patch_size)
+
+    def natively() -> None:
+        model.rope_embeddings = type(model.rope_embeddings)(model.config).eval()
+
+    is_other = arch.rope_periods != "float32"
+    return Reference(model, state, partial(transformers_steps, model), in_double, natively if is_other else None)
+
+
+def publisher_model(arch: Architecture, repository: Path) -> nn.Module:
+    """The publisher's model, without memory for its weights. Raises `InputError` if there is no clone of its code."""
+    if not (repository / "dinov3" / "models" / "vision_transformer.py").is_file():
+        raise InputError(
+            f"reference.repository: {repository} is no clone of github.com/facebookresearch/dinov3; name one or"
+            " leave the key empty."
+        )
+    sys.path.insert(0, str(repository))
+    logging.getLogger("dinov3").setLevel(logging.WARNING)
+    with torch.device("meta"):
+        from dinov3.models.vision_transformer import DinoVisionTransformer
+
+        return DinoVisionTransformer(
+            patch_size=arch.patch_size,
+            embed_dim=arch.embed_dim,
+            depth=arch.depth,
+            num_heads=arch.num_heads,
+            # The width of a SwiGLU before it is cut to two thirds.
+            ffn_ratio=arch.ffn_hidden / arch.embed_dim * (1.5 if arch.ffn == "swiglu" else 1.0),
+            ffn_layer=arch.ffn,
+            qkv_bias=arch.qkv_bias,
+            n_storage_tokens=arch.num_registers,
+            layerscale_init=1e-5,
+            norm_layer="layernormbf16",
+            mask_k_bias=True,
+            untie_global_and_local_cls_norm=arch.local_cls_norm,
+            pos_embed_rope_dtype="fp32",
+        ).eval()
+
+
+def publisher_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
+    """The vision transformer step by step."""
+    grid_height, grid_width = (size // model.patch_size for size in pixel_values.shape[2:])
+    rope = model.rope_embed(H=grid_height, W=grid_width)
+
+    def embed(x: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = model.prepare_tokens_with_masks(x)[0]
+        return tokens
+
+    def block_step(index: int, block: nn.Module) -> Step:
+        taps = vit_taps(block.norm1, block.attn, block.ls1, block.norm2, block.mlp, block.ls2)
+        run = partial(block, rope_or_rope_list=rope)
+        return Step.of_layer(f"blocks.{index}", run, f"blocks.{index}", taps, axis=-1)
+
+    embedding = ("cls_token", "storage_tokens", "mask_token", "patch_embed")
+    return [
+        Step(embedding, embed, "patch_embed", {"patch_embed": Tap()}),
+        *(block_step(index, block) for index, block in enumerate(model.blocks)),
+        Step(("norm",), model.norm, "norm", {"norm": Tap()}),
+    ]
+
+
+def publisher(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], repository: Path | None) -> Reference:
+    """The publisher's model of a variant. Raises `InputError` for a checkpoint in another layout than its own."""
+    arch: Architecture = spec.architecture  # type: ignore[assignment]
+    model = publisher_model(arch, repository or Path())
+    state = {key: reader(tensor) for key, tensor in tensors.items()}
+    what = f"{name} is not in the publisher's own layout, which is all that its code reads"
+    check_names(f"{what} (leave reference.repository empty for it)", model, state)
+    periods = rope_periods(arch, tensors)
+    model.rope_embed.periods = periods
+
+    def in_double() -> None:
+        model.rope_embed.dtype, model.rope_embed.periods = torch.float64, periods.double()
+
+    def natively() -> None:
+        model.rope_embed.periods = reader(tensors["rope_embed.periods"])()
+
+    is_other = arch.rope_periods != "bfloat16"
+    return Reference(model, state, partial(publisher_steps, model), in_double, natively if is_other else None)
+
+
+REFERENCES = {"transformers": transformers, "publisher": publisher}
+
+
+def published_constants(spec: VariantSpec) -> tuple[Channels, Channels]:
+    """Mean and standard deviation per channel that the publisher names for a release."""
+    return next(constants for data, constants in PUBLISHED.items() if data in spec.release.file)
+
+
+def preparations(spec: VariantSpec) -> dict[str, Prepare]:
+    """By name, how the publisher and transformers prepare photographs."""
+    return bilinear_preparations(*published_constants(spec))

@@ -1,0 +1,120 @@
+"""The words in which a family describes its PyTorch references: steps, and where their stages are seen."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from vit2onnx.errors import InputError
+from vit2onnx.weights.keytable import LazyTensor
+
+Reader = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a stage can be seen: what a module, or if there is none the step itself, is given or gives.
+
+    `axis` is that of the channels.
+    """
+
+    module: nn.Module | None = None
+    is_input: bool = False
+    axis: int = -1
+
+
+def vit_taps(
+    norm1: nn.Module, attn: nn.Module, ls1: nn.Module, norm2: nn.Module, mlp: nn.Module, ls2: nn.Module
+) -> dict[str, Tap | None]:
+    """The stages of a transformer block, seen at these of its modules."""
+    return {
+        "input": Tap(is_input=True),
+        "attn_in": Tap(norm1),
+        "q": None,
+        "k": None,
+        "attn_raw": Tap(attn),
+        "attn_scaled": Tap(ls1),
+        "post_attn": Tap(norm2, is_input=True),
+        "mlp_in": Tap(norm2),
+        "mlp_raw": Tap(mlp),
+        "mlp_scaled": Tap(ls2),
+        "output": Tap(),
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a part of a model does to what came before, and which of its tensors it needs, by path.
+
+    `name` is that of the layer in our models, and `taps` holds its stages by their full names, in order; `None` stands
+    for queries and keys, which no module gives. `axis` is that of the channels that come in.
+    """
+
+    paths: tuple[str, ...]
+    run: Callable[[torch.Tensor], torch.Tensor]
+    name: str
+    taps: Mapping[str, Tap | None]
+    axis: int = -1
+
+    @classmethod
+    def of_layer(
+        cls,
+        path: str,
+        run: Callable[[torch.Tensor], torch.Tensor],
+        name: str,
+        taps: Mapping[str, Tap | None],
+        axis: int,
+    ) -> "Step":
+        """A layer of the trunk, with its stages by their names within the layer."""
+        return cls((path,), run, name, {f"{name}.{stage}": tap for stage, tap in taps.items()}, axis)
+
+
+# What is to be done with an input [1, 3, height, width]: the same parts of a model in the same order for every input.
+Steps = Callable[[torch.Tensor], Sequence[Step]]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A PyTorch model without memory for its weights, readers of these, and how it is run step by step.
+
+    `in_double` changes what would stay in single precision. `natively` changes in what the model differs from ours by
+    design, if it does: see the family's `KNOWN_DIFFERENCE`.
+    """
+
+    module: nn.Module
+    state: Mapping[str, Reader]
+    steps: Steps
+    in_double: Callable[[], None] = lambda: None
+    natively: Callable[[], None] | None = None
+
+
+def reader(tensor: LazyTensor, part: slice = slice(None), shape: tuple[int, ...] | None = None) -> Reader:
+    """A reader of a tensor in float32, or of a part of its first axis, or in another shape."""
+
+    def read() -> torch.Tensor:
+        array = np.ascontiguousarray(tensor.read()[part]).astype(np.float32)
+        return torch.from_numpy(array if shape is None else array.reshape(shape))
+
+    return read
+
+
+def check_names(name: str, model: nn.Module, state: Mapping[str, Reader]) -> None:
+    """Raise `InputError` if the model misses a tensor or does not know one; `name` begins the sentence."""
+    if differing := sorted(model.state_dict().keys() ^ state.keys()):
+        raise InputError(
+            f"{name}: only one of the two has {', '.join(differing[:3])}{' and more' if len(differing) > 3 else ''}."
+        )
+
+
+@contextmanager
+def native_convolutions() -> Iterator[None]:
+    """Let PyTorch run its own convolutions instead of oneDNN's."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before

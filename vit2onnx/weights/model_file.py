@@ -1,0 +1,107 @@
+"""The inference model in its file, `model.eqx`: one line of JSON that says what it is, then its leaves."""
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from vit2onnx.errors import InputError, InternalError
+from vit2onnx.nn.model import Model
+from vit2onnx.spec.family import part
+from vit2onnx.spec.variant import Architecture, VariantSpec, architecture_of
+from vit2onnx.weights.keytable import Assignment, KeyTable, LazyTensor, assign, value_of
+from vit2onnx.weights.leaves import array_shapes, leaf_names, read_npy_header, write_leaves
+
+
+def skeleton_of(family: str, architecture: Architecture) -> Model:
+    """The model of a family, with a `jax.ShapeDtypeStruct` in place of every parameter."""
+    skeleton: Model = eqx.filter_eval_shape(part(family, "model").Model, architecture)
+    return skeleton
+
+
+def model_table(spec: VariantSpec) -> KeyTable:
+    """From the archive's tree to the model's."""
+    table: KeyTable = part(spec.family, "layouts").model_table(spec.architecture)
+    return table
+
+
+def map_archive(
+    table: KeyTable, skeleton: Any, archive: Iterable[tuple[str, np.ndarray]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Every array leaf of the skeleton with its value, in the order in which the archive gives their sources.
+
+    Raises `InternalError` if the archive does not hold exactly what the leaves need, since its reader has compared it
+    with the architecture.
+    """
+    by_source: dict[str, list[Assignment]] = {}
+    for assignment in assign(table, array_shapes(skeleton)):
+        (source,) = assignment.sources
+        by_source.setdefault(source, []).append(assignment)
+    for name, array in archive:
+        if name not in by_source and name not in table.ignored:
+            raise InternalError(f"the archive holds {name}, which no leaf needs")
+        for assignment in by_source.pop(name, []):
+            (expected,) = assignment.transform.shapes(assignment.shape)
+            if array.shape != expected:
+                raise InternalError(f"{name} is {array.shape} instead of {expected}")
+            yield assignment.target, value_of(assignment, [array])
+    if by_source:
+        raise InternalError(f"the archive lacks {list(by_source)}, which the model needs")
+
+
+def map_model(spec: VariantSpec, archive: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    """The leaves of the inference model of a variant."""
+    return map_archive(model_table(spec), skeleton_of(spec.family, spec.architecture), archive)
+
+
+def write_model(path: Path, spec: VariantSpec, values: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write the inference model of a variant: a line of JSON, then the leaves."""
+    header = {"variant": spec.name, "family": spec.family, "architecture": asdict(spec.architecture)}
+    with path.open("wb") as file:
+        # Padded, so that the arrays are aligned in the file, as ONNX asks of external data.
+        line = json.dumps(header).encode()
+        file.write(line.ljust(-(-(len(line) + 1) // 64) * 64 - 1) + b"\n")
+        write_leaves(file, skeleton_of(spec.family, spec.architecture), values)
+
+
+def open_model(path: Path) -> tuple[Model, dict[str, LazyTensor]]:
+    """The skeleton of a model file and its tensors by name, read only when asked for.
+
+    Raises `InputError` if the file is truncated or no model file.
+    """
+    with path.open("rb") as file:
+        try:
+            header = json.loads(file.readline(1 << 16))
+            skeleton = skeleton_of(header["family"], architecture_of(header["family"], header["architecture"]))
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path} is no model.eqx written by vit2onnx.") from None
+        return skeleton, _index(path, file, skeleton)
+
+
+def load_model(path: str | Path) -> Model:
+    """Load `model.eqx` as a callable Equinox model: `model(pixel_values)` with float32 [batch, 3, height, width]."""
+    skeleton, tensors = open_model(Path(path))
+    leaves = [jax.numpy.asarray(tensors[name].read()) for name in leaf_names(skeleton)]
+    model: Model = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(skeleton), leaves)
+    return model
+
+
+def _index(path: Path, file: IO[bytes], skeleton: Any) -> dict[str, LazyTensor]:
+    """Find where each leaf lies in an open `.eqx` file, from its current position on."""
+    tensors = {}
+    for name, leaf in zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True):
+        try:
+            shape, dtype = read_npy_header(file, name, leaf)
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}); delete it and run again to rebuild it.") from error
+        tensors[name] = LazyTensor.in_file(path, file.tell(), shape, dtype.name)
+        file.seek(tensors[name].nbytes, io.SEEK_CUR)
+    if file.tell() > path.stat().st_size:
+        raise InputError(f"{path} is truncated; delete it and run again to rebuild it.")
+    return tensors
