@@ -12,6 +12,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from vit2onnx.errors import InputError
+from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -62,12 +63,14 @@ def find_local(spec: VariantSpec, *, configured: Path | None, folder: Path, envi
     torch_hub = _expand(environ.get("TORCH_HOME") or cache / "torch", home) / "hub"
     huggingface = _expand(environ.get("HF_HOME") or cache / "huggingface", home)
     huggingface_hub = _expand(environ.get("HF_HUB_CACHE") or huggingface / "hub", home)
+    # Torch hub and Equimo keep weights by the name of the publisher's repository.
+    code = part(spec.family, "architecture").REPOSITORY.rpartition("/")[2]
     snapshots = huggingface_hub / f"models--{spec.release.huggingface.replace('/', '--')}" / "snapshots"
     found = (
         _find_in(folder, spec),
         _find_in(torch_hub / "checkpoints", spec),
-        _find_in(torch_hub / "dinov3" / "weights", spec),
-        _find_in(home / ".cache" / "equimo" / "dinov3", spec),
+        _find_in(torch_hub / code / "weights", spec),
+        _find_in(home / ".cache" / "equimo" / code, spec),
         *(_find_in(snapshot, spec, other=HUGGINGFACE_FILE) for snapshot in _list(snapshots)),
     )
     return next(filter(None, found), None)

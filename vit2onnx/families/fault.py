@@ -265,7 +265,7 @@ IN_PREPROCESSING = (
     InPreprocessing("a deviation off by 1e-3", with_other(std=(0.229, 0.224, 0.226))),
     InPreprocessing("no normalisation", with_other(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))),
     InPreprocessing("divided by 256", scaled_by(255 / 256)),
-    InPreprocessing("not divided by 255", scaled_by(255)),
+    InPreprocessing("not divided by 255", scaled_by(255.0)),
     InPreprocessing("nearest neighbour", at_once(Image.Resampling.NEAREST)),
     InPreprocessing("bicubic", with_other(interpolation="bicubic")),
     InPreprocessing("Lanczos", at_once(Image.Resampling.LANCZOS)),

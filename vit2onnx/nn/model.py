@@ -1,7 +1,7 @@
 """What every model returns, and how every model is run."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float
@@ -24,6 +24,7 @@ def features_of(tokens: Float[Array, "batch tokens embed_dim"]) -> Features:
     return Features(tokens, jax.lax.index_in_dim(tokens, 0, axis=1, keepdims=False))
 
 
+@runtime_checkable
 class Layer(Protocol):
     """A layer of the trunk, whose intermediate results can be looked at."""
 
@@ -34,6 +35,7 @@ class Layer(Protocol):
         """The last stage."""
 
 
+@runtime_checkable
 class Model(Protocol):
     """A model in parts, so that one that does not fit in memory can be run with one part at a time.
 
