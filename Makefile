@@ -5,7 +5,7 @@ CORES ?= all
 WEIGHTS ?= $(shell sed -n 's/^weights: *\([a-z]*\).*/\1/p' config/config.yaml)
 BIN := .venv/bin
 
-.PHONY: run proof test test-slurm benchmark lock
+.PHONY: run proof check test test-slurm benchmark lock
 
 run: .venv/installed
 	rm -f results/$(WEIGHTS)/report.html
@@ -16,8 +16,14 @@ run: .venv/installed
 proof: CONFIG := --configfile config/whole_proof.yaml
 proof: run
 
+# Two test files at a time, because most of them use one core.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# In two minutes: format, lint, types, and the tests that run no large model and no workflow.
+check: .venv/installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/workflow/test_quality.py tests/workflow/test_environments.py \
+	  tests/spec tests/weights tests/nn tests/parity/test_verdict.py
 
 # Two tiny variants through a real Slurm, which runs on this machine for as long as the tests take: five to ten minutes.
 # Needs root, 5 GB of memory, and: apt-get install --no-install-recommends slurm-wlm munge
