@@ -80,7 +80,7 @@ def check_same_nodes(exported: Path, graph: onnx.ModelProto, parameters: Mapping
     """Check that a graph computes what an ONNX file computes: node by node the same operator with the same attributes,
     on the same values, whatever these are called. Raises `InternalError` if it does not.
     """
-    names = {value.name: value.name for value in graph.graph.input}
+    names = {name: name for name in (*(value.name for value in graph.graph.input), *parameters)}
     others = [onnx.NodeProto.FromString(data) for data in onnx_file.nodes(exported)]
     if len(others) != len(graph.graph.node):
         raise InternalError(f"{exported} has {len(others)} nodes instead of {len(graph.graph.node)}")
