@@ -1,7 +1,7 @@
 """Tiny variants of the real architectures and the files that the spine makes of them, made once for all tests.
 
-Tests that change a file copy it first. `tiny` is the smallest; a test that asks for `small` runs for each released
-variant.
+Tests that change a file copy it first. `tiny` is the smallest. A test that asks for `small` runs for one release of
+each architecture that is left when all are made small; what is told of each release is tested for all of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,10 +14,10 @@ import torch
 
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.detect import tables_of
-from vit2onnx.spec.family import part
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.nn.model import Model
 from vit2onnx.self_test.chain import shrink
+from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec, read_variants
 from vit2onnx.weights.archive import read_archive
 from vit2onnx.weights.model_file import load_model, map_model, write_model
@@ -27,15 +27,20 @@ torch.set_num_threads(1)
 
 REAL = "dinov3_vits16_pretrain_lvd1689m"
 VARIANTS = Path(__file__).parents[1] / "config" / "variants"
-NAMES = [path.stem for path in sorted(VARIANTS.glob("*.yaml"))]
-CONVNEXTS = [name for name in NAMES if "_convnext_" in name]
-VITS = [name for name in NAMES if name not in CONVNEXTS]
+RELEASED = {name: VariantSpec.from_mapping(name, mapping) for name, mapping in read_variants(VARIANTS).items()}
+# One release of each architecture that is left when all are made small: the last by name, which is the smallest.
+DISTINCT = sorted({(spec.family, shrink(spec).architecture): name for name, spec in RELEASED.items()}.values())
 SEED = 0
 
 
 def short(name: str) -> str:
     """As in `vits16_lvd1689m`."""
     return name.removeprefix("dinov3_").replace("_pretrain", "")
+
+
+def of_family(family: str) -> list[str]:
+    """Those of the distinct releases that are of a family."""
+    return [name for name in DISTINCT if RELEASED[name].family == family]
 
 
 class Spine:
@@ -47,9 +52,9 @@ class Spine:
     @cached_property
     def checkpoints(self) -> Mapping[str, Path]:
         """A checkpoint in every layout, all of the same weights but for timm's that has no bias in attention."""
-        paths = {}
+        paths, suffixes = {}, part(self.spec.family, "architecture").LAYOUTS
         for layout in tables_of(self.spec):
-            paths[layout] = self.folder / f"{layout}{part(self.spec.family, "architecture").LAYOUTS[layout]}"
+            paths[layout] = self.folder / f"{layout}{suffixes[layout]}"
             write_synthetic(self.spec, paths[layout], seed=SEED, layout=layout)
         return paths
 
@@ -76,7 +81,7 @@ class Spine:
 @pytest.fixture(scope="session")
 def released() -> Mapping[str, VariantSpec]:
     """The specs of all released variants."""
-    return {name: VariantSpec.from_mapping(name, mapping) for name, mapping in read_variants(VARIANTS).items()}
+    return RELEASED
 
 
 @pytest.fixture(scope="session")
@@ -85,21 +90,21 @@ def spines(released: Mapping[str, VariantSpec], tmp_path_factory: pytest.TempPat
     return cache(lambda name: Spine(shrink(released[name]), tmp_path_factory.mktemp(name)))
 
 
-@pytest.fixture(params=NAMES, ids=short)
+@pytest.fixture(params=DISTINCT, ids=short)
 def small(spines: Callable[[str], Spine], request: pytest.FixtureRequest) -> Spine:
-    """Every released variant made small."""
+    """Every architecture of the released variants, made small."""
     return spines(request.param)
 
 
-@pytest.fixture(params=VITS, ids=short)
+@pytest.fixture(params=of_family("dinov3_vit"), ids=short)
 def small_vit(spines: Callable[[str], Spine], request: pytest.FixtureRequest) -> Spine:
-    """Every released vision transformer made small."""
+    """Every architecture of the released vision transformers, made small."""
     return spines(request.param)
 
 
-@pytest.fixture(params=CONVNEXTS, ids=short)
+@pytest.fixture(params=of_family("dinov3_convnext"), ids=short)
 def small_convnext(spines: Callable[[str], Spine], request: pytest.FixtureRequest) -> Spine:
-    """Every released ConvNeXt made small."""
+    """Every architecture of the released ConvNeXts, made small."""
     return spines(request.param)
 
 

@@ -22,14 +22,15 @@ from onnx.reference import ReferenceEvaluator
 from tests.rounding import MODEL_LIMIT, floors
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.errors import InputError, InternalError
-from vit2onnx.exporting.graph import OUTPUTS, check_interface, detach, trace, write
+from vit2onnx.exporting.graph import check_interface, detach, trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
 from vit2onnx.weights.leaves import leaf_names
-from vit2onnx.weights.model_file import open_model
+from vit2onnx.weights.model_file import open_model, skeleton_of
 
 RECIPES = {
     recipe.name: recipe
@@ -65,19 +66,24 @@ def dimensions(value: onnx.ValueInfoProto) -> list[str | int]:
 
 
 @pytest.fixture(scope="module")
+def interface(tiny_spec: VariantSpec) -> Interface:
+    return tiny_spec.interface()
+
+
+@pytest.fixture(scope="module")
 def metadata(tiny_spec: VariantSpec, tiny_checkpoint: Path) -> dict[str, str]:
     record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
     return metadata_of(tiny_spec, RECIPES["dynamic"], record, "0123abcd")
 
 
 @pytest.fixture(scope="module")
-def export(tiny_spec: VariantSpec, tiny_model_file: Path, metadata: Mapping[str, str]) -> Export:
+def export(tiny_spec: VariantSpec, interface: Interface, tiny_model_file: Path, metadata: Mapping[str, str]) -> Export:
     """Export the tiny model by a recipe, as the workflow does."""
 
     def run(recipe: Recipe, path: Path) -> Path:
         skeleton, tensors = open_model(tiny_model_file)
         graph = trace(skeleton, tiny_spec, recipe)
-        write(graph, path, recipe, metadata, tensors, weights=tiny_model_file, external=False)
+        write(graph, path, interface, recipe, metadata, tensors, weights=tiny_model_file, external=False)
         return path
 
     return run
@@ -131,7 +137,7 @@ def test_tracing_needs_no_weights(tiny_spec: VariantSpec):
 
 
 def test_weights_are_read_once_and_when_the_file_is_written(
-    traced: ir.Model, tiny_model_file: Path, metadata: Mapping[str, str], tmp_path: Path
+    traced: ir.Model, interface: Interface, tiny_model_file: Path, metadata: Mapping[str, str], tmp_path: Path
 ):
     reads: Counter[str] = Counter()
 
@@ -145,25 +151,29 @@ def test_weights_are_read_once_and_when_the_file_is_written(
     _, tensors = open_model(tiny_model_file)
     counted = {name: counting(name, tensor) for name, tensor in tensors.items()}
     path = tmp_path / "static.onnx"
-    write(traced, path, RECIPES["static"], metadata, counted, weights=tiny_model_file, external=False)
+    write(traced, path, interface, RECIPES["static"], metadata, counted, weights=tiny_model_file, external=False)
     assert reads == dict.fromkeys(tensors, 1)
 
 
 @every_recipe
 def test_edge_is_the_recipes(graphs: Mapping[str, onnx.ModelProto], recipe: str):
-    graph, spec = graphs[recipe].graph, RECIPES[recipe]
+    graph = graphs[recipe].graph
+    batch, height, width = RECIPES[recipe].sizes.values()
     (pixel_values,) = graph.input
     assert pixel_values.name == "pixel_values"
-    assert dimensions(pixel_values) == [spec.batch or "batch", 3, spec.height or "height", spec.width or "width"]
+    assert dimensions(pixel_values) == [batch or "batch", 3, height or "height", width or "width"]
     assert [value.name for value in graph.output] == ["last_hidden_state", "pooler_output"]
-    tokens = "tokens" if None in (spec.height, spec.width) else 5 + (spec.height // 16) * (spec.width // 16)
+    tokens = "tokens" if None in (height, width) else 5 + (height // 16) * (width // 16)
     assert [dimensions(value) for value in graph.output] == [
-        [spec.batch or "batch", tokens, 48],
-        [spec.batch or "batch", 48],
+        [batch or "batch", tokens, 48],
+        [batch or "batch", 48],
     ]
     types = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
     assert types == {onnx.TensorProto.FLOAT}
-    assert {value.name: value.doc_string for value in graph.output} == OUTPUTS
+    assert {value.name: value.doc_string for value in graph.output} == {
+        "last_hidden_state": "all tokens after the final norm: CLS, registers, patches row by row",
+        "pooler_output": "the CLS token after the final norm",
+    }
 
 
 @every_recipe
@@ -262,7 +272,7 @@ def test_another_runtime_gives_the_same(paths: Mapping[str, Path], expected, rec
 
 @pytest.mark.parametrize("size", ["height", "width"])
 def test_a_recipe_smaller_than_a_patch_is_an_error(tiny_spec: VariantSpec, size: str):
-    recipe = replace(RECIPES["static"], name="stamp", **{size: 15})
+    recipe = replace(RECIPES["static"], name="stamp", sizes=RECIPES["static"].sizes | {size: 15})
     with pytest.raises(InputError, match=rf"^exports\.stamp\.{size} is 15.* at least 16 or 'dynamic'"):
         trace(skeleton_of(tiny_spec.family, tiny_spec.architecture), tiny_spec, recipe)
 
@@ -282,7 +292,12 @@ def unreadable(name: str, tensor: LazyTensor) -> LazyTensor:
 
 @pytest.mark.parametrize("existing", [None, b"an earlier file"])
 def test_a_write_that_fails_leaves_what_was_there(
-    traced: ir.Model, tiny_model_file: Path, metadata: Mapping[str, str], tmp_path: Path, existing: bytes | None
+    traced: ir.Model,
+    interface: Interface,
+    tiny_model_file: Path,
+    metadata: Mapping[str, str],
+    tmp_path: Path,
+    existing: bytes | None,
 ):
     path = tmp_path / "static.onnx"
     if existing:
@@ -290,27 +305,27 @@ def test_a_write_that_fails_leaves_what_was_there(
     _, tensors = open_model(tiny_model_file)
     broken = tensors | {"norm.bias": unreadable("norm.bias", tensors["norm.bias"])}
     with pytest.raises(OSError, match=r"norm\.bias cannot be read"):
-        write(traced, path, RECIPES["static"], metadata, broken, weights=tiny_model_file, external=False)
+        write(traced, path, interface, RECIPES["static"], metadata, broken, weights=tiny_model_file, external=False)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == ({path.name: existing} if existing else {})
 
 
 def test_a_graph_that_fails_the_check_leaves_no_file(
-    traced: ir.Model, tiny_model_file: Path, metadata: Mapping[str, str], tmp_path: Path
+    traced: ir.Model, interface: Interface, tiny_model_file: Path, metadata: Mapping[str, str], tmp_path: Path
 ):
     _, tensors = open_model(tiny_model_file)
     traced.graph.node(0).attributes["strides"] = ir.AttrString("strides", "sixteen")
     path = tmp_path / "static.onnx"
     with pytest.raises(onnx.checker.ValidationError):
-        write(traced, path, RECIPES["static"], metadata, tensors, weights=tiny_model_file, external=False)
+        write(traced, path, interface, RECIPES["static"], metadata, tensors, weights=tiny_model_file, external=False)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_weight_of_another_shape_is_refused(traced: ir.Model, tiny_model_file: Path):
     _, tensors = open_model(tiny_model_file)
     with pytest.raises(InternalError, match=r"norm\.bias"):
-        detach(traced, tensors | {"norm.bias": replace(tensors["norm.bias"], shape=(47,))})
+        detach(traced, tensors | {"norm.bias": replace(tensors["norm.bias"], shape=(47,))}, ["pixel_values"])
     with pytest.raises(InternalError, match=r"norm\.bias"):
-        detach(traced, {name: tensor for name, tensor in tensors.items() if name != "norm.bias"})
+        detach(traced, {name: tensor for name, tensor in tensors.items() if name != "norm.bias"}, ["pixel_values"])
 
 
 def rename_input(graph: ir.Model) -> None:
@@ -334,10 +349,10 @@ def free_batch(graph: ir.Model) -> None:
 
 
 @pytest.mark.parametrize("spoil", [rename_input, rename_output, drop_output, change_type, free_batch])
-def test_an_edge_that_is_not_the_recipes_is_found(traced: ir.Model, tiny_model_file: Path, spoil):
+def test_an_edge_that_is_not_the_recipes_is_found(traced: ir.Model, interface: Interface, tiny_model_file: Path, spoil):
     _, tensors = open_model(tiny_model_file)
-    detach(traced, tensors)
-    check_interface(traced, RECIPES["static"])
+    detach(traced, tensors, ["pixel_values"])
+    check_interface(traced, interface, RECIPES["static"])
     spoil(traced)
     with pytest.raises(InternalError, match=r"graph inputs are|graph outputs are| is "):
-        check_interface(traced, RECIPES["static"])
+        check_interface(traced, interface, RECIPES["static"])

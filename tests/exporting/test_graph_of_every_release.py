@@ -1,7 +1,7 @@
 """Graphs of every release, made small, against transformers' own model at sizes that nothing was traced at."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +10,22 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from tests import transformers_model
 from tests.rounding import MODEL_LIMIT, floors
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
-from tests import transformers_model
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.spec.variant import Architecture, ConvNeXtArchitecture, VariantSpec
+from vit2onnx.spec.variant import Architecture, VariantSpec
 from vit2onnx.weights.model_file import open_model
 
 DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 STATIC = Recipe("static", 23, {"batch": 1, "height": 70, "width": 101})
 # (height, width), none a multiple of the patch but the second: wide, one ConvNeXt patch high, tall.
 SIZES = [(70, 101), (32, 96), (131, 47)]
+
+# Of the tokens, behind CLS and registers.
+FIRST_PATCH = {"dinov3_vit": 5, "dinov3_convnext": 1}
 
 # Of the three images of `noise`, in double and in single precision.
 Features = tuple[np.ndarray, np.ndarray]
@@ -64,8 +67,8 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             skeleton, tensors = open_model(spine.model_file)
             record = describe(spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic"}, official=False)
             metadata = metadata_of(spine.spec, recipe, record, "")
-            graph = trace(skeleton, spine.spec, recipe)
-            write(graph, path, recipe, metadata, tensors, weights=spine.model_file, external=False)
+            graph, interface = trace(skeleton, spine.spec, recipe), spine.spec.interface()
+            write(graph, path, interface, recipe, metadata, tensors, weights=spine.model_file, external=False)
         return path
 
     return run
@@ -82,10 +85,11 @@ def run_graph(path: Path, pixel_values: np.ndarray, level: str) -> list[np.ndarr
 @pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
 def test_the_dynamic_graph_is_within_the_limit_of_the_reference_at_every_size(small, export, expected, level: str):
     path = export(small, DYNAMIC)
-    arch = small.spec.architecture
+    interface = small.spec.interface()
     for size in SIZES:
         tokens, pooled = run_graph(path, noise(*size), level)
-        assert tokens.shape == (3, arch.num_tokens(*size), arch.embed_dim)
+        sizes = dict(zip(("batch", "height", "width"), (3, *size), strict=True))
+        assert tokens.shape == interface.shape(interface.features, sizes)
         # Measured 0.49 to 1.1 over all releases, here and below.
         assert floors(tokens, *expected(small, size)) <= MODEL_LIMIT, size
         np.testing.assert_array_equal(pooled, tokens[:, 0])
@@ -107,7 +111,7 @@ def test_what_has_an_operator_is_one_node(small, export):
     for recipe in (DYNAMIC, STATIC):
         model = onnx.load(export(small, recipe))
         found = Counter(node.op_type for node in model.graph.node)
-        if isinstance(arch, ConvNeXtArchitecture):
+        if small.spec.family == "dinov3_convnext":
             blocks, stages = sum(arch.depths), len(arch.depths)
             expected = {"Conv": stages + blocks, "LayerNormalization": stages + blocks + 1, "MatMul": 2 * blocks}
             expected |= {"Gelu": blocks, "ReduceMean": 1}
@@ -133,12 +137,20 @@ def test_every_weight_of_the_model_is_in_the_graph(small, export):
 
 
 def test_what_a_graph_says_of_itself_is_its_variants(small, export):
-    metadata = {entry.key: entry.value for entry in onnx.load(export(small, DYNAMIC)).metadata_props}
-    arch = small.spec.architecture
-    assert (metadata["variant"], metadata["family"]) == (small.spec.name, small.spec.family)
-    assert f'"patch_size": {arch.patch_size}' in metadata["tokens"]
-    assert f'"first_patch": {arch.num_prefix}' in metadata["tokens"]
-    for value in (*small.spec.preprocessing.mean, *small.spec.preprocessing.std):
+    check_metadata(small.spec, {entry.key: entry.value for entry in onnx.load(export(small, DYNAMIC)).metadata_props})
+
+
+def test_what_would_be_said_of_each_release_is_its_own(released):
+    record = {"origin": {}, "layout": "meta", "sha256": "", "official_file": "", "identity": "", "weights": "synthetic"}
+    for spec in released.values():
+        check_metadata(spec, metadata_of(spec, DYNAMIC, record, ""))
+
+
+def check_metadata(spec: VariantSpec, metadata: Mapping[str, str]) -> None:
+    assert (metadata["variant"], metadata["family"]) == (spec.name, spec.family)
+    assert f'"patch_size": {spec.architecture.patch_size}' in metadata["tokens"]
+    assert f'"first_patch": {FIRST_PATCH[spec.family]}' in metadata["tokens"]
+    for value in (*spec.preprocessing.mean, *spec.preprocessing.std):
         assert str(value) in metadata["preprocessing"]
 
 

@@ -57,7 +57,7 @@ def exported(spines, request: pytest.FixtureRequest) -> tuple[onnx.ModelProto, T
     spine = spines(f"dinov3_{request.param}_pretrain_lvd1689m")
     skeleton, tensors = open_model(spine.model_file)
     graph = trace(skeleton, spine.spec, DYNAMIC)
-    detach(graph, tensors)
+    detach(graph, tensors, ["pixel_values"])
     return ir.to_proto(graph), tensors, spine.model_file
 
 
@@ -161,7 +161,8 @@ def test_a_graph_is_written_beside_its_weights(spines, tmp_path: Path):
     for external in (True, False):
         given = {name: unreadable(tensor) for name, tensor in tensors.items()} if external else tensors
         graph = trace(skeleton, spine.spec, DYNAMIC)
-        write(graph, tmp_path / f"{external}.onnx", DYNAMIC, metadata, given, weights=weights, external=external)
+        path, interface = tmp_path / f"{external}.onnx", spine.spec.interface()
+        write(graph, path, interface, DYNAMIC, metadata, given, weights=weights, external=external)
     beside, within = tmp_path / "True.onnx", tmp_path / "False.onnx"
     assert beside.stat().st_size < 60e3 < within.stat().st_size
     onnx.checker.check_model(beside, full_check=True)
@@ -192,6 +193,7 @@ def test_a_graph_without_its_weights_is_not_written(spines, tmp_path: Path, exte
         write(
             graph,
             tmp_path / "ours.onnx",
+            spine.spec.interface(),
             DYNAMIC,
             {"version": "0"},
             broken,

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from vit2onnx.checkpoints.detect import tables_of
-from vit2onnx.checkpoints.sources import LAYOUTS_OF_FAMILY
 from vit2onnx.errors import InputError
 from vit2onnx.spec.configuration import check_configuration
+from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec, read_variants
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +155,7 @@ def test_a_key_that_is_there_twice_is_named(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("name", [VIT, CONVNEXT])
 def test_the_layouts_of_a_family_are_those_it_has_tables_for(name: str):
     spec = VariantSpec.from_mapping(name, read_variants(ROOT / "config" / "variants")[name])
-    assert tuple(tables_of(spec)) == LAYOUTS_OF_FAMILY[spec.family]
+    assert list(tables_of(spec)) == list(part(spec.family, "architecture").LAYOUTS)
 
 
 def test_the_self_test_says_which_variant_it_misses(tmp_path: Path):

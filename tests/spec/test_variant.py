@@ -60,6 +60,18 @@ TIMM = {
 }
 
 
+def registers(spec: VariantSpec) -> int:
+    """How many registers a variant has, as its interface says."""
+    (found,) = (group for group in spec.interface().features.groups if group.name == "registers")
+    return found.stop - found.start
+
+
+def first_patch(spec: VariantSpec) -> int:
+    """Which of a variant's tokens is the first patch, as its interface says."""
+    (found,) = (group for group in spec.interface().features.groups if group.name == "patches")
+    return found.start
+
+
 def test_there_are_all_twelve_releases(released):
     assert {
         name.removeprefix("dinov3_").replace("_pretrain", "") for name in released
@@ -82,7 +94,7 @@ def test_vision_transformers_are_as_published(released, name):
         found.local_cls_norm,
         spec.parameters,
     ) == VITS[name]
-    assert (found.patch_size, found.num_registers, found.num_prefix, found.norm_eps) == (16, 4, 5, 1e-5)
+    assert (found.patch_size, registers(spec), first_patch(spec), found.norm_eps) == (16, 4, 5, 1e-5)
     assert found.head_dim == (128 if arch == "vit7b16" else 64)
     assert found.rope_periods == "bfloat16"
     assert spec.release.huggingface == f"facebook/dinov3-{arch}-pretrain-{data}"
@@ -96,7 +108,7 @@ def test_convnexts_are_as_published(released, name):
     spec = released[f"dinov3_{arch}_pretrain_{data}"]
     found = spec.architecture
     assert (spec.release.sha256_prefix, found.embed_dims, found.depths, spec.parameters) == CONVNEXTS[name]
-    assert (found.patch_size, found.num_registers, found.num_prefix, found.norm_eps) == (32, 0, 1, 1e-6)
+    assert (found.patch_size, registers(spec), first_patch(spec), found.norm_eps) == (32, 0, 1, 1e-6)
     assert found.embed_dim == found.embed_dims[-1]
     assert spec.release.huggingface == f"facebook/dinov3-{arch.replace('_', '-')}-pretrain-{data}"
     assert spec.release.timm == f"{arch}.dinov3_{data}"
@@ -120,15 +132,15 @@ def test_pictures_are_normalised_as_the_training_images_were(released):
     [(224, 224, 5 + 196), (16, 16, 5 + 1), (48, 112, 5 + 21), (250, 170, 5 + 150), (31, 47, 5 + 2)],
 )
 def test_pixels_beyond_the_last_whole_patch_make_no_token(real_spec, height, width, tokens):
-    assert real_spec.architecture.num_tokens(height, width) == tokens
+    assert real_spec.interface().size("tokens", {"height": height, "width": width}) == tokens
 
 
 @pytest.mark.parametrize(
     "height, width, tokens", [(224, 224, 1 + 49), (32, 32, 1 + 1), (64, 96, 1 + 6), (63, 97, 1 + 3), (250, 170, 1 + 35)]
 )
 def test_a_convnext_has_a_token_per_32_pixels(released, height, width, tokens):
-    arch = released["dinov3_convnext_tiny_pretrain_lvd1689m"].architecture
-    assert arch.num_tokens(height, width) == tokens
+    interface = released["dinov3_convnext_tiny_pretrain_lvd1689m"].interface()
+    assert interface.size("tokens", {"height": height, "width": width}) == tokens
 
 
 def test_stages_without_a_depth_are_named():
@@ -151,7 +163,8 @@ def test_heads_that_cannot_be_rotated_are_named(embed_dim, num_heads):
 
 
 def test_a_free_dimension_is_none():
-    assert Recipe.from_mapping("dynamic", DYNAMIC) == Recipe("dynamic", 21, {"batch": None, "height": None, "width": None})
+    free = {"batch": None, "height": None, "width": None}
+    assert Recipe.from_mapping("dynamic", DYNAMIC) == Recipe("dynamic", 21, free)
     assert Recipe.from_mapping("static", STATIC) == Recipe("static", 23, {"batch": 1, "height": 224, "width": 160})
 
 
@@ -167,11 +180,15 @@ def test_a_free_dimension_is_none():
 def test_an_export_accepts_its_own_sizes(recipe, accepted):
     export = Recipe.from_mapping("export", recipe)
     sizes = [(224, 160), (224, 224), (160, 160), (160, 224)]
-    assert [export.accepts(*size) for size in sizes] == accepted
+    assert [export.accepts({"height": height, "width": width}) for height, width in sizes] == accepted
 
 
 def test_the_snakefile_can_import_it_without_the_heavy_libraries():
     heavy = {"jax", "numpy", "torch", "equinox", "onnx"}
-    code = f"import sys, vit2onnx.spec.variant, vit2onnx.spec.case; print(sorted(sys.modules.keys() & {heavy}))"
+    code = (
+        "import sys; from vit2onnx.spec import case, family, variant;"
+        " [family.part(name, own) for name in family.families() for own in ('architecture', 'interface')];"
+        f" print(sorted(sys.modules.keys() & {heavy}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
