@@ -69,7 +69,7 @@ def _modules(names: Iterable[str]) -> Iterator[Path]:
 
 def _with_data(modules: set[Path]) -> set[Path]:
     folders = {module.parent for module in modules}
-    others = (path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
+    others = (path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".md"))
     return modules | {path for path in others if _package_of(path) in folders}
 
 

@@ -12,7 +12,7 @@ from jsonschema.validators import extend
 
 from vit2onnx.errors import InputError
 from vit2onnx.spec.case import GOLDEN, image_files
-from vit2onnx.spec.family import part, self_test_models
+from vit2onnx.spec.family import PARTS, missing_of, part, self_test_models
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec, read_variants, read_yaml
 
@@ -48,6 +48,9 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
         for name in (*names, *config["official"]["checkpoints"])
         if name not in variants
     ]
+    asked = dict.fromkeys(variants[name]["family"] for name in names if name in variants)
+    missing = [(family, missing_of(family, part)) for family in asked for part in PARTS]
+    faults += [f"the family {family} is not complete: {what}" for family, what in missing if what]
     if not faults:
         specs = [VariantSpec.from_mapping(name, variants[name]) for name in names]
         patch = max(spec.interface().least["height"] for spec in specs)

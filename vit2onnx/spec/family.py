@@ -4,6 +4,8 @@ So no environment imports what it lacks, and a new family needs no line outside 
 room, and imports no family by itself, because the rooms between this one and the families ask it too.
 """
 
+import ast
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -32,21 +34,42 @@ def families() -> list[str]:
 
 def has_part(family: str, name: str) -> bool:
     """Whether a family has a part of a name."""
-    return (FOLDER / family / f"{name}.py").is_file()
+    return _file(family, name).is_file()
 
 
 @cache
 def part(family: str, name: str) -> ModuleType:
-    """A part of a family, one of `PARTS`. Raises `InputError` that names the family, or what is missing of the part."""
+    """A part of a family, imported. Raises `InputError` if there is no such family, or the part is not complete."""
     if family not in families():
         raise InputError(f"There is no family {family!r} in vit2onnx/families, only {', '.join(families())}.")
+    if missing := missing_of(family, name):
+        raise InputError(f"The family {family} is not complete: {missing}.")
+    return import_module(f"vit2onnx.families.{family}.{name}")
+
+
+def missing_of(family: str, name: str) -> str:
+    """What a part of a family lacks, in words; nothing if it is complete. The part is read and not imported."""
     where = f"vit2onnx/families/{family}/{name}.py"
     if not has_part(family, name):
-        raise InputError(f"The family {family} has no {name}: write {where}.")
-    module = import_module(f"vit2onnx.families.{family}.{name}")
-    if missing := [wanted for wanted in PARTS.get(name, ()) if not hasattr(module, wanted)]:
-        raise InputError(f"The family {family} is not complete: {where} lacks {', '.join(missing)}.")
-    return module
+        return f"there is no {where}"
+    lacking = sorted(set(PARTS.get(name, ())) - set(_names(_file(family, name))))
+    return f"{where} lacks {', '.join(lacking)}" if lacking else ""
+
+
+def _file(family: str, name: str) -> Path:
+    return FOLDER / family / f"{name}.py"
+
+
+def _names(path: Path) -> Iterator[str]:
+    """The names that a module defines or imports at its top."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
 
 
 def self_test_models() -> dict[str, str]:
