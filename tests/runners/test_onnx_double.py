@@ -16,20 +16,19 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from tests.conftest import VARIANTS, Spine, short
+from tests import transformers_model
+from tests.conftest import DISTINCT, Spine, short
+from tests.planted import AMPLIFIED, IN_GRAPH, MODELS
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
+from vit2onnx.families.fault import InGraph
 from vit2onnx.parity.comparison import Check, try_in_double
 from vit2onnx.parity.floors import rms
-from tests import transformers_model
 from vit2onnx.runners.onnx_double import Conv, Gelu, LayerNormalization, meant, run_in_double
-from vit2onnx.self_test import MODELS
-from vit2onnx.self_test.chain import AMPLIFIED, shrink
-from vit2onnx.self_test.faults import IN_GRAPH, IN_SHARP_GRAPH, InGraph
+from vit2onnx.self_test.chain import shrink
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.spec.variant import VariantSpec, read_variants
 from vit2onnx.weights.model_file import open_model
 
 DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
@@ -39,9 +38,6 @@ STATIC = Recipe("static", 23, {"batch": 2, "height": 70, "width": 101})
 SIZES = [(70, 101), (32, 96), (131, 47)]
 IMAGES = {str(Case("noise", *size)): np.random.default_rng(0).standard_normal((3, *size), np.float32) for size in SIZES}
 FIRST = next(iter(IMAGES))
-# Some releases differ in depth and width only, and are the same when small.
-RELEASES = {name: VariantSpec.from_mapping(name, mapping) for name, mapping in read_variants(VARIANTS).items()}
-DISTINCT = list({shrink(spec).architecture: name for name, spec in reversed(RELEASES.items())}.values())
 
 
 def export(spine: Spine, recipe: Recipe, external: bool = False) -> Path:
@@ -51,8 +47,8 @@ def export(spine: Spine, recipe: Recipe, external: bool = False) -> Path:
         skeleton, tensors = open_model(spine.model_file)
         record = describe(spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic"}, official=False)
         metadata = metadata_of(spine.spec, recipe, record, "")
-        graph = trace(skeleton, spine.spec, recipe)
-        write(graph, path, recipe, metadata, tensors, weights=spine.model_file, external=external)
+        graph, interface = trace(skeleton, spine.spec, recipe), spine.spec.interface()
+        write(graph, path, interface, recipe, metadata, tensors, weights=spine.model_file, external=external)
     return path
 
 
@@ -73,7 +69,7 @@ def test_the_graph_of_every_release_is_the_reference(spines, truth, name: str):
     spine = spines(name)
     expected = truth(spine)
     for recipe, external in product((DYNAMIC, STATIC), (False, True)):
-        accepted = {c: x for c, x in IMAGES.items() if recipe.accepts(*x.shape[1:])}
+        accepted = {c: x for c, x in IMAGES.items() if recipe.accepts(Case.parse(c).sizes)}
         found = run_in_double(export(spine, recipe, external), accepted, recipe.batch or 1)
         assert found.keys() == accepted.keys()
         for case, features in found.items():
@@ -98,10 +94,7 @@ def of_model(released, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
     return get
 
 
-IN_GRAPHS = [*IN_GRAPH, *IN_SHARP_GRAPH]
-
-
-@pytest.mark.parametrize("fault", IN_GRAPHS, ids=[f"{fault.model}: {fault.name}" for fault in IN_GRAPHS])
+@pytest.mark.parametrize("fault", IN_GRAPH, ids=[f"{fault.model}: {fault.name}" for fault in IN_GRAPH])
 def test_a_planted_fault_is_far_beyond_double_precision(of_model, truth, tmp_path: Path, fault: InGraph):
     spine = of_model(fault.model)
     path, spoilt, image = export(spine, DYNAMIC), tmp_path / "spoilt.onnx", {FIRST: IMAGES[FIRST]}

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests import transformers_model
 from tests.rounding import LAYER_LIMIT, MODEL_LIMIT, floors, rms
 from vit2onnx.errors import InputError
-from tests import transformers_model
+from vit2onnx.families.reference import Reference, native_convolutions
+from vit2onnx.runners import torch as torch_runner
 from vit2onnx.spec.case import layer_inputs
 from vit2onnx.spec.variant import VariantSpec
 
@@ -37,6 +40,16 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
         del sys.modules[name]
 
 
+def prepare(spec: VariantSpec, checkpoint: Path, repository: Path) -> Reference:
+    return torch_runner.reference_of(spec, "publisher", checkpoint, repository)
+
+
+def features(
+    spec: VariantSpec, checkpoint: Path, repository: Path, cases: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    return torch_runner.features(prepare(spec, checkpoint, repository), cases)
+
+
 @pytest.fixture(scope="module")
 def images() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
@@ -46,7 +59,7 @@ def images() -> dict[str, np.ndarray]:
 def test_features_are_those_of_the_other_reference(
     tiny_spec: VariantSpec, tiny_checkpoint: Path, repository: Path, images: Mapping[str, np.ndarray]
 ):
-    found = publisher_model.features(tiny_spec, tiny_checkpoint, repository, images)
+    found = features(tiny_spec, tiny_checkpoint, repository, images)
     other = transformers_model.features(tiny_spec, tiny_checkpoint, images)
     assert found.keys() == other.keys()
     for size in SIZES:
@@ -59,7 +72,7 @@ def test_features_are_those_of_the_other_reference(
 def test_features_of_every_release_are_those_of_the_other_reference(small, repository: Path):
     image = {"x": np.random.default_rng(0).standard_normal((3, 134, 165), np.float32)}
     path = small.checkpoints["meta"]
-    found = publisher_model.features(small.spec, path, repository, image)
+    found = features(small.spec, path, repository, image)
     other = transformers_model.features(small.spec, path, image)
     # Measured 1.0 and 3.8e-15.
     assert floors(found["float32/x"], other["float64/x"], other["float32/x"]) <= MODEL_LIMIT
@@ -71,24 +84,41 @@ def test_stages_of_every_release_are_those_of_the_other_reference(small, reposit
     path = small.checkpoints["meta"]
     other = dict(transformers_model.stages(small.spec, path, image))
     inputs = layer_inputs(other)
-    found = dict(publisher_model.stages(small.spec, path, repository, image, inputs))
+    found = dict(torch_runner.stages(lambda: prepare(small.spec, path, repository), image, inputs))
     assert list(found) == [key for key in other if not key.startswith("inputs/")]
     for key in (key.removeprefix("float32/") for key in found if key.startswith("float32/")):
         truth = other[f"float64/{key}"]
         # Measured 1.0 at most, and 1.6e-14 of a stage's scale.
         assert floors(found[f"float32/{key}"], truth, other[f"float32/{key}"]) <= LAYER_LIMIT, key
         np.testing.assert_allclose(found[f"float64/{key}"], truth, rtol=0, atol=1e-12 * max(1, rms(truth)), err_msg=key)
-    # Step by step it is its own forward, to the bit.
-    own = publisher_model.features(small.spec, path, repository, {"x": image})
+    # To be looked at changes nothing.
+    own = features(small.spec, path, repository, {"x": image})
     for precision in ("float32", "float64"):
         np.testing.assert_array_equal(found[f"{precision}/accumulated/norm"], own[f"{precision}/x"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_step_by_step_is_the_models_own_forward_to_the_bit(small, repository: Path, dtype: torch.dtype):
+    image = np.random.default_rng(0).standard_normal((3, 134, 165), np.float32)
+    path = small.checkpoints["meta"]
+    precision = str(dtype).removeprefix("torch.")
+    streamed = features(small.spec, path, repository, {"x": image})[f"{precision}/x"]
+    reference = prepare(small.spec, path, repository)
+    model = torch_runner.filled_model(reference).to(dtype)
+    if dtype == torch.float64:
+        reference.in_double()
+    is_convnext = small.spec.family == "dinov3_convnext"
+    with torch.inference_mode(), native_convolutions() if is_convnext else nullcontext():
+        out = model.forward_features(torch.from_numpy(image[None]).to(dtype))
+    parts = [out["x_norm_clstoken"][:, None], out["x_storage_tokens"], out["x_norm_patchtokens"]]
+    np.testing.assert_array_equal(streamed, torch.cat(parts, 1)[0])
 
 
 def test_unrounded_periods_are_a_switch_of_the_variant(
     tiny_spec: VariantSpec, tiny_checkpoint: Path, repository: Path, images: Mapping[str, np.ndarray]
 ):
     unrounded = replace(tiny_spec, architecture=replace(tiny_spec.architecture, rope_periods="float32"))
-    found = publisher_model.features(unrounded, tiny_checkpoint, repository, images)
+    found = features(unrounded, tiny_checkpoint, repository, images)
     other = transformers_model.features(unrounded, tiny_checkpoint, images)
     rounded = transformers_model.features(tiny_spec, tiny_checkpoint, images)
     for size in SIZES:
@@ -109,7 +139,7 @@ def test_a_folder_that_is_no_clone_is_an_error(
         (folder / content).touch()
     before = sys.path.copy()
     with pytest.raises(InputError, match=rf"^reference\.repository: {folder} is no clone of github\.com/"):
-        publisher_model.load(tiny_spec, tiny_checkpoint, folder)
+        prepare(tiny_spec, tiny_checkpoint, folder)
     assert sys.path == before
     assert "dinov3" not in sys.modules
 
@@ -119,7 +149,7 @@ def test_another_layout_is_an_error(
     tiny_spec: VariantSpec, tiny_checkpoints: Mapping[str, Path], repository: Path, layout: str
 ):
     with pytest.raises(InputError, match=r"is not in the publisher's own layout.*leave reference\.repository empty"):
-        publisher_model.load(tiny_spec, tiny_checkpoints[layout], repository)
+        prepare(tiny_spec, tiny_checkpoints[layout], repository)
 
 
 def test_a_missing_tensor_is_an_error(tiny_spec: VariantSpec, tiny_checkpoint: Path, repository: Path, tmp_path: Path):
@@ -128,4 +158,4 @@ def test_a_missing_tensor_is_an_error(tiny_spec: VariantSpec, tiny_checkpoint: P
     path = tmp_path / "damaged.pth"
     torch.save(state, path)
     with pytest.raises(InputError, match=rf"^{path} .*blocks\.1\.attn\.qkv\.bias_mask"):
-        publisher_model.load(tiny_spec, path, repository)
+        prepare(tiny_spec, path, repository)

@@ -3,22 +3,20 @@
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from vit2onnx.errors import InputError
 from tests import transformers_model
-from vit2onnx.runners.torch_steps import check_names, native_convolutions, reader, run_stages, run_steps
+from vit2onnx.errors import InputError
+from vit2onnx.families.reference import check_names, native_convolutions, reader
+from vit2onnx.runners.torch import filled_model, run_stages, run_steps
+from vit2onnx.spec.family import part
 from vit2onnx.weights.keytable import LazyTensor
 
 IMAGES = {str(size): np.random.default_rng(0).standard_normal((3, *size), np.float32) for size in [(70, 101), (96, 40)]}
-
-
-def steps_of(spine) -> Callable:
-    return transformers_model.vit_steps if spine.spec.family == "dinov3_vit" else transformers_model.convnext_steps
 
 
 def test_step_by_step_is_the_models_own_forward_to_the_bit(small):
@@ -37,10 +35,9 @@ def test_step_by_step_is_the_models_own_forward_to_the_bit(small):
 def test_in_double_precision_it_is_too(spines, name: str):
     spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
     path = spine.checkpoints["meta"]
-    _, _, periods = transformers_model.prepare(spine.spec, path)
-    model = transformers_model.load(spine.spec, path).double()
-    if spine.spec.family == "dinov3_vit":
-        model.rope_embeddings = transformers_model.DoubleRope(periods, 16)
+    reference = transformers_model.prepare(spine.spec, path)
+    model = filled_model(reference).double()
+    reference.in_double()
     streamed = transformers_model.features(spine.spec, path, IMAGES)
     with torch.inference_mode():
         for case, image in IMAGES.items():
@@ -52,9 +49,9 @@ def test_in_double_precision_it_is_too(spines, name: str):
 @pytest.mark.parametrize("name", ["vits16plus", "convnext_tiny"])
 def test_the_weights_of_one_step_are_in_memory_at_a_time(spines, name: str, dtype: torch.dtype):
     spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
-    model, state, _ = transformers_model.prepare(spine.spec, spine.checkpoints["meta"])
-    steps = partial(steps_of(spine), model)
-    paths = [step.paths for step in steps(torch.zeros(1, 3, 64, 64))]
+    reference = transformers_model.prepare(spine.spec, spine.checkpoints["meta"])
+    state = reference.state
+    paths = [step.paths for step in reference.steps(torch.zeros(1, 3, 64, 64))]
     alive: list[tuple[int, weakref.ref[np.ndarray]]] = []
     together: set[frozenset[int]] = set()
 
@@ -70,21 +67,23 @@ def test_the_weights_of_one_step_are_in_memory_at_a_time(spines, name: str, dtyp
 
         return read
 
-    run_steps(model, {key: watched(key) for key in state}, steps, IMAGES, dtype)
+    run_steps(replace(reference, state={key: watched(key) for key in state}), IMAGES, dtype)
     # Each was read, once for all images, and none met one of another step.
     assert len(alive) == len(state)
     assert together == {frozenset({index}) for index in range(len(paths))}
     assert not [key for index, key in alive if key() is not None]
-    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
+    assert {tensor.device.type for tensor in reference.module.state_dict().values()} == {"meta"}
 
 
 def test_every_parameter_belongs_to_a_step(released):
     for spec in released.values():
-        model = transformers_model_of(spec)
-        steps = transformers_model.vit_steps if spec.family == "dinov3_vit" else transformers_model.convnext_steps
+        references = part(spec.family, "references")
+        model = references.transformers_model(spec.architecture)
         if spec.family == "dinov3_vit":
             model.rope_embeddings.inv_freq = torch.ones(spec.architecture.head_dim // 4)
-        paths = [path for step in steps(model, torch.zeros(1, 3, 32, 32)) for path in step.paths]
+        paths = [
+            path for step in references.transformers_steps(model, torch.zeros(1, 3, 32, 32)) for path in step.paths
+        ]
         assert len(paths) == len(set(paths))
         for key in model.state_dict():
             assert len([path for path in paths if f"{key}.".startswith(f"{path}.")]) == 1, key
@@ -143,15 +142,14 @@ def test_stages_change_nothing(spines, name: str):
 def test_every_layer_goes_on_from_what_is_injected(spines, name: str):
     spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
     image = next(iter(IMAGES.values()))
-    model, state, _ = transformers_model.prepare(spine.spec, spine.checkpoints["meta"])
-    steps = partial(steps_of(spine), model)
-    made = dict(run_stages(model, state, steps, image, torch.float32, None))
+    reference = transformers_model.prepare(spine.spec, spine.checkpoints["meta"])
+    made = dict(run_stages(reference, image, torch.float32, None))
     noise = {
         key.removeprefix("inputs/"): np.random.default_rng(1).standard_normal(x.shape, np.float32)
         for key, x in made.items()
         if key.startswith("inputs/")
     }
-    found = dict(run_stages(model, state, steps, image, torch.float32, noise))
+    found = dict(run_stages(reference, image, torch.float32, noise))
     assert not [key for key in found if key.startswith("inputs/")]
     for key, x in found.items():
         mode, _, stage = key.partition("/")

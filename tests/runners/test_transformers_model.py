@@ -9,10 +9,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests import transformers_model
 from tests.rounding import MODEL_LIMIT, floors
+from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
-from tests import transformers_model
+from vit2onnx.families.dinov3_vit import references
 from vit2onnx.spec.variant import VariantSpec
 
 # Wide, tall, and no multiple of the patch.
@@ -35,9 +37,8 @@ def features(
 
 def test_every_case_is_there_in_both_precisions(features: dict[str, dict[str, np.ndarray]], tiny_spec: VariantSpec):
     found = {key: (x.shape, x.dtype.name) for key, x in features["meta"].items()}
-    tokens = tiny_spec.architecture.num_tokens
     assert found == {
-        f"{precision}/{size}": ((tokens(*size), 48), precision)
+        f"{precision}/{size}": ((5 + (size[0] // 16) * (size[1] // 16), 48), precision)
         for precision in ("float32", "float64")
         for size in SIZES
     }
@@ -88,9 +89,8 @@ def test_periods_are_the_checkpoints(tiny_spec: VariantSpec, tiny_checkpoint: Pa
     state["rope_embed.periods"] *= 1.25
     path = tmp_path / "other_periods.pth"
     torch.save(state, path)
-    model, _, periods = transformers_model.prepare(tiny_spec, path)
-    assert torch.equal(periods, state["rope_embed.periods"])
-    assert torch.equal(model.rope_embeddings.inv_freq, 1 / periods)
+    model = transformers_model.load(tiny_spec, path)
+    assert torch.equal(model.rope_embeddings.inv_freq, 1 / state["rope_embed.periods"])
     image = {"x": images[str(SIZES[0])]}
     own, other = (transformers_model.features(tiny_spec, file, image) for file in (tiny_checkpoint, path))
     for key in own:
@@ -103,7 +103,7 @@ def test_periods_are_restored_for_a_layout_without_them(real_spec: VariantSpec, 
     spec = replace(real_spec, architecture=replace(real_spec.architecture, embed_dim=64, num_heads=1, depth=1))
     path = tmp_path / "model.safetensors"
     write_synthetic(spec, path, seed=0, layout="huggingface")
-    _, _, periods = transformers_model.prepare(spec, path)
+    periods = references.rope_periods(spec.architecture, open_checkpoint(path))
     # 100^(k / 16) rounded to bfloat16, to the four decimals of a table that was measured apart from this project.
     released = [
         1,
@@ -131,10 +131,11 @@ def test_periods_are_restored_for_a_layout_without_them(real_spec: VariantSpec, 
 def test_double_rope_is_transformers_own_to_rounding(
     tiny_spec: VariantSpec, tiny_checkpoint: Path, size: tuple[int, int]
 ):
-    model, _, periods = transformers_model.prepare(tiny_spec, tiny_checkpoint)
+    reference = transformers_model.prepare(tiny_spec, tiny_checkpoint)
     pixel_values = torch.zeros(1, 3, *size)
-    own = model.rope_embeddings(pixel_values)
-    double = transformers_model.DoubleRope(periods, tiny_spec.architecture.patch_size)(pixel_values)
+    own = reference.module.rope_embeddings(pixel_values)
+    reference.in_double()
+    double = reference.module.rope_embeddings(pixel_values)
     for single_table, double_table in zip(own, double, strict=True):
         assert (single_table.dtype, double_table.dtype) == (torch.float32, torch.float64)
         assert single_table.shape == double_table.shape

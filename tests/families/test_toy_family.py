@@ -1,0 +1,83 @@
+"""A new family is one folder and one YAML: from a synthetic checkpoint to its passport, and with faults of its own."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from workflow_project import edit_config, make_tiny_project, snakemake
+
+from vit2onnx.spec.family import PARTS
+
+HERE = Path(__file__).parent
+RESULTS = Path("results", "synthetic", "toy_tiny")
+# The self-test, of the toy alone and with one healthy model.
+PLANT = """
+import json
+from pathlib import Path
+import yaml
+from vit2onnx.images import load_image
+from vit2onnx.parity.verdict import numbers_of
+from vit2onnx.self_test import planting
+from vit2onnx.spec import family
+from vit2onnx.spec.variant import VariantSpec, read_variants
+
+assert "toy" in family.families() and "toy" in family.self_test_models()
+planting.families = lambda: ["toy"]
+planting.self_test_models = lambda: {"toy": "toy_tiny"}
+spec = VariantSpec.from_mapping("toy_tiny", read_variants(Path("config/variants"))["toy_tiny"])
+photographs = {"cat": load_image(Path("resources/images/chelsea.jpg"))}
+Path("folder").mkdir()
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = tmp_path_factory.mktemp("toy")
+    make_tiny_project(project)
+    shutil.copytree(HERE / "toy", project / "vit2onnx" / "families" / "toy")
+    folder = project / "config" / "variants" / "toy"
+    folder.mkdir()
+    shutil.copy(HERE / "toy_tiny.yaml", folder)
+    edit_config(project, lambda config: config.update(variants=["toy_tiny"]))
+    return project
+
+
+def test_a_folder_and_a_yaml_are_enough_for_a_passport(project: Path):
+    snakemake(project)
+    for recipe in ("static", "dynamic"):
+        passport = json.loads((project / RESULTS / f"{recipe}.passport.json").read_text())
+        assert (passport["variant"], passport["family"]) == ("toy_tiny", "toy")
+        assert passport["weights"]["blocks.1.mlp.fc1.weight"]["transforms"] == ["transpose"]
+
+
+def test_its_faults_are_planted_by_the_self_test(project: Path):
+    code = PLANT + (HERE / "toy_self_test.py").read_text()
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert [(row["fault"], row["passed"]) for row in result["faults"]] == [
+        ("a bias off by 1e-3", True),
+        ("tanh GELU", True),
+    ]
+    assert result["healthy"][0]["flagged"] == []
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_missing_part_is_named_before_any_job(project: Path, tmp_path: Path, name: str):
+    copy = tmp_path / "project"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("results", ".snakemake"))
+    path = copy / "vit2onnx" / "families" / "toy" / f"{name}.py"
+    path.unlink()
+    said = snakemake(copy, "-n", fails=True)
+    assert f"there is no vit2onnx/families/toy/{name}.py" in said
+
+
+def test_a_part_that_is_not_complete_is_named_before_any_job(project: Path, tmp_path: Path):
+    copy = tmp_path / "project"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("results", ".snakemake"))
+    path = copy / "vit2onnx" / "families" / "toy" / "faults.py"
+    path.write_text(path.read_text().replace("FAULTS", "OTHERS"))
+    assert "vit2onnx/families/toy/faults.py lacks FAULTS" in snakemake(copy, "-n", fails=True)
