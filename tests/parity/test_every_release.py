@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from tests import transformers_model
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.fetch import fetch_synthetic
 from vit2onnx.exporting.graph import trace, write
@@ -14,10 +15,9 @@ from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.parity.comparison import by_kind, compare_outputs
 from vit2onnx.parity.verdict import judge
 from vit2onnx.runners import equinox as equinox_runner
-from tests import transformers_model
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.spec.variant import ConvNeXtArchitecture, VariantSpec, read_variants
+from vit2onnx.spec.variant import VariantSpec, read_variants
 from vit2onnx.weights.archive import read_archive
 from vit2onnx.weights.model_file import map_model, open_model, write_model
 
@@ -25,14 +25,17 @@ ROOT = Path(__file__).parents[2]
 RELEASES = read_variants(ROOT / "config" / "variants")
 CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
 LIMITS = {name: limit["limit"] for name, limit in CONFIG["parity"]["limits"].items()}
-EXPORTS = (Recipe("static", 23, {"batch": 1, "height": 160, "width": 224}), Recipe("dynamic", 23, {"batch": None, "height": None, "width": None}))
+EXPORTS = (
+    Recipe("static", 23, {"batch": 1, "height": 160, "width": 224}),
+    Recipe("dynamic", 23, {"batch": None, "height": None, "width": None}),
+)
 CASES = [Case("noise", 160, 224), Case("noise", 150, 97)]
 
 
 def shallow(name: str) -> VariantSpec:
     spec = VariantSpec.from_mapping(name, RELEASES[name])
     arch = spec.architecture
-    if isinstance(arch, ConvNeXtArchitecture):
+    if spec.family == "dinov3_convnext":
         return replace(spec, architecture=replace(arch, depths=(1, 1, 1, 1)))
     # One block of 7B has 0.8 GB. The norm of local crops is no part of equinox_runner.
     return replace(spec, architecture=replace(arch, depth=1 if arch.embed_dim == 4096 else 2, local_cls_norm=False))
@@ -59,7 +62,8 @@ def test_release_is_at_parity_at_full_width(spec: VariantSpec, tmp_path: Path):
         graph = tmp_path / f"{export.name}.onnx"
         skeleton, tensors = open_model(model)
         metadata = metadata_of(spec, export, record, "")
-        write(trace(skeleton, spec, export), graph, export, metadata, tensors, weights=model, external=True)
+        traced, interface = trace(skeleton, spec, export), spec.interface()
+        write(traced, graph, interface, export, metadata, tensors, weights=model, external=True)
         found = compare_outputs(
             spec, export, graph, pixel_values, {"transformers": reference}, equinox, batch_sizes=(2,), threads=2
         )

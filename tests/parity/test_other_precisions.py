@@ -8,11 +8,11 @@ import onnxruntime as ort
 import pytest
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from tests import transformers_model
 from tests.conftest import Spine, short
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.parity.floors import error, in_floors, noise_floors
 from vit2onnx.runners import equinox as equinox_runner
-from tests import transformers_model
 from vit2onnx.runners.onnx import session_of
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.weights.model_file import open_model
@@ -29,8 +29,8 @@ def test_a_graph_in_half_precision_is_within_two_floors(spines, tmp_path: Path, 
     spine: Spine = spines(name)
     path = tmp_path / "single.onnx"
     skeleton, tensors = open_model(spine.model_file)
-    graph = trace(skeleton, spine.spec, DYNAMIC)
-    write(graph, path, DYNAMIC, {"version": "0"}, tensors, weights=spine.model_file, external=False)
+    graph, interface = trace(skeleton, spine.spec, DYNAMIC), spine.spec.interface()
+    write(graph, path, interface, DYNAMIC, {"version": "0"}, tensors, weights=spine.model_file, external=False)
     half = tmp_path / "half.onnx"
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), half)
 

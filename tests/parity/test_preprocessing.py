@@ -15,11 +15,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from vit2onnx.families.dinov3_vit.references import PUBLISHED
+from vit2onnx.families.fault import rows_first
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.parity.preprocessing import compare_preprocessing, difference_of_inputs, judge_preprocessing
 from vit2onnx.parity.verdict import Finding
-from vit2onnx.runners.preprocessing import PUBLISHED, preparations, published_constants
-from vit2onnx.self_test.faults import rows_first
+from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import Preprocessing, VariantSpec, read_variants
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +38,10 @@ Ours = Callable[..., np.ndarray]
 
 
 def compared(spec: VariantSpec, ours: Ours = preprocess) -> list[dict[str, Any]]:
-    _, std = published_constants(spec)
+    references = part(spec.family, "references")
+    _, std = references.published_constants(spec)
     ours = partial(ours, preprocessing=spec.preprocessing)
-    return compare_preprocessing(IMAGES, SIZES, ours, preparations(spec), std)
+    return compare_preprocessing(IMAGES, SIZES, ours, references.preparations(spec), std)
 
 
 def faults(spec: VariantSpec, ours: Ours) -> list[Finding]:
@@ -71,8 +73,9 @@ def test_what_differs_by_design_is_measured():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_prepared_as_the_publisher_says(name: str):
     spec = VARIANTS[name]
-    assert (spec.preprocessing.mean, spec.preprocessing.std) == published_constants(spec)
-    assert ("sat493m" in name) == (published_constants(spec) == PUBLISHED["sat493m"])
+    published = part(spec.family, "references").published_constants(spec)
+    assert (spec.preprocessing.mean, spec.preprocessing.std) == published
+    assert ("sat493m" in name) == (published == PUBLISHED["sat493m"])
 
 
 def vertically_first(image: Image.Image, height: int, width: int, preprocessing: Preprocessing) -> np.ndarray:
@@ -127,9 +130,10 @@ def test_figures_mean_what_they_say():
 
 def test_a_photograph_that_is_enlarged_is_named_as_such():
     small = [("thumb", IMAGES[0][1].resize((64, 48)))]
-    _, std = published_constants(WEB)
+    references = part(WEB.family, "references")
+    _, std = references.published_constants(WEB)
     ours = partial(preprocess, preprocessing=WEB.preprocessing)
-    rows = compare_preprocessing(small, [(224, 224), (32, 48)], ours, preparations(WEB), std)
+    rows = compare_preprocessing(small, [(224, 224), (32, 48)], ours, references.preparations(WEB), std)
     assert {row["enlarged"] for row in rows} == {1.0, 4.67}
     found = judge_preprocessing(rows, dict.fromkeys(LIMITS, 1e-9))
     assert any("(worst at thumb 224x224, enlarged 4.67 x: take a larger photograph)" in f.sentence for f in found)

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import yaml
 
+from tests import transformers_model
+from tests.planted import AMPLIFIED, IN_CHAIN, MODELS
+from vit2onnx.families.fault import InWeights
 from vit2onnx.parity.divergence import TRUTH, first_divergence, judge_stages
 from vit2onnx.parity.floors import rms
 from vit2onnx.parity.stages import make_ledger
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.parity.verdict import faults_of
 from vit2onnx.runners import equinox as equinox_runner
-from tests import transformers_model
 from vit2onnx.runners.onnx_stages import run_stage_graphs
-from vit2onnx.self_test import MODELS
-from vit2onnx.self_test.chain import AMPLIFIED, Chain, shrink
-from vit2onnx.self_test.faults import IN_WEIGHTS
+from vit2onnx.self_test.chain import Chain, shrink
 from vit2onnx.self_test.planting import examine
 from vit2onnx.spec.case import MODES
 from vit2onnx.spec.case import Case as Comparison
@@ -170,7 +170,7 @@ def test_a_ledger_is_the_same_twice(case_of: Callable[[str], Case]):
     assert csv_of(again["stages"]).count("\n") == 1 + len(again["stages"])
 
 
-FAULTS = {fault.name: fault for fault in IN_WEIGHTS}
+FAULTS = {fault.name: fault for fault in IN_CHAIN if isinstance(fault, InWeights)}
 
 
 @pytest.mark.parametrize("name", ["a bias off by 1e-3", "key bias not masked", "gamma skipped", "registers exchanged"])
