@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from vit2onnx.spec.variant import ConvNeXtArchitecture, VariantSpec, ViTArchitecture
+from vit2onnx.families.dinov3_convnext.architecture import Architecture as ConvNeXt
+from vit2onnx.families.dinov3_vit.architecture import Architecture as ViT
+from vit2onnx.spec.variant import VariantSpec
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -18,7 +20,7 @@ def under(prefix: str, shapes: Shapes) -> Shapes:
     return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
 
 
-def vit_meta(arch: ViTArchitecture) -> Shapes:
+def vit_meta(arch: ViT) -> Shapes:
     dim, hidden = arch.embed_dim, arch.ffn_hidden
     shapes: Shapes = {
         "cls_token": (1, 1, dim),
@@ -49,7 +51,7 @@ def vit_meta(arch: ViTArchitecture) -> Shapes:
     return shapes
 
 
-def vit_huggingface(arch: ViTArchitecture, layer: str) -> Shapes:
+def vit_huggingface(arch: ViT, layer: str) -> Shapes:
     dim, hidden = arch.embed_dim, arch.ffn_hidden
     shapes: Shapes = {
         "embeddings.cls_token": (1, 1, dim),
@@ -79,7 +81,7 @@ def vit_huggingface(arch: ViTArchitecture, layer: str) -> Shapes:
     return shapes
 
 
-def vit_timm(arch: ViTArchitecture, *, qv_bias: bool) -> Shapes:
+def vit_timm(arch: ViT, *, qv_bias: bool) -> Shapes:
     dim, hidden = arch.embed_dim, arch.ffn_hidden
     shapes: Shapes = {
         "cls_token": (1, 1, dim),
@@ -107,7 +109,7 @@ def vit_timm(arch: ViTArchitecture, *, qv_bias: bool) -> Shapes:
     return shapes
 
 
-def convnext_meta(arch: ConvNeXtArchitecture) -> Shapes:
+def convnext_meta(arch: ConvNeXt) -> Shapes:
     first, second, third, last = arch.embed_dims
     shapes: Shapes = {
         **affine("downsample_layers.0.0", first, 3, 4, 4),
@@ -129,7 +131,7 @@ def convnext_meta(arch: ConvNeXtArchitecture) -> Shapes:
     return shapes
 
 
-def convnext_huggingface(arch: ConvNeXtArchitecture, stages: str) -> Shapes:
+def convnext_huggingface(arch: ConvNeXt, stages: str) -> Shapes:
     first, second, third, last = arch.embed_dims
     shapes: Shapes = {
         **affine(f"{stages}.0.downsample_layers.0", first, 3, 4, 4),
@@ -150,7 +152,7 @@ def convnext_huggingface(arch: ConvNeXtArchitecture, stages: str) -> Shapes:
     return shapes
 
 
-def convnext_timm(arch: ConvNeXtArchitecture) -> Shapes:
+def convnext_timm(arch: ConvNeXt) -> Shapes:
     first, second, third, last = arch.embed_dims
     shapes: Shapes = {
         **affine("stem.0", first, 3, 4, 4),
@@ -177,7 +179,7 @@ def published() -> Callable[[VariantSpec], dict[str, Shapes]]:
 
     def shapes(spec: VariantSpec) -> dict[str, Shapes]:
         arch = spec.architecture
-        if isinstance(arch, ConvNeXtArchitecture):
+        if isinstance(arch, ConvNeXt):
             return {
                 "meta": convnext_meta(arch),
                 "huggingface": convnext_huggingface(arch, "stages"),

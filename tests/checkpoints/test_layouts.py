@@ -12,8 +12,7 @@ from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_vit.layouts import MASK_KEY_BIAS
 from vit2onnx.nn.rope import rope_periods
-from tests import transformers_model
-from vit2onnx.spec.variant import ConvNeXtArchitecture
+from vit2onnx.spec.family import part
 from vit2onnx.weights.archive import archive_skeleton
 from vit2onnx.weights.keytable import assign
 from vit2onnx.weights.leaves import array_shapes
@@ -42,7 +41,11 @@ def layouts_of(spec) -> list[str]:
 
 
 def is_convnext(spec) -> bool:
-    return isinstance(spec.architecture, ConvNeXtArchitecture)
+    return spec.family == "dinov3_convnext"
+
+
+def transformers_model_of(spec):
+    return part(spec.family, "references").transformers_model(spec.architecture)
 
 
 def told(spec, layout: str) -> str:
@@ -184,7 +187,7 @@ def test_huggingface5_is_what_transformers_holds(released, published):
 
 
 def test_huggingface_is_what_transformers_writes(small, published, tmp_path):
-    transformers_model.build(small.spec).to_empty(device="cpu").save_pretrained(tmp_path)
+    transformers_model_of(small.spec).to_empty(device="cpu").save_pretrained(tmp_path)
     with safetensors.safe_open(tmp_path / "model.safetensors", framework="np") as file:
         expected = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     assert published(small.spec)["huggingface"] == expected
@@ -215,7 +218,7 @@ def test_the_rope_periods_that_transformers_computes(released):
         rounded, unrounded = (rope_periods(count, precision) for precision in ("bfloat16", "float32"))
         # The largest relative change that was measured apart from this project.
         assert np.abs(rounded / unrounded - 1).max() == pytest.approx(change, abs=5e-5)
-        model = transformers_model.build(released[name])
+        model = transformers_model_of(released[name])
         frequencies = type(model.rope_embeddings)(model.config).inv_freq.numpy()
         # Measured 7.2e-8, one unit in the last place, because it holds the frequencies and not the periods.
         np.testing.assert_allclose(1 / frequencies, unrounded, rtol=7e-7, atol=0)

@@ -110,10 +110,10 @@ def test_the_same_seed_gives_the_same_bytes(small, tmp_path):
 
 
 def test_a_failing_write_leaves_nothing(tiny_spec, tmp_path, monkeypatch):
-    def no_bias(name, shape, seed):
+    def no_bias(family, name, shape, seed):
         if name == "norm.bias":
             raise OSError("the disk is full")
-        return synthetic_value(name, shape, seed)
+        return synthetic_value(family, name, shape, seed)
 
     monkeypatch.setattr("vit2onnx.checkpoints.synthetic.synthetic_value", no_bias)
     for layout in ("meta", "huggingface"):
@@ -291,7 +291,7 @@ def test_safetensors_files_say_that_they_are_for_torch(tiny_checkpoints):
 
 def test_values_do_not_depend_on_one_another():
     """So that a value is the same in every layout and variant that has a leaf of this name and shape."""
-    one = synthetic_value("blocks.0.blocks.3.ls1.gamma", (5,), 7)
-    synthetic_value("norm.weight", (9,), 7)
-    assert np.array_equal(one, synthetic_value("blocks.0.blocks.3.ls1.gamma", (5,), 7))
-    assert not np.isclose(one, synthetic_value("blocks.0.blocks.3.ls2.gamma", (5,), 7)).any()
+    one = synthetic_value("dinov3_vit", "blocks.0.blocks.3.ls1.gamma", (5,), 7)
+    synthetic_value("dinov3_vit", "norm.weight", (9,), 7)
+    assert np.array_equal(one, synthetic_value("dinov3_vit", "blocks.0.blocks.3.ls1.gamma", (5,), 7))
+    assert not np.isclose(one, synthetic_value("dinov3_vit", "blocks.0.blocks.3.ls2.gamma", (5,), 7)).any()
