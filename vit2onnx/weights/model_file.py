@@ -79,7 +79,7 @@ def open_model(path: Path) -> tuple[Model, dict[str, LazyTensor]]:
         try:
             header = json.loads(file.readline(1 << 16))
             skeleton = skeleton_of(header["family"], architecture_of(header["family"], header["architecture"]))
-        except (ValueError, KeyError, TypeError):
+        except (InputError, ValueError, KeyError, TypeError):
             raise InputError(f"{path} is no model.eqx written by vit2onnx.") from None
         return skeleton, _index(path, file, skeleton)
 
