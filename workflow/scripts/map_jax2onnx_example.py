@@ -20,8 +20,8 @@ def map_jax2onnx_example(spec: VariantSpec, archive: Path, model: Path) -> None:
     if not has_part(spec.family, "jax2onnx_example"):
         raise InputError(f"jax2onnx ships no example class for {spec.family}; use model.eqx.")
     example = part(spec.family, "jax2onnx_example")
-    skeleton = example.skeleton(spec.architecture)
-    leaves = map_archive(example.TABLE, skeleton, read_archive(archive, spec))
+    table, skeleton = example.table(spec.architecture), example.skeleton(spec.architecture)
+    leaves = map_archive(table, skeleton, read_archive(archive, spec))
     with atomic(model) as new, new.open("wb") as file:
         write_leaves(file, skeleton, leaves)
 

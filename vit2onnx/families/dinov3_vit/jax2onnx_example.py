@@ -6,33 +6,35 @@ from jax2onnx.plugins.examples.eqx.dino import VisionTransformer
 
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_vit.architecture import Architecture
-from vit2onnx.families.dinov3_vit.layouts import BLOCK, same
+from vit2onnx.families.dinov3_vit.layouts import BLOCK, model_table, same
 from vit2onnx.weights.keytable import ADD_FIRST_AXIS, Entry, KeyTable, third
 
 _THIRDS = {name: third(f"take_{name}", index) for index, name in enumerate(("query", "key", "value"))}
 
-TABLE = KeyTable(
-    "archive",
-    entries=(
-        *same("patch_embed.proj", "patch_embed.proj", "weight", "bias"),
-        Entry("cls_token", ("cls_token",), ADD_FIRST_AXIS),
-        Entry("storage_tokens", ("reg_tokens",), ADD_FIRST_AXIS),
-        Entry("dino_rope.periods", ("local_pos_embed.patch_rope.freqs",)),
-        *same("blocks.{i}.norm1", f"{BLOCK}.prenorm", "weight", "bias"),
-        *(
-            Entry(f"blocks.{{i}}.attn.core.attn.{name}_proj.{leaf}", (f"{BLOCK}.attn.qkv.{leaf}",), transform)
-            for name, transform in _THIRDS.items()
-            for leaf in ("weight", "bias")
-        ),
-        *same("blocks.{i}.attn.core.attn.output_proj", f"{BLOCK}.attn.proj", "weight", "bias"),
-        *same("blocks.{i}.norm2", f"{BLOCK}.norm", "weight", "bias"),
-        *same("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1", "weight", "bias"),
-        *same("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2", "weight", "bias"),
-        *same("blocks.{i}.ls1", f"{BLOCK}.ls1", "gamma"),
-        *same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
-        *same("norm", "norm", "weight", "bias"),
+ENTRIES = (
+    *same("patch_embed.proj", "patch_embed.proj", "weight", "bias"),
+    Entry("cls_token", ("cls_token",), ADD_FIRST_AXIS),
+    Entry("storage_tokens", ("reg_tokens",), ADD_FIRST_AXIS),
+    Entry("dino_rope.periods", ("local_pos_embed.patch_rope.freqs",)),
+    *same("blocks.{i}.norm1", f"{BLOCK}.prenorm", "weight", "bias"),
+    *(
+        Entry(f"blocks.{{i}}.attn.core.attn.{name}_proj.{leaf}", (f"{BLOCK}.attn.qkv.{leaf}",), transform)
+        for name, transform in _THIRDS.items()
+        for leaf in ("weight", "bias")
     ),
+    *same("blocks.{i}.attn.core.attn.output_proj", f"{BLOCK}.attn.proj", "weight", "bias"),
+    *same("blocks.{i}.norm2", f"{BLOCK}.norm", "weight", "bias"),
+    *same("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1", "weight", "bias"),
+    *same("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2", "weight", "bias"),
+    *same("blocks.{i}.ls1", f"{BLOCK}.ls1", "gamma"),
+    *same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
+    *same("norm", "norm", "weight", "bias"),
 )
+
+
+def table(arch: Architecture) -> KeyTable:
+    """From the archive's tree to that of the example class, which has no place for what our model has none for."""
+    return KeyTable("archive", ENTRIES, model_table(arch).ignored)
 
 
 def skeleton(arch: Architecture) -> eqx.Module:
