@@ -1,4 +1,4 @@
-"""The ConvNeXt's own semantics; `test_inference.py` compares it with transformers' own."""
+"""The ConvNeXt's own semantics; `test_equinox.py` compares it with transformers' own."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.rounding import LAYER_LIMIT, floors
 from vit2onnx.nn.model import Model
-from vit2onnx.spec.variant import ConvNeXtArchitecture, VariantSpec
+from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.leaves import leaf_names
 from vit2onnx.weights.model_file import skeleton_of
 
@@ -60,10 +60,11 @@ def test_pooler_output_is_the_cls_token(model: Model):
 @pytest.mark.parametrize("size", [(32, 32), (63, 33), (70, 101), (224, 224), (250, 170)], ids=str)
 def test_there_is_a_token_per_32_pixels(released: Mapping[str, VariantSpec], size: tuple[int, int]):
     for spec in released.values():
-        if isinstance(arch := spec.architecture, ConvNeXtArchitecture):
+        if spec.family == "dinov3_convnext":
+            arch = spec.architecture
             pixel_values = jax.ShapeDtypeStruct((2, 3, *size), np.float32)
             found = jax.eval_shape(lambda model, x: model(x), skeleton_of(spec.family, arch), pixel_values)
-            assert found.last_hidden_state.shape == (2, arch.num_tokens(*size), arch.embed_dim)
+            assert found.last_hidden_state.shape == (2, 1 + (size[0] // 32) * (size[1] // 32), arch.embed_dim)
             assert found.pooler_output.shape == (2, arch.embed_dim)
 
 
@@ -112,7 +113,7 @@ def test_every_parameter_moves_the_features(model: Model):
 
 def test_a_built_model_holds_shapes_only(released: Mapping[str, VariantSpec]):
     for spec in released.values():
-        if isinstance(spec.architecture, ConvNeXtArchitecture):
+        if spec.family == "dinov3_convnext":
             leaves = jax.tree_util.tree_leaves(skeleton_of(spec.family, spec.architecture))
             assert {type(leaf) for leaf in leaves} == {jax.ShapeDtypeStruct}
             assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}

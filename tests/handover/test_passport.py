@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tests import transformers_model
 from vit2onnx import verify
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.errors import InputError
@@ -25,7 +26,6 @@ from vit2onnx.onnx_file import initializers
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.verdict import LEGS, Verdict
 from vit2onnx.runners import equinox as equinox_runner
-from tests import transformers_model
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.model_file import open_model
@@ -101,12 +101,14 @@ def proven(tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path,
     record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
     skeleton, tensors = open_model(model_file)
     metadata = metadata_of(tiny_spec, STATIC, record, sha256_of(ledger))
-    write(trace(skeleton, tiny_spec, STATIC), graph, STATIC, metadata, tensors, weights=model_file, external=True)
+    traced, interface = trace(skeleton, tiny_spec, STATIC), tiny_spec.interface()
+    write(traced, graph, interface, STATIC, metadata, tensors, weights=model_file, external=True)
     rng = np.random.default_rng(0)
     images = {f"{name}@48x{width}": rng.standard_normal((3, 48, width), np.float32) for name, width in NAMED}
     reference = transformers_model.features(tiny_spec, tiny_checkpoint, images)
     sample = tmp_path / "static.sample.npz"
-    write_arrays(sample, sample_of(STATIC, images, reference, equinox_runner.features(skeleton, tensors, images)))
+    equinox = equinox_runner.features(skeleton, tensors, images)
+    write_arrays(sample, sample_of(interface, STATIC, images, reference, equinox))
     return {
         "spec": tiny_spec,
         "graph": graph,

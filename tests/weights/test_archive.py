@@ -31,7 +31,7 @@ from vit2onnx.weights.model_file import load_model, open_model, skeleton_of, wri
 def values(skeleton: object, seed: int = 0) -> dict[str, np.ndarray]:
     """Synthetic values of all array leaves."""
     shapes = array_shapes(skeleton)
-    return {name: synthetic_value(name, shape, seed).astype(np.float32) for name, shape in shapes.items()}
+    return {name: synthetic_value("dinov3_vit", name, shape, seed).astype(np.float32) for name, shape in shapes.items()}
 
 
 def members(path: Path) -> dict[str, bytes]:
