@@ -125,12 +125,12 @@ def transposed(kernel: np.ndarray) -> np.ndarray:
     return kernel.swapaxes(2, 3).copy()
 
 
-def of_class(kind: type, module: Any) -> Any:
-    """A module with all fields of another, of a class derived from its own."""
+def of_class(kind: type, module: Any, **other: Any) -> Any:
+    """A module with all fields of another but some, of its own class or one derived from it."""
     # Not by its constructor, which makes zeros.
     changed: Any = object.__new__(kind)
     for field in dataclasses.fields(module):
-        object.__setattr__(changed, field.name, getattr(module, field.name))
+        object.__setattr__(changed, field.name, other.get(field.name, getattr(module, field.name)))
     return changed
 
 
@@ -168,7 +168,8 @@ def of_eleven_bits(x: Array) -> Array:
 
 def other_epsilon(norm: layers.LayerNorm) -> layers.LayerNorm:
     """That of most other families: 1e-6 instead of 1e-5, or the other way round."""
-    return dataclasses.replace(norm, eps={1e-5: 1e-6, 1e-6: 1e-5}[norm.eps])
+    changed: layers.LayerNorm = of_class(layers.LayerNorm, norm, eps={1e-5: 1e-6, 1e-6: 1e-5}[norm.eps])
+    return changed
 
 
 def attribute(name: str, value: Any) -> Callable[[onnx.GraphProto, onnx.NodeProto], None]:
