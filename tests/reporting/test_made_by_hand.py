@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
+from vit2onnx.families.dinov3_vit import architecture, faults
 from vit2onnx.images import load_image
 from vit2onnx.parity.comparison import compare_golden, known_differences
 from vit2onnx.parity.verdict import numbers_of
 from vit2onnx.self_test import planting
 from vit2onnx.self_test.chain import Outcome
-from vit2onnx.self_test.faults import VIT
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.variant import VariantSpec
 
@@ -49,12 +49,13 @@ def real(
     limits = yaml.safe_load((PROJECT / "config" / "config.yaml").read_text())["parity"]
     photograph = load_image(PROJECT / "resources" / "images" / "chelsea.jpg")
     row_of = planting.healthy_row
-    in_chain = [fault for fault in planting.IN_CHAIN if fault.model == VIT]
+    in_chain = [fault for fault in faults.FAULTS if fault.model == faults.VIT]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planting, "healthy_row", healthy_row)
-        patch.setattr(planting, "MODELS", {VIT: planting.MODELS[VIT]})
-        patch.setattr(planting, "IN_CHAIN", in_chain[:1])
-        patch.setattr(planting, "IN_PREPROCESSING", planting.IN_PREPROCESSING[:1])
+        patch.setattr(planting, "families", lambda: ["dinov3_vit"])
+        patch.setattr(architecture, "MODELS", {faults.VIT: architecture.MODELS[faults.VIT]})
+        patch.setattr(faults, "FAULTS", in_chain[:1])
+        patch.setattr(faults, "PREPROCESSING", faults.PREPROCESSING[:1])
         tested = planting.plant_faults(
             released,
             {"chelsea": photograph},
@@ -94,7 +95,7 @@ def test_known_differences_and_published_features(
     features = {case: np.ones((26, 8)), golden: np.ones((201, 8))}
     kinds = dict.fromkeys(("float32", "float64", "native"), features)
     floors = {one: np.ones(len(x)) for one, x in features.items()}
-    (made, _) = known_differences("transformers", features, kinds, kinds, floors)
+    (made, _) = known_differences("its own periods", "transformers", features, kinds, kinds, floors)
     assert known_difference.keys() == made.keys()
     published = [row for row in with_published(healthy, 0.5)["differences"] if row["other"] == "published"]
     features = {golden: np.ones((201, 8), np.float32)}

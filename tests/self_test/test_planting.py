@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.planted import AMPLIFIED, FAULTS_OF, IN_CHAIN, IN_PREPROCESSING, MODELS
 from vit2onnx.errors import InputError
+from vit2onnx.families.dinov3_convnext.faults import CONVNEXT
+from vit2onnx.families.dinov3_vit.faults import SHARP, VIT
+from vit2onnx.families.fault import InModel, InRounding
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.parity.verdict import numbers_of
-from vit2onnx.self_test import MODELS
-from vit2onnx.self_test.chain import AMPLIFIED, Chain, shrink
-from vit2onnx.self_test.faults import CONVNEXT, IN_CHAIN, IN_MODEL, IN_PREPROCESSING, IN_WEIGHTS, SHARP, VIT, InRounding
+from vit2onnx.self_test.chain import Chain, shrink
 from vit2onnx.self_test.planting import (
     GREY,
     chain_row,
@@ -28,7 +30,7 @@ from vit2onnx.spec.variant import VariantSpec
 ROOT = Path(__file__).parents[2]
 PARITY = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["parity"]
 LIMITS, PREPARED = numbers_of(PARITY["limits"]), numbers_of(PARITY["preprocessing"])
-BIAS = next(fault for fault in IN_WEIGHTS if fault.name == "a bias off by 1e-3")
+BIAS = next(fault for fault in IN_CHAIN if fault.name == "a bias off by 1e-3")
 IMAGES = {Case("noise", 70, 101): np.random.default_rng(0).standard_normal((3, 70, 101), np.float32)}
 PHOTOGRAPHS = {"cat": load_image(ROOT / "resources" / "images" / "chelsea.jpg")}
 
@@ -72,7 +74,7 @@ def test_each_precision_has_to_tell(released, tmp_path: Path, loosened: str, not
 
 def test_a_model_that_rounds_much_further_shows_by_its_rounding_alone(released, tmp_path: Path):
     """It raises the noise floor, and is right in double precision."""
-    (fault,) = (fault for fault in IN_MODEL if isinstance(fault, InRounding))
+    (fault,) = (fault for fault in IN_CHAIN if isinstance(fault, InRounding))
     chain = Chain(shrink(released[MODELS[VIT]]), 0, tmp_path / "healthy", IMAGES, LIMITS)
     row = chain_row(fault, examine(chain, fault, tmp_path / "fault"))
     assert (row["passed"], row["tripped"]) == (True, ["floors", "rounding_ratio"])
@@ -106,20 +108,21 @@ def test_the_frame_of_faults_in_preprocessing_is_healthy(released):
 def test_a_model_without_its_fault_is_the_model(released, tmp_path: Path):
     """What a fault in the model changes is what its name says: with the right epsilon again nothing is wrong."""
     chain = Chain(shrink(released[MODELS[CONVNEXT]]), 0, tmp_path / "healthy", IMAGES, LIMITS)
-    epsilon = next(fault for fault in IN_MODEL if fault.model == CONVNEXT and fault.name.startswith("epsilon"))
+    in_model = (fault for fault in IN_CHAIN if isinstance(fault, InModel) and fault.model == CONVNEXT)
+    epsilon = next(fault for fault in in_model if fault.name.startswith("epsilon"))
     outcome = chain.examine(tmp_path / "again", model=epsilon.plant(epsilon.plant(chain.model)))
     assert outcome.verdict.passed and not outcome.stage_faults
 
 
 def test_every_fault_is_planted_once_in_a_model_that_there_is():
     keys = [(fault.planted_in, fault.model, fault.name) for fault in IN_CHAIN]
-    assert len(set(keys)) == len(keys)
+    assert len(set(keys)) == len(keys) == sum(len(faults.FAULTS) for faults in FAULTS_OF)
     # The weights of the others amplify rounding even more, and have to pass only.
     assert MODELS.keys() - {fault.model for fault in IN_CHAIN} == AMPLIFIED.keys() - {SHARP}
 
 
 def test_a_missing_variant_is_one_sentence(tmp_path: Path):
     with pytest.raises(
-        InputError, match=r"needs dinov3_vits16_pretrain_lvd1689m, .* in config/variants; put them back"
+        InputError, match=r"needs .*dinov3_vits16_pretrain_lvd1689m, .* in config/variants; put them back"
     ):
         plant_faults({}, PHOTOGRAPHS, LIMITS, PREPARED, 1, tmp_path)

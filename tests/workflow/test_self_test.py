@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from workflow_project import ROOT, make_tiny_project, snakemake
 
-from vit2onnx.self_test import MODELS
-from vit2onnx.self_test.faults import IN_CHAIN, IN_PREPROCESSING
+from tests.planted import IN_CHAIN, IN_PREPROCESSING, MODELS
 from vit2onnx.self_test.planting import TELLING
 
 FAULTS = [*IN_CHAIN, *IN_PREPROCESSING]
