@@ -28,7 +28,7 @@ SUBJECTS |= {f"{name}{DOUBLE}": f"{words} in float64" for name, words in SUBJECT
 PREPARATIONS = {
     "publisher": "the publisher's transform",
     "publisher_float": "the same on a GPU or an old CPU",
-    "transformers": "transformers' processor for DINOv3",
+    "transformers": "transformers' processor",
     "transformers_pil": "transformers' processor on Pillow",
 }
 TOKEN_GROUPS = {"cls": "CLS", "registers": "registers", "patches": "patches", "patches_mean": "mean of patches"}
