@@ -18,21 +18,22 @@ def package(tmp_path, monkeypatch) -> Path:
     """A copy of the package that a test may change."""
     copy = shutil.copytree(provenance.PACKAGE, tmp_path / "vit2onnx")
     monkeypatch.setattr(provenance, "PACKAGE", copy)
+    monkeypatch.setattr(provenance, "FAMILIES", copy / "families")
     return copy
 
 
-def digests_after(package: Path, changed: str) -> set[str]:
-    """The scripts whose digest is another after a change of a file."""
+def digests_after(package: Path, changed: str, *families: str) -> set[str]:
+    """The scripts whose digest for some families is another after a change of a file."""
     scripts = [path.stem for path in provenance.SCRIPTS.glob("*.py")]
     # Within a process the package does not change, so digests are kept.
     for function in (code_digest, provenance.imported):
         function.cache_clear()
-    before = {script: code_digest(script) for script in scripts}
+    before = {script: code_digest(script, *families) for script in scripts}
     with (package / changed).open("a") as file:
         file.write("# changed\n")
     for function in (code_digest, provenance.imported):
         function.cache_clear()
-    return {script for script in scripts if code_digest(script) != before[script]}
+    return {script for script in scripts if code_digest(script, *families) != before[script]}
 
 
 def test_a_digest_is_sixteen_digits():
@@ -45,31 +46,51 @@ def test_a_digest_is_sixteen_digits():
         # Texts that go into ONNX files.
         ("onnx_file.py", "export_onnx", "convert_checkpoint"),
         ("errors.py", "judge_self_test", None),
-        ("mapping.py", "map_weights", "convert_checkpoint"),
-        ("models/rope.py", "run_equinox", "compare_outputs"),
-        # Imported by a function only.
-        ("references/preprocessing.py", "compare_preprocessing", "run_equinox"),
+        ("weights/model_file.py", "map_weights", "convert_checkpoint"),
+        # Imported by a part of the family.
+        ("nn/rope.py", "run_equinox", "compare_outputs"),
+        ("families/preparation.py", "compare_preprocessing", "run_equinox"),
         # No module, but read by one.
         ("reporting/templates/parity.html.j2", "render_parity", "compare_outputs"),
-        ("checkpoints/layouts/dinov3_vit.py", "write_passport", "summarise_parity"),
+        ("families/dinov3_vit/layouts.py", "write_passport", "summarise_parity"),
     ],
 )
 def test_a_change_reruns_what_imports_it_and_nothing_else(package, changed: str, reruns: str, does_not: str | None):
-    scripts = digests_after(package, changed)
+    scripts = digests_after(package, changed, "dinov3_vit")
     assert reruns in scripts
     assert does_not not in scripts
+
+
+@pytest.mark.parametrize("family", ["dinov3_vit", "dinov3_convnext"])
+def test_a_change_of_a_familys_model_reruns_its_own_variants_only(package, family: str):
+    changed = "families/dinov3_vit/model.py"
+    scripts = digests_after(package, changed, family)
+    assert scripts >= {"export_onnx", "run_equinox"} if family == "dinov3_vit" else not scripts
+    # What is run for all families at once reruns with each.
+    assert "plant_faults" in digests_after(package, changed, "dinov3_convnext", "dinov3_vit")
 
 
 def test_compiled_files_do_not_count(package):
     (package / "nn" / "__pycache__").mkdir(exist_ok=True)
     (package / "nn" / "__pycache__" / "rope.pyc").write_bytes(b"compiled")
-    assert digests_after(package, "models/__pycache__/rope.pyc") == set()
+    assert digests_after(package, "nn/__pycache__/rope.pyc", "dinov3_vit") == set()
 
 
 def test_an_import_in_a_function_counts(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text("def run():\n    from vit2onnx.parity import tables\n")
     assert {path.name for path in closure(script)} == {"__init__.py", "tables.py"}
+
+
+def test_a_part_that_is_asked_for_counts_for_the_families_that_are_named(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text('from vit2onnx.spec.family import part\nprint(part("any", "interface"))\n')
+    asked = {family: closure(script, [family]) - closure(script) for family in ("dinov3_vit", "dinov3_convnext")}
+    for family, found in asked.items():
+        own = {path for path in found if path.parent.parent == provenance.FAMILIES}
+        assert own >= {provenance.FAMILIES / family / f"{name}.py" for name in ("interface", "architecture")}
+        assert {path.parent.name for path in own} == {family}
+    assert closure(script, asked) == closure(script).union(*asked.values())
 
 
 def test_versions_are_those_installed_and_what_is_not_there_is_left_out():
