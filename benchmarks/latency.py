@@ -18,8 +18,8 @@ import onnxruntime as ort
 import torch
 import yaml
 
-from vit2onnx.runners.torch import filled_model, reference_of
 from vit2onnx.runners.onnx_double import run_in_double
+from vit2onnx.runners.torch import filled_model, reference_of
 from vit2onnx.spec.variant import VariantSpec
 
 ROOT = Path(__file__).parents[1]

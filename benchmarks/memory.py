@@ -87,8 +87,8 @@ def graph_without_weights(spec: VariantSpec, folder: Path) -> Work:
         shapes = array_shapes(skeleton)
         tensors = {name: LazyTensor.in_file(weights, 0, shape, "float32") for name, shape in shapes.items()}
         graph = trace(skeleton, spec, DYNAMIC)
-        metadata = {"version": "0"}
-        write(graph, folder / "dynamic.onnx", DYNAMIC, metadata, tensors, weights=weights, external=True)
+        path, metadata = folder / "dynamic.onnx", {"version": "0"}
+        write(graph, path, spec.interface(), DYNAMIC, metadata, tensors, weights=weights, external=True)
 
     return work
 
