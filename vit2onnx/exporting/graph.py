@@ -75,18 +75,24 @@ def _traced_shape(port: Port, interface: Interface, recipe: Recipe, spec: Varian
 
 
 def _name_dimensions(graph: ir.Model, model: Model, pixel_values: jax.ShapeDtypeStruct, interface: Interface) -> None:
-    """Name the sizes that are arithmetic on those of the input and of the interface, and drop other arithmetic."""
+    """Name the sizes of outputs that are arithmetic on those of the input, as the interface does, and drop others.
+
+    Inner values say nothing of their sizes where these are free: every reader infers them, and some, such as tract,
+    take what is written for another size than what they infer.
+    """
     names: dict[str, str] = {axis: axis for axis in interface.least}
     outputs = jax.eval_shape(lambda m, x: m(x), model, pixel_values)
     for port, found in zip(interface.outputs, outputs, strict=True):
         names |= {str(size): axis for axis, size in zip(port.axes, found.shape, strict=True) if isinstance(axis, str)}
+    for value in graph.graph.outputs:
+        for axis, size in enumerate(value.shape or ()):
+            if isinstance(size, ir.SymbolicDim):
+                value.shape[axis] = names.get(str(size.value))
     for node in graph.graph:
         for value in node.outputs:
-            if value.type is None:
-                value.type = ir.TensorType(ir.DataType.INT64)
-            for axis, size in enumerate(value.shape or ()):
-                if isinstance(size, ir.SymbolicDim):
-                    value.shape[axis] = names.get(str(size.value))
+            known = value.type is not None and value.shape is not None and value.shape.is_static()
+            if not known and not value.is_graph_output():
+                value.type = value.shape = None
 
 
 def detach(graph: ir.Model, tensors: Mapping[str, LazyTensor], inputs: Collection[str]) -> None:
