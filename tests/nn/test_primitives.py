@@ -108,6 +108,11 @@ def examples() -> dict[str, Example]:
         "attention": Example(
             partial(primitives.attention, num_heads=HEADS), query_key_value, in_torch(torch_attention)
         ),
+        "first_token": Example(primitives.first_token, (x,), lambda x: x[:, 0]),
+        "flatten_grid": Example(primitives.flatten_grid, (maps,), in_torch(lambda x: x.flatten(1, 2))),
+        "for_every_image": Example(
+            primitives.for_every_image, (x[:1], images), lambda x, batch: np.concatenate([x] * len(batch))
+        ),
     }
 
 
@@ -181,3 +186,8 @@ def test_patches_ignore_pixels_beyond_the_last_whole_one():
 def test_silu_survives_logits_that_overflow_an_exponential():
     found = primitives.silu(jnp.asarray([-1e4, 1e4], "float32"))
     np.testing.assert_array_equal(found, [0, 1e4])
+
+
+def test_one_image_needs_no_copy():
+    x = jnp.ones((1, 5, 24))
+    assert primitives.for_every_image(x, jnp.zeros((1, 3, 32, 48))) is x

@@ -1,5 +1,6 @@
 """Which ONNX operator each of our primitives becomes. Importing this module registers them with jax2onnx."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import onnx_ir as ir
 from jax.extend.core import Primitive
 from jax2onnx.plugins.plugin_system import PrimitiveLeafPlugin, register_primitive
 
-from vit2onnx.nn import primitives
+from vit2onnx.nn import primitives, rope
 
 Emit = Callable[[Any, list[ir.Value], Mapping[str, Any], str], ir.Value]
 
@@ -64,8 +65,7 @@ def convolution(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any],
 
 @lowers(primitives.mean_tokens_p)
 def mean_tokens(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    axes = builder.initializer(ir.tensor([1], dtype=ir.DataType.INT64), name=f"{name}_axes")
-    return builder.ReduceMean(*inputs, axes, keepdims=1, _outputs=[name])
+    return builder.ReduceMean(*inputs, _integers(builder, 1), keepdims=1, _outputs=[name])
 
 
 @lowers(primitives.silu_p)
@@ -89,3 +89,69 @@ def rotary_embedding(builder: Any, inputs: list[ir.Value], params: Mapping[str, 
 def attention(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     heads = params["num_heads"]
     return builder.Attention(*inputs, q_num_heads=heads, kv_num_heads=heads, _outputs=[name])
+
+
+@lowers(primitives.first_token_p)
+def first_token(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    return builder.Gather(*inputs, _scalar(builder, 0), axis=1, _outputs=[name])
+
+
+@lowers(primitives.flatten_grid_p)
+def flatten_grid(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    # Zero keeps a size and minus one counts the rest, so that no arithmetic on sizes is in the way of shape inference.
+    return builder.Reshape(*inputs, _integers(builder, 0, -1, inputs[0].shape[3]), _outputs=[name])
+
+
+@lowers(primitives.for_every_image_p)
+def for_every_image(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    x, images = inputs
+    shape = builder.Concat(_size(builder, images, 0), _integers(builder, *[1] * (len(x.shape) - 1)), axis=0)
+    return builder.Expand(x, shape, _outputs=[name])
+
+
+@lowers(rope.rope_angles_p)
+def rope_angles(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    periods, patches = inputs
+    half, one, two, two_pi = (_scalar(builder, number) for number in (0.5, 1.0, 2.0, 2 * math.pi))
+    count = periods.shape[0]
+    grid = builder.Concat(_size(builder, patches, 1), _size(builder, patches, 2), _integers(builder, 1), axis=0)
+
+    def angles(axis: int) -> ir.Value:
+        size = builder.Squeeze(_size(builder, patches, axis))
+        index = builder.Range(_scalar(builder, 0), size, _scalar(builder, 1))
+        ratio = builder.Div(builder.Add(_float(builder, index), half), _float(builder, size))
+        turned = builder.Mul(two_pi, builder.Sub(builder.Mul(two, ratio), one))
+        # As many rows, or columns, of one column, or row, of angles.
+        spread = builder.Reshape(turned, _integers(builder, *([-1, 1, 1] if axis == 1 else [1, -1, 1])))
+        return builder.Expand(builder.Div(spread, periods), grid)
+
+    both = builder.Concat(angles(1), angles(2), axis=2)
+    prefix = [0, params["num_prefix"], 0, 0, 0, 0]
+    return builder.Pad(
+        builder.Reshape(both, _integers(builder, 1, -1, 2 * count)), _integers(builder, *prefix), _outputs=[name]
+    )
+
+
+def _size(builder: Any, value: ir.Value, axis: int) -> ir.Value:
+    """The size of an axis, with one element: a constant if it is known."""
+    size = value.shape[axis]
+    return _integers(builder, size) if isinstance(size, int) else builder.Shape(value, start=axis, end=axis + 1)
+
+
+def _float(builder: Any, value: ir.Value) -> ir.Value:
+    return builder.Cast(value, to=ir.DataType.FLOAT)
+
+
+def _integers(builder: Any, *numbers: int) -> ir.Value:
+    return _constant(builder, "_".join(["int64", *map(str, numbers)]), ir.tensor(numbers, dtype=ir.DataType.INT64))
+
+
+def _scalar(builder: Any, number: int | float) -> ir.Value:
+    dtype = ir.DataType.INT64 if isinstance(number, int) else ir.DataType.FLOAT
+    return _constant(builder, f"{dtype.name.lower()}_scalar_{number:.8g}", ir.tensor(number, dtype=dtype))
+
+
+def _constant(builder: Any, name: str, tensor: ir.Tensor) -> ir.Value:
+    """A constant that is named by its value, so that each is in a graph once."""
+    known = (value for value in builder.initializers if value.name == name)
+    return next(known, None) or builder.initializer(tensor, name=name)

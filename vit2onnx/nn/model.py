@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 from jaxtyping import Array, Float
 
+from vit2onnx.nn.primitives import first_token
 from vit2onnx.weights.keytable import LazyTensor
 
 
@@ -21,7 +21,7 @@ class Features(NamedTuple):
 
 def features_of(tokens: Float[Array, "batch tokens embed_dim"]) -> Features:
     """Features from the tokens after the final norm, of which the first is CLS."""
-    return Features(tokens, jax.lax.index_in_dim(tokens, 0, axis=1, keepdims=False))
+    return Features(tokens, first_token(tokens))
 
 
 @runtime_checkable

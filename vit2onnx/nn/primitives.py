@@ -1,8 +1,9 @@
 """The operations that ONNX has one operator for, as JAX primitives.
 
 Models call these functions instead of spelling the mathematics out, so that a traced model still shows
-one operation where ONNX has one operator. In JAX each primitive means the mathematics written here, in
-the dtype of its inputs; `vit2onnx.exporting.lowerings` says which ONNX operator it becomes.
+one operation where ONNX has one operator, and so that sizes which the image decides are taken from arrays instead
+of becoming JAX's arithmetic on the image's height and width. In JAX each primitive means the mathematics written
+here, in the dtype of its inputs; `vit2onnx.exporting.lowerings` says which ONNX operator it becomes.
 """
 
 import math
@@ -17,7 +18,7 @@ from jax.interpreters import mlir
 from jaxtyping import Array, Float
 
 
-def _primitive(name: str, meaning: Callable[..., Array]) -> Primitive:
+def primitive(name: str, meaning: Callable[..., Array]) -> Primitive:
     """Make a primitive whose value and XLA lowering are `meaning`; its output has the first input's dtype."""
     primitive = Primitive(f"vit2onnx_{name}")
     # Evaluated in compiled form, because operation by operation JAX would round differently than under `jit`;
@@ -98,15 +99,31 @@ def _attention(query: Array, key: Array, value: Array, *, num_heads: int) -> Arr
     return mixed.reshape(*mixed.shape[:2], -1)
 
 
-linear_p = _primitive("linear", _linear)
-layer_norm_p = _primitive("layer_norm", _layer_norm)
-scale_p = _primitive("scale", _scale)
-convolution_p = _primitive("convolution", _convolution)
-mean_tokens_p = _primitive("mean_tokens", _mean_tokens)
-silu_p = _primitive("silu", jax.nn.silu)
-gelu_p = _primitive("gelu", _gelu)
-rotary_embedding_p = _primitive("rotary_embedding", _rotary_embedding)
-attention_p = _primitive("attention", _attention)
+def _first_token(x: Array) -> Array:
+    return jax.lax.index_in_dim(x, 0, axis=1, keepdims=False)
+
+
+def _flatten_grid(x: Array) -> Array:
+    batch, grid_height, grid_width, channels = x.shape
+    return x.reshape(batch, grid_height * grid_width, channels)
+
+
+def _for_every_image(x: Array, images: Array) -> Array:
+    return jnp.broadcast_to(x, (images.shape[0], *x.shape[1:]))
+
+
+linear_p = primitive("linear", _linear)
+layer_norm_p = primitive("layer_norm", _layer_norm)
+scale_p = primitive("scale", _scale)
+convolution_p = primitive("convolution", _convolution)
+mean_tokens_p = primitive("mean_tokens", _mean_tokens)
+silu_p = primitive("silu", jax.nn.silu)
+gelu_p = primitive("gelu", _gelu)
+rotary_embedding_p = primitive("rotary_embedding", _rotary_embedding)
+attention_p = primitive("attention", _attention)
+first_token_p = primitive("first_token", _first_token)
+flatten_grid_p = primitive("flatten_grid", _flatten_grid)
+for_every_image_p = primitive("for_every_image", _for_every_image)
 
 
 def linear(
@@ -182,3 +199,22 @@ def attention(
 ) -> Float[Array, "batch tokens embed_dim"]:
     """Scaled dot-product attention of every token to every token. ONNX: `Attention`."""
     return attention_p.bind(query, key, value, num_heads=num_heads)
+
+
+def first_token(x: Float[Array, "batch tokens embed_dim"]) -> Float[Array, "batch embed_dim"]:
+    """The first token of every image. ONNX: `Gather`."""
+    return first_token_p.bind(x)
+
+
+def flatten_grid(
+    x: Float[Array, "batch grid_height grid_width channels"],
+) -> Float[Array, "batch patches channels"]:
+    """The patches of a grid, row by row. ONNX: `Reshape`, which counts the patches by itself."""
+    return flatten_grid_p.bind(x)
+
+
+def for_every_image(
+    x: Float[Array, "1 tokens channels"], images: Float[Array, "batch ..."]
+) -> Float[Array, "batch tokens channels"]:
+    """The same tokens for every image of a batch, of which only the size counts. ONNX: `Expand`."""
+    return x if images.shape[0] == 1 else for_every_image_p.bind(x, images)

@@ -8,6 +8,8 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from vit2onnx.nn.primitives import for_every_image, primitive
+
 ROPE_BASE = 100.0
 
 
@@ -28,14 +30,8 @@ def in_other_precision(periods: Float32[np.ndarray, " quarter_head_dim"]) -> Flo
     return rope_periods(len(periods), "bfloat16") if np.array_equal(periods, computed) else computed
 
 
-def rope_table(
-    periods: Float[Array, " quarter_head_dim"], grid_height: int, grid_width: int, num_prefix: int
-) -> tuple[Float[Array, "tokens half_head_dim"], Float[Array, "tokens half_head_dim"]]:
-    """Cosines and sines of the angle by which each token is rotated.
-
-    The first half of the angles follows the row, the second the column; prefix tokens get angle zero.
-    Grid sizes may be symbolic. The order of operations is the publisher's: 2 pi c / period, in the dtype of `periods`.
-    """
+def _rope_angles(periods: Array, patches: Array, *, num_prefix: int) -> Array:
+    grid_height, grid_width = patches.shape[1:3]
     shape = (grid_height, grid_width, periods.shape[0])
 
     def angles(axis: int, size: int) -> Array:
@@ -43,9 +39,24 @@ def rope_table(
         centre = 2.0 * ((index + 0.5) / size) - 1.0
         return 2.0 * math.pi * centre / periods
 
-    # Not jnp.concatenate, because jax2onnx infers a wrong length for it where a size is symbolic.
-    patches = jax.lax.concatenate([angles(0, grid_height), angles(1, grid_width)], 2)
-    patches = patches.reshape(grid_height * grid_width, 2 * periods.shape[0])
-    prefix = jnp.zeros((num_prefix, 2 * periods.shape[0]), periods.dtype)
-    table = jax.lax.concatenate([prefix, patches], 0)
-    return jnp.cos(table), jnp.sin(table)
+    both = jax.lax.concatenate([angles(0, grid_height), angles(1, grid_width)], 2)
+    both = both.reshape(1, grid_height * grid_width, 2 * periods.shape[0])
+    prefix = jnp.zeros((1, num_prefix, 2 * periods.shape[0]), periods.dtype)
+    return jax.lax.concatenate([prefix, both], 1)
+
+
+rope_angles_p = primitive("rope_angles", _rope_angles)
+
+
+def rope_table(
+    periods: Float[Array, " quarter_head_dim"],
+    patches: Float[Array, "batch grid_height grid_width channels"],
+    num_prefix: int,
+) -> tuple[Float[Array, "batch tokens half_head_dim"], Float[Array, "batch tokens half_head_dim"]]:
+    """Cosines and sines of the angle by which each token is rotated. Of `patches` only the sizes count.
+
+    The first half of the angles follows the row, the second the column; prefix tokens get angle zero.
+    The order of operations is the publisher's: 2 pi c / period, in the dtype of `periods`.
+    """
+    angles = rope_angles_p.bind(periods, patches, num_prefix=num_prefix)
+    return for_every_image(jnp.cos(angles), patches), for_every_image(jnp.sin(angles), patches)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from vit2onnx.families.dinov3_convnext.architecture import Architecture
 from vit2onnx.nn.layers import LayerNorm, Linear
 from vit2onnx.nn.model import Features, features_of, run
-from vit2onnx.nn.primitives import convolution, gelu, mean_tokens, scale
+from vit2onnx.nn.primitives import convolution, flatten_grid, gelu, mean_tokens, scale
 from vit2onnx.weights.keytable import LazyTensor
 
 FeatureMap = Float[Array, "batch grid_height grid_width channels"]
@@ -138,8 +138,7 @@ class Model(eqx.Module):
 
     def head_stages(self, x: FeatureMap) -> dict[str, Tokens]:
         """The tokens of the last feature map, the first of which is their mean, and their norm."""
-        batch, grid_height, grid_width, channels = x.shape
-        patches = x.reshape(batch, grid_height * grid_width, channels)
+        patches = flatten_grid(x)
         tokens = jax.lax.concatenate([mean_tokens(patches), patches], 1)
         return {"norm_in": tokens, "norm": self.norm(tokens)}
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from vit2onnx.families.dinov3_vit.architecture import Architecture
 from vit2onnx.nn.layers import LayerNorm, LayerScale, Linear, Mlp, PatchEmbed, SwiGlu
 from vit2onnx.nn.model import Features, features_of, run
-from vit2onnx.nn.primitives import attention, rotary_embedding
+from vit2onnx.nn.primitives import attention, flatten_grid, for_every_image, rotary_embedding
 from vit2onnx.nn.rope import in_other_precision, rope_table
 from vit2onnx.weights.keytable import LazyTensor
 
@@ -113,14 +113,10 @@ class Model(eqx.Module):
     def embed(self, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Tokens, Rope]:
         """The tokens that enter the first block, and the rotation of each."""
         patches = self.patch_embed(pixel_values)
-        batch, grid_height, grid_width, embed_dim = patches.shape
-        prefix = jax.lax.concatenate([self.cls_token, self.register_tokens], 1)
-        num_prefix = prefix.shape[1]
-        prefix = jnp.broadcast_to(prefix, (batch, num_prefix, embed_dim))
-        tokens = jax.lax.concatenate([prefix, patches.reshape(batch, grid_height * grid_width, embed_dim)], 1)
-        cos, sin = rope_table(self.rope_periods, grid_height, grid_width, num_prefix)
-        per_image = (batch, *cos.shape)
-        return tokens, (jnp.broadcast_to(cos, per_image), jnp.broadcast_to(sin, per_image))
+        prefix = [self.cls_token, self.register_tokens]
+        num_prefix = sum(tokens.shape[1] for tokens in prefix)
+        rope = rope_table(self.rope_periods, patches, num_prefix)
+        return jax.lax.concatenate([*(for_every_image(x, patches) for x in prefix), flatten_grid(patches)], 1), rope
 
     def trunk(self) -> list[tuple[str, Block]]:
         """The blocks in order, each with its path in the tree: `x = layer(x, rope)`."""
