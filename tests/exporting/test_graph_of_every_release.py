@@ -117,13 +117,15 @@ def test_what_has_an_operator_is_one_node(small, export):
             expected |= {"Gelu": blocks, "ReduceMean": 1}
         else:
             blocks, swiglu = arch.depth, arch.ffn == "swiglu"
-            expected = {"Conv": 1, "LayerNormalization": 2 * blocks + 1, "MatMul": (5 if swiglu else 4) * blocks}
-            expected |= {"Attention": blocks, "RotaryEmbedding": 2 * blocks, "Split": blocks}
+            expected = {"Conv": 1, "LayerNormalization": 2 * blocks + 1, "MatMul": (7 if swiglu else 6) * blocks}
+            expected |= {"Attention": blocks, "RotaryEmbedding": 2 * blocks}
             expected |= {"Sigmoid": blocks} if swiglu else {"Gelu": blocks}
         names = expected.keys() | {"Attention", "RotaryEmbedding", "Gelu", "Sigmoid", "ReduceMean", "Split"}
         assert {name: found[name] for name in names} == {name: expected.get(name, 0) for name in names}
         # What the operators above stand for, and where jax2onnx takes refuge.
-        assert not found.keys() & {"Einsum", "Gemm", "Softmax", "Erf", "Sqrt", "Exp", "If", "Loop", "Scan", "Pad"}
+        assert not found.keys() & {"Einsum", "Gemm", "Softmax", "Erf", "Sqrt", "Exp", "If", "Loop", "Scan"}
+        # Of a RoPE table, not of an image.
+        assert found["Pad"] <= (small.spec.family == "dinov3_vit")
         assert {node.domain for node in model.graph.node} == {""}
 
 
@@ -133,7 +135,7 @@ def test_every_weight_of_the_model_is_in_the_graph(small, export):
         held = {tensor.name: tensor for tensor in onnx.load(export(small, recipe)).graph.initializer}
         for name, tensor in tensors.items():
             assert onnx.numpy_helper.to_array(held[name]).tobytes() == tensor.read().tobytes(), name
-        assert all(np.prod(held[name].dims) <= 4 for name in held.keys() - tensors.keys())
+        assert all(np.prod(held[name].dims) <= 6 for name in held.keys() - tensors.keys())
 
 
 def test_what_a_graph_says_of_itself_is_its_variants(small, export):

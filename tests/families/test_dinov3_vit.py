@@ -168,9 +168,10 @@ def test_a_built_model_holds_shapes_only(released: Mapping[str, VariantSpec]):
         leaves = jax.tree_util.tree_leaves(skeleton_of(spec.family, arch))
         assert {type(leaf) for leaf in leaves} == {jax.ShapeDtypeStruct}
         assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}
-        # The publisher counts what is for training, and not the rotary periods.
+        # The publisher counts what is for training and the biases of keys, which are masked, but no rotary periods.
         training = arch.embed_dim * (3 if arch.local_cls_norm else 1)
-        assert sum(leaf.size for leaf in leaves) == spec.parameters - training + arch.head_dim // 4
+        masked = arch.qkv_bias * arch.depth * arch.embed_dim
+        assert sum(leaf.size for leaf in leaves) == spec.parameters - training - masked + arch.head_dim // 4
 
 
 @pytest.mark.parametrize("name", ["vits16", "vits16plus", "vit7b16"])
@@ -178,7 +179,8 @@ def test_every_part_of_an_architecture_is_in_its_model(spines, name: str):
     spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
     block = spine.model.blocks[1]
     assert type(block.mlp) is (Mlp if name == "vits16" else SwiGlu)
-    assert (block.attn.qkv.bias is None) == (name == "vit7b16")
+    assert (block.attn.q.bias is None) == (block.attn.v.bias is None) == (name == "vit7b16")
+    assert block.attn.k.bias is None
     assert block.attn.num_heads == 2
     assert spine.model.rope_periods.shape == ((32,) if name == "vit7b16" else (16,))
 

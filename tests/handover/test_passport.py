@@ -59,9 +59,10 @@ def test_the_way_from_the_checkpoint_is_told(
     tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path, tmp_path
 ):
     found = weights_of(tiny_spec, tiny_checkpoint, only_weights(tmp_path / "graph.onnx", tiny_model_file))["weights"]
-    assert found["blocks.0.attn.qkv.weight"]["transforms"] == ["transpose"]
-    bias = found["blocks.0.attn.qkv.bias"]
-    assert bias["transforms"] == ["multiply_by_mask"]
+    assert found["blocks.0.attn.proj.weight"]["transforms"] == ["transpose"]
+    assert found["blocks.0.attn.k.weight"]["transforms"] == ["take_k, transpose"]
+    bias = found["blocks.0.attn.v.bias"]
+    assert bias["transforms"] == ["multiply_by_mask", "take_v_beside_zero_keys"]
     assert list(bias["sources"]) == ["blocks.0.attn.qkv.bias", "blocks.0.attn.qkv.bias_mask"]
     norm = found["norm.weight"]
     assert norm["transforms"] == []

@@ -137,12 +137,12 @@ def test_leaves_are_named_by_their_path_in_tree_order(tiny_spec):
         "rope_periods",
         "blocks.0.norm1.weight",
         "blocks.0.norm1.bias",
-        "blocks.0.attn.qkv.weight",
-        "blocks.0.attn.qkv.bias",
-        "blocks.0.attn.proj.weight",
+        "blocks.0.attn.q.weight",
+        "blocks.0.attn.q.bias",
+        "blocks.0.attn.k.weight",
     ]
     assert names[-1] == "norm.bias"
-    assert len(names) == len(set(names)) == 5 + 2 * 14 + 2
+    assert len(names) == len(set(names)) == 5 + 2 * 17 + 2
     assert leaf_names({"a": [1.0, jnp.zeros(2)], "b": (3,)}) == ["a.0", "a.1", "b.0"]
 
 
@@ -474,8 +474,8 @@ def test_leaves_are_let_go_as_they_are_written(tiny_spec, tmp_path, kind):
         write_archive(tmp_path / "file", spec, skeleton, stream())
     else:
         write_model(tmp_path / "file", spec, stream())
-    # The patches' weight, and in each of two blocks qkv and proj.
-    assert len(made) == 1 + 2 * 2
+    # The patches' weight, and in each of two blocks queries, keys and values, together or apart, and proj.
+    assert len(made) == 1 + 2 * {"archive": 2, "model": 4}[kind]
     assert most <= 2
 
 

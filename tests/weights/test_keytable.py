@@ -23,6 +23,7 @@ from vit2onnx.weights.keytable import (
     Shape,
     Transform,
     assign,
+    chained,
     check,
     restoring,
     third,
@@ -201,6 +202,16 @@ def test_transforms_put_each_element_where_it_belongs():
     for index, part in enumerate((query, key, value)):
         assert third("part", index).shapes((4, 5)) == ((12, 5),)
         assert np.array_equal(third("part", index).apply([fused], (4, 5)), part)
+
+
+def test_chained_transforms_follow_one_another():
+    fused = noise((12, 5))
+    second = chained(third("second", 1), TRANSPOSE)
+    assert second.name == "second, transpose"
+    assert second.shapes((5, 4)) == ((12, 5),)
+    assert np.array_equal(second.apply([fused], (5, 4)), fused[4:8].T)
+    back = chained(FUSE_QKV, TRANSPOSE)
+    assert all(map(np.array_equal, back.invert(fused.T), np.split(fused, 3)))
 
 
 def test_fusing_query_and_value_puts_a_key_of_zeros_between():

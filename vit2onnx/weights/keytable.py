@@ -85,6 +85,21 @@ def third(name: str, index: int) -> Transform:
     return Transform(name, lambda target: ((3 * target[0], *target[1:]),), take, invert)
 
 
+def chained(first: Transform, second: Transform) -> Transform:
+    """A transform that applies two, one after the other."""
+
+    def between(target: Shape) -> Shape:
+        (shape,) = second.shapes(target)
+        return shape
+
+    return Transform(
+        f"{first.name}, {second.name}",
+        shapes=lambda target: first.shapes(between(target)),
+        apply=lambda sources, target: second.apply([first.apply(sources, between(target))], target),
+        invert=lambda value: first.invert(second.invert(value)[0]),
+    )
+
+
 COPY = reshaping("copy", lambda target: target)
 DROP_FIRST_AXIS = reshaping("drop_first_axis", lambda target: (1, *target))
 ADD_FIRST_AXIS = reshaping("add_first_axis", lambda target: target[1:])

@@ -5,6 +5,8 @@ The archive holds their initial values whatever the file says, so that every lay
 has the file's own under "ignored".
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +14,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_vit.architecture import Architecture
 from vit2onnx.nn.rope import rope_periods
 from vit2onnx.weights.keytable import (
@@ -28,7 +31,9 @@ from vit2onnx.weights.keytable import (
     KeyTable,
     Shape,
     Transform,
+    chained,
     restoring,
+    third,
 )
 
 BLOCK = "blocks.0.blocks.{i}"
@@ -207,6 +212,26 @@ def _linear(target: str, source: str) -> tuple[Entry, Entry]:
     return Entry(f"{target}.weight", (f"{source}.weight",), TRANSPOSE), Entry(f"{target}.bias", (f"{source}.bias",))
 
 
+def _thirds(target: str, source: str) -> Iterator[Entry]:
+    """Queries, keys and values, which Equimo stores as one layer, as three. Keys have no bias."""
+    for index, letter in enumerate("qkv"):
+        part = third(f"take_{letter}", index)
+        yield Entry(f"{target}.{letter}.weight", (f"{source}.weight",), chained(part, TRANSPOSE))
+        if letter != "k":
+            yield Entry(f"{target}.{letter}.bias", (f"{source}.bias",), _beside_zero_keys(part))
+
+
+def _beside_zero_keys(part: Transform) -> Transform:
+    """A part of a bias whose keys have none. Raises `InputError` where they have, which would be lost."""
+
+    def apply(sources: list[np.ndarray], target: Shape) -> np.ndarray:
+        if np.any(np.split(sources[0], 3)[1]):
+            raise InputError("The keys of this checkpoint have a bias, which no DINOv3 has; give the released file.")
+        return part.apply(sources, target)
+
+    return replace(part, name=f"{part.name}_beside_zero_keys", apply=apply)
+
+
 def same(target: str, source: str, *leaves: str) -> tuple[Entry, ...]:
     """Lines for leaves that are the same on both sides."""
     return tuple(Entry(f"{target}.{leaf}", (f"{source}.{leaf}",)) for leaf in leaves)
@@ -223,7 +248,7 @@ def model_table(arch: Architecture) -> KeyTable:
             Entry("register_tokens", ("reg_tokens",), ADD_FIRST_AXIS),
             Entry("rope_periods", ("local_pos_embed.patch_rope.freqs",)),
             *same("blocks.{i}.norm1", f"{BLOCK}.prenorm", "weight", "bias"),
-            *_linear("blocks.{i}.attn.qkv", f"{BLOCK}.attn.qkv"),
+            *_thirds("blocks.{i}.attn", f"{BLOCK}.attn.qkv"),
             *_linear("blocks.{i}.attn.proj", f"{BLOCK}.attn.proj"),
             *same("blocks.{i}.ls1", f"{BLOCK}.ls1", "gamma"),
             *same("blocks.{i}.norm2", f"{BLOCK}.norm", "weight", "bias"),

@@ -23,23 +23,27 @@ Rope = tuple[Float[Array, "batch tokens half_head_dim"], Float[Array, "batch tok
 
 
 class Attention(eqx.Module):
-    """Multi-head self-attention with rotated queries and keys; the fused projection holds q, k and v in this order."""
+    """Multi-head self-attention with rotated queries and keys, of which the keys have no bias."""
 
-    qkv: Linear
+    q: Linear
+    k: Linear
+    v: Linear
     proj: Linear
     num_heads: int = eqx.field(static=True)
 
     def __init__(self, arch: Architecture):
-        self.qkv = Linear(arch.embed_dim, 3 * arch.embed_dim, bias=arch.qkv_bias)
-        self.proj = Linear(arch.embed_dim, arch.embed_dim)
+        square = arch.embed_dim, arch.embed_dim
+        self.q = Linear(*square, bias=arch.qkv_bias)
+        self.k = Linear(*square, bias=False)
+        self.v = Linear(*square, bias=arch.qkv_bias)
+        self.proj = Linear(*square)
         self.num_heads = arch.num_heads
 
     def project(self, x: Tokens, rope: Rope) -> tuple[Tokens, Tokens, Tokens]:
         """Queries and keys, both rotated, and values; the heads of each side by side."""
-        query, key, value = jax.lax.split(self.qkv(x), (x.shape[-1],) * 3, axis=2)
-        query = rotary_embedding(query, *rope, num_heads=self.num_heads)
-        key = rotary_embedding(key, *rope, num_heads=self.num_heads)
-        return query, key, value
+        query = rotary_embedding(self.q(x), *rope, num_heads=self.num_heads)
+        key = rotary_embedding(self.k(x), *rope, num_heads=self.num_heads)
+        return query, key, self.v(x)
 
     def mix(self, query: Tokens, key: Tokens, value: Tokens) -> Tokens:
         """What every token takes from all others."""
