@@ -24,7 +24,9 @@ from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.graph import check_interface, detach, trace, write
 from vit2onnx.exporting.metadata import metadata_of
+from vit2onnx.onnx_file import initializers
 from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.runners.onnx_constants import computed_constants
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
@@ -153,6 +155,8 @@ def test_weights_are_read_once_and_when_the_file_is_written(
     path = tmp_path / "static.onnx"
     write(traced, path, interface, RECIPES["static"], metadata, counted, weights=tiny_model_file, external=False)
     assert reads == dict.fromkeys(tensors, 1)
+    # Of the periods, only tables are written.
+    assert set(initializers(path)) >= tensors.keys() - {"rope_periods"}
 
 
 @every_recipe
@@ -194,21 +198,43 @@ def test_operators_are_native(graphs: Mapping[str, onnx.ModelProto], recipe: str
 
 
 @every_recipe
-def test_initializers_are_the_models_leaves(graphs: Mapping[str, onnx.ModelProto], tiny_model_file: Path, recipe: str):
+def test_initializers_are_the_models_leaves(
+    paths: Mapping[str, Path], graphs: Mapping[str, onnx.ModelProto], tiny_model_file: Path, recipe: str
+):
     _, tensors = open_model(tiny_model_file)
     held = {tensor.name: tensor for tensor in graphs[recipe].graph.initializer}
+    computed = computed_constants(paths[recipe])
+    if recipe in ("static", "free_batch"):
+        # Only tables are left of them.
+        del tensors["rope_periods"]
     for name, tensor in tensors.items():
         assert held[name].data_type == onnx.TensorProto.FLOAT
         assert tuple(held[name].dims) == tensor.shape
         assert onnx.numpy_helper.to_array(held[name]).tobytes() == tensor.read().tobytes(), name
     # All others are sizes and scalars.
-    assert all(np.prod(held[name].dims) <= 6 for name in held.keys() - tensors.keys())
+    assert all(np.prod(held[name].dims) <= 6 for name in held.keys() - tensors.keys() - computed.keys())
     assert "blocks.0.attn.q.weight" in held
 
 
 @every_recipe
 def test_file_passes_the_full_check(paths: Mapping[str, Path], recipe: str):
     onnx.checker.check_model(str(paths[recipe]), full_check=True)
+
+
+@every_recipe
+def test_nothing_is_computed_that_the_image_does_not_change(graphs: Mapping[str, onnx.ModelProto], recipe: str):
+    graph = graphs[recipe].graph
+    of_image = {"pixel_values"}
+    alone = []
+    for node in graph.node:
+        if of_image & set(node.input):
+            of_image |= set(node.output)
+        else:
+            alone.append(node)
+    # Of tokens that are weights, once for each of two images.
+    assert [node.op_type for node in alone] == (["Expand"] * 2 if recipe == "free_size" else [])
+    computed = {entry.key: entry.value for entry in graphs[recipe].metadata_props}.get("computed", "")
+    assert ("float[4] rope_periods" in computed) == (recipe in ("static", "free_batch", "free_height"))
 
 
 @every_recipe

@@ -26,6 +26,7 @@ from vit2onnx.onnx_file import initializers
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.verdict import LEGS, Verdict
 from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.runners.onnx_constants import COMPUTED, compute, computed_constants
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.model_file import open_model
@@ -155,6 +156,39 @@ def test_a_passport_says_what_the_file_is(proven: Mapping[str, Any]):
     assert found["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
     assert found["constants"]
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(passport_of(**proven)))
+
+
+def test_of_periods_that_are_folded_the_tables_are_proved(proven: Mapping[str, Any]):
+    found = weights_of(proven["spec"], proven["checkpoint"], proven["graph"])
+    assert "rope_periods" not in found["weights"].keys() | initializers(proven["graph"]).keys()
+    assert list(found["folded"]) == ["rope_periods"]
+    assert list(found["folded"]["rope_periods"]["sources"]) == ["rope_embed.periods"]
+    assert len(computed_constants(proven["graph"])) == 2
+    assert computed_constants(proven["graph"]).keys() <= found["constants"].keys()
+
+
+def test_tables_of_other_periods_are_refused(proven: Mapping[str, Any]):
+    """Also where the graph says so itself."""
+    model = onnx.load(proven["graph"], load_external_data=False)
+    (text,) = [entry for entry in model.metadata_props if entry.key == COMPUTED]
+    text.value = text.value.replace("3.15625", "3.1562502")
+    exact = compute(onnx.parser.parse_model(text.value))
+    proven["graph"].write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"rope_periods is not what the checkpoint's rope_embed\.periods gives"):
+        weights_of(proven["spec"], proven["checkpoint"], proven["graph"])
+    for table in model.graph.initializer:
+        if table.name in exact:
+            table.raw_data = exact[table.name].astype(np.float32).tobytes()
+    proven["graph"].write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"rope_periods is not what the checkpoint's rope_embed\.periods gives"):
+        weights_of(proven["spec"], proven["checkpoint"], proven["graph"])
+
+
+def test_a_changed_table_is_refused(proven: Mapping[str, Any]):
+    name = next(iter(computed_constants(proven["graph"])))
+    flip(initializers(proven["graph"])[name])
+    with pytest.raises(InputError, match=f"the constant {name} is not what its origin computes"):
+        weights_of(proven["spec"], proven["checkpoint"], proven["graph"])
 
 
 def test_a_graph_that_changed_after_its_comparison_gets_none(proven: Mapping[str, Any]):

@@ -19,13 +19,17 @@ from onnx.reference import ReferenceEvaluator
 from tests import transformers_model
 from tests.conftest import DISTINCT, Spine, short
 from tests.planted import AMPLIFIED, IN_GRAPH, MODELS
+from tests.rounding import floors
 from vit2onnx.checkpoints.fetch import describe
+from vit2onnx.errors import InputError
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.families.fault import InGraph
 from vit2onnx.parity.comparison import Check, try_in_double
 from vit2onnx.parity.floors import rms
-from vit2onnx.runners.onnx_double import Conv, Gelu, LayerNormalization, meant, run_in_double
+from vit2onnx.runners.onnx import session_of
+from vit2onnx.runners.onnx_constants import COMPUTED, compute, meant
+from vit2onnx.runners.onnx_double import Conv, Gelu, LayerNormalization, run_in_double
 from vit2onnx.self_test.chain import shrink
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.recipe import Recipe
@@ -105,6 +109,83 @@ def test_a_planted_fault_is_far_beyond_double_precision(of_model, truth, tmp_pat
     # Measured 1.3e-15 at most, where attention is sharp, and 2.6e-5 at least.
     assert healthy < 1e-13
     assert found > 1e-6
+
+
+def table_of(model: onnx.ModelProto) -> onnx.TensorProto:
+    """The cosines of a static graph's rotations."""
+    rope = next(node for node in model.graph.node if node.op_type == "RotaryEmbedding")
+    (table,) = [one for one in model.graph.initializer if one.name == rope.input[1]]
+    return table
+
+
+def other_element(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[onnx.ModelProto], None]:
+    """One angle of one patch is another; the first tokens are not rotated."""
+
+    def plant(model: onnx.ModelProto) -> None:
+        table = table_of(model)
+        values = numpy_helper.to_array(table).copy()
+        values[:, 9, 3] = change(values[:, 9, 3])
+        table.CopyFrom(numpy_helper.from_array(values, table.name))
+
+    return plant
+
+
+def other_origin(old: str, new: str) -> Callable[[onnx.ModelProto], None]:
+    def plant(model: onnx.ModelProto) -> None:
+        (text,) = [entry for entry in model.metadata_props if entry.key == COMPUTED]
+        assert old in text.value
+        text.value = text.value.replace(old, new)
+
+    return plant
+
+
+def spoilt(spine: Spine, plant: Callable[[onnx.ModelProto], None], path: Path) -> Path:
+    model = onnx.load(export(spine, STATIC))
+    plant(model)
+    onnx.save(model, path)
+    return path
+
+
+# Of an element, of the periods, and of the formula, in table or origin.
+OTHER_CONSTANTS = {
+    "off by a last place": other_element(lambda x: np.nextafter(x, np.float32(2))),
+    "off by 1e-3": other_element(lambda x: x + np.float32(1e-3)),
+    "not finite": other_element(lambda x: x * np.float32(np.nan)),
+    "another period": other_origin("3.15625", "3.1562502"),
+    "another formula": other_origin("= Cos (", "= Sin ("),
+    "another shape": lambda model: table_of(model).dims.append(1),
+    "another name": lambda model: other_origin(table_of(model).name, "other")(model),
+}
+
+
+@pytest.mark.parametrize("plant", OTHER_CONSTANTS.values(), ids=OTHER_CONSTANTS)
+def test_a_constant_that_is_not_the_rounding_of_its_origin_is_refused(tiny: Spine, tmp_path: Path, plant):
+    path = spoilt(tiny, plant, tmp_path / "spoilt.onnx")
+    with pytest.raises(InputError, match="is not what its origin computes"):
+        run_in_double(path, {FIRST: IMAGES[FIRST]}, 2)
+    features, check = tried(path, tiny, STATIC)
+    assert (features, check.name, check.passed) == ({}, "runs", False)
+
+
+def test_a_wrong_element_shows_in_single_precision_too(tiny: Spine, truth, tmp_path: Path):
+    healthy, wrong = export(tiny, STATIC), spoilt(tiny, OTHER_CONSTANTS["off by 1e-3"], tmp_path / "spoilt.onnx")
+    images = np.repeat(IMAGES[FIRST][None], 2, axis=0)
+    found = [session_of(path).run(None, {"pixel_values": images})[0][0] for path in (healthy, wrong)]
+    expected = truth(tiny)[FIRST]
+    assert floors(found[1], expected, found[0]) > 10
+
+
+def test_a_constant_that_is_as_wrong_as_its_origin_is_another_model(tiny: Spine, truth, tmp_path: Path):
+    def plant(model: onnx.ModelProto) -> None:
+        other_origin("3.15625", "3.1562502")(model)
+        (text,) = [entry.value for entry in model.metadata_props if entry.key == COMPUTED]
+        exact = compute(onnx.parser.parse_model(text))
+        for table in model.graph.initializer:
+            if table.name in exact:
+                table.CopyFrom(numpy_helper.from_array(exact[table.name].astype(np.float32), table.name))
+
+    found = run_in_double(spoilt(tiny, plant, tmp_path / "spoilt.onnx"), {FIRST: IMAGES[FIRST]}, 2)[FIRST]
+    assert np.abs(found - truth(tiny)[FIRST]).max() > 1e-10
 
 
 def test_the_first_place_of_a_batch_is_given(tiny: Spine):

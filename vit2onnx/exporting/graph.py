@@ -13,6 +13,7 @@ from jax2onnx import to_onnx
 
 import vit2onnx.exporting.lowerings  # noqa: F401  registers the primitives' operators
 from vit2onnx.errors import InputError, InternalError
+from vit2onnx.exporting.folding import fold
 from vit2onnx.exporting.weights import write_embedded, write_external
 from vit2onnx.files import atomic
 from vit2onnx.nn.model import Model, run_stages
@@ -122,7 +123,7 @@ def write(
     weights: Path,
     external: bool,
 ) -> None:
-    """Write the graph, once it has passed ONNX's full check, with its metadata and weights.
+    """Write the graph, once it has passed ONNX's full check, with its metadata and weights; constants are folded.
 
     If `external`, the weights stay in the file `weights`, which lies beside `path`; else they are copied, one tensor in
     memory at a time.
@@ -133,9 +134,11 @@ def write(
     meanings = {port.name: port.meaning for port in interface.outputs}
     for value in graph.graph.outputs:
         value.doc_string = meanings[value.name]
+    inputs = [port.name for port in interface.inputs]
+    tensors = fold(graph, tensors, inputs)
     # While the parameters are inputs, so that there is nothing large to be checked.
     onnx.checker.check_model(ir.to_proto(graph), full_check=True)
-    detach(graph, tensors, [port.name for port in interface.inputs])
+    detach(graph, tensors, inputs)
     check_interface(graph, interface, recipe)
     model = ir.to_proto(graph)
     with atomic(path) as new:

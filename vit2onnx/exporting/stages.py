@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from vit2onnx import onnx_file
 from vit2onnx.errors import InternalError
+from vit2onnx.exporting.folding import fold
 from vit2onnx.exporting.graph import trace
 from vit2onnx.exporting.weights import write_external
 from vit2onnx.files import atomic
@@ -61,6 +62,7 @@ def write_stages(
     graph.producer_name = "vit2onnx"
     # Of the same nodes, the same is true.
     graph.metadata_props.update(onnx_file.metadata(exported))
+    tensors = fold(graph, tensors, [port.name for port in spec.interface(recipe.interface).inputs])
     whole = ir.to_proto(graph)
     check_same_nodes(exported, whole, tensors)
     cut = inject(whole, [name for name, _ in model.trunk()])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx.numpy_helper import to_array
 
 from vit2onnx.checkpoints.convert import sha256
 from vit2onnx.checkpoints.detect import detect
@@ -16,6 +17,7 @@ from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, initializers, metadata
 from vit2onnx.parity.floors import error, noise_floors
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.provenance import versions
+from vit2onnx.runners.onnx_constants import computed_constants, origin_of_constants
 from vit2onnx.spec.case import Case, of_first_image
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
@@ -30,35 +32,43 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path) -> dict[str, An
     """Every initializer of a graph: those that are the checkpoint's tensors, with the way from there, and constants.
 
     Nothing is taken on trust from the steps between: each tensor is read from the checkpoint once more, brought through
-    the declared transforms and compared by hash with what the graph holds. Raises `InputError` with every weight that
-    differs.
+    the declared transforms and compared by hash with what the graph holds. Of tensors that are folded, only constants
+    are left: these are proved to be computed from what the graph says, and that to be the checkpoint's. Raises
+    `InputError` with every weight that differs.
     """
     tensors = open_checkpoint(checkpoint)
     table = detect(str(checkpoint), spec, tensors)
     leaves = {one.target: one for one in assign(table, array_shapes(archive_skeleton(spec)))}
-    found = initializers(graph)
-    weights, faults = {}, []
+    found, recorded = initializers(graph), origin_of_constants(graph)
+    origins = {one.name: to_array(one) for one in recorded.graph.initializer} if recorded else {}
+    weights: dict[str, Any] = {}
+    folded: dict[str, Any] = {}
+    faults = []
     for assignment in assign(model_table(spec), array_shapes(skeleton_of(spec.family, spec.architecture))):
         name = assignment.target
         (leaf,) = (leaves[source] for source in assignment.sources)
         sources = [tensors[key].read() for key in leaf.sources]
         digest = sha256(value_of(assignment, [value_of(leaf, sources)]))
-        held = found.get(name)
-        if held is None or (held.shape, held.sha256()) != (assignment.shape, digest):
-            where = f"{name} in {held.file.name}" if held else name
-            faults.append(
-                f"{where} is not what the checkpoint's {', '.join(leaf.sources) or leaf.transform.name} gives"
-            )
-            continue
-        weights[name] = {
+        way = {
             "shape": assignment.shape,
             "sha256": digest,
             "sources": {key: sha256(array) for key, array in zip(leaf.sources, sources, strict=True)},
             "transforms": [one.transform.name for one in (leaf, assignment) if one.transform.name != "copy"],
         }
+        held, origin = found.get(name), origins.get(name)
+        proven = held is not None or origin is not None
+        proven &= held is None or (held.shape, held.sha256()) == (assignment.shape, digest)
+        proven &= origin is None or sha256(origin) == digest
+        if not proven:
+            where = f"{name} in {held.file.name}" if held else name
+            faults.append(
+                f"{where} is not what the checkpoint's {', '.join(leaf.sources) or leaf.transform.name} gives"
+            )
+        (weights if held else folded)[name] = way
     raise_faults(f"{graph}; delete the file that differs and run again", faults)
     constants = {name: one.sha256() for name, one in found.items() if name not in weights}
-    return {"weights": weights, "constants": constants}
+    computed_constants(graph)
+    return {"weights": weights, "constants": constants, "folded": folded}
 
 
 def passport_of(

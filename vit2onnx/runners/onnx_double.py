@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx import TensorProto
-from onnx.numpy_helper import from_array, to_array
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_conv import Conv as GeneralConv
@@ -19,6 +18,7 @@ from onnx.reference.ops.op_layer_normalization import LayerNormalization as Sing
 from scipy import special
 
 from vit2onnx.onnx_file import Initializer, initializers
+from vit2onnx.runners.onnx_constants import computed_constants, meant, read, widen_constants
 
 
 class Erf(OpRun):
@@ -73,23 +73,21 @@ class LayerNormalization(SinglePrecisionLayerNormalization):
         return found
 
 
-def meant(value: float) -> float:
-    """The number that was rounded to a single-precision constant: 2 pi, or the shortest decimal."""
-    rounded = np.float32(value)
-    return 2 * np.pi if rounded == np.float32(2 * np.pi) else float(str(rounded))
-
-
 def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -> dict[str, np.ndarray]:
     """The first output, features [tokens, embed_dim], in float64, of every case [3, height, width].
 
     A graph of a fixed batch is given the same image as often; the first place of the batch is returned.
+
+    Constants that were computed from parameters are proved to be roundings, and run in double precision too. Raises
+    `InputError` if they are not.
 
     Runs the nodes in order, each on all cases, and reads a weight when its node comes. So memory grows with what is
     between nodes, and not with the model.
     """
     model = onnx.load(path, load_external_data=False)
     weights = _take_off_weights(model.graph, initializers(path))
-    _widen_constants(model.graph)
+    widen_constants(model.graph)
+    computed = computed_constants(path)
     evaluator = ReferenceEvaluator(model, new_ops=[Conv, Erf, Gelu, LayerNormalization])
     image_name, output = model.graph.input[0].name, model.graph.output[0].name
     uses = Counter([output, *(name for node in evaluator.rt_nodes_ for name in node.input)])
@@ -98,7 +96,8 @@ def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -
         for case, image in cases.items()
     }
     for node in evaluator.rt_nodes_:
-        shared = evaluator.rt_inits_ | {name: weights[name]() for name in node.input if name in weights}
+        read_now = {name: weights[name]() for name in node.input if name in weights and name not in computed}
+        shared = {**evaluator.rt_inits_, **read_now, **computed}
         uses.subtract(node.input)
         for state in states.values():
             given = [shared[name] if name in shared else state[name] for name in node.input]
@@ -123,22 +122,4 @@ def _take_off_weights(graph: onnx.GraphProto, stored: Mapping[str, Initializer])
 
 
 def _read(place: Initializer) -> np.ndarray:
-    values = np.fromfile(place.file, "<f4", place.nbytes // 4, offset=place.offset)
-    return values.reshape(place.shape).astype(np.float64)
-
-
-def _widen_constants(graph: onnx.GraphProto) -> None:
-    """Make double precision of all that a graph holds besides weights: constants, and the casts to single precision.
-
-    A weight is single precision; a constant with one element was rounded to it from the number that was meant.
-    """
-    attributes = [attribute for node in graph.node for attribute in node.attribute]
-    for tensor in (*graph.initializer, *(one.t for one in attributes if one.HasField("t"))):
-        if tensor.data_type == TensorProto.FLOAT:
-            values = to_array(tensor)
-            wide = np.vectorize(meant, otypes=[np.float64])(values) if values.size == 1 else values.astype(np.float64)
-            tensor.CopyFrom(from_array(wide, tensor.name))
-    for node in graph.node:
-        for attribute in node.attribute:
-            if (node.op_type, attribute.name, attribute.i) == ("Cast", "to", TensorProto.FLOAT):
-                attribute.i = TensorProto.DOUBLE
+    return read(place).astype(np.float64)
