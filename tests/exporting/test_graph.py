@@ -238,6 +238,47 @@ def test_nothing_is_computed_that_the_image_does_not_change(graphs: Mapping[str,
 
 
 @every_recipe
+def test_nodes_are_named_by_the_part_of_the_model(graphs: Mapping[str, onnx.ModelProto], recipe: str):
+    graph = graphs[recipe].graph
+    names = [node.name for node in graph.node]
+    assert len(set(names)) == len(names)
+    outputs = {value.name for value in graph.output}
+    assert all(node.output == [node.name] for node in graph.node if node.output[0] not in outputs)
+    operators = {
+        "norm1": ["LayerNormalization"],
+        "attn/q": ["MatMul", "Add"],
+        "attn": ["RotaryEmbedding", "RotaryEmbedding", "Attention"],
+        "attn/k": ["MatMul"],
+        "attn/v": ["MatMul", "Add"],
+        "attn/proj": ["MatMul", "Add"],
+        "ls1": ["Mul"],
+        "": ["Add", "Add"],
+        "norm2": ["LayerNormalization"],
+        "mlp/fc1": ["MatMul", "Add"],
+        "mlp": ["Gelu"],
+        "mlp/fc2": ["MatMul", "Add"],
+        "ls2": ["Mul"],
+    }
+    for block in ("blocks.0", "blocks.1"):
+        found: dict[str, list[str]] = {}
+        for node in graph.node:
+            path, _, operator = node.name.rpartition("/")
+            if path == block or path.startswith(f"{block}/"):
+                assert operator in (node.op_type, f"{node.op_type}_1")
+                found.setdefault(path[len(block) + 1 :], []).append(node.op_type)
+        assert found == operators
+    assert {name.partition("/")[0] for name in names} == {
+        "patch_embed",
+        "embed",
+        "blocks.0",
+        "blocks.1",
+        "norm",
+        "head",
+    }
+    assert not [node.name for node in graph.node if node.metadata_props]
+
+
+@every_recipe
 def test_readers_can_follow_every_size(graphs: Mapping[str, onnx.ModelProto], recipe: str):
     """Patches are counted by a Reshape, not by arithmetic on height and width; inner sizes are numbers or left out."""
     graph = graphs[recipe].graph

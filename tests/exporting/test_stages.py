@@ -1,5 +1,6 @@
 """Graphs that show all stages: the exported graph's nodes, and values that tell one stage from another."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -88,6 +89,15 @@ def test_both_graphs_show_what_the_model_computes(spines, written: Written, name
             single, double = (expected[f"{precision}/{mode}/{stage}"] for precision in ("float32", "float64"))
             # Measured 1.3 at most.
             assert floors(value[0].reshape(double.shape), double, single) <= LAYER_LIMIT, f"{mode}/{stage}"
+
+
+@pytest.mark.parametrize("name", ["vits16", "convnext_tiny"])
+def test_nodes_have_the_names_of_the_exported_ones(written: Written, name: str):
+    paths = written(name, "dynamic")
+    models = [onnx.load(paths[kind], load_external_data=False) for kind in ("exported", "accumulated")]
+    exported, accumulated = ([node.name for node in model.graph.node] for model in models)
+    assert exported == accumulated
+    assert all(re.match(r"(patch_embed|embed|blocks\.\d|stages\.\d/.*|norm|head)/", name) for name in exported)
 
 
 def test_weights_stay_in_the_models_file(written: Written):

@@ -108,6 +108,7 @@ def examples() -> dict[str, Example]:
         "attention": Example(
             partial(primitives.attention, num_heads=HEADS), query_key_value, in_torch(torch_attention)
         ),
+        "residual": Example(primitives.residual, (x, 3 * x[::-1]), lambda x, y: np.add(x, y)),
         "first_token": Example(primitives.first_token, (x,), lambda x: x[:, 0]),
         "flatten_grid": Example(primitives.flatten_grid, (maps,), in_torch(lambda x: x.flatten(1, 2))),
         "for_every_image": Example(

@@ -14,6 +14,7 @@ from jax2onnx import to_onnx
 import vit2onnx.exporting.lowerings  # noqa: F401  registers the primitives' operators
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.folding import fold
+from vit2onnx.exporting.naming import name_nodes
 from vit2onnx.exporting.weights import write_embedded, write_external
 from vit2onnx.files import atomic
 from vit2onnx.nn.model import Model, run_stages
@@ -55,6 +56,7 @@ def trace(model: Model, spec: VariantSpec, recipe: Recipe, stages: Sequence[str]
         output_names=[*(output.name for output in interface.outputs), *stages],
     )
     _name_dimensions(graph, model, pixel_values, interface)
+    name_nodes(graph.graph, [port.name])
     return graph
 
 

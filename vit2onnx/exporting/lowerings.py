@@ -10,6 +10,8 @@ from jax2onnx.plugins.plugin_system import PrimitiveLeafPlugin, register_primiti
 
 from vit2onnx.nn import primitives, rope
 
+# Under this name a node holds which part of the model it belongs to, until nodes are named by it.
+PART = "part"
 Emit = Callable[[Any, list[ir.Value], Mapping[str, Any], str], ir.Value]
 
 
@@ -23,6 +25,7 @@ def lowers(primitive: Primitive) -> Callable[[Emit], Emit]:
                 expected = ctx.get_value_for_var(eqn.outvars[0])
                 output = emit(ctx.builder, inputs, eqn.params, expected.name)
                 output.type, output.shape = expected.type, expected.shape
+                output.producer().metadata_props[PART] = str(eqn.source_info.name_stack)
                 ctx.bind_value_for_var(eqn.outvars[0], output)
 
         register_primitive(jaxpr_primitive=primitive.name)(Lowering)
@@ -45,6 +48,11 @@ def linear(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name
 @lowers(primitives.layer_norm_p)
 def layer_norm(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     return builder.LayerNormalization(*inputs, axis=-1, epsilon=params["eps"], _outputs=[name])
+
+
+@lowers(primitives.residual_p)
+def residual(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    return builder.Add(*inputs, _outputs=[name])
 
 
 @lowers(primitives.scale_p)

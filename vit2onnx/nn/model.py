@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 from jaxtyping import Array, Float
 
 from vit2onnx.nn.primitives import first_token
@@ -66,20 +67,26 @@ class Model(Protocol):
 
 
 def run(model: Model, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
-    """All parts of a model, one after the other."""
-    x, context = model.embed(pixel_values)
-    for _, layer in model.trunk():
-        x = layer(x, context)
-    return model.head(x)
+    """All parts of a model, one after the other, each in a scope of its name, by which graphs name their nodes."""
+    with jax.named_scope("embed"):
+        x, context = model.embed(pixel_values)
+    for name, layer in model.trunk():
+        with jax.named_scope(name):
+            x = layer(x, context)
+    with jax.named_scope("head"):
+        return model.head(x)
 
 
 def run_stages(model: Model, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Features, dict[str, Array]]:
     """All parts of a model, and every stage by its full name, in order."""
-    x, context = model.embed(pixel_values)
-    found = model.embed_stages(x)
+    with jax.named_scope("embed"):
+        x, context = model.embed(pixel_values)
+        found = model.embed_stages(x)
     for name, layer in model.trunk():
-        stages = layer.stages(x, context)
+        with jax.named_scope(name):
+            stages = layer.stages(x, context)
         found |= {f"{name}.{stage}": value for stage, value in stages.items()}
         x = stages["output"]
-    found |= model.head_stages(x)
-    return features_of(found["norm"]), found
+    with jax.named_scope("head"):
+        found |= model.head_stages(x)
+        return features_of(found["norm"]), found

@@ -43,6 +43,10 @@ def _layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
     return centred * jax.lax.rsqrt(variance + eps) * weight + bias
 
 
+def _residual(x: Array, change: Array) -> Array:
+    return x + change
+
+
 def _scale(x: Array, gamma: Array) -> Array:
     return x * gamma
 
@@ -114,6 +118,7 @@ def _for_every_image(x: Array, images: Array) -> Array:
 
 linear_p = primitive("linear", _linear)
 layer_norm_p = primitive("layer_norm", _layer_norm)
+residual_p = primitive("residual", _residual)
 scale_p = primitive("scale", _scale)
 convolution_p = primitive("convolution", _convolution)
 mean_tokens_p = primitive("mean_tokens", _mean_tokens)
@@ -144,6 +149,11 @@ def layer_norm(
 ) -> Float[Array, "*batch embed_dim"]:
     """Normalise the last axis with its biased variance. ONNX: `LayerNormalization`."""
     return layer_norm_p.bind(x, weight, bias, eps=eps)
+
+
+def residual(x: Float[Array, "*shape"], change: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """What a layer goes on from and what it makes of it, together. ONNX: `Add`."""
+    return residual_p.bind(x, change)
 
 
 def scale(x: Float[Array, "*batch embed_dim"], gamma: Float[Array, " embed_dim"]) -> Float[Array, "*batch embed_dim"]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from vit2onnx.families.dinov3_convnext.architecture import Architecture
 from vit2onnx.nn.layers import LayerNorm, Linear
 from vit2onnx.nn.model import Features, features_of, run
-from vit2onnx.nn.primitives import convolution, flatten_grid, gelu, mean_tokens, scale
+from vit2onnx.nn.primitives import convolution, flatten_grid, gelu, mean_tokens, residual, scale
 from vit2onnx.weights.keytable import LazyTensor
 
 FeatureMap = Float[Array, "batch grid_height grid_width channels"]
@@ -67,7 +67,14 @@ class Block(eqx.Module):
         normed = self.norm(dwconv)
         raw = self.pwconv2(gelu(self.pwconv1(normed)))
         scaled = scale(raw, self.gamma)
-        return {"input": x, "dwconv": dwconv, "norm": normed, "raw": raw, "scaled": scaled, "output": x + scaled}
+        return {
+            "input": x,
+            "dwconv": dwconv,
+            "norm": normed,
+            "raw": raw,
+            "scaled": scaled,
+            "output": residual(x, scaled),
+        }
 
     def __call__(self, x: FeatureMap, context: None) -> FeatureMap:
         return self.stages(x, context)["output"]

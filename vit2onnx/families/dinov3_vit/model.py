@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from vit2onnx.families.dinov3_vit.architecture import Architecture
 from vit2onnx.nn.layers import LayerNorm, LayerScale, Linear, Mlp, PatchEmbed, SwiGlu
 from vit2onnx.nn.model import Features, features_of, run
-from vit2onnx.nn.primitives import attention, flatten_grid, for_every_image, rotary_embedding
+from vit2onnx.nn.primitives import attention, flatten_grid, for_every_image, residual, rotary_embedding
 from vit2onnx.nn.rope import in_other_precision, rope_table
 from vit2onnx.weights.keytable import LazyTensor
 
@@ -74,7 +74,7 @@ class Block(eqx.Module):
         query, key, value = self.attn.project(attn_in, rope)
         attn_raw = self.attn.mix(query, key, value)
         attn_scaled = self.ls1(attn_raw)
-        post_attn = x + attn_scaled
+        post_attn = residual(x, attn_scaled)
         mlp_in = self.norm2(post_attn)
         mlp_raw = self.mlp(mlp_in)
         mlp_scaled = self.ls2(mlp_raw)
@@ -89,7 +89,7 @@ class Block(eqx.Module):
             "mlp_in": mlp_in,
             "mlp_raw": mlp_raw,
             "mlp_scaled": mlp_scaled,
-            "output": post_attn + mlp_scaled,
+            "output": residual(post_attn, mlp_scaled),
         }
 
     def __call__(self, x: Tokens, rope: Rope) -> Tokens:
