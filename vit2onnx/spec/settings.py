@@ -15,10 +15,10 @@ ENTRIES = (("exports",), ("images",), ("official", "checkpoints"), ("reference",
 
 
 def settings_of(config: Mapping[str, Any], root: Path, command_line: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of the project at `root`, with the user's config laid over them, and without entries that are `null`.
+    """The defaults of the project at `root`, with the user's config over them, and without entries that are `null`.
 
-    `config` is all that Snakemake has read. `command_line` is the part that was given by `--config`. Snakemake takes its
-    nested values for texts; here they get the type that they would have in a YAML file.
+    `config` is all that Snakemake has read, and `command_line` the part of it that was given by `--config`. Snakemake
+    takes nested values of that for texts; here they get the type that they would have in a YAML file.
     """
     found: dict[str, Any] = {}
     for path in (root / "config" / name for name in DEFAULTS):
