@@ -1,11 +1,13 @@
 """vit2onnx: from a vision-transformer checkpoint to verified ONNX files."""
 
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.19")
 
 
-if exists("config/config.yaml"):
+if Path("config/config.yaml").is_file():
 
     configfile: "config/config.yaml"
 
