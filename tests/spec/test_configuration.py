@@ -79,6 +79,10 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda c: c["exports"]["static"].update(interface="text"),
         "exports.static.interface: no listed variant has the interface 'text', only images",
     ),
+    "variant that no recipe is for": (
+        lambda c: [recipe.update(interface="text") for recipe in c["exports"].values()],
+        f"variants: no recipe of exports is for {VIT}, whose interface is images",
+    ),
     "recipe nothing fits": (
         lambda c: c["exports"]["static"].update(height=225, width="dynamic"),
         "exports.static: no size of parity.sizes fits it",

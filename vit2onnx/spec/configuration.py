@@ -131,6 +131,14 @@ def recipes_without_variant(asked: Asked) -> Iterator[str]:
             )
 
 
+def variants_without_recipe(asked: Asked) -> Iterator[str]:
+    """Variants that can take no recipe."""
+    for spec in asked.specs:
+        if not any(recipe.interface in spec.interfaces for recipe in asked.recipes):
+            own = " or ".join(spec.interfaces)
+            yield f"variants: no recipe of exports is for {spec.name}, whose interface is {own}"
+
+
 def sizes_of_recipes(asked: Asked) -> Iterator[str]:
     """Sizes that a recipe lacks, that its interface does not have, or that are too small."""
     for recipe in asked.recipes:
@@ -241,6 +249,7 @@ def checkpoints(asked: Asked) -> Iterator[str]:
 
 CHECKS: list[Check] = [
     recipes_without_variant,
+    variants_without_recipe,
     sizes_of_recipes,
     sizes_of_photographs,
     limits,
