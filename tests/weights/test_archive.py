@@ -28,7 +28,6 @@ from vit2onnx.weights.archive import archive_config, archive_skeleton, read_arch
 from vit2onnx.weights.leaves import CHUNK, ahead, array_shapes, leaf_names, npy_header, serialise, write_leaves
 from vit2onnx.weights.model_file import load_model, open_model, skeleton_of, write_model
 
-
 VERSIONED = ("format", "format_version", "weights_sha256", "model_class", "model_signature")
 
 
