@@ -3,13 +3,23 @@ PYTHON ?= python3
 CORES ?= all
 # As config/config.yaml says, or for example: make run WEIGHTS=official
 WEIGHTS ?= $(shell sed -n 's/^weights: *\([a-z]*\).*/\1/p' config/config.yaml)
+# One variant instead of those in config/config.yaml, and your own checkpoint of it.
+VARIANT ?=
+CHECKPOINT ?=
+ifneq ($(CHECKPOINT),)
+  ifeq ($(VARIANT),)
+    $(error CHECKPOINT needs VARIANT, the name of a file in config/variants/*/ without .yaml)
+  endif
+  override WEIGHTS := official
+endif
 BIN := .venv/bin
 
 .PHONY: run proof check test test-slurm benchmark lock
 
 run: .venv/installed
 	rm -f results/$(WEIGHTS)/report.html
-	$(BIN)/snakemake --cores $(CORES) $(CONFIG) --config weights=$(WEIGHTS) \
+	$(BIN)/snakemake --cores $(CORES) $(CONFIG) --config weights=$(WEIGHTS) $(if $(VARIANT),variants=$(VARIANT)) \
+	  $(if $(CHECKPOINT),'official={checkpoints: {$(VARIANT): "$(CHECKPOINT)"}}') \
 	  --report results/$(WEIGHTS)/report.html --report-after-run
 
 # The same, and where drift begins, stage by stage, and the checks put to the test themselves.

@@ -1,23 +1,29 @@
 """vit2onnx: from a vision-transformer checkpoint to verified ONNX files."""
 
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.19")
 
 
-configfile: "config/config.yaml"
+if Path("config/config.yaml").is_file():
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
 
 
 pathvars:
-    results=f"results/{config.get('weights')}",
-    logs=f"logs/{config.get('weights')}",
-    benchmarks=f"benchmarks/results/{config.get('weights')}",
+    results=f"results/{config['weights']}",
+    logs=f"logs/{config['weights']}",
+    benchmarks=f"benchmarks/results/{config['weights']}",
 
 
 report: "workflow/report/workflow.rst"
 
 
-include: "workflow/rules/common.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/convert.smk"
 include: "workflow/rules/map.smk"

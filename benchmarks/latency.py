@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import torch
-import yaml
 
 from vit2onnx.runners.onnx_double import run_in_double
 from vit2onnx.runners.torch import filled_model, reference_of
-from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.spec.variant import VariantSpec, read_variants
 
 ROOT = Path(__file__).parents[1]
 PEER = "torch.onnx.export(dynamo=True)"
@@ -30,8 +29,8 @@ DOUBLE = "dynamic, in double precision"
 def export_peer(folder: Path, path: Path) -> None:
     """Export the reference model, filled from the same checkpoint, with all sizes free."""
     record = json.loads((folder / "checkpoint.json").read_text())
-    variant = yaml.safe_load((ROOT / "config" / "variants" / f"{record['variant']}.yaml").read_text())
-    spec = VariantSpec.from_mapping(record["variant"], variant)
+    name = record["variant"]
+    spec = VariantSpec.from_mapping(name, read_variants(ROOT / "config" / "variants")[name])
     model = filled_model(reference_of(spec, "transformers", folder / "checkpoint"))
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     example = torch.zeros(2, 3, 224, 256)

@@ -1,3 +1,3 @@
-"""Vision-transformer checkpoints to verified ONNX files. `vit2onnx.weights.archive.load_model` loads a model file."""
+"""From vision-transformer checkpoints to verified ONNX files. `weights.model_file.load_model` loads a model."""
 
 __version__ = "0.1.0"

@@ -81,3 +81,10 @@ def test_a_part_that_is_not_complete_is_named_before_any_job(project: Path, tmp_
     path = copy / "vit2onnx" / "families" / "toy" / "faults.py"
     path.write_text(path.read_text().replace("FAULTS", "OTHERS"))
     assert "vit2onnx/families/toy/faults.py lacks FAULTS" in snakemake(copy, "-n", fails=True)
+
+
+def test_a_missing_schema_is_named_before_any_job(project: Path, tmp_path: Path):
+    copy = tmp_path / "project"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("results", ".snakemake"))
+    (copy / "vit2onnx" / "families" / "toy" / "architecture.schema.yaml").unlink()
+    assert "there is no vit2onnx/families/toy/architecture.schema.yaml" in snakemake(copy, "-n", fails=True)

@@ -138,7 +138,7 @@ def test_a_folder_that_is_no_clone_is_an_error(
         (folder / content).parent.mkdir(parents=True)
         (folder / content).touch()
     before = sys.path.copy()
-    with pytest.raises(InputError, match=rf"^reference\.repository: {folder} is no clone of github\.com/"):
+    with pytest.raises(InputError, match=rf"^reference\.repositories: {folder} is no clone of github\.com/"):
         prepare(tiny_spec, tiny_checkpoint, folder)
     assert sys.path == before
     assert "dinov3" not in sys.modules
@@ -148,7 +148,7 @@ def test_a_folder_that_is_no_clone_is_an_error(
 def test_another_layout_is_an_error(
     tiny_spec: VariantSpec, tiny_checkpoints: Mapping[str, Path], repository: Path, layout: str
 ):
-    with pytest.raises(InputError, match=r"is not in the publisher's own layout.*leave reference\.repository empty"):
+    with pytest.raises(InputError, match=r"is not in the publisher's own layout.*leave reference\.repositories empty"):
         prepare(tiny_spec, tiny_checkpoints[layout], repository)
 
 

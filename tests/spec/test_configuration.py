@@ -12,7 +12,7 @@ import yaml
 from vit2onnx.checkpoints.detect import tables_of
 from vit2onnx.errors import InputError
 from vit2onnx.spec.configuration import check_configuration
-from vit2onnx.spec.family import part
+from vit2onnx.spec.family import FOLDER, part
 from vit2onnx.spec.variant import VariantSpec, read_variants
 
 ROOT = Path(__file__).parents[2]
@@ -62,16 +62,32 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         "parity.limits.floors.limit: 0 is less than or equal to the minimum of 0",
     ),
     "no variants": (lambda c: c.update(variants=[]), "variants: "),
-    "unknown variant": (lambda c: c.update(variants=["dinov3_vits8"]), "there is no config/variants/dinov3_vits8.yaml"),
+    "unknown variant": (
+        lambda c: c.update(variants=["dinov3_vits8"]),
+        r"there is no config/variants/\*/dinov3_vits8.yaml",
+    ),
     "no images": (lambda c: c.update(images={}), "images: "),
     "limit without a reason": (lambda c: c["parity"]["limits"]["cosine"].pop("why"), "parity.limits.cosine: 'why'"),
     "size below a patch": (lambda c: c["parity"]["sizes"].append([8, 224]), "parity.sizes: 8x224 is smaller than one"),
     "recipe below a patch": (lambda c: c["exports"]["static"].update(width=15), "exports.static.width: 15 is smaller"),
+    "recipe without a size": (lambda c: c["exports"]["static"].pop("width"), "exports.static: 'width' is a required"),
+    "recipe with a size that its interface does not have": (
+        lambda c: c["exports"]["static"].update(depth=3),
+        "exports.static: 'depth' was unexpected; the interface images has batch, height, width",
+    ),
+    "recipe that no variant can take": (
+        lambda c: c["exports"]["static"].update(interface="text"),
+        "exports.static.interface: no listed variant has the interface 'text', only images",
+    ),
+    "variant that no recipe is for": (
+        lambda c: [recipe.update(interface="text") for recipe in c["exports"].values()],
+        f"variants: no recipe of exports is for {VIT}, whose interface is images",
+    ),
     "recipe nothing fits": (
         lambda c: c["exports"]["static"].update(height=225, width="dynamic"),
         "exports.static: no size of parity.sizes fits it",
     ),
-    "unknown variant by itself": (lambda c: c.update(variants="every"), "there is no config/variants/every.yaml"),
+    "unknown variant by itself": (lambda c: c.update(variants="every"), r"there is no config/variants/\*/every.yaml"),
     "no golden image": (
         lambda c: c["official"].update(golden_image="cats.jpg"),
         "official.golden_image: there is no file cats.jpg",
@@ -86,7 +102,7 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
     ),
     "checkpoint of an unknown variant": (
         lambda c: c["official"]["checkpoints"].update(dinov3_vits8="x.pth"),
-        "there is no config/variants/dinov3_vits8.yaml",
+        r"there is no config/variants/\*/dinov3_vits8.yaml",
     ),
     "checkpoint that is not there": (
         lambda c: (c.update(weights="official"), c["official"]["checkpoints"].update({VIT: "gone.pth"})),
@@ -95,6 +111,18 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
     "checkpoint among the results": (
         lambda c: c["official"]["checkpoints"].update({VIT: "results/official/checkpoint"}),
         "lies in results/, whose files are made anew",
+    ),
+    "layout that there is not": (
+        lambda c: (c.update(weights="official"), c["synthetic"].update(layout="metta")),
+        "synthetic.layout: 'metta' is not one of publisher, meta, huggingface, huggingface5, timm, timm_qkvb",
+    ),
+    "clone of nothing": (
+        lambda c: c["reference"]["repositories"].update({"facebookresearch/dinov4": "."}),
+        "reference.repositories: 'facebookresearch/dinov4' is not one of facebookresearch/dinov3",
+    ),
+    "clone that is not there": (
+        lambda c: c["reference"]["repositories"].update({"facebookresearch/dinov3": "gone"}),
+        "reference.repositories.facebookresearch/dinov3: there is no folder gone",
     ),
     "layout that the family lacks": (
         lambda c: (c.update(variants=[CONVNEXT]), c["synthetic"].update(layout="timm_qkvb")),
@@ -119,7 +147,10 @@ def test_the_config_as_it_comes_has_no_fault():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda v: v.pop("family"), "top level: 'family' is a required property.$"),
+        (lambda v: v.pop("licence"), "top level: 'licence' is a required property.$"),
+        (lambda v: v.update(family="dinov3_vit"), "delete the key 'family'; the folder says it.$"),
+        (lambda v: v["architecture"].pop("depth"), "architecture: 'depth' is a required property.$"),
+        (lambda v: v["architecture"].update(depth="12"), "architecture.depth: '12' is not of type 'integer'.$"),
         (lambda v: v["architecture"].update(embed_dims=[1]), "architecture: .*'embed_dims' was unexpected"),
         (lambda v: v["release"].update(file="vits16.pth"), "release.file: 'vits16.pth' does not match"),
         (lambda v: v["architecture"].update(num_heads=7), "must be a multiple of 4 x num_heads"),
@@ -128,18 +159,18 @@ def test_the_config_as_it_comes_has_no_fault():
 def test_a_fault_in_a_variant_file_is_named(tmp_path: Path, change: Callable[[dict], Any], sentence: str):
     for folder in ("config", "workflow/schemas"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    path = tmp_path / "config" / "variants" / f"{VIT}.yaml"
+    path = tmp_path / "config" / "variants" / "dinov3_vit" / f"{VIT}.yaml"
     variant = yaml.safe_load(path.read_text())
     change(variant)
     path.write_text(yaml.safe_dump(variant))
-    with pytest.raises(InputError, match=rf"^config/variants/{VIT}\.yaml: .*{sentence}"):
+    with pytest.raises(InputError, match=rf"^config/variants/dinov3_vit/{VIT}\.yaml: .*{sentence}"):
         check_configuration(CONFIG, tmp_path)
     path.write_text("family: [")
-    with pytest.raises(InputError, match=rf"^config/variants/{VIT}\.yaml is no valid YAML: "):
+    with pytest.raises(InputError, match=rf"^config/variants/dinov3_vit/{VIT}\.yaml is no valid YAML: "):
         check_configuration(CONFIG, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", f"variants/{VIT}.yaml"])
+@pytest.mark.parametrize("name", ["config.yaml", f"variants/dinov3_vit/{VIT}.yaml"])
 def test_a_key_that_is_there_twice_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     monkeypatch.chdir(tmp_path)
     for folder in ("config", "workflow/schemas"):
@@ -149,7 +180,29 @@ def test_a_key_that_is_there_twice_is_named(tmp_path: Path, monkeypatch: pytest.
     path.write_text(content)
     where = rf"the key 'one' is there twice in .*, line {content.count(chr(10))}, column 2\.$"
     with pytest.raises(InputError, match=rf"^config/{name} is no valid YAML: {where}"):
-        check_configuration(CONFIG, tmp_path)
+        check_configuration(CONFIG, tmp_path, files=[tmp_path / "config" / "config.yaml"])
+
+
+def test_a_family_without_a_schema_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    copied = shutil.copytree(FOLDER, tmp_path / "families")
+    (copied / "dinov3_vit" / "architecture.schema.yaml").unlink()
+    monkeypatch.setattr("vit2onnx.spec.family.FOLDER", copied)
+    sentence = (
+        r"^config/variants/dinov3_vit/\w+\.yaml: The family dinov3_vit is not complete: there is no"
+        r" vit2onnx/families/dinov3_vit/architecture\.schema\.yaml\."
+    )
+    with pytest.raises(InputError, match=sentence):
+        check_configuration(CONFIG, ROOT)
+
+
+def test_all_faults_are_named_at_once_and_each_once():
+    config = copy.deepcopy(CONFIG) | {"variants": "all", "images": {"gone": "gone.jpg"}}
+    config["exports"]["static"] |= {"width": 15, "depth": 3}
+    with pytest.raises(InputError) as error:
+        check_configuration(config, ROOT)
+    text = str(error.value)
+    assert text.count("'depth' was unexpected") == text.count("images.gone: there is no file gone.jpg") == 1
+    assert "exports.static.width: 15 is smaller" in text
 
 
 @pytest.mark.parametrize("name", [VIT, CONVNEXT])
@@ -162,10 +215,10 @@ def test_the_self_test_says_which_variant_it_misses(tmp_path: Path):
     for folder in ("config", "workflow", "resources"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     name = "dinov3_vit7b16_pretrain_lvd1689m"
-    (tmp_path / "config" / "variants" / f"{name}.yaml").unlink()
+    (tmp_path / "config" / "variants" / "dinov3_vit" / f"{name}.yaml").unlink()
     check_configuration(CONFIG, tmp_path)
     config = CONFIG | {"parity": CONFIG["parity"] | {"self_test": True}}
     with pytest.raises(
-        InputError, match=rf"parity\.self_test: it needs config/variants/{name}\.yaml, which is not there"
+        InputError, match=rf"parity\.self_test: it needs the variant {name}, which has no file in config/variants"
     ):
         check_configuration(config, tmp_path)

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from vit2onnx.errors import InputError
 from vit2onnx.spec.recipe import Recipe
@@ -17,11 +16,39 @@ DYNAMIC = {"batch": "dynamic", "height": "dynamic", "width": "dynamic", "opset":
 
 
 def test_variants_are_named_by_their_files(tmp_path):
-    (tmp_path / "b.yaml").write_text("family: two")
-    (tmp_path / "a.yaml").write_text("family: one")
-    (tmp_path / "notes.txt").write_text("family: none")
-    assert read_variants(tmp_path) == {"a": {"family": "one"}, "b": {"family": "two"}}
+    for name in ("one/b.yaml", "two/a.yaml", "one/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("parameters: 1")
+    assert read_variants(tmp_path) == {
+        "a": {"family": "two", "parameters": 1},
+        "b": {"family": "one", "parameters": 1},
+    }
     assert list(read_variants(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        (
+            {"a.yaml": "x: 1"},
+            r"config/variants/a\.yaml: move it to the folder of its family, config/variants/\{family\}\.",
+        ),
+        (
+            {"one/a.yaml": "x: 1", "two/a.yaml": "x: 1"},
+            r"config/variants/two/a\.yaml: one has a variant of the same name",
+        ),
+        ({"one/a.yaml": "family: two"}, r"config/variants/one/a\.yaml: delete the key 'family'; the folder says it\."),
+        ({"one/a.yaml": "- x"}, r"config/variants/one/a\.yaml: it must hold keys with values\."),
+        ({"one/a.yaml": ""}, r"config/variants/one/a\.yaml: it must hold keys with values\."),
+    ],
+    ids=["in no folder", "twice", "family", "list", "empty"],
+)
+def test_a_misplaced_variant_file_is_named(tmp_path, files, fault):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=rf"^{fault}"):
+        read_variants(tmp_path)
 
 
 def test_every_variant_of_the_project_becomes_a_spec():
@@ -145,10 +172,11 @@ def test_a_convnext_has_a_token_per_32_pixels(released, height, width, tokens):
 
 def test_stages_without_a_depth_are_named():
     name = "dinov3_convnext_tiny_pretrain_lvd1689m"
-    mapping = yaml.safe_load((ROOT / "config" / "variants" / f"{name}.yaml").read_text())
+    mapping = read_variants(ROOT / "config" / "variants")[name]
     mapping["architecture"]["depths"].pop()
     with pytest.raises(
-        InputError, match=r"config/variants/tiny\.yaml: architecture\.embed_dims names 4 stages and dept"
+        InputError,
+        match=r"config/variants/dinov3_convnext/tiny\.yaml: architecture\.embed_dims names 4 stages and dept",
     ):
         VariantSpec.from_mapping("tiny", mapping)
 
@@ -156,9 +184,11 @@ def test_stages_without_a_depth_are_named():
 @pytest.mark.parametrize("embed_dim, num_heads", [(384, 5), (384, 7), (36, 6), (48, 8)])
 def test_heads_that_cannot_be_rotated_are_named(embed_dim, num_heads):
     name = "dinov3_vits16_pretrain_lvd1689m"
-    mapping = yaml.safe_load((ROOT / "config" / "variants" / f"{name}.yaml").read_text())
+    mapping = read_variants(ROOT / "config" / "variants")[name]
     mapping["architecture"] |= {"embed_dim": embed_dim, "num_heads": num_heads}
-    with pytest.raises(InputError, match=rf"config/variants/tiny\.yaml: architecture\.embed_dim {embed_dim} must be"):
+    with pytest.raises(
+        InputError, match=rf"config/variants/dinov3_vit/tiny\.yaml: architecture\.embed_dim {embed_dim} must be"
+    ):
         VariantSpec.from_mapping("tiny", mapping)
 
 

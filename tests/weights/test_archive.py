@@ -1,5 +1,6 @@
 """The archive and the model file: Equinox's own bytes, the same each time, streamed, and sound or refused."""
 
+import hashlib
 import io
 import itertools
 import json
@@ -26,6 +27,8 @@ from vit2onnx.errors import InputError, InternalError
 from vit2onnx.weights.archive import archive_config, archive_skeleton, read_archive, write_archive
 from vit2onnx.weights.leaves import CHUNK, ahead, array_shapes, leaf_names, npy_header, serialise, write_leaves
 from vit2onnx.weights.model_file import load_model, open_model, skeleton_of, write_model
+
+VERSIONED = ("format", "format_version", "weights_sha256", "model_class", "model_signature")
 
 
 def values(skeleton: object, seed: int = 0) -> dict[str, np.ndarray]:
@@ -223,7 +226,7 @@ def test_a_model_that_lacks_a_leaf_is_an_error(tiny_spec, tmp_path):
 
 def test_an_archive_holds_equinoxs_bytes_and_equimos_metadata(tiny_spec, tiny_archive):
     found = members(tiny_archive)
-    assert list(found) == ["metadata.json", "weights.eqx"]
+    assert list(found) == ["weights.eqx", "metadata.json"]
     metadata = json.loads(found["metadata.json"])
     assert metadata["model_config"] == {
         "img_size": 224,
@@ -248,6 +251,20 @@ def test_an_archive_holds_equinoxs_bytes_and_equimos_metadata(tiny_spec, tiny_ar
     }
     assert metadata["vit2onnx"] == {"variant": "dinov3_tiny", "family": "dinov3_vit"}
     skeleton = archive_skeleton(tiny_spec)
+    # What Equimo 2.7's `inspect_checkpoint` compares; its class has the same arrays at the same places as Equimo 1.1's.
+    leaves = [
+        {"path": jax.tree_util.keystr(path), "shape": leaf.shape}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(skeleton)
+        if hasattr(leaf, "shape")
+    ]
+    signature = hashlib.sha256(json.dumps(leaves, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    assert {key: metadata[key] for key in VERSIONED} == {
+        "format": "equimo.model.checkpoint",
+        "format_version": 1,
+        "weights_sha256": hashlib.sha256(found["weights.eqx"]).hexdigest(),
+        "model_class": "equimo.vision.models.vit.VisionTransformer",
+        "model_signature": f"sha256:{signature}",
+    }
     # What only training uses is as before training.
     expected = values(skeleton)
     arrays = iter((expected | {"mask_token": np.zeros_like(expected["mask_token"])}).values())

@@ -5,11 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 from workflow_project import TINY, snakemake
 
 from vit2onnx.checkpoints.synthetic import write_synthetic
-from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.spec.variant import VariantSpec, read_variants
 
 LEDGER = f"results/official/{TINY}/ledger.csv"
 
@@ -23,10 +22,10 @@ def project(tiny_project: Path, tmp_path: Path) -> Path:
 
 def write_checkpoint(project: Path, name: str, layout: str) -> Path:
     """A file in `checkpoints/` as a user may have put it there."""
-    variant = yaml.safe_load((project / "config" / "variants" / f"{TINY}.yaml").read_text())
+    spec = VariantSpec.from_mapping(TINY, read_variants(project / "config" / "variants")[TINY])
     path = project / "checkpoints" / name
     path.parent.mkdir()
-    write_synthetic(VariantSpec.from_mapping(TINY, variant), path, seed=0, layout=layout)
+    write_synthetic(spec, path, seed=0, layout=layout)
     return path
 
 

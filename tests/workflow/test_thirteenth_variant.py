@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workflow_project import edit_config, snakemake
+from workflow_project import TINY, edit_config, snakemake, variant_file
 
 # The publisher's hub names a ViT-L with SwiGLU that was never released (MODELS.md C.1); the ConvNeXt is made up.
 NEW = {
@@ -33,12 +33,12 @@ def project(tiny_project: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", NEW)
 def test_a_new_variant_is_one_file(project: Path, name: str) -> None:
     like, architecture, digits = NEW[name]
-    variants = project / "config" / "variants"
-    variant = yaml.safe_load((variants / f"{like}.yaml").read_text())
+    path = variant_file(project, like)
+    variant = yaml.safe_load(path.read_text())
     variant["architecture"] |= architecture
     variant["release"] |= {"file": f"{name}-{digits}.pth", "huggingface": f"facebook/{name}", "timm": "new"}
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
-    (variants / f"{name}.yaml").write_text(yaml.safe_dump(variant))
+    path.with_name(f"{name}.yaml").write_text(yaml.safe_dump(variant))
     # On the command line, so that not even the config is edited.
     output = snakemake(project, "--dry-run", "--workflow-profile", "none", "--config", f"variants=['{name}']")
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.M))
@@ -53,8 +53,8 @@ def test_a_new_variant_is_one_file(project: Path, name: str) -> None:
 
 def test_a_new_variant_runs_beside_the_others(project: Path) -> None:
     name = "dinov3_another"
-    variants = project / "config" / "variants"
-    shutil.copy(variants / "dinov3_tiny.yaml", variants / f"{name}.yaml")
+    path = variant_file(project, TINY)
+    shutil.copy(path, path.with_name(f"{name}.yaml"))
     edit_config(project, lambda config: config["variants"].append(name))
     output = snakemake(project, "--dry-run", "--workflow-profile", "none")
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.M))
@@ -63,10 +63,11 @@ def test_a_new_variant_runs_beside_the_others(project: Path) -> None:
 
 def test_a_variant_of_an_unknown_family_is_named_before_anything_runs(project: Path) -> None:
     name = "dinov4_tiny"
-    variant = yaml.safe_load((project / "config" / "variants" / "dinov3_tiny.yaml").read_text())
-    variant["family"] = "dinov4_vit"
-    (project / "config" / "variants" / f"{name}.yaml").write_text(yaml.safe_dump(variant))
+    path = project / "config" / "variants" / "dinov4_vit" / f"{name}.yaml"
+    path.parent.mkdir()
+    shutil.copy(variant_file(project, TINY), path)
     output = snakemake(project, "--dry-run", "--workflow-profile", "none", fails=True)
     assert (
-        f"config/variants/{name}.yaml: family: 'dinov4_vit' is not one of ['dinov3_vit', 'dinov3_convnext']" in output
-    )
+        f"config/variants/dinov4_vit/{name}.yaml: There is no family 'dinov4_vit' in vit2onnx/families, only"
+        " dinov3_convnext, dinov3_vit."
+    ) in output

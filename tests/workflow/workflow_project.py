@@ -34,11 +34,17 @@ def make_tiny_project(project: Path) -> None:
 
 def add_variant(project: Path, name: str, *, like: str, architecture: dict[str, object]) -> None:
     """Add a small variant that is as a released one but for its dimensions."""
-    variants = project / "config" / "variants"
-    variant = yaml.safe_load((variants / f"{like}.yaml").read_text())
+    path = variant_file(project, like)
+    variant = yaml.safe_load(path.read_text())
     variant["parameters"] = 100_000
     variant["architecture"] |= architecture
-    (variants / f"{name}.yaml").write_text(yaml.safe_dump(variant))
+    path.with_name(f"{name}.yaml").write_text(yaml.safe_dump(variant))
+
+
+def variant_file(project: Path, name: str) -> Path:
+    """The file of a variant of a project."""
+    (path,) = (project / "config" / "variants").glob(f"*/{name}.yaml")
+    return path
 
 
 def edit_config(project: Path, change: Callable[[dict], object]) -> None:

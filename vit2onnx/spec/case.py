@@ -46,35 +46,38 @@ MODES = ("accumulated", "injected")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 
-def image_files(images: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def image_files(images: Mapping[str, str], root: Path = Path()) -> tuple[dict[str, str], list[str]]:
     """The photographs that the config names, by name, and what is wrong with its entries.
 
     An entry is a file, a folder, or a pattern such as `photos/*.jpg`. Those of a folder or pattern are named after
-    entry and file, `photos-IMG_1.jpg`, with `_` for what a name must not hold.
+    entry and file, `photos-IMG_1.jpg`, with `_` for what a name must not hold. What is not in the working directory is
+    looked for at `root`, where the project's own photographs are.
     """
     found: dict[str, str] = {}
     faults = []
     for entry, text in images.items():
         path = Path(text).expanduser()
-        named = {}
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-            missing = f"images.{entry}: there is no photograph ({', '.join(SUFFIXES)}) in the folder {text}"
-        elif path.is_file():
-            files, named = [path], {path: entry}
-            missing = ""
-        else:
-            root = Path(path.anchor)
-            files = sorted(file for file in root.glob(str(path.relative_to(root))) if file.is_file())
-            missing = f"images.{entry}: there is no file {text}"
+        files = _photographs(path) or _photographs(root / path)
         if not files:
-            faults.append(missing)
+            what = f"photograph ({', '.join(SUFFIXES)}) in the folder" if path.is_dir() else "file"
+            faults.append(f"images.{entry}: there is no {what} {text}")
         for file in files:
-            name = named.get(file) or f"{entry}-{re.sub('[^A-Za-z0-9_.-]', '_', file.name)}"
+            is_named = file in (path, root / path)
+            name = entry if is_named else f"{entry}-{re.sub('[^A-Za-z0-9_.-]', '_', file.name)}"
             if name in found:
                 faults.append(f"images.{entry}: {found[name]} and {file} would both be named {name}; rename one")
             found[name] = str(file)
     return found, faults
+
+
+def _photographs(path: Path) -> list[Path]:
+    """The file at a path, the photographs in a folder, or the files that fit a pattern."""
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    anchor = Path(path.anchor)
+    return sorted(file for file in anchor.glob(str(path.relative_to(anchor))) if file.is_file())
 
 
 def of_first_image(cases: Iterable[str]) -> Sequence[str]:
@@ -85,7 +88,7 @@ def of_first_image(cases: Iterable[str]) -> Sequence[str]:
 
 def sizes_of(recipes: Iterable[Recipe], sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """The sizes at which something is compared: those listed, as far as an export accepts them, and the fixed ones."""
-    recipes = list(recipes)
+    recipes = [recipe for recipe in recipes if {"height", "width"} <= recipe.sizes.keys()]
     fixed = {size for one in recipes if (size := _fixed(one))}
     listed = {size for size in sizes if any(one.accepts(_named(size)) for one in recipes)}
     return sorted(fixed | listed)

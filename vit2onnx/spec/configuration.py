@@ -2,7 +2,9 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,19 @@ from jsonschema.validators import extend
 
 from vit2onnx.errors import InputError
 from vit2onnx.spec.case import GOLDEN, image_files
-from vit2onnx.spec.family import PARTS, missing_of, part, self_test_models
+from vit2onnx.spec.family import (
+    PARTS,
+    PUBLISHER,
+    architecture_schema,
+    families,
+    layout_of,
+    missing_of,
+    part,
+    publisher_repository,
+    self_test_models,
+)
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.spec.variant import VariantSpec, read_variants, read_yaml
+from vit2onnx.spec.variant import VariantSpec, read_variants, read_yaml, variant_file
 
 # JSON Schema takes 224.0 for an integer, JAX does not; and nan for a number that is no larger than any maximum.
 STRICT = extend(
@@ -28,72 +40,58 @@ STRICT = extend(
 )
 
 
-def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class Asked:
+    """What a config asks for. `root` is the project's folder, and `variants` are all that it has."""
+
+    config: Mapping[str, Any]
+    root: Path
+    variants: Mapping[str, Mapping[str, Any]]
+
+    @cached_property
+    def specs(self) -> list[VariantSpec]:
+        """The variants that are asked for."""
+        return [VariantSpec.from_mapping(name, self.variants[name]) for name in names_of(self.config, self.variants)]
+
+    @cached_property
+    def recipes(self) -> list[Recipe]:
+        """All recipes."""
+        return [Recipe.from_mapping(name, recipe) for name, recipe in self.config["exports"].items()]
+
+    def takers(self, recipe: Recipe) -> list[VariantSpec]:
+        """The variants that are asked for and have the interface of a recipe."""
+        return [spec for spec in self.specs if recipe.interface in spec.interfaces]
+
+
+Check = Callable[[Asked], Iterable[str]]
+
+
+def check_configuration(config: Mapping[str, Any], root: Path, files: Iterable[Path] = ()) -> dict[str, dict[str, Any]]:
     """Check the config and the variant files of the project at `root`, and return what the latter hold, by name.
 
-    Raises `InputError` that names every wrong key of the first file that has one.
+    `files` are those that the config was read from. Raises `InputError` that names every wrong key of the first file
+    that has one.
     """
+    for path in files:
+        if path.suffix in (".yaml", ".yml"):
+            # Only for keys that are there twice, of which Snakemake has kept the last.
+            read_yaml(path, str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
     schemas = root / "workflow" / "schemas"
-    folder = root / "config" / "variants"
-    if (path := Path("config", "config.yaml")).is_file():
-        # Only for keys that are there twice, of which Snakemake has kept the last.
-        read_yaml(path, str(path))
     _check("config", config, schemas / "config.schema.yaml")
-    variants = read_variants(folder)
+    variants = read_variants(root / "config" / "variants")
     for name, mapping in variants.items():
-        _check(f"config/variants/{name}.yaml", mapping, schemas / "variant.schema.yaml")
-    names = names_of(config, variants)
-    faults = [
-        f"variants names {name!r}, but there is no config/variants/{name}.yaml (there are: {', '.join(variants)})"
-        for name in (*names, *config["official"]["checkpoints"])
-        if name not in variants
-    ]
-    asked = dict.fromkeys(variants[name]["family"] for name in names if name in variants)
-    missing = [(family, missing_of(family, part)) for family in asked for part in PARTS]
-    faults += [f"the family {family} is not complete: {what}" for family, what in missing if what]
-    if not faults:
-        specs = [VariantSpec.from_mapping(name, variants[name]) for name in names]
-        patch = max(spec.interface().least["height"] for spec in specs)
-        faults = [*_size_faults(config, patch), *_limit_faults(config["parity"]["limits"])]
-        layout = config["synthetic"]["layout"]
-        faults += [
-            f"synthetic.layout: there is no {layout} layout of {spec.name}, only {', '.join(layouts)}"
-            for spec in specs
-            if config["weights"] == "synthetic" and layout not in (layouts := part(spec.family, "architecture").LAYOUTS)
-        ]
-        images, wrong = image_files(config["images"])
-        faults += wrong
-        golden = config["official"]["golden_image"]
-        if golden and not Path(golden).expanduser().is_file():
-            faults.append(f"official.golden_image: there is no file {golden}")
-        if GOLDEN.image in images:
-            faults.append(f"images.{GOLDEN.image}: this name is taken by official.golden_image; choose another")
-        faults += [
-            f"config/variants/{spec.name}.yaml: licence.text: there is no file {spec.licence.text}"
-            for spec in specs
-            if not (root / spec.licence.text).is_file()
-        ]
-        if config["parity"]["self_test"]:
-            faults += [
-                f"parity.self_test: it needs config/variants/{name}.yaml, which is not there"
-                for name in self_test_models().values()
-                if name not in variants
-            ]
-        repository = config["reference"]["repository"]
-        if repository and not Path(repository).expanduser().is_dir():
-            faults.append(f"reference.repository: there is no folder {repository}")
-        faults += [
-            f"official.checkpoints.{name}: there is no file or folder {path}"
-            for name, path in config["official"]["checkpoints"].items()
-            if config["weights"] == "official" and name in names and not Path(path).expanduser().exists()
-        ]
-        results = Path("results").resolve()
-        faults += [
-            f"official.checkpoints.{name}: {path} lies in results/, whose files are made anew; keep it in checkpoints/"
-            for name, path in config["official"]["checkpoints"].items()
-            if results in Path(path).expanduser().absolute().parents
-        ]
-    _raise("config", faults)
+        file, family = variant_file(mapping["family"], name), mapping["family"]
+        own = {key: value for key, value in mapping.items() if key != "family"}
+        _check(file, own, schemas / "variant.schema.yaml")
+        try:
+            schema = architecture_schema(family)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
+        _check(file, own["architecture"], schema, "architecture")
+    asked = Asked(config, root, variants)
+    # The other checks look into variants and families.
+    for checks in ([unknown_variants, incomplete_families], CHECKS):
+        _raise("config", [fault for check in checks for fault in check(asked)])
     return variants
 
 
@@ -103,10 +101,173 @@ def names_of(config: Mapping[str, Any], variants: Mapping[str, Any]) -> list[str
     return list(variants) if named == "all" else [named] if isinstance(named, str) else named
 
 
-def _check(file: str, mapping: Mapping[str, Any], schema: Path) -> None:
+def unknown_variants(asked: Asked) -> Iterator[str]:
+    """Names for which there is no file."""
+    for name in (*names_of(asked.config, asked.variants), *asked.config["official"]["checkpoints"]):
+        if name not in asked.variants:
+            yield (
+                f"variants names {name!r}, but there is no config/variants/*/{name}.yaml"
+                f" (there are: {', '.join(asked.variants)})"
+            )
+
+
+def incomplete_families(asked: Asked) -> Iterator[str]:
+    """Families of listed variants that lack a part, or a name in one."""
+    listed = [name for name in names_of(asked.config, asked.variants) if name in asked.variants]
+    for family in dict.fromkeys(asked.variants[name]["family"] for name in listed):
+        for name in PARTS:
+            if missing := missing_of(family, name):
+                yield f"the family {family} is not complete: {missing}"
+
+
+def recipes_without_variant(asked: Asked) -> Iterator[str]:
+    """Recipes that no variant can take."""
+    for recipe in asked.recipes:
+        if not asked.takers(recipe):
+            offered = sorted({name for spec in asked.specs for name in spec.interfaces})
+            yield (
+                f"exports.{recipe.name}.interface: no listed variant has the interface {recipe.interface!r}, only"
+                f" {', '.join(offered)}"
+            )
+
+
+def variants_without_recipe(asked: Asked) -> Iterator[str]:
+    """Variants that can take no recipe."""
+    for spec in asked.specs:
+        if not any(recipe.interface in spec.interfaces for recipe in asked.recipes):
+            own = " or ".join(spec.interfaces)
+            yield f"variants: no recipe of exports is for {spec.name}, whose interface is {own}"
+
+
+def sizes_of_recipes(asked: Asked) -> Iterator[str]:
+    """Sizes that a recipe lacks, that its interface does not have, or that are too small."""
+    for recipe in asked.recipes:
+        for spec in asked.takers(recipe):
+            least = spec.interface(recipe.interface).least
+            where = f"exports.{recipe.name}"
+            faults = [f"{where}: {axis!r} is a required property" for axis in least if axis not in recipe.sizes]
+            faults += [
+                f"{where}: {axis!r} was unexpected; the interface {recipe.interface} has {', '.join(least)}"
+                for axis in recipe.sizes
+                if axis not in least
+            ]
+            faults += [
+                f"{where}.{axis}: {size} is smaller than {least[axis]}, the least that {spec.name} takes"
+                for axis, size in recipe.sizes.items()
+                if size is not None and size < least.get(axis, size)
+            ]
+            yield from faults
+            if faults:
+                break
+
+
+def sizes_of_photographs(asked: Asked) -> Iterator[str]:
+    """Sizes of photographs that are too small for a variant, and recipes that no size fits."""
+    sizes = [{"height": height, "width": width} for height, width in asked.config["parity"]["sizes"]]
+    of_images = [recipe for recipe in asked.recipes if sizes[0].keys() <= recipe.sizes.keys()]
+    leasts = [spec.interface(recipe.interface).least for recipe in of_images for spec in asked.takers(recipe)]
+    for size in sizes:
+        least = {axis: max((one.get(axis, 1) for one in leasts), default=1) for axis in size}
+        if any(size[axis] < least[axis] for axis in size):
+            yield (
+                f"parity.sizes: {size['height']}x{size['width']} is smaller than one patch of"
+                f" {least['height']}x{least['width']} pixels"
+            )
+    for recipe in of_images:
+        is_free = None in (recipe.sizes["height"], recipe.sizes["width"])
+        if is_free and not any(recipe.accepts(size) for size in sizes):
+            yield f"exports.{recipe.name}: no size of parity.sizes fits it, so that it could not be compared"
+
+
+def limits(asked: Asked) -> Iterator[str]:
+    """Limits that nothing can pass or fail."""
+    cosine = asked.config["parity"]["limits"]["cosine"]["limit"]
+    if cosine > 1:
+        yield f"parity.limits.cosine.limit: {cosine} is more than any cosine"
+
+
+def layouts(asked: Asked) -> Iterator[str]:
+    """A layout of synthetic weights that no family has, or not that of a listed variant."""
+    layout = asked.config["synthetic"]["layout"]
+    known = {name: None for family in families() for name in (PUBLISHER, *part(family, "architecture").LAYOUTS)}
+    if layout not in known:
+        yield f"synthetic.layout: {layout!r} is not one of {', '.join(known)}"
+    elif asked.config["weights"] == "synthetic":
+        for spec in asked.specs:
+            own = part(spec.family, "architecture").LAYOUTS
+            if layout_of(spec.family, layout) not in own:
+                yield f"synthetic.layout: there is no {layout} layout of {spec.name}, only {', '.join(own)}"
+
+
+def photographs(asked: Asked) -> Iterator[str]:
+    """Photographs that are not there, or whose name is taken."""
+    images, faults = image_files(asked.config["images"], asked.root)
+    yield from faults
+    golden = asked.config["official"]["golden_image"]
+    if golden and not Path(golden).expanduser().is_file():
+        yield f"official.golden_image: there is no file {golden}"
+    if GOLDEN.image in images:
+        yield f"images.{GOLDEN.image}: this name is taken by official.golden_image; choose another"
+
+
+def licences(asked: Asked) -> Iterator[str]:
+    """Licences whose text is not there."""
+    for spec in asked.specs:
+        if not (asked.root / spec.licence.text).is_file():
+            yield f"{variant_file(spec.family, spec.name)}: licence.text: there is no file {spec.licence.text}"
+
+
+def self_test_variants(asked: Asked) -> Iterator[str]:
+    """Variants that the self-test needs and that are not there."""
+    if asked.config["parity"]["self_test"]:
+        for name in self_test_models().values():
+            if name not in asked.variants:
+                yield f"parity.self_test: it needs the variant {name}, which has no file in config/variants"
+
+
+def repositories(asked: Asked) -> Iterator[str]:
+    """Clones of publishers' code that no family has, or that are not there."""
+    known = sorted({publisher_repository(family) for family in families()})
+    for name, path in asked.config["reference"]["repositories"].items():
+        if name not in known:
+            yield f"reference.repositories: {name!r} is not one of {', '.join(known)}"
+        elif not Path(path).expanduser().is_dir():
+            yield f"reference.repositories.{name}: there is no folder {path}"
+
+
+def checkpoints(asked: Asked) -> Iterator[str]:
+    """Checkpoints that are not there, or where they would be overwritten."""
+    names = [spec.name for spec in asked.specs]
+    results = Path("results").resolve()
+    for name, path in asked.config["official"]["checkpoints"].items():
+        where, place = f"official.checkpoints.{name}", Path(path).expanduser()
+        if asked.config["weights"] == "official" and name in names and not place.exists():
+            yield f"{where}: there is no file or folder {path}"
+        if results in place.absolute().parents:
+            yield f"{where}: {path} lies in results/, whose files are made anew; keep it in checkpoints/"
+
+
+CHECKS: list[Check] = [
+    recipes_without_variant,
+    variants_without_recipe,
+    sizes_of_recipes,
+    sizes_of_photographs,
+    limits,
+    layouts,
+    photographs,
+    licences,
+    self_test_variants,
+    repositories,
+    checkpoints,
+]
+
+
+def _check(file: str, mapping: Mapping[str, Any], schema: Path, *path: str) -> None:
+    """Raise `InputError` if what stands at a path of a file is not as a schema says."""
     validator = STRICT(yaml.safe_load(schema.read_text()))
     errors = sorted(validator.iter_errors(mapping), key=lambda error: [str(key) for key in error.absolute_path])
-    _raise(file, [f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {_message(error)}" for error in errors])
+    wheres = ((".".join(map(str, (*path, *error.absolute_path))) or "top level", error) for error in errors)
+    _raise(file, [f"{where}: {_message(error)}" for where, error in wheres])
 
 
 def _message(error: ValidationError) -> str:
@@ -116,30 +277,6 @@ def _message(error: ValidationError) -> str:
     return str(error.message)
 
 
-def _size_faults(config: Mapping[str, Any], patch: int) -> list[str]:
-    sizes = [tuple(size) for size in config["parity"]["sizes"]]
-    faults = [
-        f"parity.sizes: {height}x{width} is smaller than one patch of {patch}x{patch} pixels"
-        for height, width in sizes
-        if min(height, width) < patch
-    ]
-    for name, recipe in config["exports"].items():
-        export = Recipe.from_mapping(name, recipe)
-        small = [key for key in ("height", "width") if (export.sizes[key] or patch) < patch]
-        faults += [f"exports.{name}.{key}: {recipe[key]} is smaller than one patch of {patch} pixels" for key in small]
-        if not any(export.accepts({"height": size[0], "width": size[1]}) for size in sizes) and None in (
-            export.sizes["height"],
-            export.sizes["width"],
-        ):
-            faults.append(f"exports.{name}: no size of parity.sizes fits it, so that it could not be compared")
-    return faults
-
-
-def _limit_faults(limits: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    cosine = limits["cosine"]["limit"]
-    return [f"parity.limits.cosine.limit: {cosine} is more than any cosine"] if cosine > 1 else []
-
-
-def _raise(file: str, faults: list[str]) -> None:
-    if faults:
-        raise InputError(f"{file}: {'; '.join(faults)}.")
+def _raise(file: str, faults: Iterable[str]) -> None:
+    if sentences := "; ".join(dict.fromkeys(faults)):
+        raise InputError(f"{file}: {sentences}.")

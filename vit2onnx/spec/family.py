@@ -25,6 +25,8 @@ PARTS = {
     "faults": ("FAULTS", "AMPLIFIED", "PREPROCESSING", "shrink"),
 }
 SCHEMA = "architecture.schema.yaml"
+# Stands for the layout in which a family's own publisher offers checkpoints.
+PUBLISHER = "publisher"
 
 
 def families() -> list[str]:
@@ -70,6 +72,27 @@ def _names(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
+def architecture_schema(family: str) -> Path:
+    """The JSON schema of the `architecture` block of a family's variants. Raises `InputError` if there is none."""
+    if family not in families():
+        raise InputError(f"There is no family {family!r} in vit2onnx/families, only {', '.join(families())}.")
+    path = FOLDER / family / SCHEMA
+    if not path.is_file():
+        raise InputError(f"The family {family} is not complete: there is no vit2onnx/families/{family}/{SCHEMA}.")
+    return path
+
+
+def publisher_repository(family: str) -> str:
+    """The name of the publisher's code of a family, such as `facebookresearch/dinov3`."""
+    repository: str = part(family, "architecture").REPOSITORY
+    return repository
+
+
+def layout_of(family: str, name: str) -> str:
+    """The layout of a family that a name stands for: `publisher` is the first, any other name stands for itself."""
+    return next(iter(part(family, "architecture").LAYOUTS)) if name == PUBLISHER else name
 
 
 def self_test_models() -> dict[str, str]:

@@ -102,6 +102,11 @@ class VariantSpec:
             golden=Golden(**{key: tuple(value) for key, value in golden.items()}) if golden else None,
         )
 
+    @property
+    def interfaces(self) -> list[str]:
+        """The names of the interfaces that its family offers."""
+        return list(part(self.family, "interface").INTERFACES)
+
     def interface(self, name: str = "images") -> Interface:
         """What goes into graphs of this variant and comes out of them, in one way of use."""
         interface: Interface = part(self.family, "interface").INTERFACES[name](self.architecture)
@@ -119,12 +124,36 @@ def _architecture(name: str, mapping: Mapping[str, Any]) -> Architecture:
     try:
         return architecture_of(mapping["family"], mapping["architecture"])
     except InputError as error:
-        raise InputError(f"config/variants/{name}.yaml: {error}") from None
+        raise InputError(f"{variant_file(mapping['family'], name)}: {error}") from None
+
+
+def variant_file(family: str, name: str) -> str:
+    """The path of a variant file in the project, for messages."""
+    return f"config/variants/{family}/{name}.yaml"
 
 
 def read_variants(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read every variant file of a folder; the file's stem is the variant's name."""
-    return {path.stem: read_yaml(path, f"config/variants/{path.name}") for path in sorted(folder.glob("*.yaml"))}
+    """Read the variant files of all families, each with its `family` added, which is the name of the file's folder.
+
+    The file's stem is the variant's name. Raises `InputError` if two files have one name, or if one is in no folder.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if stray := next(iter(sorted(folder.glob("*.yaml"))), None):
+        raise InputError(
+            f"config/variants/{stray.name}: move it to the folder of its family, config/variants/{{family}}."
+        )
+    for path in sorted(folder.glob("*/*.yaml"), key=lambda path: path.name):
+        family, name = path.parent.name, path.stem
+        file = variant_file(family, name)
+        mapping = read_yaml(path, file)
+        if not isinstance(mapping, dict):
+            raise InputError(f"{file}: it must hold keys with values.")
+        if "family" in mapping:
+            raise InputError(f"{file}: delete the key 'family'; the folder says it.")
+        if name in found:
+            raise InputError(f"{file}: {found[name]['family']} has a variant of the same name; rename one.")
+        found[name] = {"family": family, **mapping}
+    return found
 
 
 def read_yaml(path: Path, name: str) -> Any:

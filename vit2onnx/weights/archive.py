@@ -1,12 +1,12 @@
-"""The Equinox archive, `.tar.lz4`, in Equimo's format: `metadata.json` with the arguments of a model's class, and
-`weights.eqx` with all leaves of that class in tree order.
+"""The Equinox archive, `.tar.lz4`, in Equimo's format: `weights.eqx` with all leaves of a model's class in tree order,
+and `metadata.json` with the arguments of that class.
 
 It is written leaf by leaf and contains nothing but what follows from the weights and the versions of the tools, so the
-same weights give the same bytes.
+same weights give the same bytes. The metadata comes last, because it holds the weights' hash.
 """
 
+import hashlib
 import io
-import itertools
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ import numpy as np
 from vit2onnx.errors import InputError
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.leaves import CHUNK, ahead, eqx_size, leaf_size, read_leaves, serialise
+from vit2onnx.weights.leaves import CHUNK, ahead, array_paths, eqx_size, leaf_size, read_leaves, serialise
 
 
 def archive_config(spec: VariantSpec) -> dict[str, Any]:
@@ -86,23 +86,53 @@ def compress(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
 
 def write_archive(path: Path, spec: VariantSpec, skeleton: Any, values: Iterable[tuple[str, np.ndarray]]) -> None:
     """Write the archive of a variant, holding two leaves in memory: one to be written and the next to be made."""
-    metadata = {
+    digest = hashlib.sha256()
+
+    def hashed(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        for piece in pieces:
+            digest.update(piece)
+            yield piece
+
+    def pieces() -> Iterator[bytes | memoryview]:
+        # Not through tarfile, because its buffers take longer than the compression.
+        size = eqx_size(skeleton)
+        yield _tar_header("weights.eqx", size)
+        yield from hashed(serialise(skeleton, ahead(values, leaf_size)))
+        yield _padding(size)
+        text = json.dumps(metadata_of(spec, skeleton, digest.hexdigest()), indent=1).encode()
+        yield _tar_header("metadata.json", len(text)) + text + _padding(len(text))
+        yield bytes(2 * tarfile.BLOCKSIZE)
+
+    with path.open("wb") as file:
+        for chunk in ahead(compress(pieces()), len):
+            file.write(chunk)
+
+
+def metadata_of(spec: VariantSpec, skeleton: Any, weights_sha256: str) -> dict[str, Any]:
+    """The metadata of a variant's archive: what Equimo 1 reads, and from `format` on what Equimo 2 compares."""
+    kind = type(skeleton)
+    return {
         "model_config": archive_config(spec),
         "torch_hub_cfg": {},
         "timm": [],
         "jax_version": version("jax"),
         "equinox_version": version("equinox"),
         "equimo_version": version("equimo"),
+        "format": "equimo.model.checkpoint",
+        "format_version": 1,
+        "weights_sha256": weights_sha256,
+        # Equimo 2 has its vision models in a room of their own.
+        "model_class": f"{kind.__module__}.{kind.__qualname__}".replace("equimo.models.", "equimo.vision.models."),
+        "model_signature": _signature(skeleton),
         "vit2onnx": {"variant": spec.name, "family": spec.family},
     }
-    text = json.dumps(metadata, indent=1).encode()
-    size = eqx_size(skeleton)
-    # Not through tarfile, because its buffers take longer than the compression.
-    head = [_tar_header("metadata.json", len(text)), text, _padding(len(text)), _tar_header("weights.eqx", size)]
-    tail = [_padding(size), bytes(2 * tarfile.BLOCKSIZE)]
-    with path.open("wb") as file:
-        for chunk in ahead(compress(itertools.chain(head, serialise(skeleton, ahead(values, leaf_size)), tail)), len):
-            file.write(chunk)
+
+
+def _signature(skeleton: Any) -> str:
+    """The hash by which Equimo 2 tells that a class has the same arrays at the same places."""
+    leaves = [{"path": path, "shape": shape} for path, shape in array_paths(skeleton)]
+    text = json.dumps(leaves, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def read_archive(path: Path, spec: VariantSpec) -> Iterator[tuple[str, np.ndarray]]:
@@ -113,18 +143,22 @@ def read_archive(path: Path, spec: VariantSpec) -> Iterator[tuple[str, np.ndarra
     try:
         with path.open("rb") as file:
             stream = io.BufferedReader(_Pieces(_decompress(file)), CHUNK)
-            size = _enter_member(stream, "metadata.json")
-            metadata = json.loads(stream.read(size))
+            skeleton = archive_skeleton(spec)
+            size = _enter_member(stream, "weights.eqx")
+            is_ours = size == eqx_size(skeleton)
+            if is_ours:
+                yield from read_leaves(stream, skeleton)
+            else:
+                _skip(stream, size)
+            stream.read(len(_padding(size)))
+            metadata = json.loads(stream.read(_enter_member(stream, "metadata.json")))
             found = metadata["vit2onnx"]["variant"], metadata["model_config"]
             if found != (spec.name, json.loads(json.dumps(archive_config(spec)))):
                 raise InputError(
                     f"{path} holds {found[0]} and not {spec.name} as it is now; delete it and run again to rebuild it."
                 )
-            stream.read(len(_padding(size)))
-            skeleton = archive_skeleton(spec)
-            if _enter_member(stream, "weights.eqx") != eqx_size(skeleton):
+            if not is_ours:
                 raise ValueError("its weights are of another size")
-            yield from read_leaves(stream, skeleton)
             if stream.read().strip(tarfile.NUL):
                 raise ValueError("it holds more than metadata and weights")
     # Not OSError, because a full disk is no fault of the archive.
@@ -139,6 +173,13 @@ def _decompress(file: IO[bytes]) -> Iterator[bytes]:
         yield decompressor.decompress(chunk)
     if not decompressor.eof:
         raise EOFError("the lz4 frame is truncated")
+
+
+def _skip(stream: IO[bytes], size: int) -> None:
+    while size > 0:
+        if not (chunk := stream.read(min(size, CHUNK))):
+            raise EOFError("the weights are truncated")
+        size -= len(chunk)
 
 
 def _enter_member(stream: IO[bytes], name: str) -> int:

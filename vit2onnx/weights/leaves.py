@@ -56,6 +56,12 @@ def array_shapes(tree: Any) -> dict[str, Shape]:
     return {name: tuple(leaf.shape) for name, leaf in leaves if hasattr(leaf, "shape")}
 
 
+def array_paths(tree: Any) -> list[tuple[str, Shape]]:
+    """The path of every array leaf as JAX writes it, as in `.blocks[0].attn.qkv.weight`, with its shape."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path), tuple(leaf.shape)) for path, leaf in leaves if hasattr(leaf, "shape")]
+
+
 def npy_header(shape: Shape) -> bytes:
     """What stands before the bytes of a float32 array in the npy format."""
     header = io.BytesIO()

@@ -10,17 +10,24 @@ from vit2onnx.errors import InputError
 from vit2onnx.machine import free_memory
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
-from vit2onnx.spec.family import families, self_test_models
+from vit2onnx.spec.family import families, layout_of, publisher_repository, self_test_models
 from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.settings import settings_of
 from vit2onnx.spec.variant import VariantSpec
 
+# Not workflow.basedir, which is the user's own folder where this workflow is a module of theirs.
+ROOT = Path(workflow.current_basedir).parents[1]
+
 try:
-    VARIANTS = check_configuration(config, Path(workflow.basedir))
+    config = settings_of(config, ROOT, workflow.config_settings.config)
+    VARIANTS = check_configuration(config, ROOT, files=map(Path, workflow.configfiles))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
-config["variants"] = names_of(config, VARIANTS)
-config["images"], _ = image_files(config["images"])
+# What the config asks for: names of variants, and photographs by name.
+LISTED = names_of(config, VARIANTS)
+IMAGES, _ = image_files(config["images"], ROOT)
+RECIPES = {name: Recipe.from_mapping(name, recipe) for name, recipe in config["exports"].items()}
 
 # Jobs on this machine share the memory that is free, unless --resources mem_mb=… says otherwise; one that asks for more
 # runs alone.
@@ -34,14 +41,44 @@ wildcard_constraints:
     reference="transformers|publisher",
 
 
-def references():
-    """Names of the implementations that the exports are compared with."""
-    return ["transformers", *(["publisher"] if config["reference"]["repository"] else [])]
+def bundled(path):
+    """The path of a file of the project, as it is written where Snakemake runs in the project's folder."""
+    return path if ROOT == Path.cwd() else str(ROOT / path)
+
+
+def spec_of(variant):
+    return VariantSpec.from_mapping(variant, VARIANTS[variant])
+
+
+def exports_of(variant):
+    """The names of the recipes that a variant can take."""
+    return [name for name, recipe in RECIPES.items() if recipe.interface in spec_of(variant).interfaces]
+
+
+def per_graph(pattern, variants=LISTED):
+    """Paths of a file that every graph has, of some variants."""
+    return [path for variant in variants for path in expand(pattern, variant=variant, export=exports_of(variant))]
+
+
+def clone_of(variant):
+    """The user's clone of the code of a variant's publisher, if there is one."""
+    return config["reference"]["repositories"].get(publisher_repository(VARIANTS[variant]["family"]))
+
+
+def references(wildcards):
+    """Names of the implementations that a variant's exports are compared with. Every variant has the first."""
+    return ["transformers", *(["publisher"] if clone_of(wildcards.variant) else [])]
 
 
 def repository_of(wildcards):
     """The clone that a reference is run from, if it is the publisher's code."""
-    return config["reference"]["repository"] if wildcards.reference == "publisher" else None
+    return clone_of(wildcards.variant) if wildcards.reference == "publisher" else None
+
+
+def synthetic_weights(wildcards):
+    """How a variant's synthetic weights are made, if they are asked for."""
+    layout = layout_of(VARIANTS[wildcards.variant]["family"], config["synthetic"]["layout"])
+    return config["synthetic"] | {"layout": layout} if config["weights"] == "synthetic" else None
 
 
 def golden_image():
@@ -54,21 +91,19 @@ def listed_sizes():
     return [tuple(size) for size in config["parity"]["sizes"]]
 
 
-def compared_sizes():
-    exports = [Recipe.from_mapping(name, recipe) for name, recipe in config["exports"].items()]
-    return sizes_of(exports, listed_sizes())
+def compared_sizes(wildcards):
+    """The sizes at which a variant's graphs are compared."""
+    return sizes_of([RECIPES[export] for export in exports_of(wildcards.variant)], listed_sizes())
 
 
 def stages_case(wildcards):
     """The image and size on which the stages of a graph are compared."""
-    export = Recipe.from_mapping(wildcards.export, config["exports"][wildcards.export])
-    return str(case_of_stages(next(iter(config["images"])), export, listed_sizes()))
+    return str(case_of_stages(next(iter(IMAGES)), RECIPES[wildcards.export], listed_sizes()))
 
 
 def stage_ledgers(variants):
     """The ledgers of the stages of all graphs of some variants, if they are asked for."""
-    ledger = "<results>/{variant}/parity/{export}.stages.json"
-    return expand(ledger, variant=variants, export=config["exports"]) if config["parity"]["stages"] else []
+    return per_graph("<results>/{variant}/parity/{export}.stages.json", variants) if config["parity"]["stages"] else []
 
 
 def code_of(script):
@@ -85,11 +120,11 @@ def memory_for(base, layers=0, weights=0, cases=0):
     """
 
     def memory(wildcards):
-        spec = VariantSpec.from_mapping(wildcards.variant, VARIANTS[wildcards.variant])
-        photograph = sum(spec.interface().elements({"batch": 1, "height": h, "width": w}) for h, w in compared_sizes())
+        spec, sizes = spec_of(wildcards.variant), compared_sizes(wildcards)
+        photograph = sum(spec.interface().elements({"batch": 1, "height": h, "width": w}) for h, w in sizes)
         copies = weights(wildcards) if callable(weights) else weights
         numbers = layers * spec.architecture.layer_parameters + copies * spec.parameters
-        numbers += cases * len(config["images"]) * photograph
+        numbers += cases * len(IMAGES) * photograph
         return base + round(4 * numbers / 1e6)
 
     return memory
@@ -107,9 +142,9 @@ def weights_are_external(wildcards):
 
 
 def everything_asked_for():
-    per_graph = ["{export}.onnx", "{export}.passport.json"]
+    of_graph = ["{export}.onnx", "{export}.passport.json"]
     if config["parity"]["stages"]:
-        per_graph.append("parity/{export}.stages.verdict.json")
+        of_graph.append("parity/{export}.stages.verdict.json")
     per_run = ["summary.csv", "summary.html"]
     if config["parity"]["self_test"]:
         per_run += ["self_test.html", "self_test.verdict.json"]
@@ -117,9 +152,7 @@ def everything_asked_for():
     if config["weights"] == "official":
         per_variant.append(LICENCE_FILE)
     return [
-        *expand(
-            "<results>/{variant}/{file}", variant=config["variants"], file=expand(per_graph, export=config["exports"])
-        ),
-        *expand("<results>/{variant}/{file}", variant=config["variants"], file=per_variant),
+        *(path for file in of_graph for path in per_graph(f"<results>/{{variant}}/{file}")),
+        *expand("<results>/{variant}/{file}", variant=LISTED, file=per_variant),
         *expand("<results>/{file}", file=per_run),
     ]

@@ -3,7 +3,7 @@
 
 rule preprocess_images:
     input:
-        images=list(config["images"].values()),
+        images=list(IMAGES.values()),
         golden=golden_image(),
     output:
         pixel_values="<results>/{variant}/features/pixel_values.npz",
@@ -18,8 +18,8 @@ rule preprocess_images:
         mem_mb=memory_for(base=900, cases=2),
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        names=list(config["images"]),
-        sizes=compared_sizes(),
+        names=list(IMAGES),
+        sizes=compared_sizes,
         code=code_of("preprocess_images"),
     message:
         "{wildcards.variant}: preparing the photographs"
@@ -83,7 +83,11 @@ rule compare_outputs:
     input:
         graph="<results>/{variant}/{export}.onnx",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
-        references=expand("<results>/{{variant}}/features/{reference}.npz", reference=references()),
+        references=lambda wildcards: expand(
+            "<results>/{variant}/features/{reference}.npz",
+            variant=wildcards.variant,
+            reference=references(wildcards),
+        ),
         equinox="<results>/{variant}/features/equinox.npz",
     output:
         comparison=report(
@@ -117,7 +121,7 @@ rule compare_outputs:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
-        references=references(),
+        references=references,
         batch_sizes=config["parity"]["batch_sizes"],
         code=code_of("compare_outputs"),
     message:

@@ -17,7 +17,7 @@ rule fetch_checkpoint:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         weights=config["weights"],
-        synthetic=config["synthetic"] if config["weights"] == "synthetic" else None,
+        synthetic=synthetic_weights,
         configured=lambda wildcards: config["official"]["checkpoints"].get(wildcards.variant),
         check_hash=config["official"]["check_hash"],
         code=code_of("fetch_checkpoint"),

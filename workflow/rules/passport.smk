@@ -13,7 +13,7 @@ rule write_passport:
         stages=branch(config["parity"]["stages"], then="<results>/{variant}/parity/{export}.stages.verdict.json"),
         self_test=branch(config["parity"]["self_test"], then="<results>/self_test.verdict.json"),
         pixel_values="<results>/{variant}/features/pixel_values.npz",
-        reference=f"<results>/{{variant}}/features/{references()[0]}.npz",
+        reference="<results>/{variant}/features/transformers.npz",
         equinox="<results>/{variant}/features/equinox.npz",
     output:
         passport=report(
@@ -46,7 +46,7 @@ rule write_passport:
 # The licence demands that a copy of it goes along with the weights.
 rule copy_licence:
     input:
-        licence=lambda wildcards: VARIANTS[wildcards.variant]["licence"]["text"],
+        licence=lambda wildcards: bundled(VARIANTS[wildcards.variant]["licence"]["text"]),
     output:
         licence=f"<results>/{{variant}}/{LICENCE_FILE}",
     log:

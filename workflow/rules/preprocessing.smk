@@ -3,7 +3,7 @@
 
 rule compare_preprocessing:
     input:
-        images=list(config["images"].values()),
+        images=list(IMAGES.values()),
     output:
         comparison=report(
             "<results>/{variant}/preprocessing.json",
@@ -28,8 +28,8 @@ rule compare_preprocessing:
         mem_mb=2500,
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        names=list(config["images"]),
-        sizes=compared_sizes(),
+        names=list(IMAGES),
+        sizes=compared_sizes,
         code=code_of("compare_preprocessing"),
     message:
         "{wildcards.variant}: comparing the preprocessing with that of others"

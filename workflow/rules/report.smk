@@ -7,13 +7,13 @@ from vit2onnx.reporting.terminal import measured_by, print_summary
 
 rule render_parity:
     input:
-        comparisons=expand("<results>/{{variant}}/parity/{export}.json", export=config["exports"]),
+        comparisons=lambda wildcards: per_graph("<results>/{variant}/parity/{export}.json", [wildcards.variant]),
         record="<results>/{variant}/checkpoint.json",
         ledger="<results>/{variant}/ledger.csv",
         preprocessing="<results>/{variant}/preprocessing.json",
-        graphs=expand("<results>/{{variant}}/{export}.onnx", export=config["exports"]),
-        stages=stage_ledgers("{variant}"),
-        images=list(config["images"].values()),
+        graphs=lambda wildcards: per_graph("<results>/{variant}/{export}.onnx", [wildcards.variant]),
+        stages=lambda wildcards: stage_ledgers([wildcards.variant]),
+        images=list(IMAGES.values()),
         self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
     output:
         page=report(
@@ -34,8 +34,8 @@ rule render_parity:
     resources:
         mem_mb=1500,
     params:
-        names=list(config["images"]),
-        exports=list(config["exports"]),
+        names=list(IMAGES),
+        exports=lambda wildcards: exports_of(wildcards.variant),
         limits=config["parity"],
         code=code_of("render_parity"),
     message:
@@ -46,14 +46,12 @@ rule render_parity:
 
 rule summarise_parity:
     input:
-        comparisons=expand(
-            "<results>/{variant}/parity/{export}.json", variant=config["variants"], export=config["exports"]
-        ),
-        graphs=expand("<results>/{variant}/{export}.onnx", variant=config["variants"], export=config["exports"]),
+        comparisons=per_graph("<results>/{variant}/parity/{export}.json"),
+        graphs=per_graph("<results>/{variant}/{export}.onnx"),
         # Beside the graphs, where they are looked for.
-        records=expand("<results>/{variant}/checkpoint.json", variant=config["variants"]),
-        preprocessing=expand("<results>/{variant}/preprocessing.json", variant=config["variants"]),
-        stages=stage_ledgers(config["variants"]),
+        records=expand("<results>/{variant}/checkpoint.json", variant=LISTED),
+        preprocessing=expand("<results>/{variant}/preprocessing.json", variant=LISTED),
+        stages=stage_ledgers(LISTED),
         self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
     output:
         table=report(

@@ -10,7 +10,7 @@ rule self_test:
 rule plant_faults:
     input:
         # Whatever photographs are compared, because these are known to show the faults.
-        photographs=["resources/images/chelsea.jpg", "resources/images/coffee.jpg"],
+        photographs=[bundled("resources/images/chelsea.jpg"), bundled("resources/images/coffee.jpg")],
     output:
         result=report(
             "<results>/self_test.json",

@@ -5,10 +5,10 @@ rule run_reference_stages:
     input:
         checkpoint="<results>/{variant}/checkpoint",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
-        # What is injected is the first reference's.
+        # What is injected is that of transformers.
         first=branch(
-            lambda wildcards: wildcards.reference != references()[0],
-            then=f"<results>/{{variant}}/features/{{export}}.{references()[0]}.stages.npz",
+            lambda wildcards: wildcards.reference != "transformers",
+            then="<results>/{variant}/features/{export}.transformers.stages.npz",
         ),
     output:
         stages=temp("<results>/{variant}/features/{export}.{reference}.stages.npz"),
@@ -37,7 +37,7 @@ rule run_equinox_stages:
     input:
         model="<results>/{variant}/model.eqx",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
-        reference=f"<results>/{{variant}}/features/{{export}}.{references()[0]}.stages.npz",
+        reference="<results>/{variant}/features/{export}.transformers.stages.npz",
     output:
         stages=temp("<results>/{variant}/features/{export}.equinox.stages.npz"),
     log:
@@ -92,9 +92,11 @@ rule compare_stages:
         accumulated="<results>/{variant}/{export}.stages.onnx",
         injected="<results>/{variant}/{export}.stages.injected.onnx",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
-        references=expand(
-            "<results>/{{variant}}/features/{{export}}.{reference}.stages.npz",
-            reference=references(),
+        references=lambda wildcards: expand(
+            "<results>/{variant}/features/{export}.{reference}.stages.npz",
+            variant=wildcards.variant,
+            export=wildcards.export,
+            reference=references(wildcards),
         ),
         equinox="<results>/{variant}/features/{export}.equinox.stages.npz",
     output:
@@ -115,7 +117,7 @@ rule compare_stages:
     resources:
         mem_mb=memory_for(base=1500, weights=1),
     params:
-        references=references(),
+        references=references,
         case=stages_case,
         code=code_of("compare_stages"),
     message:

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
 
 from vit2onnx.errors import InputError
-from vit2onnx.families.dinov3_convnext.architecture import Architecture
+from vit2onnx.families.dinov3_convnext.architecture import REPOSITORY, Architecture
 from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations
 from vit2onnx.families.reference import Reader, Reference, Step, Tap, check_names, native_convolutions, reader
 from vit2onnx.spec.variant import VariantSpec
@@ -140,8 +140,8 @@ def publisher_model(arch: Architecture, repository: Path) -> nn.Module:
     """The publisher's model, without memory for its weights. Raises `InputError` if there is no clone of its code."""
     if not (repository / "dinov3" / "models" / "convnext.py").is_file():
         raise InputError(
-            f"reference.repository: {repository} is no clone of github.com/facebookresearch/dinov3; name one or"
-            " leave the key empty."
+            f"reference.repositories: {repository} is no clone of github.com/{REPOSITORY}; name one or"
+            " leave the entry out."
         )
     sys.path.insert(0, str(repository))
     logging.getLogger("dinov3").setLevel(logging.WARNING)
@@ -184,7 +184,7 @@ def publisher(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], r
     model = publisher_model(arch, repository or Path())
     state = {key: reader(tensor) for key, tensor in tensors.items()}
     what = f"{name} is not in the publisher's own layout, which is all that its code reads"
-    check_names(f"{what} (leave reference.repository empty for it)", model, state)
+    check_names(f"{what} (leave reference.repositories empty for it)", model, state)
     return Reference(model, state, partial(publisher_steps, model))
 
 

@@ -16,7 +16,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from transformers.models.dinov3_vit.modeling_dinov3_vit import get_patches_center_coordinates
 
 from vit2onnx.errors import InputError
-from vit2onnx.families.dinov3_vit.architecture import Architecture
+from vit2onnx.families.dinov3_vit.architecture import REPOSITORY, Architecture
 from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations
 from vit2onnx.families.reference import Reader, Reference, Step, Tap, check_names, reader, vit_taps
 from vit2onnx.spec.variant import VariantSpec
@@ -187,8 +187,8 @@ def publisher_model(arch: Architecture, repository: Path) -> nn.Module:
     """The publisher's model, without memory for its weights. Raises `InputError` if there is no clone of its code."""
     if not (repository / "dinov3" / "models" / "vision_transformer.py").is_file():
         raise InputError(
-            f"reference.repository: {repository} is no clone of github.com/facebookresearch/dinov3; name one or"
-            " leave the key empty."
+            f"reference.repositories: {repository} is no clone of github.com/{REPOSITORY}; name one or"
+            " leave the entry out."
         )
     sys.path.insert(0, str(repository))
     logging.getLogger("dinov3").setLevel(logging.WARNING)
@@ -241,7 +241,7 @@ def publisher(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], r
     model = publisher_model(arch, repository or Path())
     state = {key: reader(tensor) for key, tensor in tensors.items()}
     what = f"{name} is not in the publisher's own layout, which is all that its code reads"
-    check_names(f"{what} (leave reference.repository empty for it)", model, state)
+    check_names(f"{what} (leave reference.repositories empty for it)", model, state)
     periods = rope_periods(arch, tensors)
     model.rope_embed.periods = periods
 

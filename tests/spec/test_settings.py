@@ -1,0 +1,70 @@
+"""The layers of the config, as one."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vit2onnx.spec.settings import settings_of
+
+ROOT = Path(__file__).parents[2]
+DEFAULTS = settings_of({}, ROOT, {})
+
+
+def test_the_defaults_are_those_of_the_project():
+    assert DEFAULTS.items() >= yaml.safe_load((ROOT / "config" / "config.yaml").read_text()).items()
+
+
+def test_the_users_config_lies_over_the_defaults():
+    config = {"weights": "official", "exports": {"wide": {"opset": 24}}, "parity": {"sizes": [[64, 64]]}}
+    found = settings_of(config, ROOT, {})
+    assert found["weights"] == "official"
+    assert list(found["exports"]) == ["static", "dynamic", "wide"]
+    assert found["parity"] == DEFAULTS["parity"] | {"sizes": [[64, 64]]}
+    assert found["images"] == DEFAULTS["images"]
+
+
+def test_null_removes_an_entry_and_nothing_else():
+    config = {
+        "exports": {"static": None},
+        "images": {"camera": None, "gone": None},
+        "official": {"checkpoints": {"a": None, "b": "b.pth"}},
+        "reference": {"repositories": {"facebookresearch/dinov3": None}},
+    }
+    found = settings_of(config, ROOT, {})
+    assert list(found["exports"]) == ["dynamic"]
+    assert list(found["images"]) == ["astronaut", "chelsea", "coffee"]
+    assert found["official"] == DEFAULTS["official"] | {"checkpoints": {"b": "b.pth"}}
+    assert found["official"]["golden_image"] is None
+    assert found["reference"] == {"repositories": {}}
+    assert config["exports"] == {"static": None}, "what the user wrote is left as it is"
+
+
+@pytest.mark.parametrize("config", [{"exports": None}, {"official": "x"}, {"images": ["a"]}])
+def test_what_is_no_mapping_is_left_to_the_check(config: dict):
+    (key,) = config
+    assert settings_of(config, ROOT, {})[key] == config[key]
+
+
+def test_values_of_the_command_line_are_taken_in_their_type():
+    # As Snakemake parses `--config`: nested values are texts.
+    given = {
+        "exports": {"fast": {"batch": "1", "height": "dynamic", "opset": "24"}, "static": "null"},
+        "parity": {"sizes": [["64", "96"]], "stages": "true", "limits": {"cosine": {"limit": "0.9"}}},
+        "images": {"mine": "~/photos/*.jpg", "quoted": "[a", "home": "~/x", "number": "1e-7"},
+        "keep_archive": "false",
+    }
+    found = settings_of({**given, "weights": "synthetic"}, ROOT, given)
+    assert found["exports"]["fast"] == {"batch": 1, "height": "dynamic", "opset": 24}
+    assert "static" not in found["exports"]
+    assert found["parity"]["sizes"] == [[64, 96]]
+    assert found["parity"]["stages"] is True
+    assert found["parity"]["limits"]["cosine"]["limit"] == 0.9
+    assert found["images"].items() >= given["images"].items()
+    assert found["keep_archive"] is False
+
+
+def test_values_of_files_are_left_as_they_are():
+    # Quoted in a file, a number is a text, which the check then names.
+    assert settings_of({"synthetic": {"seed": "0"}}, ROOT, {})["synthetic"]["seed"] == "0"
+    assert settings_of({"synthetic": {"seed": "0"}}, ROOT, {"synthetic": {"seed": "1"}})["synthetic"]["seed"] == "0"
