@@ -122,7 +122,7 @@ def test_every_parameter_moves_the_features(tiny_model: Model):
 
 
 def test_stages_of_a_block(tiny_model: Model):
-    tokens, rope = tiny_model.embed(noise(0, 2, 3, 48, 112))
+    tokens, rope = tiny_model.embed(jnp.asarray(noise(0, 2, 3, 48, 112)))
     block = tiny_model.blocks[0]
     stages = block.stages(tokens, rope)
     # The project's vocabulary without `attn_norm`: DINOv3 has no norm inside its attention.
@@ -140,7 +140,7 @@ def test_stages_of_a_block(tiny_model: Model):
 
 
 def test_stages_follow_one_another_to_the_features(tiny_model: Model, images: Features, ours: Features):
-    tokens, rope = tiny_model.embed(images["(48, 112)"][None])
+    tokens, rope = tiny_model.embed(jnp.asarray(images["(48, 112)"][None]))
     for block in tiny_model.blocks:
         tokens = block.stages(tokens, rope)["output"]
     found = tiny_model.norm(tokens)[0]
@@ -150,7 +150,7 @@ def test_stages_follow_one_another_to_the_features(tiny_model: Model, images: Fe
 
 def test_tokens_are_cls_registers_and_patches_row_by_row(tiny_model: Model):
     image = noise(0, 3, 48, 112)
-    tokens, _ = tiny_model.embed(image[None])
+    tokens, _ = tiny_model.embed(jnp.asarray(image[None]))
     np.testing.assert_array_equal(tokens[0, 0], tiny_model.cls_token[0, 0])
     np.testing.assert_array_equal(tokens[0, 1:5], tiny_model.register_tokens[0])
     patches = [image[:, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] for row, column in np.ndindex(3, 7)]

@@ -4,10 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vit2onnx.nn.primitives import first_token
 from vit2onnx.weights.keytable import LazyTensor
+
+# Images as users have them, which models take as they are.
+Images = Float[Array, "batch 3 height width"] | Float[np.ndarray, "batch 3 height width"]
 
 
 class Features(NamedTuple):
@@ -59,17 +64,17 @@ class Model(Protocol):
     def head(self, x: Array, /) -> Features:
         """Features from what leaves the last layer."""
 
-    def __call__(self, pixel_values: Array, /) -> Features:
+    def __call__(self, pixel_values: Images, /) -> Features:
         """All parts, one after the other."""
 
     def natively(self, tensors: Mapping[str, LazyTensor], /) -> Mapping[str, LazyTensor] | None:
         """The parameters with which references run the model by themselves, if by design these are others."""
 
 
-def run(model: Model, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
+def run(model: Model, pixel_values: Images) -> Features:
     """All parts of a model, one after the other, each in a scope of its name, by which graphs name their nodes."""
     with jax.named_scope("embed"):
-        x, context = model.embed(pixel_values)
+        x, context = model.embed(jnp.asarray(pixel_values))
     for name, layer in model.trunk():
         with jax.named_scope(name):
             x = layer(x, context)
@@ -77,10 +82,10 @@ def run(model: Model, pixel_values: Float[Array, "batch 3 height width"]) -> Fea
         return model.head(x)
 
 
-def run_stages(model: Model, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Features, dict[str, Array]]:
+def run_stages(model: Model, pixel_values: Images) -> tuple[Features, dict[str, Array]]:
     """All parts of a model, and every stage by its full name, in order."""
     with jax.named_scope("embed"):
-        x, context = model.embed(pixel_values)
+        x, context = model.embed(jnp.asarray(pixel_values))
         found = model.embed_stages(x)
     for name, layer in model.trunk():
         with jax.named_scope(name):

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from vit2onnx.families.dinov3_convnext.architecture import Architecture
 from vit2onnx.nn.layers import LayerNorm, Linear
-from vit2onnx.nn.model import Features, features_of, run
+from vit2onnx.nn.model import Features, Images, features_of, run
 from vit2onnx.nn.primitives import convolution, flatten_grid, gelu, mean_tokens, residual, scale
 from vit2onnx.weights.keytable import LazyTensor
 
@@ -93,7 +93,7 @@ class Downsample(eqx.Module):
         self.norm = LayerNorm(channels if is_stem else in_channels, eps)
         self.is_stem = is_stem
 
-    def stages(self, x: FeatureMap, _: None) -> dict[str, FeatureMap]:
+    def stages(self, x: FeatureMap, _: None) -> dict[str, Float[Array, "batch _ _ _"]]:
         """What is between convolution and norm, and the `output`; the stem's input, which is the image, is no stage."""
         if self.is_stem:
             convolved = self.conv(x)
@@ -101,7 +101,7 @@ class Downsample(eqx.Module):
         normed = self.norm(x)
         return {"input": x, "norm": normed, "output": self.conv(normed)}
 
-    def __call__(self, x: FeatureMap, context: None) -> FeatureMap:
+    def __call__(self, x: FeatureMap, context: None) -> Float[Array, "batch out_height out_width out_channels"]:
         return self.stages(x, context)["output"]
 
 
@@ -153,7 +153,7 @@ class Model(eqx.Module):
         """Features from the last feature map."""
         return features_of(self.head_stages(x)["norm"])
 
-    def __call__(self, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
+    def __call__(self, pixel_values: Images) -> Features:
         """Features of normalised RGB images; `height` and `width` are in pixels and at least 32."""
         return run(self, pixel_values)
 

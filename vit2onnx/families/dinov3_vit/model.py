@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from vit2onnx.families.dinov3_vit.architecture import Architecture
 from vit2onnx.nn.layers import LayerNorm, LayerScale, Linear, Mlp, PatchEmbed, SwiGlu
-from vit2onnx.nn.model import Features, features_of, run
+from vit2onnx.nn.model import Features, Images, features_of, run
 from vit2onnx.nn.primitives import attention, flatten_grid, for_every_image, residual, rotary_embedding
 from vit2onnx.nn.rope import in_other_precision, rope_table
 from vit2onnx.weights.keytable import LazyTensor
@@ -138,7 +138,7 @@ class Model(eqx.Module):
         """Features from the last block's tokens."""
         return features_of(self.head_stages(tokens)["norm"])
 
-    def __call__(self, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
+    def __call__(self, pixel_values: Images) -> Features:
         """Features of normalised RGB images; `height` and `width` are in pixels and at least one patch."""
         return run(self, pixel_values)
 
