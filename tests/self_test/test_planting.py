@@ -5,15 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
+from tests.limits import LIMITS, PREPARED
 from tests.planted import AMPLIFIED, FAULTS_OF, IN_CHAIN, IN_PREPROCESSING, MODELS
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_convnext.faults import CONVNEXT
 from vit2onnx.families.dinov3_vit.faults import SHARP, VIT
 from vit2onnx.families.fault import InModel, InRounding
 from vit2onnx.images import load_image, preprocess
-from vit2onnx.parity.verdict import numbers_of
 from vit2onnx.self_test.chain import Chain, shrink
 from vit2onnx.self_test.planting import (
     GREY,
@@ -28,8 +27,6 @@ from vit2onnx.spec.case import Case
 from vit2onnx.spec.variant import VariantSpec
 
 ROOT = Path(__file__).parents[2]
-PARITY = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["parity"]
-LIMITS, PREPARED = numbers_of(PARITY["limits"]), numbers_of(PARITY["preprocessing"])
 BIAS = next(fault for fault in IN_CHAIN if fault.name == "a bias off by 1e-3")
 IMAGES = {Case("noise", 70, 101): np.random.default_rng(0).standard_normal((3, 70, 101), np.float32)}
 PHOTOGRAPHS = {"cat": load_image(ROOT / "resources" / "images" / "chelsea.jpg")}
