@@ -12,6 +12,11 @@ if Path("config/config.yaml").is_file():
     configfile: "config/config.yaml"
 
 
+if Path("config/limits.yaml").is_file():
+
+    configfile: "config/limits.yaml"
+
+
 include: "workflow/rules/common.smk"
 
 

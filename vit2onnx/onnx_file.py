@@ -5,18 +5,19 @@ skipped. Source: protobuf.dev/programming-guides/encoding, field numbers from on
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from vit2onnx.errors import InputError
 
 # In a sample, the noise floors of an output's tokens.
 FLOORS = "noise_floors"
 LICENCE_FILE = "LICENSE.md"
-PASSPORT_FORMAT = 2
+PASSPORT_FORMAT = 3
 
 # Field numbers.
 MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, GRAPH_NODE, GRAPH_INITIALIZER = 7, 8, 14, 1, 5
@@ -34,12 +35,6 @@ def passport_beside(graph: Path) -> Path:
 def sample_beside(graph: Path) -> Path:
     """Where the sample of a graph is, by which it is verified."""
     return graph.with_suffix(".sample.npz")
-
-
-def withdraw_passport(graph: Path) -> None:
-    """Delete the passport and the sample of an earlier run, in which a graph passed."""
-    for path in (passport_beside(graph), sample_beside(graph)):
-        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -100,6 +95,14 @@ def metadata(path: Path) -> dict[str, str]:
     """The metadata of an ONNX file. Raises `InputError` if it is none."""
     with _opened(path) as (file, size):
         return dict(_entry(file, *place) for place in _fields(file, 0, size, MODEL_METADATA))
+
+
+def described(path: Path) -> dict[str, Any]:
+    """The metadata of an ONNX file that vit2onnx has written, as data: texts, or what stands in them as JSON."""
+    return {
+        key: json.loads(text) if text[:1] in ("{", "[") or text == "null" else text
+        for key, text in metadata(path).items()
+    }
 
 
 def operator_sets(path: Path) -> dict[str, int]:

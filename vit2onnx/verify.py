@@ -7,10 +7,9 @@ its hashes, that it computes what the original computes, on this machine, from t
 """
 
 import argparse
-import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,12 @@ import numpy as np
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import read_arrays, sha256_of
-from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, initializers, passport_beside, sample_beside
+from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, described, initializers, passport_beside, sample_beside
 from vit2onnx.parity.floors import error, in_floors
 from vit2onnx.runners.onnx import batch_of, session_of
+
+# No limit of a passport is higher, so that an edited one cannot let everything pass.
+HIGHEST_LIMIT = 100.0
 
 
 def read_passport(graph: Path) -> dict[str, Any]:
@@ -40,8 +42,8 @@ def read_passport(graph: Path) -> dict[str, Any]:
 def check_hashes(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, str]]:
     """Whether file and weights are those of the passport."""
     present = initializers(graph)
-    found, wanted = sha256_of(graph), passport["file"]["sha256"]
-    yield found == wanted, f"SHA-256 {found}{'' if found == wanted else f', but {wanted} was recorded'}"
+    digest, wanted = sha256_of(graph), passport["file"]["sha256"]
+    yield digest == wanted, f"SHA-256 {digest}{'' if digest == wanted else f', but {wanted} was recorded'}"
     recorded = {name: weight["sha256"] for name, weight in passport["weights"].items()} | passport["constants"]
     differing = sorted(present.keys() ^ recorded.keys())
     differing += [name for name, one in present.items() if name in recorded and one.sha256() != recorded[name]]
@@ -51,33 +53,56 @@ def check_hashes(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, 
     yield bool(passport["weights"]) and not differing, f"{counted}{shown}"
 
 
+def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, str]]:
+    """Whether the passport says of the file what the file says of itself."""
+    said = described(graph)
+    # The weights themselves have this name in a passport, and its own format the other.
+    told = passport | {"weights": passport["checkpoint"]["weights"], "passport": passport_beside(graph).name}
+    told["version"] = passport["versions"]["vit2onnx"]
+    # A passport may know more of the checkpoint and of versions.
+    for key in ("checkpoint", "versions"):
+        told[key] = {name: value for name, value in told[key].items() if name in said[key]}
+    differing = [key for key, value in said.items() if told.get(key) != value]
+    differing += sorted({"variant", "family", "export", "checkpoint", "licence", "preprocessing"} - said.keys())
+    yield not differing, f"passport and metadata agree{', but not on ' + ', '.join(differing) if differing else ''}"
+
+
 def check_sample(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, str]]:
-    """Whether the graph computes the recorded outputs from the recorded inputs."""
+    """Whether the graph computes all recorded outputs from the recorded inputs."""
     sample = sample_beside(graph)
     if not sample.is_file():
         raise InputError(f"{sample} is missing; keep it beside the ONNX file.")
     yield sha256_of(sample) == passport["sample"]["sha256"], f"{sample.name} is the one that was recorded"
+    limit = passport["sample"]["limit_in_floors"]
+    if not 0 < limit <= HIGHEST_LIMIT:
+        yield False, f"a limit of {limit:g} noise floors says nothing; passports have {HIGHEST_LIMIT:g} at most"
     arrays = read_arrays(sample)
     session = session_of(graph)
-    limit = passport["sample"]["limit_in_floors"]
-    image_name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
+    image_name, outputs = session.get_inputs()[0].name, [port.name for port in session.get_outputs()]
     cases = [name.removeprefix(f"{image_name}/") for name in arrays if name.startswith(f"{image_name}/")]
     if not cases:
         yield False, "no input was recorded"
     for case in cases:
         images = np.repeat(arrays[f"{image_name}/{case}"][None], batch_of(session), axis=0)
-        (found,) = session.run([output], {image_name: images})
-        expected, floors = arrays[f"{output}/{case}"], arrays[f"{FLOORS}/{case}"]
-        if found[0].shape != expected.shape:
-            yield False, f"{case}: {output} has shape {found[0].shape} instead of {expected.shape}"
-            continue
-        worst = in_floors(found[0], expected, floors).floors
-        measured = "not finite" if worst is None else f"{worst:.2g} noise floors"
-        yield (
-            worst is not None and worst <= limit < float("inf"),
-            f"{case}: worst token {measured} from the original in double precision (limit {limit:g}),"
-            f" max |difference| {np.abs(error(found[0], expected)).max():.1e}",
-        )
+        for output, values in zip(outputs, session.run(outputs, {image_name: images}), strict=True):
+            yield _check_output(f"{case}: {output}", values[0], output, case, arrays, limit)
+
+
+def _check_output(
+    what: str, values: np.ndarray, output: str, case: str, arrays: Mapping[str, np.ndarray], limit: float
+) -> tuple[bool, str]:
+    if (key := f"{output}/{case}") not in arrays:
+        return False, f"{what} was not recorded"
+    expected, floors = arrays[key], arrays[f"{FLOORS}/{key}"]
+    if values.shape != expected.shape:
+        return False, f"{what} has shape {values.shape} instead of {expected.shape}"
+    worst = in_floors(np.atleast_2d(values), np.atleast_2d(expected), floors).floors
+    measured = "not finite" if worst is None else f"{worst:.2g} noise floors"
+    return (
+        worst is not None and worst <= limit,
+        f"{what}, worst token {measured} from the original in double precision (limit {limit:g}),"
+        f" max |difference| {np.abs(error(values, expected)).max():.1e}",
+    )
 
 
 def main() -> int:
@@ -92,9 +117,11 @@ def main() -> int:
         print(f"{graph}: {passport['variant']}, {passport['export']}, from {passport['checkpoint']['identity']}")
         print(f"  licence of the weights: {licence['id'] + ', ' + licence['url'] if licence else 'none'}")
         passed = True
-        for good, sentence in itertools.chain(check_hashes(graph, passport), check_sample(graph, passport)):
-            print(f"  {'ok  ' if good else 'FAIL'}  {sentence}")
-            passed &= good
+        for check in (check_hashes, check_metadata, check_sample):
+            # A file that is another one is not run.
+            for good, sentence in check(graph, passport) if passed or check is not check_sample else ():
+                print(f"  {'ok  ' if good else 'FAIL'}  {sentence}")
+                passed &= good
     except InputError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from vit2onnx.parity.divergence import TRUTH, first_divergence, judge_stages
+from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.verdict import faults_of
+from vit2onnx.spec.subject import TRUTH
 
 LIMITS = {"floors": 5.0, "floors_double": 100.0}
 NAMES = ["transformers", "publisher", "equinox", "onnx"]
@@ -41,12 +42,16 @@ def spoil(ledger: list[Row], figure: str, value: float | None, **where: str) -> 
         row[figure] = value
 
 
+def comparison(ledger: list[Row]) -> StageComparison:
+    return StageComparison("dinov3_tiny", "dynamic", "cat@48x112", NAMES, ledger)
+
+
 def faults(ledger: list[Row]) -> list[str]:
-    return faults_of(judge_stages({"implementations": NAMES, "stages": ledger}, LIMITS))
+    return faults_of(comparison(ledger).judge(LIMITS))
 
 
 def test_what_is_on_the_limit_passes():
-    findings = judge_stages({"implementations": NAMES, "stages": rows()}, LIMITS)
+    findings = comparison(rows()).judge(LIMITS)
     assert [(finding.measured, finding.limit) for finding in findings] == [(100.0, 100.0), (5.0, 5.0)]
     assert all(finding.passed for finding in findings)
 
@@ -56,11 +61,11 @@ def test_what_is_on_the_limit_passes():
 def test_what_is_beyond_diverges(mode: str, value: float | None):
     ledger = rows()
     spoil(ledger, "floors", value, mode=mode, stage="blocks.0.q", subject="onnx", other="equinox")
-    found = first_divergence(ledger, mode, 5.0)
+    found = comparison(ledger).first_divergence(mode, 5.0)
     assert found is not None
     assert (found.mode, found.stage, found.subject, found.other) == (mode, "blocks.0.q", "onnx", "equinox")
     other = {"accumulated": "injected", "injected": "accumulated"}[mode]
-    assert first_divergence(ledger, other, 5.0) is None
+    assert comparison(ledger).first_divergence(other, 5.0) is None
     # Drift that adds up is no fault.
     assert len(faults(ledger)) == (mode == "injected")
 
@@ -89,7 +94,7 @@ def test_the_one_at_fault_is_named(wrong: str, named: tuple[str, str]):
         if row["stage"] == "blocks.0.output" and wrong in (row["subject"], row["other"]):
             row["floors"] = 9.0
     spoil(ledger, "floors", 99.0, stage="norm")
-    found = first_divergence(ledger, "injected", 5.0)
+    found = comparison(ledger).first_divergence("injected", 5.0)
     assert found is not None
     assert (found.stage, found.subject, found.other, found.floors) == ("blocks.0.output", *named, 9.0)
 
@@ -97,7 +102,7 @@ def test_the_one_at_fault_is_named(wrong: str, named: tuple[str, str]):
 def test_distance_from_the_truth_is_no_divergence():
     ledger = rows()
     spoil(ledger, "floors", 99.0, other=TRUTH)
-    assert first_divergence(ledger, "injected", 5.0) is None
+    assert comparison(ledger).first_divergence("injected", 5.0) is None
 
 
 @pytest.mark.parametrize(

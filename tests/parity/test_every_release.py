@@ -5,27 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from tests import transformers_model
-from vit2onnx.checkpoints.convert import convert_checkpoint
+from tests.limits import judge
 from vit2onnx.checkpoints.fetch import fetch_synthetic
-from vit2onnx.exporting.graph import trace, write
-from vit2onnx.exporting.metadata import metadata_of
-from vit2onnx.parity.comparison import by_kind, compare_outputs
-from vit2onnx.parity.verdict import judge
+from vit2onnx.parity.outputs import compare_outputs
 from vit2onnx.runners import equinox as equinox_runner
-from vit2onnx.spec.case import Case
+from vit2onnx.runners.onnx import run_graph
+from vit2onnx.spec.case import Case, accepted
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec, read_variants
-from vit2onnx.weights.archive import read_archive
-from vit2onnx.weights.model_file import map_model, open_model, write_model
+from vit2onnx.spine import convert, export
+from vit2onnx.weights.model_file import open_model
 
 ROOT = Path(__file__).parents[2]
 RELEASES = read_variants(ROOT / "config" / "variants")
-CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
-LIMITS = {name: limit["limit"] for name, limit in CONFIG["parity"]["limits"].items()}
-EXPORTS = (
+RECIPES = (
     Recipe("static", 23, {"batch": 1, "height": 160, "width": 224}),
     Recipe("dynamic", 23, {"batch": None, "height": None, "width": None}),
 )
@@ -47,27 +42,20 @@ DISTINCT = {(spec := shallow(name)).architecture: spec for name in RELEASES}.val
 
 @pytest.mark.parametrize("spec", DISTINCT, ids=lambda spec: spec.name)
 def test_release_is_at_parity_at_full_width(spec: VariantSpec, tmp_path: Path):
-    checkpoint, archive, ledger, model = (tmp_path / name for name in ("c.pth", "a.tar.lz4", "ledger.csv", "model.eqx"))
+    checkpoint = tmp_path / "c.pth"
     record = fetch_synthetic(spec, checkpoint, seed=0, layout="meta")
-    convert_checkpoint(spec, checkpoint, archive, ledger)
-    write_model(model, spec, map_model(spec, read_archive(archive, spec)))
-    archive.unlink()
+    model = convert(spec, checkpoint, tmp_path)
     rng = np.random.default_rng(0)
     images = {str(case): rng.standard_normal((3, case.height, case.width), np.float32) for case in CASES}
-    reference = by_kind(transformers_model.features(spec, checkpoint, images, native=[str(CASES[0])]))
+    reference = transformers_model.features(spec, checkpoint, images, native=[str(CASES[0])])
     checkpoint.unlink()
-    equinox = by_kind(equinox_runner.features(*open_model(model), images, native=[str(CASES[0])]))
-    pixel_values = {Case.parse(case): image for case, image in images.items()}
-    for export in EXPORTS:
-        graph = tmp_path / f"{export.name}.onnx"
-        skeleton, tensors = open_model(model)
-        metadata = metadata_of(spec, export, record, "")
-        traced, interface = trace(skeleton, spec, export), spec.interface()
-        write(traced, graph, interface, export, metadata, tensors, weights=model, external=True)
-        found = compare_outputs(
-            spec, export, graph, pixel_values, {"transformers": reference}, equinox, batch_sizes=(2,), threads=2
-        )
-        verdict = judge(found, LIMITS)
+    equinox = equinox_runner.features(*open_model(model), images, native=[str(CASES[0])])
+    for recipe in RECIPES:
+        graph = export(spec, recipe, model, tmp_path / f"{recipe.name}.onnx", record, external=True)
+        own = {str(case): images[str(case)] for case in accepted(images, recipe)}
+        outputs = dict(run_graph(graph, spec.interface(), recipe, own, [2], threads=2))
+        found = compare_outputs(spec, recipe, images, {"transformers": reference}, equinox, outputs, [2])
+        verdict = judge(found)
         assert verdict.passed, verdict.faults
         if spec.family == "dinov3_vit":
             assert any("own RoPE periods" in finding.measure for finding in verdict.findings)

@@ -26,6 +26,14 @@ def test_words_take_the_place_of_figures():
     finding = Finding("sanity", "finite", 1.0, 0.0, "onnx", place="cat", detail="NaN in an output")
     assert json.loads(json.dumps(finding.as_data())) == {
         **{"leg": "sanity", "subject": "onnx", "other": "", "measure": "finite", "place": "cat"},
-        **{"sentence": "onnx, finite (worst at cat): NaN in an output"},
+        **{"detail": "NaN in an output", "sentence": "onnx, finite (worst at cat): NaN in an output"},
         **{"passed": False, "measured": 1.0, "limit": 0.0, "limit_name": ""},
     }
+
+
+def test_a_finding_that_was_written_and_read_is_judged_the_same():
+    for measured in (1e-6, 1.0, math.nan):
+        finding = Finding("truth", "max", measured, 1e-5, "onnx", "truth", "cat", limit_name="floors")
+        data = json.loads(json.dumps(finding.as_data(), allow_nan=False))
+        again = Finding.from_data(data | {"passed": True})
+        assert (again.passed, again.sentence) == (finding.passed, finding.sentence)

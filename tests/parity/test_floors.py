@@ -5,7 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors, token_rms
+from vit2onnx.parity.floors import (
+    DOUBLE_TO_SINGLE,
+    MOST_APART,
+    UNIT,
+    error,
+    in_floors,
+    noise_floors,
+    rms,
+    token_floors,
+    token_rms,
+)
 
 TOKENS, CHANNELS = 5, 8
 # Of which the root mean square is one.
@@ -47,6 +57,15 @@ def test_the_floor_is_the_larger_of_two_implementations_token_by_token():
     assert floors[:2] == pytest.approx([9e-6, 8e-6])
     assert floors[2:] == pytest.approx(max(rms(a), rms(b)))
     np.testing.assert_array_equal(floors, noise_floors(TRUTH, [b, a]))
+
+
+def test_no_implementation_makes_a_floor_alone():
+    small, large = errors(*[1e-6] * TOKENS), errors(*[1e-6] * (TOKENS - 1), 1e-3)
+    floors = noise_floors(TRUTH, [small, large])
+    # A model that is wrong at one token is judged by five times what the other rounds there.
+    np.testing.assert_allclose(floors, MOST_APART * 1e-6, rtol=1e-12)
+    # One that happens to be exact counts as one unit in the last place.
+    assert noise_floors(TRUTH, [0 * TRUTH, large]) == pytest.approx(MOST_APART * UNIT)
 
 
 def test_a_floor_is_at_least_one_unit_in_the_last_place():

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
+from tests.limits import PREPARED as LIMITS
 from vit2onnx.families.dinov3_vit.references import PUBLISHED
 from vit2onnx.families.fault import rows_first
 from vit2onnx.images import load_image, preprocess
@@ -24,8 +24,6 @@ from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import Preprocessing, VariantSpec, read_variants
 
 ROOT = Path(__file__).parents[2]
-CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
-LIMITS = {name: limit["limit"] for name, limit in CONFIG["parity"]["preprocessing"].items()}
 IMAGES = [(path.stem, load_image(path)) for path in sorted((ROOT / "resources" / "images").glob("*.jpg"))]
 SIZES = [(224, 224), (160, 288), (512, 512)]
 VARIANTS = {

@@ -4,20 +4,21 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from tests import transformers_model
+from tests.limits import LIMITS
 from tests.planted import AMPLIFIED, IN_CHAIN, MODELS
 from vit2onnx.families.fault import InWeights
-from vit2onnx.parity.divergence import TRUTH, first_divergence, judge_stages
+from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.floors import rms
-from vit2onnx.parity.stages import make_ledger
+from vit2onnx.parity.stages import compare_implementations
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.parity.verdict import faults_of
 from vit2onnx.runners import equinox as equinox_runner
@@ -25,10 +26,9 @@ from vit2onnx.runners.onnx_stages import run_stage_graphs
 from vit2onnx.self_test.chain import Chain, shrink
 from vit2onnx.self_test.planting import examine
 from vit2onnx.spec.case import MODES
-from vit2onnx.spec.case import Case as Comparison
+from vit2onnx.spec.case import Case as Image
+from vit2onnx.spec.subject import TRUTH
 
-CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
-LIMITS = {name: limit["limit"] for name, limit in yaml.safe_load(CONFIG.read_text())["parity"]["limits"].items()}
 FLOORS = LIMITS["floors"]
 # Neither square nor a multiple of the patch.
 IMAGE = np.random.default_rng(0).standard_normal((3, 70, 101), np.float32)
@@ -49,8 +49,9 @@ class Case:
             "onnx": run_stage_graphs(*graphs, chain.image, chain.inputs, threads=1),
         }
 
-    def ledger(self, **other: Stages) -> dict[str, Any]:
-        return make_ledger({"variant": self.chain.spec.name}, self.stages | other)
+    def ledger(self, **other: Stages) -> StageComparison:
+        about = {"variant": self.chain.spec.name, "export": "dynamic", "case": "noise@70x101"}
+        return compare_implementations(about, self.stages | other)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def case_of(released, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     @cache
     def get(model: str) -> Case:
         folder = tmp_path_factory.mktemp("chain") / "healthy"
-        images = {Comparison("noise", *IMAGE.shape[1:]): IMAGE}
+        images = {Image("noise", *IMAGE.shape[1:]): IMAGE}
         return Case(Chain(shrink(released[MODELS[model]]), 0, folder, images, LIMITS, AMPLIFIED.get(model)))
 
     return get
@@ -68,10 +69,10 @@ def case_of(released, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 
 @pytest.mark.parametrize("name", MODELS)
 def test_healthy_stages_diverge_nowhere(case_of: Callable[[str], Case], name: str):
-    ledger = case_of(name).healthy.ledger
-    assert all(finding.passed for finding in judge_stages(ledger, LIMITS))
-    assert [first_divergence(ledger["stages"], mode, FLOORS) for mode in MODES] == [None, None]
-    pairs = {(row["subject"], row["other"]) for row in ledger["stages"]}
+    ledger = case_of(name).healthy.stages
+    assert all(finding.passed for finding in ledger.judge(LIMITS))
+    assert [ledger.first_divergence(mode, FLOORS) for mode in MODES] == [None, None]
+    pairs = {(row["subject"], row["other"]) for row in ledger.stages}
     singles = ("transformers", "equinox", "onnx")
     assert pairs == {
         *((name, TRUTH) for name in (*singles, "equinox_float64")),
@@ -80,14 +81,14 @@ def test_healthy_stages_diverge_nowhere(case_of: Callable[[str], Case], name: st
         ("onnx", "equinox"),
     }
     # Measured 2.9 floors between any two, and 2.7 of those of double precision between the truths.
-    alone = [row for row in ledger["stages"] if row["subject"] in singles and row["mode"] == "injected"]
+    alone = [row for row in ledger.stages if row["subject"] in singles and row["mode"] == "injected"]
     assert max(row["floors"] for row in alone) < FLOORS / 2
-    assert all(row["floors"] <= 1 for row in ledger["stages"] if row["subject"] == "transformers")
+    assert all(row["floors"] <= 1 for row in ledger.stages if row["subject"] == "transformers")
 
 
 def test_a_floor_is_the_references_own_error_over_all_tokens(case_of: Callable[[str], Case]):
     case = case_of("ViT")
-    for row in case.healthy.ledger["stages"]:
+    for row in case.healthy.stages.stages:
         single, truth = (case.stages["transformers"][f"{kind}/{row['mode']}/{row['stage']}"] for kind in KINDS)
         floor = max(rms(single - truth), 2**-23 * rms(truth))
         assert (row["floor"], row["scale"]) == (pytest.approx(floor), pytest.approx(rms(truth)))
@@ -104,7 +105,7 @@ def test_an_equinox_model_that_rounds_further_diverges(case_of: Callable[[str], 
     noise = multiple * FLOORS * rms(single - truth) * np.random.default_rng(0).standard_normal(truth.shape)
     own = case.stages["equinox"]
     spoilt = {**own, f"float32/{key}": own[f"float32/{key}"] + noise.astype(np.float32)}
-    found = first_divergence(case.ledger(equinox=spoilt)["stages"], "injected", FLOORS)
+    found = case.ledger(equinox=spoilt).first_divergence("injected", FLOORS)
     assert (found and (found.stage, found.subject)) == (("blocks.1.mlp_raw", "equinox") if diverges else None)
 
 
@@ -117,7 +118,7 @@ def test_a_stage_of_zeros_has_no_floor(case_of: Callable[[str], Case]):
     }
 
     def rows() -> list[dict[str, Any]]:
-        return [row for row in case.ledger(**zeros)["stages"] if f"{row['mode']}/{row['stage']}" == key]
+        return [row for row in case.ledger(**zeros).stages if f"{row['mode']}/{row['stage']}" == key]
 
     assert {(row["floor"], row["floors"]) for row in rows()} == {(0, 0)}
     zeros["onnx"][f"float32/{key}"][3, 5] = 1e-30
@@ -126,7 +127,7 @@ def test_a_stage_of_zeros_has_no_floor(case_of: Callable[[str], Case]):
 
 def test_every_stage_of_a_vision_transformer_is_there(case_of: Callable[[str], Case]):
     ledger = case_of("ViT").ledger()
-    found = {mode: dict.fromkeys(r["stage"] for r in ledger["stages"] if r["mode"] == mode) for mode in MODES}
+    found = {mode: dict.fromkeys(r["stage"] for r in ledger.stages if r["mode"] == mode) for mode in MODES}
     inner = [
         "input",
         "attn_in",
@@ -147,7 +148,7 @@ def test_every_stage_of_a_vision_transformer_is_there(case_of: Callable[[str], C
 
 def test_every_stage_of_a_convnext_is_there(case_of: Callable[[str], Case]):
     ledger = case_of("ConvNeXt").ledger()
-    found = list(dict.fromkeys(row["stage"] for row in ledger["stages"] if row["mode"] == "accumulated"))
+    found = list(dict.fromkeys(row["stage"] for row in ledger.stages if row["mode"] == "accumulated"))
     block = ["input", "dwconv", "norm", "raw", "scaled", "output"]
     stages: list[str] = []
     for index, depth in enumerate((1, 1, 2, 1)):
@@ -165,9 +166,9 @@ def test_a_ledger_is_the_same_twice(case_of: Callable[[str], Case]):
         equinox=dict(equinox_runner.stages(chain.model, chain.tensors, IMAGE, chain.inputs)),
         onnx=run_stage_graphs(*(chain.folder / f"{mode}.onnx" for mode in MODES), IMAGE, chain.inputs, threads=1),
     )
-    assert json.dumps(again, allow_nan=False) == json.dumps(case.healthy.ledger)
-    assert csv_of(again["stages"]) == csv_of(case.healthy.ledger["stages"])
-    assert csv_of(again["stages"]).count("\n") == 1 + len(again["stages"])
+    assert json.dumps(again.stages, allow_nan=False) == json.dumps(case.healthy.stages.stages)
+    assert csv_of(again.stages) == csv_of(case.healthy.stages.stages)
+    assert csv_of(again.stages).count("\n") == 1 + len(again.stages)
 
 
 FAULTS = {fault.name: fault for fault in IN_CHAIN if isinstance(fault, InWeights)}
@@ -178,14 +179,14 @@ def test_a_fault_shows_in_its_own_layer_and_in_what_follows(case_of: Callable[[s
     """That each is named at its stage is for the self-test to show."""
     fault = FAULTS[name]
     outcome = examine(case_of(fault.model).chain, fault, tmp_path / "fault")
-    first = [outcome.divergence(mode) for mode in MODES]
+    first = [outcome.stages.first_divergence(mode, FLOORS) for mode in MODES]
     assert [place and place.stage for place in first] == [fault.stage] * 2
     assert re.fullmatch(
         rf"first divergence: {fault.stage}, equinox and transformers, .*e.*, .* x the noise floor",
-        outcome.stage_faults[-1],
+        outcome.verdict.faults[-1],
     )
     layer = fault.stage.rpartition(".")[0]
-    pair = [row for row in outcome.ledger["stages"] if (row["subject"], row["other"]) == ("equinox", "transformers")]
+    pair = [row for row in outcome.stages.stages if (row["subject"], row["other"]) == ("equinox", "transformers")]
     others = [row for row in pair if layer and not row["stage"].startswith(f"{layer}.")]
     assert all(row["floors"] <= FLOORS for row in others if row["mode"] == "injected")
     assert next(row for row in pair if row["stage"] == "norm" and row["mode"] == "accumulated")["floors"] > FLOORS
@@ -196,10 +197,10 @@ def test_two_truths_that_differ_are_a_fault(case_of: Callable[[str], Case]):
     key = "float64/injected/blocks.1.attn_raw"
     other = case.stages["equinox"][key].copy()
     other[3, 5] += 1e-8
-    (fault,) = faults_of(judge_stages(case.ledger(equinox={**case.stages["equinox"], key: other}), LIMITS))
+    (fault,) = faults_of(case.ledger(equinox={**case.stages["equinox"], key: other}).judge(LIMITS))
     assert fault.startswith("equinox_float64 - truth, first apart at blocks.1.attn_raw: ")
     without = {key: x for key, x in case.stages["equinox"].items() if key.startswith("float32/")}
-    assert faults_of(judge_stages(case.ledger(equinox=without), LIMITS)) == [
+    assert faults_of(case.ledger(equinox=without).judge(LIMITS)) == [
         "in double precision: there is no second implementation"
     ]
 
@@ -213,11 +214,11 @@ def test_what_is_not_finite_diverges(case_of: Callable[[str], Case], name: str, 
     other = stages[key].copy()
     other[3, 5] = value
     ledger = case.ledger(**{name: {**stages, key: other}})
-    json.dumps(ledger, allow_nan=False)
-    found = first_divergence(ledger["stages"], "injected", FLOORS)
+    json.dumps(asdict(ledger), allow_nan=False)
+    found = ledger.first_divergence("injected", FLOORS)
     assert found is not None
     assert (found.stage, str(found).endswith(", not finite")) == ("blocks.1.mlp_in", True)
-    assert first_divergence(ledger["stages"], "accumulated", FLOORS) is None
+    assert ledger.first_divergence("accumulated", FLOORS) is None
 
 
 def test_a_missing_stage_is_an_error(case_of: Callable[[str], Case]):

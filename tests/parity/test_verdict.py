@@ -1,27 +1,27 @@
 """The verdict: a healthy comparison passes, and everything that can be wrong with one fails by name.
 
 The comparison is made up, so that each number stands just on or just over the limit that config gives it; real
-graphs with planted faults are in `test_comparison.py`.
+graphs with planted faults are in `test_outputs.py`.
 """
 
 import json
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
-from vit2onnx.parity.verdict import LEGS, PUBLISHED, Verdict, judge, place_of, worst_place
+from tests.limits import BY_PRECISION, LIMITS, PREPARED, judge
+from vit2onnx.parity.comparison import Comparison, pairs_of, place_of, worst_place
+from vit2onnx.parity.finding import Finding
+from vit2onnx.parity.verdict import LEGS, Verdict, judge_graph
+from vit2onnx.spec.subject import PUBLISHED
 
-CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
-LIMITS = {name: limit["limit"] for name, limit in yaml.safe_load(CONFIG.read_text())["parity"]["limits"].items()}
 RUNS = ("onnx", "onnx_unoptimized")
 REFERENCES = ("transformers", "publisher")
 DOUBLES = ("equinox_float64", "publisher_float64", "onnx_float64")
-
-Comparison = dict[str, Any]
 
 
 def row(subject: str, other: str, **where: Any) -> dict[str, Any]:
@@ -46,30 +46,35 @@ def semantics(subject: str, share: float = 0.5) -> dict[str, Any]:
 
 def healthy() -> Comparison:
     """A comparison in which everything is right: two references, two runs of the graph, two groups of tokens."""
-    pairs = [(subject, "truth") for subject in (*REFERENCES, "equinox", *DOUBLES, *RUNS)]
-    pairs += [(subject, reference) for subject in ("equinox", *RUNS) for reference in REFERENCES]
-    pairs += [(run, "equinox") for run in RUNS]
+    pairs = pairs_of(REFERENCES, batches=[1], own_batch=1)
     patches = {"group": "patches", "columns": 7, "token": 3, "channel": 5}
-    return {
-        "references": list(REFERENCES),
-        "asked": {"cases": ["cat@48x112"], "batches": [1]},
-        "checks": [{"name": "interface", "passed": True, "subject": "", "detail": "as promised"}],
-        "rounding": [
+    return Comparison(
+        variant="dinov3_tiny",
+        export="dynamic",
+        graph_sha256="0123abcd",
+        runtime={},
+        references=list(REFERENCES),
+        cases=["cat@48x112"],
+        pairs=[asdict(pair) for pair in pairs],
+        checks=[{"name": "interface", "passed": True, "subject": "", "detail": "as promised"}],
+        rounding=[
             {"subject": name, "image": "cat", "height": 48, "width": 112, "rms": 1e-7, "multiple": 1.0}
             for name in (*REFERENCES, "equinox")
         ],
-        "differences": [
-            row(subject, other, **where, **({"floors_token": 9} if where and other == "truth" else {}))
-            for subject, other in pairs
+        differences=[
+            row(pair.subject, pair.other, **where, **({"floors_token": 9} if where and pair.other == "truth" else {}))
+            for pair in pairs
             for where in ({}, patches)
         ],
-        "known_differences": [],
-        "semantics": [semantics(name, 0.1) for name in REFERENCES] + [semantics(run) for run in RUNS],
-    }
+        distributions=[],
+        semantics=[semantics(name, 0.1) for name in REFERENCES] + [semantics(run) for run in RUNS],
+        known_differences=[],
+        error_maps=[],
+    )
 
 
 def rows(comparison: Comparison, subject: str, other: str) -> list[dict[str, Any]]:
-    found = [row for row in comparison["differences"] if (row["subject"], row["other"]) == (subject, other)]
+    found = comparison.rows(subject, other)
     assert found
     return found
 
@@ -77,7 +82,7 @@ def rows(comparison: Comparison, subject: str, other: str) -> list[dict[str, Any
 def without(comparison: Comparison, subject: str, other: str) -> Comparison:
     """The comparison without one of its pairs."""
     gone = rows(comparison, subject, other)
-    return comparison | {"differences": [row for row in comparison["differences"] if row not in gone]}
+    return replace(comparison, differences=[row for row in comparison.differences if row not in gone])
 
 
 def test_a_healthy_comparison_passes():
@@ -88,11 +93,9 @@ def test_a_healthy_comparison_passes():
 
 
 def test_one_reference_is_enough():
-    comparison = healthy()
-    comparison["references"] = ["transformers"]
-    for key in ("differences", "rounding", "semantics"):
-        comparison[key] = [row for row in comparison[key] if "publisher" not in str(row)]
-    assert judge(comparison, LIMITS).passed
+    comparison, lists = healthy(), ("references", "pairs", "differences", "rounding", "semantics")
+    fewer = {key: [x for x in getattr(comparison, key) if "publisher" not in str(x)] for key in lists}
+    assert judge(replace(comparison, **fewer), LIMITS).passed
 
 
 OURS_AND_REFERENCE = [(run, reference) for run in (*RUNS, "equinox") for reference in REFERENCES]
@@ -126,7 +129,7 @@ def test_the_findings_are_of_these_pairs():
 
 
 def of_semantics(comparison: Comparison, run: str) -> dict[str, Any]:
-    (found,) = [row for row in comparison["semantics"] if row["subject"] == run]
+    (found,) = [row for row in comparison.semantics if row["subject"] == run]
     return found
 
 
@@ -168,13 +171,13 @@ def test_semantics_that_are_not_known_fail(run: str):
     comparison = healthy()
     of_semantics(comparison, run)["finite"] = False
     assert len(judge(comparison, LIMITS).faults) == 2
-    comparison["semantics"].remove(of_semantics(comparison, run))
+    comparison.semantics.remove(of_semantics(comparison, run))
     assert len(judge(comparison, LIMITS).faults) == 2
 
 
 def test_one_photograph_of_one_patch_has_no_neighbours_and_passes():
     comparison = healthy()
-    for found in comparison["semantics"]:
+    for found in comparison.semantics:
         found |= {"neighbours": [], "matches": None, "subspaces": []}
     assert judge(comparison, LIMITS).passed
 
@@ -236,7 +239,7 @@ def test_a_graph_three_times_beyond_the_limit_fails_however_small_the_error_is(r
 def test_the_largest_of_many_errors_is_not_judged():
     """That is a matter of chance, and of the features' scale."""
     comparison = healthy()
-    for one in comparison["differences"]:
+    for one in comparison.differences:
         one |= {"max_abs": 1.0, "scale": 1e-3}
     assert judge(comparison, LIMITS).passed
 
@@ -257,11 +260,11 @@ def test_the_largest_of_many_errors_is_not_judged():
 def test_an_equinox_model_that_rounds_much_further_than_the_reference_fails(multiple: float | None, passes: bool):
     """Or it would raise the floors by which the graph is judged. On the other input it rounds like the reference."""
     comparison = healthy()
-    comparison["asked"]["cases"].append("dog@48x112")
-    for key in ("rounding", "differences"):
-        comparison[key] += [one | {"image": "dog"} for one in comparison[key]]
+    comparison.cases.append("dog@48x112")
+    for rows_of_input in (comparison.rounding, comparison.differences):
+        rows_of_input += [one | {"image": "dog"} for one in rows_of_input]
     # The last of all is the Equinox model's.
-    comparison["rounding"][-1]["multiple"] = multiple
+    comparison.rounding[-1]["multiple"] = multiple
     verdict = judge(comparison, LIMITS)
     assert verdict.passed == passes
     assert [one.limit_name for one in verdict.findings if not one.passed] == ([] if passes else ["rounding_ratio"])
@@ -270,13 +273,13 @@ def test_an_equinox_model_that_rounds_much_further_than_the_reference_fails(mult
 
 def test_a_second_reference_may_round_further():
     comparison = healthy()
-    comparison["rounding"][1]["multiple"] = 1000.0
+    comparison.rounding[1]["multiple"] = 1000.0
     assert judge(comparison, LIMITS).passed
 
 
 @pytest.mark.parametrize("key", ["rounding", "semantics"])
 def test_what_was_not_measured_fails(key: str):
-    assert not judge(healthy() | {key: []}, LIMITS).passed
+    assert not judge(replace(healthy(), **{key: []}), LIMITS).passed
 
 
 @pytest.mark.parametrize(
@@ -289,12 +292,9 @@ def test_a_pair_that_was_not_compared_fails(subject: str, other: str):
     assert any(subject in fault for fault in verdict.faults)
     # Of one input of two as well.
     comparison = healthy()
-    comparison["asked"]["cases"].append("dog@48x112")
-    comparison["differences"] += [
-        one | {"image": "dog"}
-        for one in comparison["differences"]
-        if (one["subject"], one["other"]) != (subject, other)
-    ]
+    comparison.cases.append("dog@48x112")
+    of_other_pairs = [one for one in comparison.differences if (one["subject"], one["other"]) != (subject, other)]
+    comparison.differences.extend(one | {"image": "dog"} for one in of_other_pairs)
     (fault,) = judge(comparison, LIMITS).faults
     assert fault == f"everything was compared: not {subject} - {other}, batch 1, dog@48x112"
 
@@ -307,16 +307,16 @@ def test_a_missing_leg_fails_by_name(leg: str):
     assert verdict.faults == [f"nothing was found on the {leg} leg"]
 
 
-@pytest.mark.parametrize(("key", "leg"), [("references", "reference"), ("checks", "sanity")])
+@pytest.mark.parametrize(("key", "leg"), [("pairs", "reference"), ("checks", "sanity")])
 def test_a_comparison_without_references_or_checks_fails(key: str, leg: str):
-    verdict = judge(healthy() | {key: []}, LIMITS)
+    verdict = judge(replace(healthy(), **{key: []}), LIMITS)
     assert not verdict.passed
     assert f"nothing was found on the {leg} leg" in verdict.faults
 
 
 def test_comparing_nothing_fails():
     verdict = judge(
-        healthy() | {"differences": [], "rounding": [], "semantics": [], "checks": []},
+        replace(healthy(), differences=[], rounding=[], semantics=[], checks=[]),
         LIMITS,
     )
     assert not verdict.passed
@@ -325,7 +325,7 @@ def test_comparing_nothing_fails():
 
 def test_a_failed_check_fails_with_its_detail():
     comparison = healthy()
-    comparison["checks"].append(
+    comparison.checks.append(
         {"name": "finite", "passed": False, "subject": "", "detail": "NaN or infinity in an output"}
     )
     verdict = judge(comparison, LIMITS)
@@ -367,12 +367,14 @@ def test_faults_of_several_limits_are_all_told():
 def test_a_comparison_that_was_written_and_read_is_judged_the_same():
     comparison = healthy()
     rows(comparison, "onnx", "truth")[0]["floors"] = None
-    assert str(judge(json.loads(json.dumps(comparison)), LIMITS)) == str(judge(comparison, LIMITS))
+    assert str(judge(Comparison(**json.loads(json.dumps(asdict(comparison)))), LIMITS)) == str(
+        judge(comparison, LIMITS)
+    )
 
 
 def test_limits_are_those_of_the_config_whatever_was_measured():
     comparison = healthy()
-    for one in comparison["differences"]:
+    for one in comparison.differences:
         one |= {"rms": 1e-2, "max_abs": 1.0}
     found = {one.limit_name: one.limit for one in judge(comparison, LIMITS).findings if one.limit_name}
     assert found == {name: limit for name, limit in LIMITS.items() if name != "golden"} | {
@@ -381,23 +383,114 @@ def test_limits_are_those_of_the_config_whatever_was_measured():
 
 
 def test_what_a_known_difference_leaves_unexplained_is_judged():
-    known = {"reference": "transformers", "max_abs": 0.25, "expected": 0.25, "unexplained": 9e-6}
+    known = {
+        "reference": "transformers",
+        "cause": "its own periods",
+        "max_abs": 0.25,
+        "expected": 0.25,
+        "unexplained": 9e-6,
+    }
     known |= {"image": "cat", "height": 48, "width": 112, "floors": LIMITS["floors"], "floors_token": 3}
-    comparison = healthy() | {"known_differences": [known]}
+    comparison = replace(healthy(), known_differences=[known])
     assert judge(comparison, LIMITS).passed
     for floors in (1.1 * LIMITS["floors"], None):
-        comparison = healthy() | {"known_differences": [known, known | {"floors": floors}]}
+        comparison = replace(healthy(), known_differences=[known, known | {"floors": floors}])
         (fault,) = judge(comparison, LIMITS).faults
         assert fault.startswith("transformers - onnx, error of a token (root mean square) in noise floors, without")
-        assert "explain 2.5e-01 of a difference of 2.5e-01: " in fault
+        assert "the effect of its own periods, which explains 2.5e-01 of a difference of 2.5e-01: " in fault
 
 
 def test_published_features_are_judged_where_they_were_compared():
     comparison = healthy()
-    comparison["differences"].append(row("equinox", "published", max_abs=1.9e-3))
+    comparison.differences.append(row("equinox", "published", max_abs=1.9e-3))
     assert judge(comparison, LIMITS).passed
-    comparison["differences"].append(row("onnx", "published", max_abs=2.1e-3))
+    comparison.differences.append(row("onnx", "published", max_abs=2.1e-3))
     verdict = judge(comparison, LIMITS)
     assert {finding.leg for finding in verdict.findings} == {*LEGS, PUBLISHED}
     (fault,) = verdict.faults
     assert fault == "onnx, max |difference| from the published features: 2.10e-03 > 2.00e-03"
+
+
+RECORD = {"weights": "official", "official_file": None}
+CONFIGURED = BY_PRECISION["float32"] | BY_PRECISION["preprocessing"]
+AS_PUBLISHED = {"other": "publisher", "image": "cat", "height": 48, "width": 112, "enlarged": 1.0}
+AS_PUBLISHED |= {"grey_levels": 1.0, "differing_share": 0.01, "residual": 0.0}
+SELF_TEST = Finding("self_test", "", 0.0, 0.0, detail="The checks caught 3 of 3 planted faults.")
+
+
+def verdict_on(
+    comparison: Comparison | None = None, *, share: float = 0.01, self_test: Finding | None = None
+) -> Verdict:
+    """The verdict of all gates on a comparison beside such a share of values at another grey level."""
+    prepared = [AS_PUBLISHED | {"differing_share": share}]
+    return judge_graph(comparison or healthy(), CONFIGURED, RECORD, prepared, None, self_test, bytes=7)
+
+
+def test_all_gates_are_judged_at_once():
+    verdict = verdict_on(self_test=SELF_TEST)
+    assert verdict.passed
+    assert verdict.asked == [*LEGS, "preprocessing", "self_test"]
+    assert {finding.leg for finding in verdict.findings} == set(verdict.asked)
+    assert verdict.figures == {
+        **{"floors": 1.0, "worst_at": "cat 48x112, batch 1, cls 0", "floors_double": 1.0, "max_abs": 1e-6},
+        **{"cosine": 1.0, "images": 1, "sizes": 1, "stages": 0},
+    }
+    failed = verdict_on(share=2 * PREPARED["differing_share"], self_test=replace(SELF_TEST, measured=1.0))
+    assert list(failed.faults_by_gate()) == ["preprocessing", "self_test"]
+    assert failed.faults[1] == "The checks caught 3 of 3 planted faults."
+
+
+def test_a_gate_that_was_asked_for_and_has_no_finding_fails():
+    verdict = replace(verdict_on(), asked=[*LEGS, "preprocessing", "stages"])
+    assert verdict.faults_by_gate() == {"stages": ["nothing was found on the stages leg"]}
+
+
+def test_a_verdict_that_was_written_and_read_is_the_same(tmp_path: Path):
+    comparison = healthy()
+    rows(comparison, "onnx", "truth")[0]["floors"] = None
+    verdict = verdict_on(comparison)
+    data = json.loads(json.dumps(verdict.as_data(), allow_nan=False))
+    assert (data["passed"], data["missing"], data["confirmed"]) == (False, [], False)
+    assert data["diagnosis"].startswith("The graph fails only if onnxruntime optimises it")
+    # What it says of itself is not believed.
+    for finding in data["findings"]:
+        finding["passed"] = True
+    (tmp_path / "verdict.json").write_text(json.dumps(data | {"passed": True, "faults": []}))
+    again = Verdict.read(tmp_path / "verdict.json")
+    assert again.faults == verdict.faults
+    assert again.as_data() == verdict.as_data()
+
+
+def test_weights_are_confirmed_by_their_hash_or_by_published_features_that_they_give():
+    comparison = healthy()
+    assert not verdict_on(comparison).confirmed
+    assert replace(verdict_on(comparison), is_release=True).confirmed
+    comparison.differences.append(row("equinox", "published", max_abs=1e-3))
+    assert verdict_on(comparison).confirmed
+    # That they were compared is not enough.
+    comparison.differences.append(row("onnx", "published", max_abs=0.5))
+    assert not verdict_on(comparison).confirmed
+    assert list(verdict_on(comparison).faults_by_gate()) == [PUBLISHED]
+
+
+FAR = 304.0
+
+
+@pytest.mark.parametrize(
+    ("off", "said"),
+    [
+        (("onnx",), "The graph fails only if onnxruntime optimises it, so onnxruntime is at fault."),
+        (RUNS, "In double precision the graph is right, so onnxruntime is at fault."),
+        ((*RUNS, "onnx_float64"), "The Equinox model is within the limits and its graph is not, so the export is"),
+        ((*RUNS, "equinox"), "The Equinox model is off too, so weights, model or reference are at fault."),
+        (("equinox",), ""),
+    ],
+)
+def test_the_part_at_fault_is_named(off: tuple[str, ...], said: str):
+    comparison = healthy()
+    for subject in off:
+        for found in rows(comparison, subject, "truth"):
+            found["floors"] = FAR
+    assert verdict_on(comparison).diagnosis.startswith(said)
+    assert bool(verdict_on(comparison).diagnosis) == bool(said)
+    assert "make proof" not in replace(verdict_on(comparison), asked=[*LEGS, "stages"]).diagnosis

@@ -6,26 +6,29 @@
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 
-from vit2onnx.parity.verdict import TOKEN_ERROR, numbers_of
+from tests.limits import BY_PRECISION, LIMITS, PREPARED
+from vit2onnx.parity.comparison import Comparison, pairs_of
+from vit2onnx.parity.divergence import StageComparison
+from vit2onnx.parity.verdict import TOKEN_ERROR, Verdict, judge_graph
 from vit2onnx.reporting.evidence import Evidence
-from vit2onnx.reporting.summary import Measured
+from vit2onnx.self_test.verdict import finding_of, judge_self_test
 
-CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
 SIZES = [(48, 112), (224, 224)]
 # How far the graph is from reference and Equinox model: elements, and, against the truth, its worst token in noise
 # floors. In double precision likewise, in the floors of that.
 APART, FLOORS = 5e-6, 1.5
 DOUBLE, DOUBLE_FLOORS = 3e-15, 1.25
 
-Comparison = dict[str, Any]
+Rows = list[dict[str, Any]]
+Plain = dict[str, Any]
 
 
 def rows(
@@ -93,9 +96,9 @@ def error_map(image: str, worst: float | None) -> dict[str, Any]:
 
 
 @pytest.fixture
-def limits() -> dict[str, dict[str, dict[str, Any]]]:
+def limits() -> dict[str, dict[str, Any]]:
     """Those of all gates, as the config has them."""
-    return yaml.safe_load(CONFIG.read_text())["parity"]
+    return BY_PRECISION["float32"] | BY_PRECISION["preprocessing"]
 
 
 @pytest.fixture
@@ -107,7 +110,7 @@ def photographs(tmp_path: Path) -> dict[str, Path]:
     return {name: tmp_path / f"{name}.png" for name in made}
 
 
-def ledger(names: list[str], export: str = "dynamic") -> dict[str, Any]:
+def ledger(names: list[str]) -> StageComparison:
     """Stages of which everything is one or two noise floors apart; in injected mode inputs are given."""
     implementations = ["transformers", "equinox", "onnx"]
     pairs = [(name, "truth", 1.0) for name in implementations]
@@ -115,9 +118,9 @@ def ledger(names: list[str], export: str = "dynamic") -> dict[str, Any]:
     # In the floors of double precision.
     pairs += [("equinox_float64", "truth", 1.1)]
     row = {"scale": 0.5, "floor": 1e-7, "cosine": 1.0, "token": 0, "channel": 0}
-    return {
-        **{"variant": "dinov3_tiny", "export": export, "case": "cat@48x112", "implementations": implementations},
-        "stages": [
+    return StageComparison(
+        *("dinov3_tiny", "dynamic", "cat@48x112", implementations),
+        stages=[
             {"mode": mode, "stage": stage, "subject": subject, "other": other, "floors": floors}
             | {"max_abs": floors * 4e-7, "rms": floors * 1e-7}
             | row
@@ -126,7 +129,7 @@ def ledger(names: list[str], export: str = "dynamic") -> dict[str, Any]:
             if mode == "accumulated" or not stage.endswith(".input")
             for subject, other, floors in pairs
         ],
-    }
+    )
 
 
 def vit_stages(depth: int) -> list[str]:
@@ -143,22 +146,22 @@ def convnext_stages(*depths: int) -> list[str]:
 
 
 @pytest.fixture
-def stages() -> Comparison:
+def stages() -> StageComparison:
     """A ledger in which no layer diverges."""
     return ledger(vit_stages(2))
 
 
 @pytest.fixture(params=[vit_stages(12), vit_stages(40), convnext_stages(3, 3, 27, 3)], ids=["S", "7B", "ConvNeXt-L"])
-def deep_stages(request: pytest.FixtureRequest) -> Comparison:
+def deep_stages(request: pytest.FixtureRequest) -> StageComparison:
     """Ledgers of networks as they are released, in which no layer diverges."""
     return ledger(request.param)
 
 
 @pytest.fixture
-def diverging() -> Comparison:
+def diverging() -> StageComparison:
     """A ledger in which the graph's second block goes wrong, and then gives NaN when it runs on its own."""
     broken = ledger(vit_stages(2))
-    for row in broken["stages"]:
+    for row in broken.stages:
         if row["subject"] == "onnx" and row["stage"].startswith(("blocks.1.mlp", "blocks.1.output")):
             row |= {"floors": 400.4, "max_abs": 3.1e-3, "rms": 4e-5}
         if row["subject"] == "onnx" and row["stage"] == "norm" and row["mode"] == "accumulated":
@@ -167,10 +170,9 @@ def diverging() -> Comparison:
 
 
 @pytest.fixture
-def tested(limits: dict[str, dict[str, dict[str, Any]]]) -> Comparison:
+def tested() -> Plain:
     """A self-test that caught three faults of three, and flagged neither of two healthy models."""
-    numbers, of_preprocessing = (numbers_of(limits[gate]) for gate in ("limits", "preprocessing"))
-    judged = [name for name in numbers if name != "golden"]
+    judged = [name for name in LIMITS if name != "golden"]
     fault = {"fault": "w1 and w2 exchanged", "planted_in": "weights", "model": "ViT with SwiGLU", "caught": True}
     fault |= {"stage": "blocks.1.mlp_raw", "caught_by": f"onnx - truth, {TOKEN_ERROR}", "measured": 3.1e5}
     fault |= {"limit": 10.0, "tripped": ["floors", "floors_double"]}
@@ -180,9 +182,10 @@ def tested(limits: dict[str, dict[str, dict[str, Any]]]) -> Comparison:
     in_model = ("floors", "floors_double", "rounding_ratio", "named_stage", "between", "stage_floors")
     figures = {"max_abs": 4e-6, "floors": 1.7, "floors_double": 2.6, "stage_floors": 1.9}
     return {
-        "limits": numbers,
-        "preprocessing_limits": of_preprocessing,
-        "tripped": dict.fromkeys((*judged, *of_preprocessing), 1) | {"floors": 2, "floors_double": 2},
+        "wrong": [],
+        "limits": LIMITS,
+        "preprocessing_limits": PREPARED,
+        "tripped": dict.fromkeys((*judged, *PREPARED), 1) | {"floors": 2, "floors_double": 2},
         "nearest": dict.fromkeys(judged, 0.01) | {"floors": 0.17},
         "healthy_preprocessing": {"flagged": []},
         "faults": [
@@ -204,42 +207,41 @@ def tested(limits: dict[str, dict[str, dict[str, Any]]]) -> Comparison:
 @pytest.fixture
 def healthy() -> Comparison:
     """A comparison that passes."""
-    single = [("transformers", "truth", 1), ("equinox", "truth", 1), ("equinox", "transformers", 1)]
-    single += product(("onnx", "onnx_unoptimized"), ("truth", "equinox", "transformers"), (1, 3))
-    double = [("equinox_float64", "truth", 1), ("onnx_float64", "truth", 1)]
-    return {
-        "variant": "dinov3_tiny",
-        "export": "dynamic",
-        "graph_sha256": "0123abcd",
-        "references": ["transformers"],
-        "asked": {
-            "cases": [f"{image}@{height}x{width}" for image in ("cat", "tree") for height, width in SIZES],
-            "batches": [1, 3],
-        },
-        "runtime": {
-            "onnxruntime": "1.0",
-            "provider": "CPUExecutionProvider",
-            "threads": 2,
-            "packed_weights": True,
-        },
-        "checks": [{"name": "finite", "passed": True, "subject": "", "detail": "every output of every run"}],
-        "rounding": [*rounding("transformers", 1.0), *rounding("equinox", 0.7)],
-        "differences": [
-            *(row for pair in single for row in rows(*pair)),
-            *(row for pair in double for row in rows(*pair, max_abs=DOUBLE, floors=DOUBLE_FLOORS)),
+    pairs = pairs_of(["transformers"], batches=[1, 3], own_batch=1)
+    in_double = {"max_abs": DOUBLE, "floors": DOUBLE_FLOORS}
+    return Comparison(
+        variant="dinov3_tiny",
+        export="dynamic",
+        graph_sha256="0123abcd",
+        runtime={"onnxruntime": "1.0", "provider": "CPUExecutionProvider", "threads": 2, "packed_weights": True},
+        references=["transformers"],
+        cases=[f"{image}@{height}x{width}" for image in ("cat", "tree") for height, width in SIZES],
+        pairs=[asdict(pair) for pair in pairs],
+        checks=[{"name": "finite", "passed": True, "subject": "", "detail": "every output of every run"}],
+        rounding=[*rounding("transformers", 1.0), *rounding("equinox", 0.7)],
+        differences=[
+            row
+            for pair in pairs
+            for row in rows(pair.subject, pair.other, pair.batch, **(in_double if pair.kind == "double" else {}))
         ],
-        "known_differences": [],
-        "error_maps": [error_map("cat", FLOORS), error_map("tree", FLOORS / 2)],
-        "distributions": [distribution(*pair) for pair in (*single, *double)],
-        "semantics": [semantics(subject) for subject in ("transformers", "onnx", "onnx_unoptimized")],
-    }
+        known_differences=[],
+        error_maps=[error_map("cat", FLOORS), error_map("tree", FLOORS / 2)],
+        distributions=[distribution(pair.subject, pair.other, pair.batch) for pair in pairs],
+        semantics=[semantics(subject) for subject in ("transformers", "onnx", "onnx_unoptimized")],
+    )
 
 
 @pytest.fixture
-def known_difference() -> Comparison:
+def known_difference() -> Plain:
     """What RoPE periods of the reference's own change, all of which is explained."""
     figures = {"max_abs": 4.1e-4, "expected": 4.1e-4, "unexplained": 3e-6, "floors": 1.9, "floors_token": 4}
-    return {"reference": "transformers", "cause": "RoPE periods", "image": "cat", "height": 48, "width": 112} | figures
+    return {
+        "reference": "transformers",
+        "cause": "its own periods",
+        "image": "cat",
+        "height": 48,
+        "width": 112,
+    } | figures
 
 
 @pytest.fixture
@@ -247,10 +249,10 @@ def with_published() -> Callable[[Comparison, float], Comparison]:
     """Adds how far the Equinox model's features are from those that the publisher published."""
 
     def add(comparison: Comparison, max_abs: float) -> Comparison:
-        row = next(row for row in comparison["differences"] if row["other"] == "transformers")
+        row = next(row for row in comparison.differences if row["other"] == "transformers")
         published = row | {"subject": "equinox", "other": "published", "max_abs": max_abs}
         del published["scale"]
-        return comparison | {"differences": [*comparison["differences"], published]}
+        return replace(comparison, differences=[*comparison.differences, published])
 
     return add
 
@@ -258,8 +260,8 @@ def with_published() -> Callable[[Comparison, float], Comparison]:
 @pytest.fixture
 def beyond(healthy: Comparison) -> Comparison:
     """A comparison that fails by one limit: CLS is too far from the truth, in one run only."""
-    broken = deepcopy(healthy) | {"export": "static"}
-    for row in broken["differences"]:
+    broken = replace(deepcopy(healthy), export="static")
+    for row in broken.differences:
         place = (row["subject"], row["image"], row["height"], row["group"], row["batch"])
         if place == ("onnx_unoptimized", "tree", 224, "cls", 3):
             row["max_abs"] = 1e-3
@@ -273,7 +275,7 @@ def off() -> Callable[..., Comparison]:
     """Takes subjects of a comparison 304 noise floors from the truth."""
 
     def take(comparison: Comparison, *subjects: str) -> Comparison:
-        for row in comparison["differences"]:
+        for row in comparison.differences:
             if row["subject"] in subjects and row["other"] == "truth":
                 row["floors"] = 304.0
         return comparison
@@ -285,31 +287,15 @@ def off() -> Callable[..., Comparison]:
 def not_finite(healthy: Comparison) -> Comparison:
     """A comparison that fails because the graph gave NaN for a photograph at one size."""
     broken = deepcopy(healthy)
-    for row in broken["differences"]:
+    for row in broken.differences:
         if row["subject"] == "onnx" and row["image"] == "tree" and row["height"] == 48:
             row |= dict.fromkeys(("max_abs", "rms", "p99_abs", "mean_abs", "cosine"))
             row |= {"floors": None} if row["other"] == "truth" else {}
-    broken["error_maps"] = [error_map("tree", None), error_map("cat", FLOORS)]
-    broken["checks"] = [{"name": "finite", "passed": False, "subject": "", "detail": "NaN or infinity in an output"}]
-    return broken
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Callable[..., Measured]:
-    """Writes comparisons, each with a graph of 86 MB of which the disk holds nothing."""
-
-    def write(*comparisons: Comparison) -> Measured:
-        graphs = {}
-        for comparison in comparisons:
-            path = tmp_path / f"{comparison['export']}.json"
-            path.write_text(json.dumps(comparison))
-            graphs[path] = path.with_suffix(".onnx")
-            with graphs[path].open("wb") as file:
-                file.truncate(86_454_796)
-        (tmp_path / "checkpoint.json").write_text(json.dumps({"official_file": "dinov3_tiny-feedbeef.pth"}))
-        return Measured(graphs)
-
-    return write
+    return replace(
+        broken,
+        error_maps=[error_map("tree", None), error_map("cat", FLOORS)],
+        checks=[{"name": "finite", "passed": False, "subject": "", "detail": "NaN or infinity in an output"}],
+    )
 
 
 METADATA = {
@@ -347,7 +333,7 @@ SHARES = {"publisher": 0.01, "publisher_float": 0.2, "transformers": 0.9, "trans
 
 
 @pytest.fixture
-def prepared() -> list[dict[str, Any]]:
+def prepared() -> Rows:
     """Differences of a preprocessing that passes."""
     figures = {"height": 48, "width": 112, "enlarged": 1.0, "grey_levels": 1.0, "normalised": 0.017, "residual": 0.0}
     rows = product(SHARES.items(), ("cat", "tree"))
@@ -355,16 +341,47 @@ def prepared() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def evidence_of(photographs: dict[str, Path], prepared: list[dict[str, Any]]) -> Callable[..., Evidence]:
+def judged(limits: dict[str, dict[str, Any]], prepared: Rows) -> Callable[..., Verdict]:
+    """Judges a comparison, of a graph of 86 MB; all else is healthy, or as it is given."""
+
+    def judge(
+        comparison: Comparison,
+        *,
+        record: Plain = RECORD,
+        preprocessing: Rows = prepared,
+        stages: StageComparison | None = None,
+        self_test: Plain | None = None,
+    ) -> Verdict:
+        finding = finding_of(again(self_test)) if self_test else None
+        return judge_graph(comparison, limits, record, preprocessing, stages, finding, bytes=86_454_796)
+
+    return judge
+
+
+def again(tested: Plain) -> Plain:
+    """A self-test that is judged again, because its rows were changed."""
+    return tested | {"wrong": judge_self_test(tested)}
+
+
+@pytest.fixture
+def evidence_of(
+    photographs: dict[str, Path], prepared: Rows, judged: Callable[..., Verdict]
+) -> Callable[..., Evidence]:
     """Makes the evidence on a variant of comparisons; all but these is healthy, or as it is given."""
 
     def make(*comparisons: Comparison, **other: Any) -> Evidence:
-        exports = [comparison["export"] for comparison in comparisons]
-        healthy = {"record": RECORD, "ledger": LEDGER, "preprocessing": prepared, "photographs": photographs}
-        healthy |= {
+        exports = [comparison.export for comparison in comparisons]
+        given = {"record": RECORD, "preprocessing": prepared, "stages": {}, "self_test": None} | other
+        if given["self_test"]:
+            given["self_test"] = again(given["self_test"])
+        common = {name: given[name] for name in ("record", "preprocessing", "self_test")}
+        verdicts = [judged(one, stages=given["stages"].get(one.export), **common) for one in comparisons]
+        healthy = {
+            "ledger": LEDGER,
+            "photographs": photographs,
             "metadata": dict.fromkeys(exports, METADATA),
             "operator_sets": {export: {"": 23} for export in exports},
         }
-        return Evidence(comparisons, **healthy | other)
+        return Evidence(verdicts, comparisons, **healthy | given)
 
     return make

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
+from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.divergence import StageComparison
+from vit2onnx.parity.verdict import Verdict
 from vit2onnx.reporting.evidence import Evidence
 from vit2onnx.reporting.parity_page import parity_page
 from vit2onnx.reporting.self_test import self_test_page
-from vit2onnx.reporting.summary import Measured, summarise, summary_page
+from vit2onnx.reporting.summary import summarise, summary_page
 
-Comparison = dict[str, Any]
-Limits = dict[str, dict[str, dict[str, Any]]]
+Plain = dict[str, Any]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -65,16 +67,15 @@ COLUMNS = {
 @pytest.fixture
 def found(
     healthy: Comparison,
-    diverging: Comparison,
-    tested: Comparison,
+    diverging: StageComparison,
+    tested: Plain,
     evidence_of: Callable[..., Evidence],
-    limits: Limits,
     tmp_path: Path,
-) -> Comparison:
-    for row in diverging["stages"]:
+) -> Plain:
+    for row in diverging.stages:
         # As long as the names of released variants are.
         row["stage"] = row["stage"].replace("blocks.0.", "stages.2.blocks.26.")
-    html = parity_page(evidence_of(healthy, stages={"dynamic": diverging}, self_test=tested), limits)
+    html = parity_page(evidence_of(healthy, stages={"dynamic": diverging}, self_test=tested))
     # As a reader scrolls to them.
     html = html.replace(' loading="lazy"', "")
     page = tmp_path / "page.html"
@@ -90,7 +91,7 @@ def title_of(page: Path, folder: Path) -> Any:
     return json.loads(unescape(re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1]))
 
 
-def test_page_in_a_browser(found: Comparison) -> None:
+def test_page_in_a_browser(found: Plain) -> None:
     assert found["loaded"] == []
     assert len(found["images"]) == 5
     assert all(found["images"])
@@ -99,7 +100,7 @@ def test_page_in_a_browser(found: Comparison) -> None:
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_every_header_sorts_its_own_column(found: Comparison, name: str) -> None:
+def test_every_header_sorts_its_own_column(found: Plain, name: str) -> None:
     table = found["tables"][name]
     assert len(table["headers"]) == len(COLUMNS[name])
     for index, (column, kind) in enumerate(zip(COLUMNS[name], table["kinds"], strict=True)):
@@ -114,14 +115,14 @@ def test_every_header_sorts_its_own_column(found: Comparison, name: str) -> None
             assert kind != "number" or not any(row[column] for row in rows[len(shown) :])
 
 
-def test_what_is_no_number_is_worse_than_any(found: Comparison) -> None:
+def test_what_is_no_number_is_worse_than_any(found: Plain) -> None:
     _, rows = found["tables"]["stages"]["clicks"][8][0]
     assert [row[8] for row in rows[:2]] == ["not finite", "400"]
     assert rows[-1][8] == "1.7"
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_tables_fit_the_page(found: Comparison, name: str) -> None:
+def test_tables_fit_the_page(found: Plain, name: str) -> None:
     # In pixels, at a width of 1280.
     assert found["tables"][name]["overflow"] <= 0
 
@@ -129,28 +130,27 @@ def test_tables_fit_the_page(found: Comparison, name: str) -> None:
 @pytest.mark.parametrize("fixture", ["healthy", "not_finite"])
 @pytest.mark.parametrize("page", ["parity", "summary", "self_test"])
 def test_no_page_scrolls_sideways_on_a_phone(
-    diverging: Comparison,
-    tested: Comparison,
-    known_difference: Comparison,
+    diverging: StageComparison,
+    tested: Plain,
+    known_difference: Plain,
     evidence_of: Callable[..., Evidence],
-    written: Callable[..., Measured],
-    limits: Limits,
+    judged: Callable[..., Verdict],
     tmp_path: Path,
     request: pytest.FixtureRequest,
     fixture: str,
     page: str,
 ) -> None:
-    comparison = request.getfixturevalue(fixture) | {"known_differences": [known_difference]}
     variant = "dinov3_convnext_small_pretrain_lvd1689m"
-    comparison["variant"] = variant
+    comparison = request.getfixturevalue(fixture)
+    comparison = replace(comparison, variant=variant, known_differences=[known_difference])
     evidence = evidence_of(comparison, stages={"dynamic": diverging}, self_test=tested)
     digest = "0123456789abcdef" * 4
     record = evidence.record | {"variant": variant, "sha256": digest}
     own_words = evidence.metadata["dynamic"] | {"variant": variant, "ledger_sha256": digest}
     evidence = replace(evidence, record=record, metadata={"dynamic": own_words})
     html = {
-        "parity": lambda: parity_page(evidence, limits),
-        "summary": lambda: summary_page(summarise(written(comparison), limits, "synthetic")),
+        "parity": lambda: parity_page(evidence),
+        "summary": lambda: summary_page(summarise([judged(comparison)])),
         "self_test": lambda: self_test_page(tested),
     }[page]()
     # No window of Chromium is that narrow, but a frame may be.

@@ -1,37 +1,28 @@
 """The figures on top of the page: each in plain words, and none of them nicer than what was measured."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from vit2onnx.parity.divergence import judge_stages
-from vit2onnx.parity.preprocessing import judge_preprocessing
-from vit2onnx.parity.verdict import numbers_of
-from vit2onnx.reporting.drift import stage_section
+from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.reporting.evidence import Evidence
-from vit2onnx.reporting.key_figures import KeyFigure, key_figures
-from vit2onnx.reporting.parity_page import judgements
-from vit2onnx.reporting.self_test import self_test_section
-from vit2onnx.reporting.semantics import preprocessing_section
+from vit2onnx.reporting.key_figures import KeyFigure
+from vit2onnx.reporting.parity_page import page_content
 
-Comparison = dict[str, Any]
-Limits = dict[str, dict[str, dict[str, Any]]]
+Plain = dict[str, Any]
 Figures = Callable[..., list[KeyFigure]]
 
 
 @pytest.fixture
-def figures_of(evidence_of: Callable[..., Evidence], limits: Limits) -> Figures:
-    """The figures on some comparisons, and on a ledger of stages and a self-test if they are given."""
+def figures_of(evidence_of: Callable[..., Evidence]) -> Figures:
+    """The figures on some comparisons, and on stages and a self-test if they are given."""
 
-    def figures(*comparisons: Comparison, stages: Comparison | None = None, **other: Any) -> list[KeyFigure]:
-        evidence = evidence_of(*comparisons, **other)
-        numbers = numbers_of(limits["limits"])
-        found = [stage_section(stages, numbers["floors"], judge_stages(stages, numbers))] if stages else []
-        findings = judge_preprocessing(evidence.preprocessing, numbers_of(limits["preprocessing"]))
-        preprocessing = preprocessing_section(evidence.preprocessing, findings, limits["preprocessing"])
-        tested = self_test_section(evidence.self_test) if evidence.self_test else None
-        return key_figures(evidence, judgements(evidence, limits).values(), found, preprocessing, tested)
+    def figures(*comparisons: Comparison, stages: StageComparison | None = None, **other: Any) -> list[KeyFigure]:
+        of_stages = {stages.export: stages} if stages else {}
+        return page_content(evidence_of(*comparisons, stages=of_stages, **other))["key_figures"]
 
     return figures
 
@@ -41,7 +32,7 @@ def told(figures: list[KeyFigure]) -> list[str]:
 
 
 def test_healthy_graph_in_plain_words(
-    healthy: Comparison, stages: Comparison, tested: Comparison, figures_of: Figures
+    healthy: Comparison, stages: StageComparison, tested: Plain, figures_of: Figures
 ) -> None:
     figures = figures_of(healthy, stages=stages, self_test=tested)
     assert told(figures) == [
@@ -61,8 +52,8 @@ def test_healthy_graph_in_plain_words(
     assert all(one.good for one in figures)
 
 
-def test_one_that_differs_is_not_lost(healthy: Comparison, prepared: list[Comparison], figures_of: Figures) -> None:
-    for row in healthy["semantics"]:
+def test_one_that_differs_is_not_lost(healthy: Comparison, prepared: list[Plain], figures_of: Figures) -> None:
+    for row in healthy.semantics:
         row["neighbours"][0]["top_1"] = 1 - 1e-7
         row["neighbours"] = row["neighbours"][:1]
     *_, neighbours, preprocessing = figures_of(
@@ -76,7 +67,7 @@ def test_what_is_not_finite_is_unknown(not_finite: Comparison, figures_of: Figur
     assert [(one.figure, one.good) for one in (rounding, difference)] == [("unknown", False)] * 2
     # The graph itself was computed without trouble.
     assert in_double.good
-    for row in not_finite["differences"]:
+    for row in not_finite.differences:
         if row["subject"] == "onnx_float64":
             row |= {"max_abs": None, "floors": None}
     _, in_double, *_ = figures_of(not_finite)
@@ -92,7 +83,7 @@ def test_each_precision_is_judged_by_its_own_limit(
     assert in_double.good
     # As large as it is, this one has no limit.
     assert (difference.figure, difference.good) == ("0.001", True)
-    for row in healthy["differences"]:
+    for row in healthy.differences:
         if row["subject"] == "onnx_float64":
             row |= {"max_abs": 5e-11, "floors": 2e4}
     rounding, in_double, *_ = figures_of(healthy)
@@ -101,12 +92,12 @@ def test_each_precision_is_judged_by_its_own_limit(
 
 
 def test_nothing_compared_is_unknown(healthy: Comparison, figures_of: Figures) -> None:
-    figures = figures_of(healthy | {"references": [], "differences": [], "semantics": []}, preprocessing=[])
+    figures = figures_of(replace(healthy, pairs=[], differences=[], semantics=[], error_maps=[]), preprocessing=[])
     assert [(one.figure, one.good) for one in figures] == [("unknown", False)] * 5
 
 
 def test_the_first_stage_that_goes_wrong_is_named(
-    healthy: Comparison, diverging: Comparison, figures_of: Figures
+    healthy: Comparison, diverging: StageComparison, figures_of: Figures
 ) -> None:
     *_, stages = figures_of(healthy, stages=diverging)
     assert told([stages]) == [
@@ -116,9 +107,9 @@ def test_the_first_stage_that_goes_wrong_is_named(
 
 
 def test_other_faults_of_the_stages_are_not_hidden(
-    healthy: Comparison, stages: Comparison, figures_of: Figures
+    healthy: Comparison, stages: StageComparison, figures_of: Figures
 ) -> None:
-    for row in stages["stages"]:
+    for row in stages.stages:
         if row["subject"] == "equinox_float64":
             row["floors"] = 1e6
     *_, found = figures_of(healthy, stages=stages)

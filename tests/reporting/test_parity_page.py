@@ -5,32 +5,37 @@ import math
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vit2onnx.parity.verdict import LEGS, PUBLISHED, numbers_of
-from vit2onnx.reporting.evidence import Evidence, Judgement, is_confirmed
+from tests.limits import BY_PRECISION
+from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.divergence import StageComparison
+from vit2onnx.parity.verdict import LEGS, Verdict
+from vit2onnx.reporting.evidence import Evidence
 from vit2onnx.reporting.figures import heat_table
 from vit2onnx.reporting.parity_page import (
     QUESTIONS,
     diagnosis,
     faults_section,
     headline,
-    judgements,
     leg_section,
+    page_content,
     parity_page,
 )
 from vit2onnx.reporting.sections import ledger_section, photograph_section
 from vit2onnx.reporting.semantics import distribution_section
+from vit2onnx.spec.subject import PUBLISHED
 
-Comparison = dict[str, Any]
-Limits = dict[str, dict[str, dict[str, Any]]]
+Plain = dict[str, Any]
+Limits = dict[str, dict[str, Any]]
 Make = Callable[..., Evidence]
 Text = Callable[..., str]
-Judged = Callable[..., dict[str, Judgement]]
+Judged = Callable[..., list[Verdict]]
 WithPublished = Callable[[Comparison, float], Comparison]
 REFERENCES = ["Hugging Face transformers"]
 VOID = {"meta", "img", "br", "link", "wbr"}
@@ -67,27 +72,23 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def text_of(evidence_of: Make, limits: Limits) -> Text:
+def text_of(evidence_of: Make) -> Text:
     """The words of the page on some comparisons."""
 
     def render(*comparisons: Comparison, **other: Any) -> str:
-        return " ".join(Page(parity_page(evidence_of(*comparisons, **other), limits)).text.split())
+        return " ".join(Page(parity_page(evidence_of(*comparisons, **other))).text.split())
 
     return render
 
 
 @pytest.fixture
-def judged(evidence_of: Make, limits: Limits) -> Judged:
-    """What all gates say of some comparisons."""
-
-    def judge(*comparisons: Comparison, **other: Any) -> dict[str, Judgement]:
-        return judgements(evidence_of(*comparisons, **other), limits)
-
-    return judge
+def verdicts_of(evidence_of: Make) -> Judged:
+    """The verdicts on some comparisons."""
+    return lambda *comparisons, **other: list(evidence_of(*comparisons, **other).verdicts)
 
 
 @pytest.fixture
-def official(evidence_of: Make, healthy: Comparison) -> Comparison:
+def official(evidence_of: Make, healthy: Comparison) -> Plain:
     return evidence_of(healthy).record | {
         "official_file": "dinov3_tiny-feedbeef.pth",
         "weights": "official",
@@ -96,8 +97,8 @@ def official(evidence_of: Make, healthy: Comparison) -> Comparison:
     }
 
 
-def test_headline_of_graphs_that_pass(healthy: Comparison, judged: Judged) -> None:
-    one, two = judged(healthy), judged(healthy, healthy | {"export": "static"})
+def test_headline_of_graphs_that_pass(healthy: Comparison, verdicts_of: Judged) -> None:
+    one, two = verdicts_of(healthy), verdicts_of(healthy, replace(healthy, export="static"))
     assert headline(one, REFERENCES) == "Passed: dynamic.onnx matches Hugging Face transformers."
     both = [*REFERENCES, "the publisher's code"]
     said = "Passed: dynamic.onnx and static.onnx match Hugging Face transformers and the publisher's code."
@@ -106,16 +107,16 @@ def test_headline_of_graphs_that_pass(healthy: Comparison, judged: Judged) -> No
 
 
 def test_every_failed_graph_is_named_with_its_faults(
-    healthy: Comparison, beyond: Comparison, not_finite: Comparison, judged: Judged
+    healthy: Comparison, beyond: Comparison, not_finite: Comparison, verdicts_of: Judged
 ) -> None:
-    found = judged(healthy, beyond, not_finite | {"export": "large"})
+    found = verdicts_of(healthy, beyond, replace(not_finite, export="large"))
     assert headline(found, REFERENCES) == "FAILED: 2 of 3 ONNX files do not match Hugging Face transformers."
     static, large = faults_section(found)
     assert (static["title"], large["title"]) == ("static.onnx, outputs", "large.onnx, outputs")
     assert "304, limit 10" in static["sentences"][0]
     assert "finite: NaN or infinity in an output" in large["sentences"]
-    assert headline(judged(healthy, beyond), REFERENCES).startswith("FAILED: 1 of 2 ONNX files does not match")
-    assert headline(judged(beyond), []) == "FAILED: static.onnx does not match the original model."
+    assert headline(verdicts_of(healthy, beyond), REFERENCES).startswith("FAILED: 1 of 2 ONNX files does not match")
+    assert headline(verdicts_of(beyond), []) == "FAILED: static.onnx does not match the original model."
 
 
 def test_page_of_a_graph_that_passes(healthy: Comparison, text_of: Text) -> None:
@@ -158,7 +159,7 @@ def test_page_of_a_graph_that_passes(healthy: Comparison, text_of: Text) -> None
 
 
 def test_page_on_which_everything_fails(
-    not_finite: Comparison, diverging: Comparison, tested: Comparison, prepared: list[Comparison], text_of: Text
+    not_finite: Comparison, diverging: StageComparison, tested: Plain, prepared: list[Plain], text_of: Text
 ) -> None:
     tested["faults"][0] |= {"caught": False, "passed": False}
     prepared = [row | {"differing_share": 0.5} for row in prepared]
@@ -174,66 +175,69 @@ def test_page_on_which_everything_fails(
 
 
 def test_graph_without_any_number_still_has_a_page(healthy: Comparison, text_of: Text) -> None:
-    for row in healthy["differences"]:
+    for row in healthy.differences:
         row |= {"max_abs": None, "cosine": None} | ({"floors": None} if row["other"] == "truth" else {})
-    for row in healthy["rounding"]:
+    for row in healthy.rounding:
         row |= {"rms": None, "multiple": None}
-    for one in healthy["error_maps"]:
+    for one in healthy.error_maps:
         one["floors"] = [[None] * 7] * 3
     assert "FAILED: dynamic.onnx does not match" in text_of(healthy)
 
 
-@pytest.mark.parametrize("emptied", [{"references": []}, {"differences": [], "error_maps": [], "semantics": []}])
-def test_graph_without_any_comparison_still_has_a_page(healthy: Comparison, text_of: Text, emptied: Comparison) -> None:
-    text = text_of(healthy | emptied)
+@pytest.mark.parametrize(
+    "emptied", [{"pairs": [], "error_maps": []}, {"differences": [], "error_maps": [], "semantics": []}]
+)
+def test_graph_without_any_comparison_still_has_a_page(healthy: Comparison, text_of: Text, emptied: Plain) -> None:
+    text = text_of(replace(healthy, **emptied))
     assert "FAILED: dynamic.onnx does not match" in text
     assert "Nothing was compared." in text
 
 
-def test_weights_are_told_apart(healthy: Comparison, text_of: Text, official: Comparison) -> None:
+def test_weights_are_told_apart(healthy: Comparison, text_of: Text, official: Plain) -> None:
     text = text_of(healthy, record=official)
     assert not re.search("SYNTHETIC|NOT CONFIRMED", text)
     assert "the publisher's dinov3_tiny-feedbeef.pth huggingface, name facebook/dinov3-tiny" in text
     assert "NOT CONFIRMED" in text_of(healthy, record=official | {"official_file": None})
 
 
-def test_periods_of_the_references_own_are_told_of(
-    healthy: Comparison, known_difference: Comparison, text_of: Text
-) -> None:
-    assert "RoPE periods in float32" not in text_of(healthy)
-    text = text_of(healthy | {"known_differences": [known_difference]})
-    assert "The difference moves features by up to 4.1e-04." in text
-    assert "filled from the same checkpoint, with its RoPE periods" in text
+def test_periods_of_the_references_own_are_told_of(healthy: Comparison, known_difference: Plain, text_of: Text) -> None:
+    assert "may differ from it by design" not in text_of(healthy)
+    text = text_of(replace(healthy, known_differences=[known_difference]))
+    assert "differ from it by design, here by its own periods. This moves features by up to 4.1e-04." in text
 
 
 def test_weights_are_confirmed_by_their_hash_or_by_published_features_that_they_give(
-    healthy: Comparison, with_published: WithPublished, judged: Judged, official: Comparison
+    healthy: Comparison, with_published: WithPublished, evidence_of: Make, official: Plain
 ) -> None:
     unknown = official | {"official_file": None}
-    right, wrong = with_published(healthy, 1e-3), with_published(healthy, 0.5) | {"export": "static"}
-    assert is_confirmed(judged(healthy).values(), official)
-    assert not is_confirmed(judged(healthy).values(), unknown)
-    assert is_confirmed(judged(right).values(), unknown)
+    right, wrong = with_published(healthy, 1e-3), replace(with_published(healthy, 0.5), export="static")
+
+    def confirmed(*comparisons: Comparison, record: Plain) -> bool:
+        return page_content(evidence_of(*comparisons, record=record))["confirmed"]
+
+    assert confirmed(healthy, record=official)
+    assert not confirmed(healthy, record=unknown)
+    assert confirmed(right, record=unknown)
     # That they were compared is not enough.
-    assert not is_confirmed(judged(wrong).values(), unknown)
-    assert not is_confirmed(judged(right, wrong).values(), unknown)
+    assert not confirmed(wrong, record=unknown)
+    assert not confirmed(right, wrong, record=unknown)
 
 
 def test_features_that_are_not_the_published_ones_speak_of_the_checkpoint(
-    healthy: Comparison, with_published: WithPublished, judged: Judged
+    healthy: Comparison, with_published: WithPublished, verdicts_of: Judged
 ) -> None:
-    found = headline(judged(with_published(healthy, 0.5)), REFERENCES)
+    found = headline(verdicts_of(with_published(healthy, 0.5)), REFERENCES)
     assert found == "FAILED: the checkpoint or the photograph is not the one whose features are published."
 
 
 def test_every_limit_is_explained(
-    healthy: Comparison, stages: Comparison, with_published: WithPublished, text_of: Text, limits: Limits
+    healthy: Comparison, stages: StageComparison, with_published: WithPublished, text_of: Text, limits: Limits
 ) -> None:
     assert tuple(QUESTIONS) == (*LEGS, PUBLISHED)
     shown = {name for _, names in QUESTIONS.values() for name in names}
-    assert shown == set(limits["limits"])
+    assert shown == set(BY_PRECISION["float32"])
     text = text_of(with_published(healthy, 1e-3), stages={"dynamic": stages})
-    assert all(limit["why"] in text for limit in (*limits["limits"].values(), *limits["preprocessing"].values()))
+    assert all(limit["why"] in text for limit in limits.values())
     told = "No stage is wrong: given the same input, no two implementations of the 10 stages are more than 1.7 noise"
     assert f"{told} floors apart (limit 10), on cat at 48x112" in text
     # As the config has them.
@@ -241,22 +245,21 @@ def test_every_limit_is_explained(
 
 
 def test_nothing_is_said_of_published_features_that_were_not_compared(
-    healthy: Comparison, with_published: WithPublished, judged: Judged, limits: Limits
+    healthy: Comparison, with_published: WithPublished, verdicts_of: Judged, limits: Limits
 ) -> None:
-    (without,) = judged(healthy).values()
-    (compared,) = judged(with_published(healthy, 1e-3)).values()
-    legs = [leg_section(one, limits["limits"]) for one in (without, compared)]
+    verdicts = (*verdicts_of(healthy), *verdicts_of(with_published(healthy, 1e-3)))
+    legs = [leg_section(verdict) for verdict in verdicts]
     assert [len(found) for found in legs] == [3, 4]
     (finding,) = legs[1][-1]["findings"]
     assert (finding.what, finding.passed) == ("equinox, max |difference| from the published features", True)
 
 
 def test_all_gates_make_one_verdict(
-    beyond: Comparison, diverging: Comparison, tested: Comparison, prepared: list[Comparison], judged: Judged
+    beyond: Comparison, diverging: StageComparison, tested: Plain, prepared: list[Plain], verdicts_of: Judged
 ) -> None:
     tested["faults"][0] |= {"caught": False, "passed": False}
     prepared = [row | {"differing_share": 0.5} for row in prepared]
-    found = judged(beyond, stages={"static": diverging}, preprocessing=prepared, self_test=tested)
+    found = verdicts_of(beyond, stages={"static": diverging}, preprocessing=prepared, self_test=tested)
     assert headline(found, REFERENCES) == (
         "FAILED: static.onnx does not match Hugging Face transformers; a stage of static.onnx is wrong;"
         " photographs are not prepared as the publisher prepares them; these checks cannot be relied on."
@@ -275,17 +278,17 @@ def test_all_gates_make_one_verdict(
 
 
 def test_preprocessing_fails_all_graphs_and_is_told_once(
-    healthy: Comparison, prepared: list[Comparison], judged: Judged
+    healthy: Comparison, prepared: list[Plain], verdicts_of: Judged
 ) -> None:
     prepared = [row | {"differing_share": 0.5} for row in prepared]
-    found = judged(healthy, healthy | {"export": "static"}, preprocessing=prepared)
+    found = verdicts_of(healthy, replace(healthy, export="static"), preprocessing=prepared)
     assert headline(found, REFERENCES) == "FAILED: photographs are not prepared as the publisher prepares them."
     assert len(faults_section(found)) == 1
-    assert not any(judgement.passed for judgement in found.values())
+    assert not any(judgement.passed for judgement in found)
 
 
-def test_other_faults_of_the_stages_are_shown(healthy: Comparison, stages: Comparison, text_of: Text) -> None:
-    for row in stages["stages"]:
+def test_other_faults_of_the_stages_are_shown(healthy: Comparison, stages: StageComparison, text_of: Text) -> None:
+    for row in stages.stages:
         if row["subject"] == "equinox_float64":
             row["floors"] = 1e6
     text = text_of(healthy, stages={"dynamic": stages})
@@ -308,22 +311,22 @@ def test_photographs_are_shown_with_the_worst_first(
 
 
 def test_same_input_gives_the_same_bytes(
-    healthy: Comparison, beyond: Comparison, stages: Comparison, evidence_of: Make, limits: Limits
+    healthy: Comparison, beyond: Comparison, stages: StageComparison, evidence_of: Make
 ) -> None:
     evidence = evidence_of(healthy, beyond, stages={"dynamic": stages})
-    assert parity_page(evidence, limits) == parity_page(evidence, limits)
+    assert parity_page(evidence) == parity_page(evidence)
 
 
 def test_page_loads_nothing(
     healthy: Comparison,
     beyond: Comparison,
-    diverging: Comparison,
-    tested: Comparison,
+    diverging: StageComparison,
+    tested: Plain,
     evidence_of: Make,
     limits: Limits,
     tmp_path: Path,
 ) -> None:
-    html = parity_page(evidence_of(healthy, beyond, stages={"static": diverging}, self_test=tested), limits)
+    html = parity_page(evidence_of(healthy, beyond, stages={"static": diverging}, self_test=tested))
     page = Page(html)
     # Error over the photographs and distances from float64 of each, stages of one, and two thumbnails.
     held = [link for link in page.links if link.startswith("data:")]
@@ -349,26 +352,26 @@ def test_page_loads_nothing(
 
 
 def test_text_is_escaped(healthy: Comparison, text_of: Text) -> None:
-    healthy["checks"][0]["detail"] = "<script>alert(1)</script>"
+    healthy.checks[0]["detail"] = "<script>alert(1)</script>"
     assert "<script>alert(1)</script>" in text_of(healthy)
 
 
 def test_names_of_photographs_are_escaped(healthy: Comparison, evidence_of: Make, limits: Limits) -> None:
-    for row in healthy["differences"]:
+    for row in healthy.differences:
         row["image"] = row["image"].replace("cat", "<script>alert(1)</script>")
-    assert "<script>alert" not in heat_table(healthy, numbers_of(limits["limits"]))
-    assert "<script>alert" not in parity_page(evidence_of(healthy), limits)
+    assert "<script>alert" not in heat_table(healthy, limits)
+    assert "<script>alert" not in parity_page(evidence_of(healthy))
 
 
 @pytest.mark.parametrize(("fixture", "red"), [("healthy", 0), ("beyond", 1), ("not_finite", 6)])
 def test_what_fails_is_red(fixture: str, red: int, limits: Limits, request: pytest.FixtureRequest) -> None:
-    table = heat_table(request.getfixturevalue(fixture), numbers_of(limits["limits"]))
+    table = heat_table(request.getfixturevalue(fixture), limits)
     styles = re.findall(r"([^{}]*)\{[^{}]*background: #b3261e[^{}]*\}", table)
     assert sum(cells.count("#") for cells in styles) == red
 
 
 def test_every_size_is_beside_its_limit(healthy: Comparison, limits: Limits) -> None:
-    rows = Page(str(heat_table(healthy, numbers_of(limits["limits"])))).text.split()
+    rows = Page(str(heat_table(healthy, limits))).text.split()
     assert rows[:8] == ["noise", "floors", "1", "-", "lowest", "cosine", "max", "|difference|"]
     assert rows[8:14] == ["48x112", "224x224"] * 3
     # Of CLS and of patches: floors, cosine and difference, each at both sizes.
@@ -388,7 +391,7 @@ def test_distributions_are_of_the_reference_and_the_graph(healthy: Comparison) -
 
 def test_semantics_that_are_not_known_are_said(healthy: Comparison, text_of: Text) -> None:
     nothing = {"finite": False, "neighbours": [], "matches": None, "subspaces": [], "worst_token": None}
-    for row in healthy["semantics"]:
+    for row in healthy.semantics:
         row |= nothing
     text = text_of(healthy)
     assert "Features are missing or not finite." in text
@@ -426,33 +429,33 @@ def test_what_is_left_out_and_made_anew_is_replaced(healthy: Comparison, evidenc
 def test_a_failure_says_what_is_at_fault_and_what_is_next(
     off: Callable[..., Comparison],
     healthy: Comparison,
-    stages: Comparison,
-    judged: Judged,
+    stages: StageComparison,
+    verdicts_of: Judged,
     text_of: Text,
     subjects: tuple[str],
     told: str,
 ) -> None:
-    (said,) = diagnosis(judged(off(healthy, *subjects)))
+    (said,) = diagnosis(verdicts_of(off(healthy, *subjects)))
     assert said.startswith(told)
     assert said.endswith("`make proof` names the first stage that is wrong.")
     assert said.replace("`", "") in text_of(healthy)
-    (said,) = diagnosis(judged(healthy, stages={"dynamic": stages}))
+    (said,) = diagnosis(verdicts_of(healthy, stages={"dynamic": stages}))
     assert said.startswith(told)
     assert "make proof" not in said
 
 
 def test_graphs_that_fail_for_different_reasons_are_told_apart(
-    off: Callable[..., Comparison], healthy: Comparison, judged: Judged
+    off: Callable[..., Comparison], healthy: Comparison, verdicts_of: Judged
 ) -> None:
-    other = off(deepcopy(healthy), "onnx") | {"export": "static"}
-    found = diagnosis(judged(off(healthy, "onnx", "onnx_unoptimized", "equinox"), other))
+    other = replace(off(deepcopy(healthy), "onnx"), export="static")
+    found = diagnosis(verdicts_of(off(healthy, "onnx", "onnx_unoptimized", "equinox"), other))
     assert [sentence.partition(":")[0] for sentence in found] == ["dynamic.onnx", "static.onnx"]
 
 
 def test_nothing_is_said_of_an_equinox_model_that_was_not_compared(
-    off: Callable[..., Comparison], healthy: Comparison, judged: Judged
+    off: Callable[..., Comparison], healthy: Comparison, verdicts_of: Judged
 ) -> None:
     broken = off(healthy, "onnx")
-    broken["differences"] = [row for row in broken["differences"] if row["subject"] != "equinox"]
-    assert diagnosis(judged(broken)) == []
-    assert diagnosis(judged(healthy | {"differences": [], "references": []})) == []
+    broken = replace(broken, differences=[row for row in broken.differences if row["subject"] != "equinox"])
+    assert diagnosis(verdicts_of(broken)) == []
+    assert diagnosis(verdicts_of(replace(healthy, differences=[], pairs=[], rounding=[]))) == []

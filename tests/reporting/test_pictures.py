@@ -3,15 +3,14 @@
 import base64
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vit2onnx.parity.comparison import Comparison
 from vit2onnx.reporting.pictures import THUMBNAIL, error_map_figure, thumbnail
 
-Comparison = dict[str, Any]
 LIMIT = 10.0
 
 
@@ -29,20 +28,20 @@ def test_thumbnails_are_small_and_keep_their_shape(photographs: dict[str, Path])
 
 
 def test_the_same_maps_give_the_same_picture(healthy: Comparison, photographs: dict[str, Path]) -> None:
-    pictures = [error_map_figure(healthy["error_maps"], photographs, LIMIT) for _ in range(2)]
+    pictures = [error_map_figure(healthy.error_maps, photographs, LIMIT) for _ in range(2)]
     assert pictures[0] == pictures[1]
 
 
 @pytest.mark.parametrize("worst", [0.0, 5.0, 2e6, None])
 @pytest.mark.parametrize("count", [1, 6])
 def test_any_error_is_drawn(healthy: Comparison, photographs: dict[str, Path], worst: float | None, count: int) -> None:
-    maps = [healthy["error_maps"][0]] * count
+    maps = [healthy.error_maps[0]] * count
     maps[0]["floors"][1][2] = worst
     assert opened(error_map_figure(maps, photographs, LIMIT)).width == 1030
 
 
 def test_the_worst_patch_is_where_the_colour_is(healthy: Comparison, photographs: dict[str, Path]) -> None:
-    (one, _) = healthy["error_maps"]
+    (one, _) = healthy.error_maps
     centres = []
     for row, column in ((0, 0), (2, 6)):
         one["floors"] = [[0.0] * 7 for _ in range(3)]
@@ -56,12 +55,12 @@ def test_the_worst_patch_is_where_the_colour_is(healthy: Comparison, photographs
 
 
 def test_a_photograph_that_is_not_there_is_left_white(healthy: Comparison) -> None:
-    assert opened(error_map_figure(healthy["error_maps"], {}, LIMIT)).height > 100
+    assert opened(error_map_figure(healthy.error_maps, {}, LIMIT)).height > 100
 
 
 @pytest.mark.parametrize(("worst", "alarming"), [(0.4 * LIMIT, False), (20 * LIMIT, True)])
 def test_colours_alarm_only_beyond_the_limit(healthy: Comparison, worst: float, alarming: bool) -> None:
-    (one, _) = healthy["error_maps"]
+    (one, _) = healthy.error_maps
     one["floors"] = [[worst] * 7 for _ in range(3)]
     picture = np.asarray(opened(error_map_figure([one], {}, LIMIT)).convert("RGB"), int)
     # In the middle of the map, where nothing else is drawn.

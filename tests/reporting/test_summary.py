@@ -5,15 +5,16 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from docutils.core import publish_string
 
+from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.divergence import StageComparison
+from vit2onnx.parity.verdict import Verdict
 from vit2onnx.reporting.summary import (
-    Measured,
     summarise,
     summary_csv,
     summary_json,
@@ -22,14 +23,14 @@ from vit2onnx.reporting.summary import (
     verdict_rst,
 )
 
-Comparison = dict[str, Any]
-Limits = dict[str, dict[str, dict[str, Any]]]
-Written = Callable[..., Measured]
+Plain = dict[str, Any]
+Judged = Callable[..., Verdict]
+OFFICIAL = {"weights": "official", "official_file": "dinov3_tiny-feedbeef.pth"}
 WithPublished = Callable[[Comparison, float], Comparison]
 
 
-def test_healthy_graph(written: Written, healthy: Comparison, limits: Limits) -> None:
-    (row,) = summarise(written(healthy), limits, "synthetic").to_dict("records")
+def test_healthy_graph(healthy: Comparison, judged: Judged) -> None:
+    (row,) = summarise([judged(healthy)]).to_dict("records")
     assert row.pop("cosine") == pytest.approx(1 - 2e-13, abs=1e-15)
     assert row == {
         "variant": "dinov3_tiny",
@@ -53,8 +54,8 @@ def test_healthy_graph(written: Written, healthy: Comparison, limits: Limits) ->
     }
 
 
-def test_graph_beyond_a_limit_fails_and_says_where(written: Written, beyond: Comparison, limits: Limits) -> None:
-    (row,) = summarise(written(beyond), limits, "synthetic").to_dict("records")
+def test_graph_beyond_a_limit_fails_and_says_where(beyond: Comparison, judged: Judged) -> None:
+    (row,) = summarise([judged(beyond)]).to_dict("records")
     assert row["verdict"] == "FAILED"
     assert (row["floors"], row["max_abs"]) == (304.0, 1e-3)
     assert row["worst_at"] == "tree 224x224, batch 3, cls 0"
@@ -67,17 +68,17 @@ def test_graph_beyond_a_limit_fails_and_says_where(written: Written, beyond: Com
     )
 
 
-def test_a_fault_in_double_precision_alone_fails(written: Written, healthy: Comparison, limits: Limits) -> None:
-    for row in healthy["differences"]:
+def test_a_fault_in_double_precision_alone_fails(healthy: Comparison, judged: Judged) -> None:
+    for row in healthy.differences:
         if row["subject"] == "onnx_float64":
             row |= {"floors": 2e4, "max_abs": 5e-11}
-    (row,) = summarise(written(healthy), limits, "synthetic").to_dict("records")
+    (row,) = summarise([judged(healthy)]).to_dict("records")
     assert (row["verdict"], row["floors"], row["floors_double"]) == ("FAILED", 1.5, 2e4)
     assert row["told"][0].startswith("ONNX in float64 against float64, error of a token")
 
 
-def test_value_that_is_no_number_is_not_skipped(written: Written, not_finite: Comparison, limits: Limits) -> None:
-    summary = summarise(written(not_finite), limits, "synthetic")
+def test_value_that_is_no_number_is_not_skipped(not_finite: Comparison, judged: Judged) -> None:
+    summary = summarise([judged(not_finite)])
     (row,) = summary.to_dict("records")
     assert row["verdict"] == "FAILED"
     assert summary[["floors", "max_abs", "cosine"]].isna().all(axis=None)
@@ -85,19 +86,18 @@ def test_value_that_is_no_number_is_not_skipped(written: Written, not_finite: Co
     assert "finite: NaN or infinity in an output" in row["faults"]
 
 
-@pytest.mark.parametrize("emptied", [{"references": []}, {"differences": []}, {"checks": []}])
-def test_missing_leg_fails(written: Written, healthy: Comparison, limits: Limits, emptied: Comparison) -> None:
-    (row,) = summarise(written(healthy | emptied), limits, "synthetic").to_dict("records")
+@pytest.mark.parametrize("emptied", [{"pairs": []}, {"differences": []}, {"checks": []}])
+def test_missing_leg_fails(healthy: Comparison, judged: Judged, emptied: Plain) -> None:
+    (row,) = summarise([judged(replace(healthy, **emptied))]).to_dict("records")
     assert row["verdict"] == "FAILED"
     assert row["faults"]
 
 
-def test_all_references_count(written: Written, healthy: Comparison, limits: Limits) -> None:
-    healthy["references"].append("publisher")
-    for row in list(healthy["differences"]):
-        if row["other"] == "transformers":
-            healthy["differences"].append(row | {"other": "publisher", "max_abs": 3e-4, "cosine": 1 - 1e-5})
-    summary = summarise(written(healthy), limits, "official")
+def test_all_references_count(healthy: Comparison, judged: Judged) -> None:
+    healthy.references.append("publisher")
+    for rows, other in ((healthy.pairs, {}), (healthy.differences, {"max_abs": 3e-4, "cosine": 1 - 1e-5})):
+        rows += [row | {"other": "publisher"} | other for row in rows if row["other"] == "transformers"]
+    summary = summarise([judged(healthy, record=OFFICIAL)])
     assert summary["max_abs"].item() == 3e-4
     assert (
         verdict_line(summary)
@@ -105,19 +105,15 @@ def test_all_references_count(written: Written, healthy: Comparison, limits: Lim
     )
 
 
-def test_weights_that_nothing_confirms_are_not_called_official(
-    written: Written, healthy: Comparison, limits: Limits, tmp_path: Path
-) -> None:
-    measured = written(healthy)
-    assert verdict_line(summarise(measured, limits, "official")).endswith("(official weights)")
-    (tmp_path / "checkpoint.json").write_text(json.dumps({"official_file": None}))
-    summary = summarise(measured, limits, "official")
+def test_weights_that_nothing_confirms_are_not_called_official(healthy: Comparison, judged: Judged) -> None:
+    assert verdict_line(summarise([judged(healthy, record=OFFICIAL)])).endswith("(official weights)")
+    summary = summarise([judged(healthy, record=OFFICIAL | {"official_file": None})])
     assert verdict_line(summary).endswith("at parity with transformers (unconfirmed weights)")
     assert "NOT CONFIRMED" in summary_page(summary)
 
 
-def test_table_opens_as_csv(written: Written, healthy: Comparison, beyond: Comparison, limits: Limits) -> None:
-    text = summary_csv(summarise(written(healthy, beyond), limits, "synthetic"))
+def test_table_opens_as_csv(healthy: Comparison, beyond: Comparison, judged: Judged) -> None:
+    text = summary_csv(summarise([judged(healthy), judged(beyond)]))
     table = pd.read_csv(io.StringIO(text))
     assert table["verdict"].tolist() == ["passed", "FAILED"]
     assert table["max_abs"].tolist() == [5e-6, 1e-3]
@@ -125,10 +121,8 @@ def test_table_opens_as_csv(written: Written, healthy: Comparison, beyond: Compa
     assert "3.04e+02 > 1.00e+01" in table["faults"][1]
 
 
-def test_page_says_why_a_graph_failed(
-    written: Written, healthy: Comparison, beyond: Comparison, limits: Limits
-) -> None:
-    page = summary_page(summarise(written(healthy, beyond), limits, "synthetic"))
+def test_page_says_why_a_graph_failed(healthy: Comparison, beyond: Comparison, judged: Judged) -> None:
+    page = summary_page(summarise([judged(healthy), judged(beyond)]))
     assert "FAILED: 1 of 2 graphs is not at parity with transformers (synthetic weights)." in page
     assert "ONNX, not optimised against float64, error of a token (root mean square) in noise floors" in page
     assert "304, limit 10" in page
@@ -139,40 +133,20 @@ def test_page_says_why_a_graph_failed(
 
 
 def test_all_gates_count(
-    written: Written,
-    healthy: Comparison,
-    diverging: Comparison,
-    prepared: list[Comparison],
-    limits: Limits,
-    tmp_path: Path,
+    healthy: Comparison, diverging: StageComparison, prepared: list[Plain], judged: Judged
 ) -> None:
-    def with_gates(preprocessing: object, stages: object) -> list[Comparison]:
-        found = {"preprocessing": {"variant": "dinov3_tiny", "differences": preprocessing}, "stages": stages}
-        for name, content in found.items():
-            (tmp_path / f"{name}_gate.json").write_text(json.dumps(content))
-        gates = {name: [tmp_path / f"{name}_gate.json"] for name in found}
-        return summarise(replace(written(healthy), **gates), limits, "synthetic").to_dict("records")
-
-    (row,) = with_gates(prepared, {**diverging, "export": "another"})
-    assert (row["verdict"], row["faults"]) == ("passed", [])
-    (row,) = with_gates([one | {"differing_share": 0.5} for one in prepared], diverging)
+    prepared = [one | {"differing_share": 0.5} for one in prepared]
+    (row,) = summarise([judged(healthy, preprocessing=prepared, stages=diverging)]).to_dict("records")
     assert row["verdict"] == "FAILED"
     stages, preprocessing = row["faults"]
     assert stages == "stages: first divergence: blocks.1.mlp_raw, onnx and equinox, 3.1e-03, 400 x the noise floor"
     assert preprocessing.startswith("preprocessing: ours - publisher, share of values at another grey level")
 
 
-def test_checks_that_fail_their_own_test_let_no_graph_pass(
-    written: Written, healthy: Comparison, tested: Comparison, limits: Limits, tmp_path: Path
-) -> None:
-    def with_self_test() -> pd.DataFrame:
-        path = tmp_path / "self_test.json"
-        path.write_text(json.dumps(tested))
-        return summarise(replace(written(healthy), self_test=path), limits, "synthetic")
-
-    assert with_self_test()["verdict"].tolist() == ["passed"]
+def test_checks_that_fail_their_own_test_let_no_graph_pass(healthy: Comparison, tested: Plain, judged: Judged) -> None:
+    assert summarise([judged(healthy, self_test=tested)])["verdict"].tolist() == ["passed"]
     tested["faults"][0] |= {"caught": False, "passed": False}
-    summary = with_self_test()
+    summary = summarise([judged(healthy, self_test=tested)])
     (fault,) = summary["faults"].item()
     assert fault.startswith(
         "self-test: w1 and w2 exchanged (weights, ViT with SwiGLU) passes. The checks caught 2 of 3"
@@ -183,20 +157,18 @@ def test_checks_that_fail_their_own_test_let_no_graph_pass(
 
 
 def test_features_that_are_not_the_published_ones_speak_of_the_checkpoint(
-    written: Written, healthy: Comparison, with_published: WithPublished, limits: Limits
+    healthy: Comparison, with_published: WithPublished, judged: Judged
 ) -> None:
-    (found,) = summarise(written(with_published(healthy, 0.5)), limits, "official").to_dict("records")
+    (found,) = summarise([judged(with_published(healthy, 0.5), record=OFFICIAL)]).to_dict("records")
     (fault,) = found["faults"]
     assert fault.startswith("checkpoint or photograph: equinox, max |difference| from the published features: 5.00e-01")
 
 
-def test_json_and_front_page_tell_the_same(
-    written: Written, healthy: Comparison, not_finite: Comparison, limits: Limits
-) -> None:
-    not_finite["checks"].append(
+def test_json_and_front_page_tell_the_same(healthy: Comparison, not_finite: Comparison, judged: Judged) -> None:
+    not_finite.checks.append(
         {"name": "runs", "passed": False, "subject": "", "detail": "Fail: `MatMul`\n\n  * in\n=====\nnode"}
     )
-    summary = summarise(written(healthy, not_finite | {"export": "large"}), limits, "synthetic")
+    summary = summarise([judged(healthy), judged(replace(not_finite, export="large"))])
     found = json.loads(summary_json(summary))
     assert (found["verdict"], found["passed"]) == (verdict_line(summary), False)
     assert [row["verdict"] for row in found["graphs"]] == ["passed", "FAILED"]

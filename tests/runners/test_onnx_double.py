@@ -1,5 +1,6 @@
 """A graph in double precision is the reference in double precision, and with a fault it is not."""
 
+import json
 import math
 import re
 import shutil
@@ -25,9 +26,9 @@ from vit2onnx.errors import InputError
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.families.fault import InGraph
-from vit2onnx.parity.comparison import Check, try_in_double
 from vit2onnx.parity.floors import rms
-from vit2onnx.runners.onnx import session_of
+from vit2onnx.parity.outputs import Check, outputs_of
+from vit2onnx.runners.onnx import run_graph, session_of
 from vit2onnx.runners.onnx_constants import COMPUTED, compute, meant
 from vit2onnx.runners.onnx_double import Conv, Gelu, LayerNormalization, run_in_double
 from vit2onnx.self_test.chain import shrink
@@ -68,18 +69,26 @@ def truth() -> Callable[[Spine], Mapping[str, np.ndarray]]:
     return run
 
 
+def features(path: Path, images: Mapping[str, np.ndarray], batch: int = 1) -> dict[str, np.ndarray]:
+    """Those of every image, at the first place of the batch, of whose outputs all but the first are rows."""
+    found = run_in_double(path, images, batch)
+    for outputs in found.values():
+        np.testing.assert_array_equal(outputs["last_hidden_state"][:, 0], outputs["pooler_output"])
+    return {case: outputs["last_hidden_state"][0] for case, outputs in found.items()}
+
+
 @pytest.mark.parametrize("name", DISTINCT, ids=short)
 def test_the_graph_of_every_release_is_the_reference(spines, truth, name: str):
     spine = spines(name)
     expected = truth(spine)
     for recipe, external in product((DYNAMIC, STATIC), (False, True)):
         accepted = {c: x for c, x in IMAGES.items() if recipe.accepts(Case.parse(c).sizes)}
-        found = run_in_double(export(spine, recipe, external), accepted, recipe.batch or 1)
+        found = features(export(spine, recipe, external), accepted, recipe.batch or 1)
         assert found.keys() == accepted.keys()
-        for case, features in found.items():
-            assert features.dtype == np.float64
+        for case, x in found.items():
+            assert x.dtype == np.float64
             # Features are about one, and in single precision 1e-7 or more off. Measured 3.6e-15 at most.
-            assert np.abs(features - expected[case]).max() < 1e-13, (recipe.name, external, case)
+            assert np.abs(x - expected[case]).max() < 1e-13, (recipe.name, external, case)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +114,7 @@ def test_a_planted_fault_is_far_beyond_double_precision(of_model, truth, tmp_pat
     model = onnx.load(path)
     fault.change(model)
     onnx.save(model, spoilt)
-    healthy, found = (rms(run_in_double(graph, image)[FIRST] - truth(spine)[FIRST]) for graph in (path, spoilt))
+    healthy, found = (rms(features(graph, image)[FIRST] - truth(spine)[FIRST]) for graph in (path, spoilt))
     # Measured 1.3e-15 at most, where attention is sharp, and 2.6e-5 at least.
     assert healthy < 1e-13
     assert found > 1e-6
@@ -163,8 +172,8 @@ def test_a_constant_that_is_not_the_rounding_of_its_origin_is_refused(tiny: Spin
     path = spoilt(tiny, plant, tmp_path / "spoilt.onnx")
     with pytest.raises(InputError, match="is not what its origin computes"):
         run_in_double(path, {FIRST: IMAGES[FIRST]}, 2)
-    features, check = tried(path, tiny, STATIC)
-    assert (features, check.name, check.passed) == ({}, "runs", False)
+    given, check = tried(path, tiny, STATIC)
+    assert (given, check.name, check.passed) == ({}, "runs", False)
 
 
 def test_a_wrong_element_shows_in_single_precision_too(tiny: Spine, truth, tmp_path: Path):
@@ -184,12 +193,11 @@ def test_a_constant_that_is_as_wrong_as_its_origin_is_another_model(tiny: Spine,
             if table.name in exact:
                 table.CopyFrom(numpy_helper.from_array(exact[table.name].astype(np.float32), table.name))
 
-    found = run_in_double(spoilt(tiny, plant, tmp_path / "spoilt.onnx"), {FIRST: IMAGES[FIRST]}, 2)[FIRST]
+    found = features(spoilt(tiny, plant, tmp_path / "spoilt.onnx"), {FIRST: IMAGES[FIRST]}, 2)[FIRST]
     assert np.abs(found - truth(tiny)[FIRST]).max() > 1e-10
 
 
-def test_the_first_place_of_a_batch_is_given(tiny: Spine):
-    """That others are wrong is for onnxruntime to show, which runs all places."""
+def test_all_places_of_a_batch_and_all_outputs_are_given(tiny: Spine):
     model = onnx.load(export(tiny, DYNAMIC))
     (norm,) = [node for node in model.graph.node if "last_hidden_state" in node.output]
     norm.output[0] = "normed"
@@ -201,8 +209,9 @@ def test_the_first_place_of_a_batch_is_given(tiny: Spine):
     )
     path = tiny.folder / "places.onnx"
     onnx.save(model, path)
-    alone = run_in_double(export(tiny, DYNAMIC), {FIRST: IMAGES[FIRST]})
-    np.testing.assert_allclose(run_in_double(path, {FIRST: IMAGES[FIRST]}, 2)[FIRST], alone[FIRST], rtol=0, atol=1e-13)
+    alone = features(export(tiny, DYNAMIC), {FIRST: IMAGES[FIRST]})[FIRST]
+    both = run_in_double(path, {FIRST: IMAGES[FIRST]}, 2)[FIRST]["last_hidden_state"]
+    np.testing.assert_allclose(both, [alone, alone + 1], rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +352,13 @@ def of_other_width(model: onnx.ModelProto) -> None:
 
 
 def tried(path: Path, spine: Spine, recipe: Recipe = DYNAMIC) -> tuple[dict[Case, np.ndarray], Check]:
-    return try_in_double(path, {Case.parse(FIRST): IMAGES[FIRST]}, spine.spec, recipe)
+    """What double precision gives, and the first thing that was seen of it."""
+    interface = spine.spec.interface()
+    arrays = dict(run_graph(path, interface, recipe, {FIRST: IMAGES[FIRST]}, [1], threads=1))
+    run = json.loads(str(arrays["seen"]))["runs"][-1]
+    assert run["run"] == "onnx_float64"
+    (features, *_), (check, *_) = outputs_of(arrays, run, interface, recipe)
+    return features, check
 
 
 @pytest.mark.parametrize(
@@ -376,10 +391,10 @@ def test_features_of_a_wrong_shape_are_left_out(tiny: Spine, tmp_path: Path):
     onnx.save(model, tmp_path / "spoilt.onnx")
     features, check = tried(tmp_path / "spoilt.onnx", tiny)
     assert (features, check.name, check.passed) == ({}, "shapes", False)
-    assert check.detail == "onnx_float64 (float64) of noise@70x101: 28 x 48"
+    assert check.detail == "noise@70x101: last_hidden_state 1 x 28 x 48 float64"
 
 
 def test_a_graph_that_runs_is_a_finding_too(tiny: Spine):
     features, check = tried(export(tiny, DYNAMIC), tiny)
     assert list(features) == [Case.parse(FIRST)]
-    assert (check.name, check.passed, check.detail) == ("shapes", True, "1 inputs")
+    assert (check.name, check.passed, check.detail) == ("shapes", True, "batch 1: 1 inputs")

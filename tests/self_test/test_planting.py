@@ -5,15 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
+from tests.limits import LIMITS, PREPARED
 from tests.planted import AMPLIFIED, FAULTS_OF, IN_CHAIN, IN_PREPROCESSING, MODELS
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_convnext.faults import CONVNEXT
 from vit2onnx.families.dinov3_vit.faults import SHARP, VIT
 from vit2onnx.families.fault import InModel, InRounding
 from vit2onnx.images import load_image, preprocess
-from vit2onnx.parity.verdict import numbers_of
 from vit2onnx.self_test.chain import Chain, shrink
 from vit2onnx.self_test.planting import (
     GREY,
@@ -28,8 +27,6 @@ from vit2onnx.spec.case import Case
 from vit2onnx.spec.variant import VariantSpec
 
 ROOT = Path(__file__).parents[2]
-PARITY = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["parity"]
-LIMITS, PREPARED = numbers_of(PARITY["limits"]), numbers_of(PARITY["preprocessing"])
 BIAS = next(fault for fault in IN_CHAIN if fault.name == "a bias off by 1e-3")
 IMAGES = {Case("noise", 70, 101): np.random.default_rng(0).standard_normal((3, 70, 101), np.float32)}
 PHOTOGRAPHS = {"cat": load_image(ROOT / "resources" / "images" / "chelsea.jpg")}
@@ -73,12 +70,12 @@ def test_each_precision_has_to_tell(released, tmp_path: Path, loosened: str, not
 
 
 def test_a_model_that_rounds_much_further_shows_by_its_rounding_alone(released, tmp_path: Path):
-    """It raises the noise floor, and is right in double precision."""
+    """It raises the noise floor by a factor of five at most, and is right in double precision."""
     (fault,) = (fault for fault in IN_CHAIN if isinstance(fault, InRounding))
     chain = Chain(shrink(released[MODELS[VIT]]), 0, tmp_path / "healthy", IMAGES, LIMITS)
     row = chain_row(fault, examine(chain, fault, tmp_path / "fault"))
     assert (row["passed"], row["tripped"]) == (True, ["floors", "rounding_ratio"])
-    assert row["floors"] < LIMITS["floors"] and row["floors_double"] < LIMITS["floors_double"]
+    assert row["floors"] > 2 * LIMITS["floors"] and row["floors_double"] < LIMITS["floors_double"]
     # Measured 260.
     assert row["rounding_ratio"] > 10 * LIMITS["rounding_ratio"]
 
@@ -91,7 +88,7 @@ def test_healthy_models_that_amplify_rounding_pass(released, tmp_path: Path, mod
     images = {Case(name, 70, 101): preprocess(one, 70, 101, spec.preprocessing) for name, one in shown.items()}
     chain = Chain(spec, 0, tmp_path / "healthy", IMAGES | images, LIMITS, AMPLIFIED[model])
     outcome = chain.examine(chain.folder)
-    assert not outcome.verdict.faults and not outcome.stage_faults
+    assert not outcome.verdict.faults
     assert outcome.max_abs > 1e-5
     row = healthy_row(model, 0, outcome)
     # Measured 0.5 at most, over 30 seeds.
@@ -111,7 +108,7 @@ def test_a_model_without_its_fault_is_the_model(released, tmp_path: Path):
     in_model = (fault for fault in IN_CHAIN if isinstance(fault, InModel) and fault.model == CONVNEXT)
     epsilon = next(fault for fault in in_model if fault.name.startswith("epsilon"))
     outcome = chain.examine(tmp_path / "again", model=epsilon.plant(epsilon.plant(chain.model)))
-    assert outcome.verdict.passed and not outcome.stage_faults
+    assert outcome.verdict.passed
 
 
 def test_every_fault_is_planted_once_in_a_model_that_there_is():

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from vit2onnx.self_test.verdict import judge_self_test
+from vit2onnx.self_test.verdict import finding_of, judge_self_test
 
 FAULT = {
     "fault": "epsilon",
@@ -32,6 +32,18 @@ def result(fault: dict[str, Any] | None = None, healthy: dict[str, Any] | None =
 
 def test_all_caught_and_none_flagged_passes():
     assert judge_self_test(result()) == []
+    finding = finding_of(result() | {"wrong": []})
+    assert finding.passed
+    assert finding.sentence == (
+        "The checks caught 1 of 1 planted fault, named the stage of 1 of 1 in weights, model and graph, and flagged"
+        " none of 1 healthy model."
+    )
+
+
+def test_what_is_wrong_fails_every_verdict_by_the_same_checks():
+    finding = finding_of(result() | {"wrong": ["a passes", "b passes", "c passes", "d passes"]})
+    assert not finding.passed
+    assert finding.sentence.startswith("a passes; b passes; c passes; and 1 more. The checks caught 1 of 1")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from workflow_project import TINY, add_variant, edit_config, make_tiny_project, snakemake
+from workflow_project import TINY, add_variant, edit_config, make_tiny_project, set_limit, snakemake
 
 VARIANTS = (TINY, "dinov3_convnext_minute")
 FILES = (
@@ -19,7 +19,7 @@ FILES = (
     "ledger.csv",
     "model.eqx",
     *(f"{export}.onnx" for export in ("static", "dynamic")),
-    *(f"parity/{export}.verdict.json" for export in ("static", "dynamic")),
+    *(f"{export}.verdict.json" for export in ("static", "dynamic")),
 )
 SUMMARY = re.compile(r"graphs (?:are|is)(?: not)? at parity")
 
@@ -113,9 +113,9 @@ def test_every_job_went_through_slurm(cluster: tuple[Path, str], jobs: list[list
 
 def test_jobs_ask_for_cores_memory_and_time(jobs: list[list[str]]) -> None:
     cores = {rule: int(count) for rule, _, count, *_ in jobs}
-    assert (cores["run_reference"], cores["judge_parity"]) == (2, 1)
+    assert (cores["run_reference"], cores["judge_graph"]) == (2, 1)
     assert all(int(memory.removesuffix("M")) >= 100 for *_, memory, _ in jobs)
-    assert {limit for *_, limit in jobs} == {"15:00", "20:00", "30:00", "4:00:00", "6:00:00"}
+    assert {limit for *_, limit in jobs} == {"15:00", "20:00", "30:00", "1:00:00", "4:00:00", "6:00:00"}
 
 
 def test_summary_is_printed_once_and_not_on_the_nodes(cluster: tuple[Path, str]) -> None:
@@ -130,12 +130,12 @@ def test_a_job_that_fails_on_a_node_fails_the_run_and_says_where_to_look(
 ) -> None:
     project = tmp_path / "project"
     shutil.copytree(cluster[0], project)
-    edit_config(project, lambda config: config["parity"]["limits"]["floors"].update(limit=1e-3))
+    set_limit(project, "floors", 1e-3)
     done = through_slurm(project)
     assert done.returncode != 0
     assert re.search(r"SLURM-job '\d+' failed, SLURM status is: 'FAILED'", done.stdout)
-    logs = [path for path in slurm_logs(project) if f"log: {path})" in done.stdout and "judge_parity" in str(path)]
+    logs = [path for path in slurm_logs(project) if f"log: {path})" in done.stdout and "write_passport" in str(path)]
     assert len(logs) == 4
-    assert all("is not at parity: onnx - truth, error of a token" in path.read_text() for path in logs)
+    assert all("did not pass: onnx - truth, error of a token" in path.read_text() for path in logs)
     assert done.stdout.count("graphs are not at parity") == 1
     assert not [path for path in slurm_logs(project) if SUMMARY.search(path.read_text())]

@@ -16,7 +16,8 @@ from vit2onnx.spec.family import FOLDER, part
 from vit2onnx.spec.variant import VariantSpec, read_variants
 
 ROOT = Path(__file__).parents[2]
-CONFIG = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+FILES = ("config.yaml", "limits.yaml")
+CONFIG = {key: value for name in FILES for key, value in yaml.safe_load((ROOT / "config" / name).read_text()).items()}
 VIT, CONVNEXT = "dinov3_vits16_pretrain_lvd1689m", "dinov3_convnext_tiny_pretrain_lvd1689m"
 
 FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
@@ -30,44 +31,50 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         "exports.static.batch: 'free' does not match",
     ),
     "limit that is no number": (
-        lambda c: c["parity"]["limits"]["floors"].update(limit=float("nan")),
-        "parity.limits.floors.limit: nan is not of type 'number'",
+        lambda c: c["limits"]["float32"]["floors"].update(limit=float("nan")),
+        "limits.float32.floors.limit: nan is not of type 'number'",
     ),
     "measured without end": (
-        lambda c: c["parity"]["limits"]["cosine"].update(measured=float("inf")),
-        "parity.limits.cosine.measured: inf is not of type 'number'",
+        lambda c: c["limits"]["float32"]["cosine"].update(measured=float("inf")),
+        "limits.float32.cosine.measured: inf is not of type 'number'",
     ),
     "size without end": (
         lambda c: c.update(external_weights_above_mb=float("nan")),
         "external_weights_above_mb: nan is not of type 'number'",
     ),
     "number that YAML takes for text": (
-        lambda c: c["parity"]["limits"]["floors"].update(limit="1e-7"),
-        "parity.limits.floors.limit: '1e-7' is not of type 'number'; write 1.0e-7",
+        lambda c: c["limits"]["float32"]["floors"].update(limit="1e-7"),
+        "limits.float32.floors.limit: '1e-7' is not of type 'number'; write 1.0e-7",
     ),
     "cosine above one": (
-        lambda c: c["parity"]["limits"]["cosine"].update(limit=5),
-        "parity.limits.cosine.limit: 5 is more than any cosine",
+        lambda c: c["limits"]["float32"]["cosine"].update(limit=5),
+        "limits.float32.cosine.limit: 5 is greater than the maximum of 1",
     ),
     "limit that there is no more": (
-        lambda c: c["parity"]["limits"].update(max_abs=c["parity"]["limits"]["floors"]),
-        "parity.limits: .*'max_abs' was unexpected",
+        lambda c: c["limits"]["float32"].update(max_abs=c["limits"]["float32"]["floors"]),
+        "limits.float32: .*'max_abs' was unexpected",
     ),
     "missing limit": (
-        lambda c: c["parity"]["limits"].pop("floors_double"),
-        "parity.limits: 'floors_double' is a required property",
+        lambda c: c["limits"]["float32"].pop("floors_double"),
+        "limits.float32: 'floors_double' is a required property",
     ),
     "limit of nothing": (
-        lambda c: c["parity"]["limits"]["floors"].update(limit=0),
-        "parity.limits.floors.limit: 0 is less than or equal to the minimum of 0",
+        lambda c: c["limits"]["float32"]["floors"].update(limit=0),
+        "limits.float32.floors.limit: 0 is less than or equal to the minimum of 0",
     ),
+    "limit that lets everything pass": (
+        lambda c: c["limits"]["float32"]["floors"].update(limit=101),
+        "limits.float32.floors.limit: 101 is greater than the maximum of 100",
+    ),
+    "limit where it was": (lambda c: c["parity"].update(limits={}), "parity: .*'limits' was unexpected"),
+    "no limits": (lambda c: c.pop("limits"), "top level: 'limits' is a required property"),
     "no variants": (lambda c: c.update(variants=[]), "variants: "),
     "unknown variant": (
         lambda c: c.update(variants=["dinov3_vits8"]),
         r"there is no config/variants/\*/dinov3_vits8.yaml",
     ),
     "no images": (lambda c: c.update(images={}), "images: "),
-    "limit without a reason": (lambda c: c["parity"]["limits"]["cosine"].pop("why"), "parity.limits.cosine: 'why'"),
+    "limit without a reason": (lambda c: c["limits"]["float32"]["cosine"].pop("why"), "limits.float32.cosine: 'why'"),
     "size below a patch": (lambda c: c["parity"]["sizes"].append([8, 224]), "parity.sizes: 8x224 is smaller than one"),
     "recipe below a patch": (lambda c: c["exports"]["static"].update(width=15), "exports.static.width: 15 is smaller"),
     "recipe without a size": (lambda c: c["exports"]["static"].pop("width"), "exports.static: 'width' is a required"),
@@ -170,7 +177,7 @@ def test_a_fault_in_a_variant_file_is_named(tmp_path: Path, change: Callable[[di
         check_configuration(CONFIG, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", f"variants/dinov3_vit/{VIT}.yaml"])
+@pytest.mark.parametrize("name", ["config.yaml", "limits.yaml", f"variants/dinov3_vit/{VIT}.yaml"])
 def test_a_key_that_is_there_twice_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     monkeypatch.chdir(tmp_path)
     for folder in ("config", "workflow/schemas"):
@@ -180,7 +187,7 @@ def test_a_key_that_is_there_twice_is_named(tmp_path: Path, monkeypatch: pytest.
     path.write_text(content)
     where = rf"the key 'one' is there twice in .*, line {content.count(chr(10))}, column 2\.$"
     with pytest.raises(InputError, match=rf"^config/{name} is no valid YAML: {where}"):
-        check_configuration(CONFIG, tmp_path, files=[tmp_path / "config" / "config.yaml"])
+        check_configuration(CONFIG, tmp_path, files=[tmp_path / "config" / file for file in FILES])
 
 
 def test_a_family_without_a_schema_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -50,7 +50,8 @@ def test_values_of_the_command_line_are_taken_in_their_type():
     # As Snakemake parses `--config`: nested values are texts.
     given = {
         "exports": {"fast": {"batch": "1", "height": "dynamic", "opset": "24"}, "static": "null"},
-        "parity": {"sizes": [["64", "96"]], "stages": "true", "limits": {"cosine": {"limit": "0.9"}}},
+        "parity": {"sizes": [["64", "96"]], "stages": "true"},
+        "limits": {"float32": {"cosine": {"limit": "0.9"}}},
         "images": {"mine": "~/photos/*.jpg", "quoted": "[a", "home": "~/x", "number": "1e-7"},
         "keep_archive": "false",
     }
@@ -59,7 +60,7 @@ def test_values_of_the_command_line_are_taken_in_their_type():
     assert "static" not in found["exports"]
     assert found["parity"]["sizes"] == [[64, 96]]
     assert found["parity"]["stages"] is True
-    assert found["parity"]["limits"]["cosine"]["limit"] == 0.9
+    assert found["limits"]["float32"]["cosine"]["limit"] == 0.9
     assert found["images"].items() >= given["images"].items()
     assert found["keep_archive"] is False
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from workflow_project import TINY, edit_config, snakemake
+from workflow_project import TINY, edit_config, set_limit, snakemake
 
 from vit2onnx.files import sha256_of
 
@@ -30,15 +30,14 @@ RESULTS = [
     "parity/dynamic.json",
     "parity/dynamic.csv",
     "parity/dynamic.semantics.csv",
-    "parity/static.verdict.json",
-    "parity/dynamic.verdict.json",
+    "static.verdict.json",
+    "dynamic.verdict.json",
     "static.passport.json",
     "dynamic.passport.json",
     "static.sample.npz",
     "dynamic.sample.npz",
     "preprocessing.json",
     "preprocessing.csv",
-    "preprocessing.verdict.json",
     "parity.html",
 ]
 
@@ -82,11 +81,14 @@ def test_every_promised_file_is_there_and_nothing_half_written(finished: Path) -
     assert not [path for path in results.rglob("*") if path.name.startswith(".") and path.is_file()]
 
 
-def test_verdicts_have_all_three_legs(finished: Path) -> None:
+def test_verdicts_have_all_legs_and_say_what_was_judged(finished: Path) -> None:
+    folder = finished / "results/synthetic" / TINY
     for export in ("static", "dynamic"):
-        verdict = json.loads((finished / f"results/synthetic/{TINY}/parity/{export}.verdict.json").read_text())
+        verdict = json.loads((folder / f"{export}.verdict.json").read_text())
         assert verdict["passed"]
-        assert {finding["leg"] for finding in verdict["findings"]} == {"reference", "truth", "sanity"}
+        assert {finding["leg"] for finding in verdict["findings"]} == {"reference", "truth", "sanity", "preprocessing"}
+        files = (f"{export}.onnx", "checkpoint.json", f"parity/{export}.json", "preprocessing.json")
+        assert verdict["evidence"] == {name: sha256_of(folder / name) for name in files}
 
 
 def test_graphs_are_valid_and_say_that_their_weights_are_synthetic(finished: Path) -> None:
@@ -105,8 +107,8 @@ def test_graphs_are_verified_by_their_passports(finished: Path) -> None:
 
 
 def test_every_job_left_a_log_and_a_benchmark(finished: Path) -> None:
-    assert len(list((finished / "benchmarks/results/synthetic").rglob("*.tsv"))) == 18
-    assert len(list((finished / "logs/synthetic").rglob("*.log"))) == 18
+    assert len(list((finished / "benchmarks/results/synthetic").rglob("*.tsv"))) == 19
+    assert len(list((finished / "logs/synthetic").rglob("*.log"))) == 19
 
 
 def test_second_run_has_nothing_to_do(finished: Path) -> None:
@@ -158,12 +160,12 @@ def test_image_list_reruns_comparison_alone(copied: Path) -> None:
     edit_config(copied, lambda config: config["images"].pop("coffee"))
     assert set(planned(copied)) == {
         "compare_preprocessing",
-        "judge_preprocessing",
         "preprocess_images",
         "run_reference",
         "run_equinox",
+        "run_onnx",
         "compare_outputs",
-        "judge_parity",
+        "judge_graph",
         "write_passport",
         "render_parity",
         "summarise_parity",
@@ -183,7 +185,7 @@ def test_a_folder_of_photographs_is_as_good_as_its_files(copied: Path) -> None:
     assert {row["image"] for row in json.loads(preprocessing.read_text())["differences"]} == names
     before = comparison.read_bytes(), preprocessing.read_bytes()
     # The same input gives the same bytes, and no path is in them.
-    snakemake(copied, *asked, "--forcerun", "compare_outputs", "compare_preprocessing")
+    snakemake(copied, *asked, "--forcerun", "run_onnx", "compare_preprocessing")
     assert (comparison.read_bytes(), preprocessing.read_bytes()) == before
     assert str(copied).encode() not in b"".join(before)
     assert planned(copied, *asked) == {}
@@ -192,23 +194,17 @@ def test_a_folder_of_photographs_is_as_good_as_its_files(copied: Path) -> None:
 def test_one_recipe_reruns_that_export_and_what_follows(copied: Path) -> None:
     edit_config(copied, lambda config: config["exports"]["static"].update(opset=24))
     jobs = planned(copied)
-    assert (jobs["export_onnx"], jobs["compare_outputs"], jobs["judge_parity"]) == (1, 1, 1)
+    assert (jobs["export_onnx"], jobs["compare_outputs"], jobs["judge_graph"]) == (1, 1, 1)
     assert not jobs.keys() & {"fetch_checkpoint", "convert_checkpoint", "map_weights", "run_reference", "run_equinox"}
 
 
 PAGES = {"render_parity", "summarise_parity"}
 
 
-@pytest.mark.parametrize("limit", ["floors", "subspace_angle"])
+@pytest.mark.parametrize("limit", ["floors", "subspace_angle", "grey_levels"])
 def test_limit_reruns_the_verdict_alone(copied: Path, limit: str) -> None:
-    edit_config(copied, lambda config: config["parity"]["limits"][limit].update(limit=2e-5))
-    assert set(planned(copied)) == {"judge_parity", "write_passport"} | PAGES
-
-
-@pytest.mark.parametrize("limit", ["grey_levels", "differing_share", "residual"])
-def test_limit_of_the_preprocessing_reruns_its_verdict_alone(copied: Path, limit: str) -> None:
-    edit_config(copied, lambda config: config["parity"]["preprocessing"][limit].update(limit=2.0))
-    assert set(planned(copied)) == {"judge_preprocessing", "write_passport"} | PAGES
+    set_limit(copied, limit, 2e-5)
+    assert set(planned(copied)) == {"judge_graph", "write_passport"} | PAGES
 
 
 def test_library_room_reruns_what_uses_it(copied: Path) -> None:
@@ -220,24 +216,23 @@ def test_library_room_reruns_what_uses_it(copied: Path) -> None:
 
 
 def test_failed_verdict_fails_the_run_and_leaves_the_evidence(copied: Path) -> None:
-    edit_config(copied, lambda config: config["parity"]["limits"]["floors"].update(limit=1e-3))
+    set_limit(copied, "floors", 1e-3)
     output = snakemake(copied, fails=True)
-    assert f"{TINY}/static.onnx is not at parity: onnx - truth, error of a token" in output
-    parity = copied / "results/synthetic" / TINY / "parity"
-    assert (parity / "static.json").is_file()
-    assert not (parity / "static.verdict.json").exists()
+    assert f"{TINY}/static.onnx did not pass: onnx - truth, error of a token" in output
+    folder = copied / "results/synthetic" / TINY
+    verdict = json.loads((folder / "static.verdict.json").read_text())
+    assert not verdict["passed"]
+    assert verdict["diagnosis"].startswith("The Equinox model is off too")
+    # Those of the earlier run, in which it passed, are gone.
+    assert not list(folder.glob("*.passport.json")) + list(folder.glob("*.sample.npz"))
     assert "FAILED" in (copied / "results/synthetic/summary.csv").read_text()
 
 
 def test_preprocessing_that_fails_fails_the_run_and_leaves_the_evidence(copied: Path) -> None:
-    edit_config(copied, lambda config: config["parity"]["preprocessing"]["differing_share"].update(limit=1e-6))
-    assert set(planned(copied)) == {"judge_preprocessing", "write_passport", "render_parity", "summarise_parity"}
+    set_limit(copied, "differing_share", 1e-6)
     output = snakemake(copied, fails=True)
-    assert f"{TINY}: the preprocessing is not at parity: ours - publisher, share of values" in output
+    assert f"{TINY}/static.onnx did not pass: ours - publisher, share of values" in output
     variant = copied / "results/synthetic" / TINY
-    assert (variant / "preprocessing.json").is_file()
-    assert not (variant / "preprocessing.verdict.json").exists()
-    # Those of the earlier run, in which it passed, are taken back.
     assert not list(variant.glob("*.passport.json"))
     page = (variant / "parity.html").read_text()
     assert "FAILED: photographs are not prepared as the publisher prepares them." in page
@@ -261,14 +256,14 @@ def test_all_variants_are_those_that_have_a_file(copied: Path) -> None:
     assert planned(copied, "--config", "variants=all")["fetch_checkpoint"] == 12
 
 
-STAGE_RULES = ("run_reference_stages", "run_equinox_stages", "export_stages", "compare_stages", "judge_stages")
+STAGE_RULES = ("run_reference_stages", "run_equinox_stages", "export_stages", "compare_stages")
 
 
 def test_stages_are_a_switch(copied: Path) -> None:
     edit_config(copied, lambda config: config["parity"].update(stages=True))
     jobs = planned(copied)
-    # Those for each of two recipes, the passport, which waits for them, and the pages that show them.
-    twice = (*STAGE_RULES, "write_passport")
+    # Those for each of two recipes, the verdict and the passport, and the pages that show them.
+    twice = (*STAGE_RULES, "judge_graph", "write_passport")
     assert jobs == dict.fromkeys(twice, 2) | {"render_parity": 1, "summarise_parity": 1}
     snakemake(copied)
     results = copied / "results/synthetic" / TINY
@@ -276,40 +271,42 @@ def test_stages_are_a_switch(copied: Path) -> None:
     for export, size in (("static", "224x224"), ("dynamic", "48x112")):
         ledger = json.loads((results / f"parity/{export}.stages.json").read_text())
         assert ledger["case"] == f"camera@{size}"
-        verdict = json.loads((results / f"parity/{export}.stages.verdict.json").read_text())
-        assert verdict["first_divergence"] == {"accumulated": None, "injected": None}
-        assert all(finding["measured"] <= finding["limit"] for finding in verdict["findings"])
+        verdict = json.loads((results / f"{export}.verdict.json").read_text())
+        assert [one["limit_name"] for one in verdict["findings"] if one["leg"] == "stages"] == [
+            "floors_double",
+            "floors",
+        ]
+        assert verdict["passed"]
         rows = (results / f"parity/{export}.stages.csv").read_text().splitlines()
         assert len(rows) == 1 + len(ledger["stages"])
         made |= {path: path.read_bytes() for path in results.rglob(f"{export}.stages*") if path.is_file()}
-    # Ledger, table, verdict and two graphs; the arrays have passed.
-    assert len(made) == 2 * 5
+    # Comparison, table and two graphs; the arrays have passed.
+    assert len(made) == 2 * 4
     assert planned(copied) == {}
     for limit in ("floors", "floors_double"):
-        found = {"parity": {"limits": {limit: {"limit": 1.0}}}}
+        found = {"limits": {"float32": {limit: {"limit": 1.0}}}}
         (copied / "limit.yaml").write_text(json.dumps(found))
         # What has passed is not made again to be judged by another limit.
         jobs = planned(copied, "--configfile", "limit.yaml")
-        assert set(jobs) == {"judge_parity", "judge_stages", "write_passport"} | PAGES
+        assert set(jobs) == {"judge_graph", "write_passport"} | PAGES
     assert "No stage is wrong" in (results / "parity.html").read_text()
     # Again gives the same bytes.
-    verdict = (results / "parity/dynamic.stages.verdict.json").relative_to(copied)
-    snakemake(copied, str(verdict), "--forcerun", *STAGE_RULES)
+    verdict = results / "dynamic.verdict.json"
+    made |= {verdict: verdict.read_bytes()}
+    snakemake(copied, str(verdict.relative_to(copied)), "--forcerun", *STAGE_RULES)
     assert {path: path.read_bytes() for path in made} == made
     # What a layer computes otherwise is named, and the evidence stays.
-    edit_config(copied, lambda config: config["parity"]["limits"]["floors"].update(limit=1e-3))
+    set_limit(copied, "floors", 1e-3)
     output = snakemake(copied, "--keep-going", fails=True)
-    assert f"The stages of {TINY}/static.onnx are not at parity: first divergence: patch_embed, equinox and" in output
     assert "stages: first divergence: patch_embed, equinox and transformers" in output
     assert (results / "parity/static.stages.json").is_file()
-    assert not (results / "parity/static.stages.verdict.json").exists()
     assert not list(results.glob("*.passport.json"))
 
 
 def test_passports_and_pages_wait_for_a_self_test_that_is_asked_for(copied: Path) -> None:
     edit_config(copied, lambda config: config["parity"].update(self_test=True))
-    of_self_test = {"plant_faults", "render_self_test", "judge_self_test"}
-    assert set(planned(copied)) == of_self_test | {"write_passport"} | PAGES
+    of_self_test = {"plant_faults", "render_self_test"}
+    assert set(planned(copied)) == of_self_test | {"judge_graph", "write_passport"} | PAGES
 
 
 def test_unreadable_image_is_one_sentence_and_no_output(copied: Path) -> None:
@@ -319,10 +316,10 @@ def test_unreadable_image_is_one_sentence_and_no_output(copied: Path) -> None:
     assert not (copied / f"results/synthetic/{TINY}/features/pixel_values.npz").exists()
 
 
-def test_a_graph_that_fails_loses_the_passport_of_an_earlier_run(copied: Path) -> None:
-    folder = copied / "results/synthetic" / TINY
-    assert (folder / "static.passport.json").is_file()
-    edit_config(copied, lambda config: config["parity"]["limits"]["floors"].update(limit=1e-3))
-    snakemake(copied, f"results/synthetic/{TINY}/static.passport.json", fails=True)
-    assert not (folder / "static.passport.json").exists()
-    assert not (folder / "static.sample.npz").exists()
+def test_a_changed_bit_is_named_with_its_file(copied: Path) -> None:
+    model = copied / "results/synthetic" / TINY / "model.eqx"
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 64
+    model.write_bytes(content)
+    output = snakemake(copied, fails=True)
+    assert "in model.eqx is not what the checkpoint's" in " ".join(output.split())

@@ -54,7 +54,7 @@ def test_schema_is_strict_and_describes_every_property(schema: Path) -> None:
 
 
 def test_every_yaml_for_users_names_its_schema() -> None:
-    for path in (ROOT / "config" / "config.yaml", *(ROOT / "config" / "variants").glob("*/*.yaml")):
+    for path in (*(ROOT / "config").glob("[cl]*.yaml"), *(ROOT / "config" / "variants").glob("*/*.yaml")):
         first = path.read_text().splitlines()[0]
         assert first.startswith("# yaml-language-server: $schema=")
         assert (path.parent / first.partition("=")[2]).resolve().is_file()

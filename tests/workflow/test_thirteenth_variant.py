@@ -44,7 +44,7 @@ def test_a_new_variant_is_one_file(project: Path, name: str) -> None:
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.M))
     for rule in ("fetch_checkpoint", "convert_checkpoint", "map_weights", "run_reference", "run_equinox"):
         assert jobs[rule] == "1", rule
-    for rule in ("export_onnx", "compare_outputs", "judge_parity"):
+    for rule in ("export_onnx", "compare_outputs", "judge_graph"):
         assert jobs[rule] == "2", rule
     assert f"results/synthetic/{name}/dynamic.onnx" in output
     changed = {path for path in before if path.read_bytes() != before[path]}

@@ -54,6 +54,16 @@ def edit_config(project: Path, change: Callable[[dict], object]) -> None:
     path.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
+def set_limit(project: Path, name: str, value: float) -> None:
+    """Set a limit of the verdict, of graphs or of the preprocessing."""
+    path = project / "config" / "limits.yaml"
+    limits = yaml.safe_load(path.read_text())
+    for of in limits["limits"].values():
+        if name in of:
+            of[name]["limit"] = value
+    path.write_text(yaml.safe_dump(limits, sort_keys=False))
+
+
 def snakemake(project: Path, *arguments: str, fails: bool = False, **environment: str) -> str:
     """Run Snakemake in a project and return what it prints; `fails` says whether it should."""
     done = subprocess.run(

@@ -6,10 +6,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.checkpoints.detect import detect
 from vit2onnx.checkpoints.download import download_huggingface, download_link, link_file
-from vit2onnx.checkpoints.identity import check_identity
-from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.checkpoints.identity import describe
 from vit2onnx.checkpoints.sources import Source
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
@@ -77,32 +75,3 @@ def check_records(path: Path) -> None:
                 f"{path} is damaged, as the checksum of {broken} in it tells; download or copy it again (or set"
                 " official.check_hash to false to use it all the same)."
             )
-
-
-def describe(
-    spec: VariantSpec, path: Path, *, origin: dict[str, Any], official: bool, sha256: str | None = None
-) -> dict[str, Any]:
-    """What a checkpoint file is: origin, layout, size, hash (unless given), and which official file."""
-    tensors = open_checkpoint(path)
-    layout = detect(str(path), spec, tensors).layout
-    sha256 = sha256 or sha256_of(path)
-    if official:
-        check_identity(spec, path, tensors, sha256)
-    is_release = official and sha256.startswith(spec.release.sha256_prefix)
-    return {
-        "variant": spec.name,
-        "weights": "official" if official else "synthetic",
-        "origin": origin,
-        "layout": layout,
-        "tensors": len(tensors),
-        "bytes": path.stat().st_size,
-        "sha256": sha256,
-        "official_file": spec.release.file if is_release else None,
-        "identity": (
-            f"the publisher's {spec.release.file}"
-            if is_release
-            else "a file that is none of those whose hashes the publisher states"
-            if official
-            else "synthetic weights, made here"
-        ),
-    }

@@ -3,9 +3,12 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vit2onnx.checkpoints.detect import detect
+from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
+from vit2onnx.files import sha256_of
 from vit2onnx.provenance import PACKAGE
 from vit2onnx.spec.variant import VariantSpec, read_variants
 from vit2onnx.weights.archive import archive_skeleton
@@ -13,6 +16,35 @@ from vit2onnx.weights.keytable import LazyTensor, assign, check
 from vit2onnx.weights.leaves import array_shapes
 
 VARIANTS = PACKAGE.parent / "config" / "variants"
+
+
+def describe(
+    spec: VariantSpec, path: Path, *, origin: dict[str, Any], official: bool, sha256: str | None = None
+) -> dict[str, Any]:
+    """What a checkpoint file is: origin, layout, size, hash (unless given), and which official file."""
+    tensors = open_checkpoint(path)
+    layout = detect(str(path), spec, tensors).layout
+    sha256 = sha256 or sha256_of(path)
+    if official:
+        check_identity(spec, path, tensors, sha256)
+    is_release = official and sha256.startswith(spec.release.sha256_prefix)
+    return {
+        "variant": spec.name,
+        "weights": "official" if official else "synthetic",
+        "origin": origin,
+        "layout": layout,
+        "tensors": len(tensors),
+        "bytes": path.stat().st_size,
+        "sha256": sha256,
+        "official_file": spec.release.file if is_release else None,
+        "identity": (
+            f"the publisher's {spec.release.file}"
+            if is_release
+            else "a file that is none of those whose hashes the publisher states"
+            if official
+            else "synthetic weights, made here"
+        ),
+    }
 
 
 def known_variants() -> dict[str, VariantSpec]:

@@ -10,36 +10,38 @@ from onnx.numpy_helper import to_array
 
 from vit2onnx.checkpoints.convert import sha256
 from vit2onnx.checkpoints.detect import detect
+from vit2onnx.checkpoints.identity import describe
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of
-from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, initializers, metadata
+from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, described, initializers
 from vit2onnx.parity.floors import error, noise_floors
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.provenance import versions
 from vit2onnx.runners.onnx_constants import computed_constants, origin_of_constants
-from vit2onnx.spec.case import Case, of_first_image
+from vit2onnx.spec.case import accepted, of_first_image
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.archive import archive_skeleton
 from vit2onnx.weights.keytable import assign, raise_faults, value_of
 from vit2onnx.weights.leaves import array_shapes
-from vit2onnx.weights.model_file import model_table, skeleton_of
+from vit2onnx.weights.model_file import model_table, open_model, skeleton_of
 
 
-def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path) -> dict[str, Any]:
+def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path, model: Path) -> dict[str, Any]:
     """Every initializer of a graph: those that are the checkpoint's tensors, with the way from there, and constants.
 
     Nothing is taken on trust from the steps between: each tensor is read from the checkpoint once more, brought through
     the declared transforms and compared by hash with what the graph holds. Of tensors that are folded, only constants
     are left: these are proved to be computed from what the graph says, and that to be the checkpoint's. Raises
-    `InputError` with every weight that differs.
+    `InputError` with every weight that differs, and in which file: `model` if it differs there already, from which the
+    graph was made.
     """
     tensors = open_checkpoint(checkpoint)
     table = detect(str(checkpoint), spec, tensors)
     leaves = {one.target: one for one in assign(table, array_shapes(archive_skeleton(spec)))}
-    found, recorded = initializers(graph), origin_of_constants(graph)
+    stored, (_, of_model), recorded = initializers(graph), open_model(model), origin_of_constants(graph)
     origins = {one.name: to_array(one) for one in recorded.graph.initializer} if recorded else {}
     weights: dict[str, Any] = {}
     folded: dict[str, Any] = {}
@@ -55,49 +57,59 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path) -> dict[str, An
             "sources": {key: sha256(array) for key, array in zip(leaf.sources, sources, strict=True)},
             "transforms": [one.transform.name for one in (leaf, assignment) if one.transform.name != "copy"],
         }
-        held, origin = found.get(name), origins.get(name)
+        held, origin = stored.get(name), origins.get(name)
         proven = held is not None or origin is not None
         proven &= held is None or (held.shape, held.sha256()) == (assignment.shape, digest)
         proven &= origin is None or sha256(origin) == digest
         if not proven:
-            where = f"{name} in {held.file.name}" if held else name
-            faults.append(
-                f"{where} is not what the checkpoint's {', '.join(leaf.sources) or leaf.transform.name} gives"
-            )
+            file = graph if sha256(of_model[name].read()) == digest else model
+            wanted = ", ".join(leaf.sources) or leaf.transform.name
+            faults.append(f"{name} in {file.name} is not what the checkpoint's {wanted} gives")
         (weights if held else folded)[name] = way
-    raise_faults(f"{graph}; delete the file that differs and run again", faults)
-    constants = {name: one.sha256() for name, one in found.items() if name not in weights}
+    raise_faults(f"{graph}; delete the file that is named and run again", faults)
+    constants = {name: one.sha256() for name, one in stored.items() if name not in weights}
     computed_constants(graph)
     return {"weights": weights, "constants": constants, "folded": folded}
 
 
 def passport_of(
     spec: VariantSpec,
+    verdict: Verdict,
+    *,
     graph: Path,
     checkpoint: Path,
-    record: Mapping[str, Any],
+    model: Path,
+    record: Path,
     ledger: Path,
-    comparison: Mapping[str, Any],
-    verdict: Verdict,
     sample: Path,
-    limit: float,
+    official: bool,
 ) -> dict[str, Any]:
-    """The passport of a graph that passed.
+    """The passport of a graph, which is the gate that it must pass.
 
-    `record` is the content of `checkpoint.json`, `comparison` and `verdict` what was found on the graph, `sample` the
-    file of its recorded inputs, outputs and noise floors, `limit` how many of the latter an output may be off. Raises
-    `InputError` if the graph is not the one that was compared, or a weight in it not the checkpoint's.
+    `record` is the file that says what the checkpoint is, which is `official` or synthetic, and `sample` that of the
+    graph's recorded inputs, outputs and noise floors. Raises `InputError` if a weight is not the checkpoint's, if the
+    graph did not pass, or if a file is not the one that was judged or that it says it is.
     """
-    digest = sha256_of(graph)
-    if digest != comparison["graph_sha256"]:
-        raise InputError(f"{graph} was changed after it was compared; delete it and run again.")
-    own = metadata(graph)
+    weights = weights_of(spec, checkpoint, graph, model)
+    if not verdict.passed:
+        raise InputError(
+            f"{spec.name}/{graph.name} did not pass: {'; '.join(verdict.faults)}. All that was found is in"
+            f" {graph.with_suffix('.verdict.json')}."
+        )
+    digest, own = sha256_of(graph), described(graph)
+    if digest != verdict.evidence.get(graph.name):
+        raise InputError(f"{graph} was changed after it was judged; delete it and run again.")
     if sha256_of(ledger) != own["ledger_sha256"]:
         raise InputError(f"{ledger} is not the one from which {graph} was made; delete both and run again.")
-    if not verdict.passed:
-        raise InputError(f"{graph} did not pass, so that it gets no passport.")
-    described = {key: json.loads(own[key]) for key in ("licence", "preprocessing", "tokens", "outputs")}
+    told = json.loads(record.read_text())
+    described_anew = describe(spec, checkpoint, origin=told["origin"], official=official)
+    if described_anew != told or not told.items() >= {**own["checkpoint"], "weights": own["weights"]}.items():
+        raise InputError(
+            f"{record} or the metadata of {graph} says something else of {checkpoint} than is true"
+            f" ({described_anew['identity']}); delete {record} and run again."
+        )
     return {
+        **{key: value for key, value in own.items() if key not in ("version", "weights")},
         "passport": PASSPORT_FORMAT,
         "file": {
             "name": graph.name,
@@ -105,19 +117,15 @@ def passport_of(
             "sha256": digest,
             "external": sorted({one.file.name for one in initializers(graph).values()} - {graph.name}),
         },
-        **{key: own[key] for key in ("variant", "family", "export")},
-        "checkpoint": record,
-        "ledger_sha256": sha256_of(ledger),
-        **described,
-        "rope_periods": own["rope_periods"],
+        "checkpoint": told,
         "parity": {
-            "references": comparison["references"],
-            "runtime": comparison["runtime"],
+            "references": verdict.references,
+            "runtime": verdict.runtime,
             "findings": [finding.as_data() for finding in verdict.findings],
         },
-        "sample": {"sha256": sha256_of(sample), "limit_in_floors": limit},
-        "versions": json.loads(own["versions"]) | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},
-        **weights_of(spec, checkpoint, graph),
+        "sample": {"sha256": sha256_of(sample), "limit_in_floors": verdict.limits["floors"]["limit"]},
+        "versions": own["versions"] | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},
+        **weights,
     }
 
 
@@ -128,17 +136,19 @@ def sample_of(
     reference: Mapping[str, np.ndarray],
     equinox: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """The first image at all sizes that a graph accepts, its features in double precision, rounded to single, and the
-    noise floors of its tokens.
+    """The first image at all sizes that a graph accepts, every output for it in double precision, rounded to single,
+    and the noise floors of the output's rows.
 
     `pixel_values` are by case; the features of reference and Equinox model are too, with the kind before it.
     """
-    sizes = {case: Case.parse(case) for case in of_first_image(pixel_values)}
     sample = {}
-    for case in (case for case, one in sizes.items() if recipe.accepts(one.sizes)):
+    for case in map(str, accepted(of_first_image(pixel_values), recipe)):
         truth, single = reference[f"float64/{case}"], f"float32/{case}"
         own = error(equinox[single], equinox[f"float64/{case}"])
+        floors = noise_floors(truth, [error(reference[single], truth), own])
         sample[f"{interface.inputs[0].name}/{case}"] = pixel_values[case]
-        sample[f"{interface.features.name}/{case}"] = truth.astype(np.float32)
-        sample[f"{FLOORS}/{case}"] = noise_floors(truth, [error(reference[single], truth), own])
+        for port in interface.outputs:
+            rows = port.row_of[1] if port.row_of else slice(None)
+            sample[f"{port.name}/{case}"] = truth[rows].astype(np.float32)
+            sample[f"{FLOORS}/{port.name}/{case}"] = np.atleast_1d(floors[rows])
     return sample

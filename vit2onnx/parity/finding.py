@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -44,12 +44,18 @@ class Finding:
     def sentence(self) -> str:
         """All that was found."""
         if self.detail:
-            return f"{self.what}: {self.detail}"
+            return ": ".join(filter(None, (self.what, self.detail)))
         if not math.isfinite(self.measured):
             return f"{self.what}: not finite (limit {self.limit:.2e})"
         return f"{self.what}: {self.measured:.2e} {'<=' if self.passed else '>'} {self.limit:.2e}"
 
     def as_data(self) -> dict[str, Any]:
-        """For JSON."""
-        names = ("leg", "subject", "other", "measure", "place", "sentence", "passed", "measured")
-        return {name: getattr(self, name) for name in (*names, "limit", "limit_name")}
+        """For JSON, which has no NaN."""
+        measured = self.measured if math.isfinite(self.measured) else None
+        return asdict(self) | {"measured": measured, "passed": self.passed, "sentence": self.sentence}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> "Finding":
+        """The finding that was written so. Whether it passed is told by its figures alone."""
+        given = {name: data[name] for name in cls.__dataclass_fields__}
+        return cls(**given | {"measured": math.nan if data["measured"] is None else data["measured"]})

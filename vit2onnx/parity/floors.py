@@ -10,6 +10,8 @@ from vit2onnx.parity.metrics import finite
 # PARITY: a floor is at least one unit in the last place of the scale, of the token or of all tokens. Otherwise a value
 # that happens to be exact would have no floor, and any difference from it would be infinitely many floors.
 UNIT = 2.0**-23
+# PARITY: how many times as far one implementation may round as another at a token and still make the token's floor.
+MOST_APART = 5
 # Unit roundoff of double precision, as a share of that of single.
 DOUBLE_TO_SINGLE = 2.0**-29
 
@@ -26,12 +28,20 @@ def noise_floors(truth: np.ndarray, errors: Iterable[np.ndarray]) -> np.ndarray:
     """The noise floor of every token [tokens]: the largest root mean square of the errors, there or over all tokens.
 
     `truth` [tokens, channels] is in double precision; each of `errors` is what single precision does to one
-    implementation, which is the difference from its own double precision. A floor is at least one unit in the last
-    place of the truth's own root mean square, of the token or of all.
+    implementation, which is the difference from its own double precision. Each counts as one unit in the last place
+    at least, of the truth's own root mean square, of the token or of all. The largest may be at most `MOST_APART` times
+    the smallest, so that no implementation can make a floor alone.
     """
-    found = [np.maximum(token_rms(one), rms(one)) for one in (*errors, truth * UNIT)]
-    floors: np.ndarray = np.max(found, axis=0)
+    unit = _of_tokens(truth * UNIT)
+    own = [np.maximum(_of_tokens(values), unit) for values in errors] or [unit]
+    most, least = np.max(own, axis=0), np.min(own, axis=0)
+    floors: np.ndarray = np.where(np.isfinite(most), np.minimum(most, MOST_APART * least), most)
     return floors
+
+
+def _of_tokens(errors: np.ndarray) -> np.ndarray:
+    """The root mean square of every token, or of all tokens where that is more."""
+    return np.maximum(token_rms(errors), rms(errors))
 
 
 def in_floors(a: np.ndarray, b: np.ndarray, floors: np.ndarray) -> InFloors:

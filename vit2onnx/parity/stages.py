@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
-from vit2onnx.parity.divergence import DOUBLE, TRUTH
+from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, rms
 from vit2onnx.parity.metrics import difference, finite
 from vit2onnx.spec.case import MODES
+from vit2onnx.spec.subject import DOUBLE, TRUTH
 
 # Arrays [tokens, channels] of an implementation by `{dtype}/{mode}/{stage}`, read when they are asked for.
 Stages = Mapping[str, np.ndarray]
@@ -78,21 +78,21 @@ def _compare_stage(implementations: Mapping[str, Stages], mode: str, stage: str)
     pairs += [(b, a, single[b], single[a]) for i, b in enumerate(names) for a in reversed(names[:i])]
     pairs += [(f"{name}{DOUBLE}", TRUTH, values, truth) for name, values in double.items()]
     for subject, other, a, b in pairs:
-        found = difference(a, b)
+        figures = difference(a, b)
         unit = DOUBLE_TO_SINGLE * floor if subject.endswith(DOUBLE) else floor
         yield StageRow(
             mode=mode,
             stage=stage,
             subject=subject,
             other=other,
-            max_abs=found.max_abs,
-            rms=found.rms,
-            cosine=found.cosine,
-            token=found.token,
-            channel=found.channel,
+            max_abs=figures.max_abs,
+            rms=figures.rms,
+            cosine=figures.cosine,
+            token=figures.token,
+            channel=figures.channel,
             scale=finite(scale),
             floor=finite(floor),
-            floors=_multiple(found.rms, unit),
+            floors=_multiple(figures.rms, unit),
         )
 
 
@@ -103,7 +103,7 @@ def _multiple(value: float | None, unit: float) -> float | None:
     return value / unit if unit else (None if value else 0.0)
 
 
-def make_ledger(about: Mapping[str, str], implementations: Mapping[str, Stages]) -> dict[str, Any]:
-    """The comparison of all stages as plain data, of which nothing is judged: `about` it, and all rows."""
+def compare_implementations(about: Mapping[str, str], implementations: Mapping[str, Stages]) -> StageComparison:
+    """The comparison of all stages, of which nothing is judged: `about` it, and all rows."""
     rows = [asdict(row) for row in compare_stages(implementations)]
-    return {**about, "implementations": list(implementations), "stages": rows}
+    return StageComparison(**about, implementations=list(implementations), stages=rows)

@@ -1,29 +1,65 @@
-"""Pass or fail: three legs, each judged on the numbers of a comparison. A missing leg fails."""
+"""Pass or fail: all gates of one graph, judged once on what was measured. A gate without a finding fails."""
 
+import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-from vit2onnx.parity.divergence import DOUBLE, TRUTH
+from vit2onnx.parity.comparison import Comparison, Row, largest, worst_place
+from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.metrics import severity, worst
-from vit2onnx.spec.case import Case
+from vit2onnx.parity.metrics import finite, worst
+from vit2onnx.parity.preprocessing import judge_preprocessing
+from vit2onnx.spec.subject import DOUBLE, DOUBLE_GRAPH, GRAPH_RUNS, PUBLISHED, TRUTH
 
+# The legs on which a graph stands by itself, which make up the gate "outputs". Every other gate is a leg of its name.
 LEGS = ("reference", "truth", "sanity")
-# What the published features are called: as the other side of a comparison, and as a leg that not all weights have.
-PUBLISHED = "published"
-GRAPH_RUNS = ("onnx", "onnx_unoptimized")
-DOUBLE_GRAPH = f"{GRAPH_RUNS[0]}{DOUBLE}"
+GATES = ("outputs", PUBLISHED, "stages", "preprocessing", "self_test")
 TOKEN_ERROR = "error of a token (root mean square) in noise floors"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found on every leg."""
+    """What all gates found on one graph.
+
+    `asked` are the legs that must have a finding. `weights` says whether these are official, and `is_release` whether
+    their file is known by its hash to be the publisher's. `evidence` are the SHA-256 of the files that were judged, by
+    their path from the verdict's folder, `figures` the worst of what was measured, and `limits` are as the config has
+    them, with what was measured when they were set, and why.
+    """
 
     findings: tuple[Finding, ...]
+    asked: Sequence[str] = LEGS
+    variant: str = ""
+    export: str = ""
+    weights: str = "synthetic"
+    is_release: bool = False
+    references: Sequence[str] = ()
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    bytes: int = 0
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    evidence: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "Verdict":
+        """Read a verdict. Whether it passed is told by its findings alone."""
+        data = json.loads(path.read_text())
+        given = {entry.name: data[entry.name] for entry in fields(cls)}
+        return cls(**given | {"findings": tuple(map(Finding.from_data, data["findings"]))})
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON: what was found and judged, and all that follows from it."""
+        told = {"passed": self.passed, "faults": self.faults, "diagnosis": self.diagnosis, "confirmed": self.confirmed}
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return told | {"missing": self.missing} | given | {"findings": [finding.as_data() for finding in self.findings]}
+
+    @property
+    def file(self) -> str:
+        return f"{self.export}.onnx"
 
     @property
     def passed(self) -> bool:
@@ -32,18 +68,59 @@ class Verdict:
 
     @property
     def missing(self) -> list[str]:
-        """The legs without a finding, in sentences."""
+        """The legs without a finding."""
         legs = {finding.leg for finding in self.findings}
-        return [f"nothing was found on the {leg} leg" for leg in LEGS if leg not in legs]
+        return [leg for leg in self.asked if leg not in legs]
 
     @property
     def faults(self) -> list[str]:
-        return self.missing + faults_of(self.findings)
+        """All that did not pass, in sentences."""
+        return [sentence for sentences in self.faults_by_gate().values() for sentence in sentences]
 
+    def faults_by_gate(self, tell: Callable[[Finding], str] = lambda finding: finding.sentence) -> dict[str, list[str]]:
+        """What each gate of `GATES` found wrong, in sentences; a gate that found nothing is left out.
 
-def faults_of(findings: Iterable[Finding], tell: Callable[[Finding], str] = lambda one: one.sentence) -> list[str]:
-    """What did not pass, in sentences."""
-    return [tell(finding) for finding in findings if not finding.passed]
+        That features are not the published ones is told apart from the rest of the outputs: then the checkpoint or the
+        photograph is another, and the graph may well be right.
+        """
+        told = [(leg, f"nothing was found on the {leg} leg") for leg in self.missing]
+        told += [(finding.leg, tell(finding)) for finding in self.findings if not finding.passed]
+        by_gate: dict[str, list[str]] = {gate: [] for gate in GATES}
+        for leg, sentence in told:
+            by_gate["outputs" if leg in LEGS else leg].append(sentence)
+        return {gate: sentences for gate, sentences in by_gate.items() if sentences}
+
+    def of(self, leg: str) -> list[Finding]:
+        """The findings on a leg, each once."""
+        return [finding for finding in dict.fromkeys(self.findings) if finding.leg == leg]
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether weights are known to be the publisher's: by the file's hash, or by the features that it published."""
+        published = self.of(PUBLISHED)
+        return self.is_release or (bool(published) and all(finding.passed for finding in published))
+
+    @property
+    def diagnosis(self) -> str:
+        """Which part is at fault where outputs are, and what to do next; nothing where this cannot be told."""
+        legs = [*self.of("reference"), *self.of("truth")]
+        failed = [finding for finding in legs if not finding.passed]
+        off = {finding.subject for finding in failed}
+        runs = [run for run in (*GRAPH_RUNS, DOUBLE_GRAPH) if run in off]
+        # Without a comparison of the Equinox model nothing can be told, and no place is named.
+        has_equinox = any(finding.place for finding in legs if finding.subject == "equinox")
+        if not runs or not has_equinox or "outputs" not in self.faults_by_gate():
+            return ""
+        said = "The Equinox model is within the limits, so the export (or onnxruntime) is at fault."
+        if off & {"equinox", f"equinox{DOUBLE}"}:
+            said = "The Equinox model is off too, so weights, model or reference are at fault."
+        elif runs == [GRAPH_RUNS[0]]:
+            said = "The graph fails only if onnxruntime optimises it, so onnxruntime is at fault."
+        elif DOUBLE_GRAPH not in off:
+            said = "In double precision the graph is right, so onnxruntime is at fault."
+        elif any(finding.subject == DOUBLE_GRAPH and math.isfinite(finding.measured) for finding in failed):
+            said = "The Equinox model is within the limits and its graph is not, so the export is at fault."
+        return said if "stages" in self.asked else f"{said} `make proof` names the first stage that is wrong."
 
 
 def numbers_of(limits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -51,10 +128,64 @@ def numbers_of(limits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     return {name: limit["limit"] for name, limit in limits.items()}
 
 
-def judge(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Verdict:
-    """Judge a comparison, as `compare_outputs` made it, by the limits of the config."""
-    legs = (_of_references, _of_published, _of_truth, _of_own_periods, _of_use)
-    return Verdict((*(one for leg in legs for one in leg(comparison, limits)), *_of_checks(comparison)))
+def faults_of(findings: Iterable[Finding]) -> list[str]:
+    """What did not pass, in sentences."""
+    return [finding.sentence for finding in findings if not finding.passed]
+
+
+def judge_graph(
+    comparison: Comparison,
+    limits: Mapping[str, Mapping[str, Any]],
+    record: Mapping[str, Any],
+    preprocessing: Sequence[Row],
+    stages: StageComparison | None = None,
+    self_test: Finding | None = None,
+    **about: Any,
+) -> Verdict:
+    """Judge all that was measured of a graph; `None` stands for what was not asked for.
+
+    `limits` are those of its precision and of the preprocessing, `record` is what `checkpoint.json` says of the
+    weights, and `about` has the other fields of the verdict.
+    """
+    numbers = numbers_of(limits)
+    findings = [*judge(comparison, numbers), *judge_preprocessing(preprocessing, numbers)]
+    findings += stages.judge(numbers) if stages else []
+    findings += [self_test] if self_test else []
+    also_asked = {"preprocessing": True, "stages": stages is not None, "self_test": self_test is not None}
+    return Verdict(
+        tuple(findings),
+        asked=[*LEGS, *(gate for gate, asked in also_asked.items() if asked)],
+        variant=comparison.variant,
+        export=comparison.export,
+        weights=record["weights"],
+        is_release=record["official_file"] is not None,
+        references=comparison.references,
+        runtime=comparison.runtime,
+        figures=_figures(comparison) | {"stages": len(stages.names) if stages else 0},
+        limits=limits,
+        **about,
+    )
+
+
+def _figures(comparison: Comparison) -> dict[str, Any]:
+    """The worst of what was measured: against the truth in noise floors, and of graph and reference; and how much."""
+    of_truth, of_references = comparison.rows_of("graph"), comparison.of_graph()
+    return {
+        "floors": finite(largest(of_truth, "floors")),
+        "worst_at": worst_place(of_truth, "floors"),
+        "floors_double": finite(largest(comparison.rows(DOUBLE_GRAPH, TRUTH), "floors")),
+        "max_abs": finite(largest(of_references)),
+        "cosine": finite(1 - _lowest_cosine(of_references)),
+        "images": len({row["image"] for row in of_references}),
+        "sizes": len({(row["height"], row["width"]) for row in of_references}),
+    }
+
+
+def judge(comparison: Comparison, limits: Mapping[str, float]) -> tuple[Finding, ...]:
+    """Judge a comparison on its legs, by the limits of the config."""
+    legs = (_of_references, _of_published, _of_truth, _of_known_differences, _of_use)
+    findings = (finding for leg in legs for finding in leg(comparison, limits))
+    return (*findings, *_of_checks(comparison))
 
 
 def _at_most(
@@ -71,102 +202,72 @@ def _at_most(
     return Finding(leg, measure, measured, limit, *pair, place, limit_name=name)
 
 
-def _of_references(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
-    for reference in comparison["references"]:
-        for run in (*GRAPH_RUNS, "equinox"):
-            pair = run, reference
-            cosines = [row["cosine"] for row in rows_of(comparison, *pair)]
-            distance = worst(None if cosine is None else 1 - cosine for cosine in cosines)
-            yield _at_most(limits, "cosine", "reference", pair, "1 - lowest cosine of a token", distance)
+def _lowest_cosine(rows: Iterable[Row]) -> float:
+    """Its distance from one; NaN if it is not known."""
+    return worst(None if row["cosine"] is None else 1 - row["cosine"] for row in rows)
 
 
-def _of_own_periods(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
-    for reference in dict.fromkeys(row["reference"] for row in comparison["known_differences"]):
-        rows = [row for row in comparison["known_differences"] if row["reference"] == reference]
+def _of_references(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Finding]:
+    for pair in comparison.of("reference"):
+        distance = _lowest_cosine(comparison.rows(*pair))
+        yield _at_most(limits, "cosine", "reference", pair, "1 - lowest cosine of a token", distance)
+
+
+def _of_known_differences(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Finding]:
+    for reference in dict.fromkeys(row["reference"] for row in comparison.known_differences):
+        rows = [row for row in comparison.known_differences if row["reference"] == reference]
         measured, expected = (largest(rows, key) for key in ("max_abs", "expected"))
-        measure = (
-            f"{TOKEN_ERROR}, without the effect of the reference's own RoPE periods (float32; the release's are rounded"
-            f" to bfloat16), which explain {expected:.1e} of a difference of {measured:.1e}"
-        )
+        explained = f"which explains {expected:.1e} of a difference of {measured:.1e}"
+        measure = f"{TOKEN_ERROR}, without the effect of {rows[0]['cause']}, {explained}"
         # Of the reference, because it is that which is run otherwise.
         pair = reference, GRAPH_RUNS[0]
         yield _at_most(limits, "floors", "truth", pair, measure, largest(rows, "floors"))
 
 
-def _of_published(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
-    for subject in dict.fromkeys(row["subject"] for row in comparison["differences"] if row["other"] == PUBLISHED):
-        measured = largest(rows_of(comparison, subject, PUBLISHED))
+def _of_published(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Finding]:
+    for subject in dict.fromkeys(row["subject"] for row in comparison.differences if row["other"] == PUBLISHED):
+        measured = largest(comparison.rows(subject, PUBLISHED))
         measure = "max |difference| from the published features"
         yield _at_most(limits, "golden", PUBLISHED, (subject, ""), measure, measured)
 
 
-def _of_truth(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
-    for name, subjects in (("floors_double", _in_double(comparison)), ("floors", (*GRAPH_RUNS, "equinox"))):
-        for pair in ((subject, TRUTH) for subject in subjects):
-            rows = rows_of(comparison, *pair)
+def _of_truth(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Finding]:
+    for name, kinds in (("floors_double", ("double",)), ("floors", ("graph", "model"))):
+        for pair in (pair for kind in kinds for pair in comparison.of(kind)):
+            rows = comparison.rows(*pair)
             measure = f"{TOKEN_ERROR} of double precision" if name == "floors_double" else TOKEN_ERROR
             yield _at_most(limits, name, "truth", pair, measure, largest(rows, "floors"), worst_place(rows, "floors"))
     # Over all inputs, because where rounding is amplified the ratio on one input is a matter of chance.
-    own = [row["multiple"] for row in comparison["rounding"] if row["subject"] == "equinox"]
+    own = [row["multiple"] for row in comparison.rounding if row["subject"] == "equinox"]
     mean = statistics.geometric_mean(own) if worst(own) > 0 and min(own) > 0 else math.nan
-    pair = "equinox", (comparison["references"] or [""])[0]
+    pair = "equinox", (*comparison.references, "")[0]
     further = "the first" if mean > 1 else "the second"
     measure = f"how many times as far {further} rounds as the other, geometric mean over inputs"
     yield _at_most(limits, "rounding_ratio", "truth", pair, measure, max(mean, 1 / mean))
 
 
-def _in_double(comparison: Mapping[str, Any]) -> list[str]:
-    """All that runs in double precision besides the first reference, which is the truth."""
-    return [*(f"{name}{DOUBLE}" for name in (*comparison["references"][1:], "equinox")), DOUBLE_GRAPH]
-
-
-def _of_use(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[Finding]:
+def _of_use(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Finding]:
     for run in GRAPH_RUNS:
-        found = rows_of(comparison, run, TRUTH, of="semantics")
+        rows = [row for row in comparison.semantics if (row["subject"], row["other"]) == (run, TRUTH)]
         for name, measure, figure in USE:
-            yield _at_most(limits, name, "truth", (run, TRUTH), measure, figure(found))
+            yield _at_most(limits, name, "truth", (run, TRUTH), measure, figure(rows))
 
 
-def _of_checks(comparison: Mapping[str, Any]) -> Iterator[Finding]:
-    for check in comparison["checks"]:
+def _of_checks(comparison: Comparison) -> Iterator[Finding]:
+    for check in comparison.checks:
         # None of one may fail.
         failed = float(not check["passed"])
         yield Finding("sanity", check["name"], failed, 0.0, check["subject"], detail=check["detail"])
-    # Not by itself, or a comparison without checks would have this leg.
-    if comparison["checks"]:
-        missing, asked = not_compared(comparison), comparison["asked"]
+    # Only with checks: otherwise a comparison without any would seem to have this leg.
+    if comparison.checks:
+        missing = comparison.not_compared
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        detail = f"{len(asked['cases'])} inputs in batches of {' and '.join(map(str, asked['batches']))}"
+        detail = f"{len(comparison.cases)} inputs in batches of {' and '.join(map(str, comparison.batches))}"
         detail = f"not {'; '.join(missing[:3])}{more}" if missing else detail
         yield Finding("sanity", "everything was compared", float(len(missing)), 0.0, detail=detail)
 
 
-def rows_of(
-    comparison: Mapping[str, Any], subject: str, other: str, of: str = "differences"
-) -> list[Mapping[str, Any]]:
-    """The differences of one pair, or what else a comparison has by pairs."""
-    return [row for row in comparison[of] if (row["subject"], row["other"]) == (subject, other)]
-
-
-def not_compared(comparison: Mapping[str, Any]) -> list[str]:
-    """Which inputs of which pairs have no row, though a verdict needs it."""
-    if not comparison["asked"]["cases"]:
-        return ["anything"]
-    asked, references = comparison["asked"], comparison["references"]
-    pairs = [(run, other, batch) for run in GRAPH_RUNS for other in (*references, TRUTH) for batch in asked["batches"]]
-    pairs += [("equinox", reference, 1) for reference in references]
-    pairs += [(name, TRUTH, 1) for name in (*references, "equinox", *_in_double(comparison))]
-    rows = comparison["differences"]
-    found = {(row["subject"], row["other"], row["batch"], case_of(row)) for row in rows}
-    wanted = [(*pair, case) for pair in pairs for case in asked["cases"]]
-    return [
-        f"{one} - {other}, batch {batch}, {case}"
-        for one, other, batch, case in wanted
-        if (one, other, batch, case) not in found
-    ]
-
-
-def neighbour_margin(semantics: Sequence[Mapping[str, Any]]) -> float:
+def neighbour_margin(semantics: Sequence[Row]) -> float:
     """The largest margin by which a neighbour or a match changed its rank; NaN if this is not known."""
     if not semantics or not all(row["finite"] for row in semantics):
         return math.nan
@@ -174,7 +275,7 @@ def neighbour_margin(semantics: Sequence[Mapping[str, Any]]) -> float:
     return worst([0.0, *(figures["margin"] for figures in asked)])
 
 
-def subspace_angle(semantics: Sequence[Mapping[str, Any]]) -> float:
+def subspace_angle(semantics: Sequence[Row]) -> float:
     """The largest angle between principal subspaces, in degrees, times their gap; NaN if this is not known.
 
     Noise turns a subspace by an angle in inverse proportion to the gap behind it, so the product is what is comparable.
@@ -189,27 +290,3 @@ USE = (
     ("neighbour_margin", "cosine gap of neighbours that swapped ranks", neighbour_margin),
     ("subspace_angle", "degrees between principal components, times the gap behind them", subspace_angle),
 )
-
-
-def largest(rows: Iterable[Mapping[str, Any]], key: str = "max_abs") -> float:
-    """The largest difference; NaN if one of them is not a finite number or there are no rows."""
-    return worst(row[key] for row in rows)
-
-
-def case_of(row: Mapping[str, Any]) -> str:
-    """Of which input a row is."""
-    return str(Case(row["image"], row["height"], row["width"]))
-
-
-def place_of(row: Mapping[str, Any], key: str = "max_abs") -> str:
-    """Where the largest figure of a row is, in words: the largest difference, or the error in noise floors."""
-    token = row["floors_token" if key == "floors" else "token"]
-    patch = divmod(token, row["columns"]) if row["group"] == "patches" else ()
-    where = "patch {},{}".format(*patch) if patch else f"{row['group']} {token}"
-    return f"{row['image']} {row['height']}x{row['width']}, batch {row['batch']}, {where}"
-
-
-def worst_place(rows: Iterable[Mapping[str, Any]], key: str = "max_abs") -> str:
-    """Where the largest of some figures is, in words; nothing if there are none."""
-    row = max(rows, key=lambda row: severity(row[key]), default=None)
-    return place_of(row, key) if row else ""

@@ -11,31 +11,30 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vit2onnx.parity.divergence import DOUBLE, TRUTH, Divergence, first_divergence, largest_floors
-from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.verdict import faults_of
+from vit2onnx.parity.divergence import Divergence, StageComparison
+from vit2onnx.parity.verdict import Verdict, faults_of
 from vit2onnx.reporting.figures import LIMIT_COLOUR, MARKERS, STYLE, as_svg
 from vit2onnx.reporting.page import SUBJECTS, number
+from vit2onnx.spec.subject import DOUBLE, TRUTH
 
 COLUMNS = ["mode", "stage", "subject", "other", "max_abs", "rms", "scale", "floor", "floors"]
 # So many blocks have their numbers under the plot; of more, every second or third has.
 MAX_TICKS = 24
 
 
-def stage_section(ledger: Mapping[str, Any], limit: float, findings: Sequence[Finding]) -> dict[str, Any]:
-    """What the page shows of the stages of a graph; `limit` is in noise floors, `findings` are those of their gate."""
-    rows = ledger["stages"]
-    found = first_divergence(rows, "injected", limit)
+def stage_section(comparison: StageComparison, verdict: Verdict) -> dict[str, Any]:
+    """What the page shows of the stages of a graph."""
+    rows, limit = comparison.stages, verdict.limits["floors"]["limit"]
     pairs = list(dict.fromkeys((row["subject"], row["other"]) for row in rows if not _is_double(row)))
     # What tells implementations apart comes first.
     pairs.sort(key=lambda pair: pair[1] == TRUTH)
-    image, _, size = ledger["case"].rpartition("@")
+    image, _, size = comparison.case.rpartition("@")
     return {
-        "figure": drift_figure(ledger, limit),
-        "divergence": found,
-        "faults": faults_of(findings),
-        "count": len(dict.fromkeys(row["stage"] for row in rows)),
-        "largest": largest_floors(rows),
+        "figure": drift_figure(comparison, limit),
+        "divergence": comparison.first_divergence("injected", limit),
+        "faults": faults_of(verdict.of("stages")),
+        "count": len(comparison.names),
+        "largest": comparison.largest_floors,
         "limit": limit,
         "photograph": f"{image} at {size}",
         "pairs": [f"{subject} - {'float64' if other == TRUTH else other}" for subject, other in pairs],
@@ -63,14 +62,14 @@ def _table(rows: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str]], 
     return [line | {"cells": [line["cells"][pair] for pair in pairs]} for line in lines.values()]
 
 
-def drift_figure(ledger: Mapping[str, Any], limit: float) -> str:
+def drift_figure(comparison: StageComparison, limit: float) -> str:
     """Error along the network, as SVG in a data URI.
 
     Above, everything runs on its own: distances from float64 (root mean square) as shares of the stage's scale, with
     the reference's own as an area, the noise floor. Below, every layer is given the same input: how far any two are
     apart, in noise floors, with the limit. What is not finite is a cross at the upper edge.
     """
-    rows = pd.DataFrame(ledger["stages"], columns=COLUMNS)
+    rows = pd.DataFrame(comparison.stages, columns=COLUMNS)
     rows = rows.astype(dict.fromkeys(("max_abs", "rms", "scale", "floor", "floors"), float))
     rows = rows[~rows["subject"].str.endswith(DOUBLE).astype(bool)]
     stages = list(dict.fromkeys(rows["stage"]))
@@ -79,11 +78,11 @@ def drift_figure(ledger: Mapping[str, Any], limit: float) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 5.2), layout="constrained")
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-        _accumulated(upper, rows[rows["mode"] == "accumulated"], ledger["implementations"])
+        _accumulated(upper, rows[rows["mode"] == "accumulated"], comparison.implementations)
         _injected(lower, rows[rows["mode"] == "injected"], limit)
         # Drift that adds up is no fault, and has no mark.
-        if found := first_divergence(ledger["stages"], "injected", limit):
-            _mark(upper, lower, found, places[found.stage], len(stages))
+        if parted := comparison.first_divergence("injected", limit):
+            _mark(upper, lower, parted, places[parted.stage], len(stages))
         ticks = block_ticks(stages)
         for place, _ in ticks:
             lower.axvline(place - 0.5, color="#eef1f4", lw=0.7, zorder=0)
@@ -161,12 +160,12 @@ def _cross_out(axes: Axes, rows: pd.DataFrame) -> None:
         axes.plot(rows["place"], [0.97] * len(rows), "x", color=LIMIT_COLOUR, ms=5, transform=upper_edge)
 
 
-def _mark(upper: Axes, lower: Axes, found: Divergence, place: int, count: int) -> None:
+def _mark(upper: Axes, lower: Axes, parted: Divergence, place: int, count: int) -> None:
     for axes in (upper, lower):
         axes.axvline(place, color=LIMIT_COLOUR, lw=1, ls="--")
     is_left = place < count / 2
     upper.annotate(
-        f"first divergence:\n{found.stage}",
+        f"first divergence:\n{parted.stage}",
         xy=(place, 0.6),
         xycoords=upper.get_xaxis_transform(),
         xytext=(5 if is_left else -5, 0),

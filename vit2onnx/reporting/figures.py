@@ -9,9 +9,8 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from vit2onnx.parity.divergence import TRUTH
-from vit2onnx.parity.verdict import GRAPH_RUNS
-from vit2onnx.reporting.evidence import differences, sizes_of
+from vit2onnx.parity.comparison import Comparison
+from vit2onnx.reporting.evidence import sizes_of, table_of
 from vit2onnx.reporting.page import SUBJECTS, TOKEN_GROUPS, data_uri, number
 
 STYLE = {
@@ -38,9 +37,9 @@ def as_svg(figure: Figure) -> str:
     return data_uri("image/svg+xml", file.getvalue().encode())
 
 
-def truth_figure(comparison: Mapping[str, Any], limit: float) -> str:
+def truth_figure(comparison: Comparison, limit: float) -> str:
     """The worst token of everything in noise floors, as SVG in a data URI: a row per size, a mark per image."""
-    rows = differences(comparison, [*comparison["references"], "equinox", *GRAPH_RUNS], [TRUTH])
+    rows = table_of(row for kind in ("original", "model", "graph") for row in comparison.rows_of(kind))
     by = ["height", "width", "subject", "image"]
     marks = rows.groupby(by)["floors"].max(skipna=False).reset_index()
     sizes = sizes_of(rows)
@@ -67,22 +66,25 @@ def truth_figure(comparison: Mapping[str, Any], limit: float) -> str:
         return as_svg(figure)
 
 
-def heat_table(comparison: Mapping[str, Any], limits: Mapping[str, float]) -> Markup:
+def heat_table(comparison: Comparison, limits: Mapping[str, Mapping[str, Any]]) -> Markup:
     """The graph by token group, image and size: the worst of all runs and batches, against truth and references.
 
     The colour is the share of the limit; what is beyond it or no number is red.
     """
-    of_truth = differences(comparison, GRAPH_RUNS, [TRUTH])
-    of_references = differences(comparison, GRAPH_RUNS, comparison["references"])
+    of_truth, of_references = table_of(comparison.rows_of("graph")), table_of(comparison.of_graph())
     if of_truth.empty or of_references.empty:
         return Markup("<p>Nothing was compared.</p>")
     parts = {
-        "noise floors": (of_truth, of_truth["floors"], limits["floors"]),
-        "1 - lowest cosine": (of_references, (1 - of_references["cosine"]).clip(lower=0), 1 - limits["cosine"]),
+        "noise floors": (of_truth, of_truth["floors"], limits["floors"]["limit"]),
+        "1 - lowest cosine": (
+            of_references,
+            (1 - of_references["cosine"]).clip(lower=0),
+            1 - limits["cosine"]["limit"],
+        ),
         "max |difference|": (of_references, of_references["max_abs"], None),
     }
     table = pd.concat({name: _by_size(rows, values) for name, (rows, values, _) in parts.items()}, axis=1)
-    styler = table.rename_axis(index=[None, None], columns=[None, None]).style.set_uuid(comparison["export"])
+    styler = table.rename_axis(index=[None, None], columns=[None, None]).style.set_uuid(comparison.export)
     for name, (_, _, limit) in parts.items():
         if limit is not None:
             part = pd.IndexSlice[:, name]

@@ -11,8 +11,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from vit2onnx.parity.divergence import DOUBLE, TRUTH
 from vit2onnx.parity.finding import Finding
+from vit2onnx.spec.subject import DOUBLE, TRUTH
 
 # What is compared, in words for readers who do not know the project.
 SUBJECTS = {
@@ -58,7 +58,7 @@ def fault_in_words(finding: Finding) -> str:
     """A finding that did not pass, likewise; what a runtime or a check says itself stays as it is."""
     what = in_words(finding)
     if finding.detail:
-        return f"{what}: {finding.detail}"
+        return ": ".join(filter(None, (what, finding.detail)))
     return f"{what}: {number(finding.measured)}, limit {number(finding.limit)}"
 
 

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.parity.divergence import TRUTH
+from vit2onnx.parity.comparison import Comparison, Row, place_of
 from vit2onnx.parity.metrics import severity, worst
-from vit2onnx.parity.verdict import GRAPH_RUNS, place_of, rows_of
 from vit2onnx.reporting.evidence import by_area
 from vit2onnx.reporting.pictures import thumbnail
 
@@ -16,18 +15,17 @@ from vit2onnx.reporting.pictures import thumbnail
 RELEASED_PERIODS = "bfloat16"
 
 
-def photograph_section(comparisons: Sequence[Mapping[str, Any]], files: Mapping[str, Path]) -> list[dict[str, Any]]:
+def photograph_section(comparisons: Sequence[Comparison], files: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Every photograph with its worst token in noise floors, in any run of any graph; the worst photograph first."""
-    rows: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    rows: dict[str, list[tuple[str, Row]]] = {}
     for comparison in comparisons:
-        for run in GRAPH_RUNS:
-            for row in rows_of(comparison, run, TRUTH):
-                rows.setdefault(row["image"], []).append((comparison["export"], row))
-    found = []
+        for row in comparison.rows_of("graph"):
+            rows.setdefault(row["image"], []).append((comparison.export, row))
+    photographs = []
     for image, own in rows.items():
         export, row = max(own, key=lambda one: severity(one[1]["floors"]))
         sizes = by_area((row["height"], row["width"]) for _, row in own)
-        found.append(
+        photographs.append(
             {
                 "name": image,
                 "thumbnail": thumbnail(files[image]) if image in files else None,
@@ -37,7 +35,7 @@ def photograph_section(comparisons: Sequence[Mapping[str, Any]], files: Mapping[
                 "max_abs": worst(row["max_abs"] for _, row in own),
             }
         )
-    return sorted(found, key=lambda one: (-severity(one["floors"]), one["name"]))
+    return sorted(photographs, key=lambda one: (-severity(one["floors"]), one["name"]))
 
 
 def own_words_section(metadata: Mapping[str, str], operator_sets: Mapping[str, int]) -> list[tuple[str, str, bool]]:

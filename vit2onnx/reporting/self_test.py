@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vit2onnx.parity.verdict import largest
+from vit2onnx.parity.comparison import largest
 from vit2onnx.reporting.page import ENVIRONMENT, counted, number
-from vit2onnx.self_test.verdict import in_short, judge_self_test
+from vit2onnx.self_test.verdict import sentence_of
 
 PLANTED_IN = {"weights": "weights", "model": "Equinox model", "graph": "ONNX graph", "preprocessing": "preprocessing"}
 
@@ -17,17 +17,13 @@ def self_test_section(result: Mapping[str, Any]) -> dict[str, Any]:
     # Those in preprocessing are caught and not placed, for no model sees them.
     placed = [fault for fault in faults if fault["model"]]
     named = sum(fault["named_stage"] == fault["stage"] for fault in placed)
-    of_stages = f", named the stage of {named} of {len(placed)} in weights, model and graph," if placed else ""
     flagged = sum(bool(model["flagged"]) for model in healthy)
-    wrong = judge_self_test(result)
     limits = {**result["limits"], **result["preprocessing_limits"]}
     return {
-        "passed": not wrong,
+        "passed": not result["wrong"],
         "caught": f"{caught} of {len(faults)}",
         "named": f"{named} of {len(placed)}",
-        "sentence": (f"{in_short(wrong)}. " if wrong else "")
-        + f"The checks caught {caught} of {counted(len(faults), 'planted fault')}{of_stages} and flagged "
-        f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}.",
+        "sentence": sentence_of(result),
         "flagged": f"{flagged or 'none'} of {counted(len(healthy), 'healthy model')}",
         # What is wrong comes first.
         "faults": sorted(map(_row, faults), key=lambda fault: fault["passed"]),

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vit2onnx.parity.divergence import TRUTH
-from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.verdict import GRAPH_RUNS, faults_of, largest
+from vit2onnx.parity.comparison import Comparison, largest
+from vit2onnx.parity.verdict import Verdict, faults_of
 from vit2onnx.reporting.page import PREPARATIONS, SUBJECTS
+from vit2onnx.spec.subject import GRAPH_RUNS, TRUTH
 
 QUERIES = {
     "cls": "images, by CLS",
@@ -16,17 +16,17 @@ QUERIES = {
 }
 
 
-def distribution_section(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+def distribution_section(comparison: Comparison) -> list[dict[str, Any]]:
     """How differences are distributed: of reference and graph from float64, and of the graph from the reference."""
     return [
         row | {"pair": _pair(row)}
-        for row in comparison["distributions"]
-        if row["subject"] in GRAPH_RUNS or row["subject"] in comparison["references"]
-        if row["other"] in (*comparison["references"], TRUTH)
+        for row in comparison.distributions
+        if row["subject"] in GRAPH_RUNS or row["subject"] in comparison.references
+        if row["other"] in (*comparison.references, TRUTH)
     ]
 
 
-def semantics_section(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+def semantics_section(comparison: Comparison) -> list[dict[str, Any]]:
     """Neighbours, matches and components of every pair that was compared, in the words of the page."""
     return [
         row
@@ -36,13 +36,11 @@ def semantics_section(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
             "open": row["subject"] == GRAPH_RUNS[0],
             "neighbours": [figures | {"what": QUERIES[figures["what"]]} for figures in row["neighbours"]],
         }
-        for row in comparison["semantics"]
+        for row in comparison.semantics
     ]
 
 
-def preprocessing_section(
-    rows: Sequence[Mapping[str, Any]], findings: Sequence[Finding], limits: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def preprocessing_section(rows: Sequence[Mapping[str, Any]], verdict: Verdict) -> dict[str, Any]:
     """The worst over all photographs and sizes of every other way, and the findings of their gate."""
     figures = ("grey_levels", "differing_share", "normalised", "residual")
     others = []
@@ -50,12 +48,10 @@ def preprocessing_section(
         own = [row for row in rows if row["other"] == other]
         worst = {name: largest(own, name) for name in figures}
         others.append({"name": other, "other": PREPARATIONS.get(other, other)} | worst)
-    return {
-        "others": others,
-        "findings": findings,
-        "faults": faults_of(findings),
-        "limits": limits,
-    }
+    findings = verdict.of("preprocessing")
+    names = dict.fromkeys(finding.limit_name for finding in findings)
+    limits = {name: verdict.limits[name] for name in names}
+    return {"others": others, "findings": findings, "faults": faults_of(findings), "limits": limits}
 
 
 def _pair(row: Mapping[str, Any]) -> str:

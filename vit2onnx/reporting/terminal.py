@@ -1,8 +1,9 @@
 """The summary at the end of a run, for terminals and for logs."""
 
+import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vit2onnx.reporting.evidence import LimitsByGate
+from vit2onnx.parity.metrics import worst
+from vit2onnx.parity.verdict import Verdict, numbers_of
 from vit2onnx.reporting.page import cosine, counted, megabytes, number
-from vit2onnx.reporting.summary import (
-    Measured,
-    failed_graphs,
-    faults_by_gate,
-    self_test_line,
-    stages_line,
-    summarise,
-    verdict_line,
-)
+from vit2onnx.reporting.self_test import self_test_section
+from vit2onnx.reporting.summary import failed_graphs, summarise, verdict_line
 
 # What the columns of the table are.
 LEGEND = (
@@ -30,25 +25,54 @@ LEGEND = (
     " distances from double precision, in such floors. Differences and cosines are against the reference."
 )
 
+# The gates that a config asks for or not.
+OPTIONAL = ("stages", "self_test")
 
-def measured_by(dag: Any) -> Measured:
-    """What was measured and is up to date when a run ends, in whatever way; graphs whose file is gone are left out.
 
-    `dag` is Snakemake's. A file that is merely there may be left from an earlier run, so its jobs are asked.
+def current_verdicts(
+    paths: Iterable[Path], limits: Mapping[str, Any], asked: Mapping[str, bool]
+) -> dict[Path, Verdict]:
+    """Those verdicts that are there and up to date, by path.
+
+    One is stale that is older than a file that it judges, or from a run with other limits, or in which other gates were
+    asked for (`stages`, `self_test`).
     """
+    verdicts = {}
+    for path in paths:
+        if path.is_file():
+            verdict = Verdict.read(path)
+            evidence = [path.parent / name for name in verdict.evidence]
+            is_newest = all(file.exists() and file.stat().st_mtime_ns <= path.stat().st_mtime_ns for file in evidence)
+            is_asked = all((gate in verdict.asked) == asked[gate] for gate in OPTIONAL)
+            if is_newest and is_asked and verdict.limits == limits:
+                verdicts[path] = verdict
+    return verdicts
 
-    def finished(rule: str) -> list[Any]:
-        return [job for job in dag.jobs if job.rule.name == rule and dag.noneedrun_finished(job)]
 
-    jobs = finished("compare_outputs")
-    graphs = {Path(job.output.comparison): Path(job.input.graph) for job in jobs}
-    return Measured(
-        {comparison: graphs[comparison] for comparison in sorted(graphs) if graphs[comparison].exists()},
-        [Path(job.output.comparison) for job in finished("compare_preprocessing")],
-        [Path(job.output.ledger) for job in finished("compare_stages")],
-        next((Path(job.output.result) for job in finished("plant_faults")), None),
-        missing=sum(job.rule.name == "compare_outputs" for job in dag.jobs) - len(jobs),
-    )
+def stages_line(verdicts: Iterable[Verdict]) -> str:
+    """How far the stages of all graphs are apart, in one sentence; nothing if they fail or were not compared."""
+    compared = [verdict for verdict in verdicts if verdict.of("stages")]
+    findings = [finding for verdict in compared for finding in verdict.of("stages")]
+    if not findings or not all(finding.passed for finding in findings):
+        return ""
+    count = sum(verdict.figures["stages"] for verdict in compared)
+    graphs = f" in {len(compared)} graphs" if len(compared) > 1 else ""
+    apart = [finding for finding in findings if finding.limit_name == "floors"]
+    most = number(worst(finding.measured for finding in apart))
+    return f"Stages: {count} compared{graphs}, at most {most} noise floors apart (limit {apart[0].limit:g})."
+
+
+def self_test_line(result: Path, limits: Mapping[str, Any]) -> str:
+    """What became of planted faults, in one sentence, and the page to open; nothing if none were, by these limits."""
+    if not result.is_file():
+        return ""
+    data = json.loads(result.read_text())
+    if data["limits"] | data["preprocessing_limits"] != numbers_of(limits):
+        return ""
+    tested, page = self_test_section(data), result.with_suffix(".html")
+    where = os.path.relpath(page if page.exists() else result)
+    told = f"{tested['caught']} planted faults caught, {tested['named']} located, {tested['flagged']} flagged."
+    return f"Self-test: {told if tested['passed'] else 'FAILED. ' + tested['sentence']} See {where}"
 
 
 def page_to_open(folder: Path) -> Path | None:
@@ -57,40 +81,40 @@ def page_to_open(folder: Path) -> Path | None:
     return max(pages, key=lambda page: page.stat().st_mtime_ns, default=None)
 
 
-def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, complete: bool = True) -> None:
-    """Print the summary, why graphs failed if they did, the page to open, and the verdict as the last line.
+def print_summary(
+    results: Path, paths: Sequence[Path], limits: Mapping[str, Any], asked: Mapping[str, bool], *, complete: bool = True
+) -> None:
+    """Print the verdicts at `paths` that are up to date, why graphs failed if they did, the page to open, and the
+    verdict on all as the last line.
 
-    `complete` says whether the run came to its end, which it does not if a gate fails. Prints nothing if it is complete
-    and nothing was measured.
+    `results` is the folder of all results. `complete` says whether the run came to its end, which it does not if a
+    graph fails.
     """
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         # The logs of continuous integration are wider than what rich takes for granted.
         console.width = 100
-    summary = summarise(measured, limits, weights)
-    faults = faults_by_gate(measured, limits, summary)
-    if not measured.graphs:
-        _print_faults(console, faults)
-        if not (complete or faults):
-            console.print("\nThe run did not finish. No graph was compared.", style="red")
-        _print_lines(console, [stages_line(measured, limits), self_test_line(measured)])
+    verdicts = current_verdicts(paths, limits, asked)
+    lines = [stages_line(verdicts.values()), self_test_line(results / "self_test.json", limits)]
+    if not verdicts:
+        if not complete:
+            console.print("\nThe run did not finish. No graph was judged.", style="red")
+        _print_lines(console, lines)
         return
+    summary = summarise(verdicts.values())
     failed = failed_graphs(summary)
     if not complete:
-        missing = f" {counted(measured.missing, 'graph')} not compared." if measured.missing else ""
-        judged = "A verdict failed the run." if faults or not failed.empty else ""
-        why = judged or "The run did not finish: it was stopped, or a job failed."
-        console.print(f"\n{why}{missing}", style="red")
+        count = len(paths) - len(verdicts)
+        missing = f" {counted(count, 'graph')} not judged." if count else ""
+        stopped = "The run did not finish: it was stopped, or a job failed."
+        console.print(f"\n{stopped if failed.empty else 'A verdict failed the run.'}{missing}", style="red")
     console.print(terminal_table(summary))
     console.print(f"\n{LEGEND}")
-    _print_faults(console, faults)
     for row in failed.itertuples():
-        _print_faults(console, {f"{row.variant}/{row.export}.onnx": row.told})
+        _print_faults(console, f"{row.variant}/{row.export}.onnx", row.told)
         if row.diagnosis:
             console.print(row.diagnosis, style="red")
-    _print_lines(console, [stages_line(measured, limits), self_test_line(measured)])
-    # A comparison is `{variant}/parity/{export}.json` in the folder of results.
-    results = next(iter(measured.graphs)).absolute().parents[2]
+    _print_lines(console, lines)
     pages = [results / variant / "parity.html" for variant in dict.fromkeys(failed["variant"])]
     _print_lines(console, [f"More in {os.path.relpath(page)}" for page in pages if page.exists()])
     if page := page_to_open(results):
@@ -99,11 +123,10 @@ def print_summary(measured: Measured, limits: LimitsByGate, weights: str, *, com
     console.print(f"\n{verdict_line(summary, complete=complete)}", style=style)
 
 
-def _print_faults(console: Console, faults: Mapping[str, Iterable[str]]) -> None:
-    for what, sentences in faults.items():
-        console.print(f"\n{what} failed, because", style="red")
-        for sentence in sentences:
-            console.print(Padding(sentence, (0, 0, 0, 2)), style="red")
+def _print_faults(console: Console, what: str, sentences: Iterable[str]) -> None:
+    console.print(f"\n{what} failed, because", style="red")
+    for sentence in sentences:
+        console.print(Padding(sentence, (0, 0, 0, 2)), style="red")
 
 
 def _print_lines(console: Console, lines: Iterable[str]) -> None:

@@ -1,12 +1,28 @@
-"""How graphs are run. onnxruntime and the standard library only."""
+"""How graphs are run, and all that they give. onnxruntime, numpy and the standard library only, for `verify`."""
 
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
-from vit2onnx.onnx_file import is_external
+from vit2onnx.files import sha256_of
+from vit2onnx.onnx_file import is_external, metadata, operator_sets
+from vit2onnx.spec.interface import Interface
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.subject import DOUBLE_GRAPH, GRAPH_RUNS
+
+logger = logging.getLogger(__name__)
 
 ALL = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+RUNS = dict(zip(GRAPH_RUNS, (ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL), strict=True))
+# onnxruntime's names for types, in numpy's words.
+DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+# The name of an image that is there to fill a batch only.
+MIRROR = ""
 
 
 def batch_of(session: ort.InferenceSession) -> int:
@@ -26,3 +42,93 @@ def session_of(graph: Path, level: ort.GraphOptimizationLevel = ALL, threads: in
     # that.
     options.add_session_config_entry("session.disable_prepacking", str(int(is_external(graph))))
     return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def run_graph(
+    path: Path,
+    interface: Interface,
+    recipe: Recipe,
+    images: Mapping[str, np.ndarray],
+    batch_sizes: Sequence[int],
+    threads: int,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """All outputs of a graph for images [3, height, width] of sizes that it accepts, in every run.
+
+    The runs are those of `RUNS`, in batches of every size, and one in double precision, each image by itself. Outputs
+    are called `{run}/{batch}/{number}/{output}`, by the number of the batch. The last array, `seen`, is JSON: what the
+    file says of itself, the runtime, and of every run its ports, the images in each batch, and the error, if any. A
+    graph that does not load or run is something seen, and no error here.
+    """
+    (image,), batches, least = interface.inputs, recipe.batches(batch_sizes), recipe.batch or 1
+    runs: list[dict[str, Any]] = []
+
+    def begin(run: str, batch: int) -> dict[str, Any]:
+        runs.append({"run": run, "batch": batch, "ports": {}, "batches": [], "error": None})
+        return runs[-1]
+
+    def end(run: dict[str, Any], problem: Exception) -> None:
+        logger.error("%s does not run", path, exc_info=problem)
+        run["error"] = f"{type(problem).__name__}: {problem}"
+
+    for level in RUNS:
+        # The session of the other level is gone by then, so that no two are in memory at once.
+        session = None
+        for batch in batches:
+            run = begin(level, batch)
+            # Any exception, because onnxruntime has none in common to all of its own.
+            try:
+                session = session or session_of(path, RUNS[level], threads)
+                run["ports"] = ports_of(session)
+                names = [port.name for port in session.get_outputs()]
+                for number, (given, values) in enumerate(filled_batches(images, batch)):
+                    outputs = session.run(names, {image.name: values})
+                    run["batches"].append(given)
+                    yield from ((f"{level}/{batch}/{number}/{x}", y) for x, y in zip(names, outputs, strict=True))
+            except Exception as problem:
+                end(run, problem)
+    run = begin(DOUBLE_GRAPH, least)
+    # Any exception, because a faulty graph makes numpy raise what it likes.
+    try:
+        # Here, because it needs more than `verify` has.
+        from vit2onnx.runners.onnx_double import run_in_double
+
+        for number, (case, outputs) in enumerate(run_in_double(path, images, least).items()):
+            run["batches"].append([case] * least)
+            yield from ((f"{DOUBLE_GRAPH}/{least}/{number}/{x}", y) for x, y in outputs.items())
+    except Exception as problem:
+        end(run, problem)
+    seen = {
+        "graph": {"sha256": sha256_of(path), "metadata": metadata(path), "operator_sets": operator_sets(path)},
+        "runtime": {
+            "onnxruntime": ort.__version__,
+            "provider": "CPUExecutionProvider",
+            "threads": threads,
+            "packed_weights": not is_external(path),
+        },
+        "runs": runs,
+    }
+    yield "seen", np.array(json.dumps(seen))
+
+
+def ports_of(session: ort.InferenceSession) -> dict[str, tuple[str, list[int | str]]]:
+    """Type and shape of every input and output, as the runtime has them."""
+    ports = (*session.get_inputs(), *session.get_outputs())
+    return {port.name: (DTYPES.get(port.type, port.type), port.shape) for port in ports}
+
+
+def filled_batches(images: Mapping[str, np.ndarray], batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Batches of images of one size, with the names of these.
+
+    The last batch of a size is filled up from the front. An image alone is put beside its mirror image, so that a graph
+    that mixes the images of a batch shows, and in two batches, so that it is in every place.
+    """
+    for shape in dict.fromkeys(image.shape for image in images.values()):
+        same = {name: image for name, image in images.items() if image.shape == shape}
+        starts = range(0, len(same), batch)
+        if len(same) == 1 < batch:
+            (image,) = same.values()
+            same, starts = {**same, MIRROR: image[..., ::-1]}, range(2)
+        names = list(same)
+        for start in starts:
+            given = [names[i % len(names)] for i in range(start, start + batch)]
+            yield given, np.stack([same[name] for name in given])

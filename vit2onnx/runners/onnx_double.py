@@ -73,10 +73,8 @@ class LayerNormalization(SinglePrecisionLayerNormalization):
         return found
 
 
-def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -> dict[str, np.ndarray]:
-    """The first output, features [tokens, embed_dim], in float64, of every case [3, height, width].
-
-    A graph of a fixed batch is given the same image as often; the first place of the batch is returned.
+def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -> dict[str, dict[str, np.ndarray]]:
+    """All outputs [batch, ...] by name, in float64, of every case [3, height, width], which fills a batch alone.
 
     Constants that were computed from parameters are proved to be roundings, and run in double precision too. Raises
     `InputError` if they are not.
@@ -89,8 +87,8 @@ def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -
     widen_constants(model.graph)
     computed = computed_constants(path)
     evaluator = ReferenceEvaluator(model, new_ops=[Conv, Erf, Gelu, LayerNormalization])
-    image_name, output = model.graph.input[0].name, model.graph.output[0].name
-    uses = Counter([output, *(name for node in evaluator.rt_nodes_ for name in node.input)])
+    image_name, outputs = model.graph.input[0].name, [output.name for output in model.graph.output]
+    uses = Counter([*outputs, *(name for node in evaluator.rt_nodes_ for name in node.input)])
     states: dict[str, dict[str, Any]] = {
         case: {"": None, image_name: np.repeat(image[None].astype(np.float64), batch, axis=0)}
         for case, image in cases.items()
@@ -105,7 +103,7 @@ def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -
             for name in node.input:
                 if name and not uses[name]:
                     state.pop(name, None)
-    return {case: state[output][0] for case, state in states.items()}
+    return {case: {name: state[name] for name in outputs} for case, state in states.items()}
 
 
 def _take_off_weights(graph: onnx.GraphProto, stored: Mapping[str, Initializer]) -> dict[str, Callable[[], np.ndarray]]:

@@ -2,11 +2,10 @@
 
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,14 +19,16 @@ from vit2onnx.exporting.stages import write_stages
 from vit2onnx.families.fault import Amplify
 from vit2onnx.families.reference import Reference
 from vit2onnx.nn.model import Model
-from vit2onnx.parity.comparison import by_kind, compare_outputs
-from vit2onnx.parity.divergence import Divergence, first_divergence, judge_stages, largest_floors
+from vit2onnx.parity.comparison import Comparison, largest
+from vit2onnx.parity.divergence import Divergence, StageComparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, worst
-from vit2onnx.parity.stages import make_ledger
-from vit2onnx.parity.verdict import GRAPH_RUNS, Verdict, faults_of, judge, largest, rows_of
+from vit2onnx.parity.outputs import compare_outputs
+from vit2onnx.parity.stages import compare_implementations
+from vit2onnx.parity.verdict import LEGS, Verdict, judge
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import torch as torch_runner
+from vit2onnx.runners.onnx import run_graph
 from vit2onnx.runners.onnx_stages import run_stage_graphs
 from vit2onnx.spec.case import Case, layer_inputs
 from vit2onnx.spec.family import part
@@ -48,50 +49,44 @@ def shrink(spec: VariantSpec) -> VariantSpec:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the checks say of a chain with some limits: the verdict on its graph, and the ledger of its stages."""
+    """What the checks say of a chain with some limits: of its outputs, and of its stages."""
 
-    comparison: Mapping[str, Any]
-    ledger: Mapping[str, Any]
+    comparison: Comparison
+    stages: StageComparison
     limits: Mapping[str, float]
 
     @cached_property
-    def verdict(self) -> Verdict:
+    def of_outputs(self) -> tuple[Finding, ...]:
         return judge(self.comparison, self.limits)
 
-    @property
-    def stage_findings(self) -> Sequence[Finding]:
-        return judge_stages(self.ledger, self.limits)
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        return self.of_outputs + self.stages.judge(self.limits)
 
     @property
-    def stage_faults(self) -> list[str]:
-        """What is wrong in the ledger."""
-        return faults_of(self.stage_findings)
+    def verdict(self) -> Verdict:
+        return Verdict(self.findings, asked=(*LEGS, "stages"))
 
-    def divergence(self, mode: str = "injected") -> Divergence | None:
+    @property
+    def divergence(self) -> Divergence | None:
         """The first stage at which two implementations part."""
-        return first_divergence(self.ledger["stages"], mode, self.limits["floors"])
+        return self.stages.first_divergence("injected", self.limits["floors"])
 
     def measured(self, limit_name: str) -> float | None:
         """The largest figure of the outputs that a limit judges."""
-        return finite(worst(one.measured for one in self.verdict.findings if one.limit_name == limit_name))
+        return finite(worst(one.measured for one in self.of_outputs if one.limit_name == limit_name))
 
     @property
     def shares(self) -> dict[str, float | None]:
         """The largest figure of outputs and stages under each limit, as a share of the limit."""
-        findings = [one for one in (*self.verdict.findings, *self.stage_findings) if one.limit_name]
-        names = dict.fromkeys(one.limit_name for one in findings)
+        findings = [finding for finding in self.findings if finding.limit_name]
+        names = dict.fromkeys(finding.limit_name for finding in findings)
         return {name: finite(worst(_share(one) for one in findings if one.limit_name == name)) for name in names}
-
-    @property
-    def stage_floors(self) -> float | None:
-        """The largest difference between two implementations at a stage of a layer, in noise floors."""
-        return finite(largest_floors(self.ledger["stages"]))
 
     @property
     def max_abs(self) -> float | None:
         """The largest difference between the graph and the reference."""
-        rows = [row for run in GRAPH_RUNS for row in rows_of(self.comparison, run, "transformers")]
-        return finite(largest(rows))
+        return finite(largest(self.comparison.of_graph()))
 
 
 def _share(finding: Finding) -> float:
@@ -139,7 +134,7 @@ class Chain:
         write_model(folder / "model.eqx", spec, map_model(spec, read_archive(archive, spec)))
         self.model, self.tensors = open_model(folder / "model.eqx")
         self.reference = dict(torch_runner.stages(self.load, self.image))
-        self.reference_features = by_kind(torch_runner.features(self.load(), self.images))
+        self.reference_features = torch_runner.features(self.load(), self.images)
         self.inputs = layer_inputs(self.reference)
 
     def load(self) -> Reference:
@@ -190,17 +185,21 @@ class Chain:
                 onnx.save(proto, path)
         ours = model or self.model
         equinox = dict(equinox_runner.stages(ours, tensors, self.image, self.inputs))
+        batches = [len(self.images)]
+        outputs = dict(run_graph(exported, self.spec.interface(), RECIPE, self.images, batches, self.threads))
         comparison = compare_outputs(
             self.spec,
             RECIPE,
-            exported,
-            {Case.parse(case): image for case, image in self.images.items()},
+            self.images,
             {"transformers": self.reference_features},
-            by_kind(equinox_runner.features(ours, tensors, self.images)),
-            batch_sizes=[len(self.images)],
-            threads=self.threads,
+            equinox_runner.features(ours, tensors, self.images),
+            outputs,
+            batches,
         )
-        found = run_stage_graphs(accumulated, injected, self.image, self.inputs, self.threads)
-        stages = {"transformers": self.reference, "equinox": equinox, "onnx": found}
-        ledger = make_ledger({"variant": self.spec.name}, stages)
-        return Outcome(comparison, ledger, self.limits)
+        implementations = {
+            "transformers": self.reference,
+            "equinox": equinox,
+            "onnx": run_stage_graphs(accumulated, injected, self.image, self.inputs, self.threads),
+        }
+        about = {"variant": self.spec.name, "export": RECIPE.name, "case": next(iter(self.images))}
+        return Outcome(comparison, compare_implementations(about, implementations), self.limits)

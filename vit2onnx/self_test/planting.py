@@ -16,6 +16,7 @@ from vit2onnx.parity.metrics import finite, worst
 from vit2onnx.parity.preprocessing import compare_preprocessing, judge_preprocessing
 from vit2onnx.parity.verdict import faults_of
 from vit2onnx.self_test.chain import Chain, Outcome, shrink
+from vit2onnx.self_test.verdict import judge_self_test
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.family import families, part, self_test_models
 from vit2onnx.spec.variant import VariantSpec
@@ -44,7 +45,7 @@ def plant_faults(
     folder: Path,
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Rows on every fault, and on healthy models of so many seeds each, as plain data.
+    """Rows on every fault and on healthy models, of so many seeds each, and what is wrong with the checks; plain data.
 
     `specs` are those of the released variants, which are made small. `folder` takes what is written on the way. Raises
     `InputError` if a variant is missing.
@@ -53,7 +54,7 @@ def plant_faults(
         raise InputError(
             f"The self-test needs {', '.join(missing)} in config/variants; put them back, or do not ask for it."
         )
-    found: list[dict[str, Any]] = []
+    planted: list[dict[str, Any]] = []
     healthy: list[dict[str, Any]] = []
     prepared: list[Finding] = []
     in_preprocessing: list[dict[str, Any]] = []
@@ -72,20 +73,20 @@ def plant_faults(
                 graphs = graphs or chain.folder
                 for fault in faults.FAULTS if seed == 0 else ():
                     if fault.model == model:
-                        outcome = examine(chain, fault, folder / f"fault_{len(found)}")
-                        found.append(chain_row(fault, outcome))
+                        outcome = examine(chain, fault, folder / f"fault_{len(planted)}")
+                        planted.append(chain_row(fault, outcome))
         # Of a release whose constants are not those of the fault that has others.
         spec = specs[next(iter(models.values()))]
         prepared += judge_with(preprocess, spec, photographs, preprocessing_limits)
         in_preprocessing += [
             preprocessing_row(fault, spec, photographs, preprocessing_limits) for fault in faults.PREPROCESSING
         ]
-    found += in_preprocessing
-    return {
+    planted += in_preprocessing
+    result = {
         "limits": dict(limits),
         "preprocessing_limits": dict(preprocessing_limits),
         "tripped": {
-            name: sum(name in row["tripped"] for row in found)
+            name: sum(name in row["tripped"] for row in planted)
             for name in (*limits, *preprocessing_limits)
             if name not in NOT_TRIPPED
         },
@@ -94,10 +95,11 @@ def plant_faults(
             for name in limits
             if name not in NOT_TRIPPED
         },
-        "faults": found,
+        "faults": planted,
         "healthy": healthy,
         "healthy_preprocessing": {"flagged": faults_of(prepared)},
     }
+    return result | {"wrong": judge_self_test(result)}
 
 
 def examine(chain: Chain, fault: InChain, folder: Path) -> Outcome:
@@ -113,17 +115,17 @@ def examine(chain: Chain, fault: InChain, folder: Path) -> Outcome:
 
 def chain_row(fault: InChain, outcome: Outcome) -> dict[str, Any]:
     """Whether outputs alone tell of a fault, in single and in double precision, and whether the stages place it."""
-    found = outcome.divergence()
-    right = found is not None and (found.stage, found.subject, found.other) == (fault.stage, *fault.between)
-    told = tripped(outcome.verdict.findings)
+    parted = outcome.divergence
+    right = parted is not None and (parted.stage, parted.subject, parted.other) == (fault.stage, *fault.between)
+    told = tripped(outcome.of_outputs)
     not_told = [precision for precision in fault.shows_in if not set(TELLING[precision]) & set(told)]
     row = {"fault": fault.name, "planted_in": fault.planted_in, "model": fault.model, "stage": fault.stage}
-    row |= caught_by(outcome.verdict.findings) | {
-        "tripped": tripped((*outcome.verdict.findings, *outcome.stage_findings)),
+    row |= caught_by(outcome.of_outputs) | {
+        "tripped": tripped(outcome.findings),
         **{name: outcome.measured(name) for name in ("floors", "floors_double", "rounding_ratio")},
-        "named_stage": found.stage if found else None,
-        "between": f"{found.subject} and {found.other}" if found else None,
-        "stage_floors": found.floors if found else None,
+        "named_stage": parted.stage if parted else None,
+        "between": f"{parted.subject} and {parted.other}" if parted else None,
+        "stage_floors": parted.floors if parted else None,
         "shows_in": fault.shows_in,
         "not_told": not_told,
     }
@@ -180,10 +182,10 @@ def healthy_row(model: str, seed: int, outcome: Outcome) -> dict[str, Any]:
     return {
         "model": model,
         "seed": seed,
-        "flagged": [*outcome.verdict.faults, *outcome.stage_faults],
+        "flagged": outcome.verdict.faults,
         "max_abs": outcome.max_abs,
         "floors": outcome.measured("floors"),
         "floors_double": outcome.measured("floors_double"),
-        "stage_floors": outcome.stage_floors,
+        "stage_floors": finite(outcome.stages.largest_floors),
         "shares": outcome.shares,
     }

@@ -1,7 +1,9 @@
 """Pass or fail of the self-test. Standard library only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from vit2onnx.parity.finding import Finding
 
 
 def judge_self_test(result: Mapping[str, Any]) -> list[str]:
@@ -29,7 +31,26 @@ def judge_self_test(result: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def in_short(faults: Sequence[str]) -> str:
-    """The first three, and how many there are besides."""
-    more = [f"and {len(faults) - 3} more"] if len(faults) > 3 else []
-    return "; ".join([*faults[:3], *more])
+def sentence_of(result: Mapping[str, Any]) -> str:
+    """What became of all faults and healthy models, after the first three things that are wrong with the checks."""
+    wrong, faults, healthy = result["wrong"], result["faults"], result["healthy"]
+    more = [f"and {len(wrong) - 3} more"] if len(wrong) > 3 else []
+    # Those in preprocessing are caught and not placed, for no model sees them.
+    placed = [fault for fault in faults if fault["model"]]
+    named = sum(fault["named_stage"] == fault["stage"] for fault in placed)
+    of_stages = f", named the stage of {named} of {len(placed)} in weights, model and graph," if placed else ""
+    return (
+        ("; ".join([*wrong[:3], *more]) + ". " if wrong else "")
+        + f"The checks caught {sum(fault['caught'] for fault in faults)} of {_counted(len(faults), 'planted fault')}"
+        f"{of_stages} and flagged {sum(bool(model['flagged']) for model in healthy) or 'none'} of"
+        f" {_counted(len(healthy), 'healthy model')}."
+    )
+
+
+def finding_of(result: Mapping[str, Any]) -> Finding:
+    """What the self-test says of every verdict that the same checks give."""
+    return Finding("self_test", "", float(len(result["wrong"])), 0.0, detail=sentence_of(result))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -86,6 +86,11 @@ def of_first_image(cases: Iterable[str]) -> Sequence[str]:
     return [case for case in cases if Case.parse(case).image == Case.parse(cases[0]).image]
 
 
+def accepted(cases: Iterable[str], recipe: Recipe) -> list[Case]:
+    """Those cases whose sizes a recipe accepts."""
+    return [case for case in map(Case.parse, cases) if recipe.accepts(case.sizes)]
+
+
 def sizes_of(recipes: Iterable[Recipe], sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """The sizes at which something is compared: those listed, as far as an export accepts them, and the fixed ones."""
     recipes = [recipe for recipe in recipes if {"height", "width"} <= recipe.sizes.keys()]

@@ -77,7 +77,9 @@ def check_configuration(config: Mapping[str, Any], root: Path, files: Iterable[P
             # Only for keys that are there twice, of which Snakemake has kept the last.
             read_yaml(path, str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
     schemas = root / "workflow" / "schemas"
-    _check("config", config, schemas / "config.schema.yaml")
+    limits = {key: value for key, value in config.items() if key == "limits"}
+    _check("config", {key: value for key, value in config.items() if key not in limits}, schemas / "config.schema.yaml")
+    _check("config", limits, schemas / "limits.schema.yaml")
     variants = read_variants(root / "config" / "variants")
     for name, mapping in variants.items():
         file, family = variant_file(mapping["family"], name), mapping["family"]
@@ -179,13 +181,6 @@ def sizes_of_photographs(asked: Asked) -> Iterator[str]:
             yield f"exports.{recipe.name}: no size of parity.sizes fits it, so that it could not be compared"
 
 
-def limits(asked: Asked) -> Iterator[str]:
-    """Limits that nothing can pass or fail."""
-    cosine = asked.config["parity"]["limits"]["cosine"]["limit"]
-    if cosine > 1:
-        yield f"parity.limits.cosine.limit: {cosine} is more than any cosine"
-
-
 def layouts(asked: Asked) -> Iterator[str]:
     """A layout of synthetic weights that no family has, or not that of a listed variant."""
     layout = asked.config["synthetic"]["layout"]
@@ -252,7 +247,6 @@ CHECKS: list[Check] = [
     variants_without_recipe,
     sizes_of_recipes,
     sizes_of_photographs,
-    limits,
     layouts,
     photographs,
     licences,

@@ -1,6 +1,6 @@
 """How a model is exported. Standard library only, because the Snakefile imports this module."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ class Recipe:
     def batch(self) -> int | None:
         """How many inputs a graph takes at once; `None` if that is free."""
         return self.sizes.get("batch")
+
+    def batches(self, sizes: Sequence[int]) -> list[int]:
+        """In batches of which sizes a graph is run: its own, or if that is free, all that are asked for."""
+        return list(sizes) if self.batch is None else [self.batch]
 
     def accepts(self, sizes: Mapping[str, int]) -> bool:
         """Whether an input of these sizes fits the graph."""

@@ -1,5 +1,6 @@
 """Configuration, checked before any job runs, and what rule files ask about it."""
 
+import atexit
 import re
 from pathlib import Path
 
@@ -101,9 +102,9 @@ def stages_case(wildcards):
     return str(case_of_stages(next(iter(IMAGES)), RECIPES[wildcards.export], listed_sizes()))
 
 
-def stage_ledgers(variants):
-    """The ledgers of the stages of all graphs of some variants, if they are asked for."""
-    return per_graph("<results>/{variant}/parity/{export}.stages.json", variants) if config["parity"]["stages"] else []
+def limits():
+    """The limits by which a graph is judged, by name, and those of the preprocessing."""
+    return config["limits"]["float32"] | config["limits"]["preprocessing"]
 
 
 def code_of(script):
@@ -141,13 +142,21 @@ def weights_are_external(wildcards):
     return 4 * VARIANTS[wildcards.variant]["parameters"] > 1e6 * config["external_weights_above_mb"]
 
 
+def show_summary(complete):
+    """Show the verdicts at the very end, because the logger's live display would be drawn over them."""
+    # Here, because it takes a second, and every job on a cluster reads the Snakefile.
+    from vit2onnx.reporting.terminal import print_summary
+
+    folder = Path("results", config["weights"])
+    paths = [Path(path) for path in per_graph(f"{folder}/{{variant}}/{{export}}.verdict.json")]
+    atexit.register(print_summary, folder, paths, limits(), config["parity"], complete=complete)
+
+
 def everything_asked_for():
     of_graph = ["{export}.onnx", "{export}.passport.json"]
-    if config["parity"]["stages"]:
-        of_graph.append("parity/{export}.stages.verdict.json")
     per_run = ["summary.csv", "summary.html"]
     if config["parity"]["self_test"]:
-        per_run += ["self_test.html", "self_test.verdict.json"]
+        per_run.append("self_test.html")
     per_variant = ["parity.html"]
     if config["weights"] == "official":
         per_variant.append(LICENCE_FILE)

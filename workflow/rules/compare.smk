@@ -79,9 +79,37 @@ rule run_equinox:
         "../scripts/run_equinox.py"
 
 
-rule compare_outputs:
+rule run_onnx:
     input:
         graph="<results>/{variant}/{export}.onnx",
+        # Which holds the weights if they are external.
+        model="<results>/{variant}/model.eqx",
+        pixel_values="<results>/{variant}/features/pixel_values.npz",
+    output:
+        outputs=temp("<results>/{variant}/features/{export}.onnx.npz"),
+    log:
+        "<logs>/{variant}/run_onnx_{export}.log",
+    benchmark:
+        "<benchmarks>/{variant}/run_onnx_{export}.tsv"
+    conda:
+        "../../envs/onnx.yaml"
+    threads: 2
+    resources:
+        # External weights are mapped, so that they need no memory of their own.
+        mem_mb=memory_for(base=1200, weights=lambda wildcards: 0 if weights_are_external(wildcards) else 2, cases=6),
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        recipe=lookup("{export}", within=config["exports"]),
+        batch_sizes=config["parity"]["batch_sizes"],
+        code=code_of("run_onnx"),
+    message:
+        "{wildcards.variant}: running {wildcards.export}.onnx"
+    script:
+        "../scripts/run_onnx.py"
+
+
+rule compare_outputs:
+    input:
         pixel_values="<results>/{variant}/features/pixel_values.npz",
         references=lambda wildcards: expand(
             "<results>/{variant}/features/{reference}.npz",
@@ -89,6 +117,7 @@ rule compare_outputs:
             reference=references(wildcards),
         ),
         equinox="<results>/{variant}/features/equinox.npz",
+        onnx="<results>/{variant}/features/{export}.onnx.npz",
     output:
         comparison=report(
             "<results>/{variant}/parity/{export}.json",
@@ -114,10 +143,9 @@ rule compare_outputs:
         "<benchmarks>/{variant}/compare_outputs_{export}.tsv"
     conda:
         "../../envs/onnx.yaml"
-    threads: 2
+    threads: 1
     resources:
-        # External weights are mapped, so that they need no memory of their own.
-        mem_mb=memory_for(base=1200, weights=lambda wildcards: 0 if weights_are_external(wildcards) else 2, cases=13),
+        mem_mb=memory_for(base=700, cases=13),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),

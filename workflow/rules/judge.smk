@@ -1,92 +1,29 @@
-"""The gates: the run fails where something does not pass. The evidence is written before, by other rules."""
+"""Judge all gates of a graph, once. The verdict is written whatever it is; the passport is what a graph must pass for."""
 
 
-rule judge_parity:
+rule judge_graph:
     input:
+        graph="<results>/{variant}/{export}.onnx",
+        record="<results>/{variant}/checkpoint.json",
         comparison="<results>/{variant}/parity/{export}.json",
+        preprocessing="<results>/{variant}/preprocessing.json",
+        stages=branch(config["parity"]["stages"], then="<results>/{variant}/parity/{export}.stages.json"),
+        self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
     output:
-        verdict="<results>/{variant}/parity/{export}.verdict.json",
+        verdict="<results>/{variant}/{export}.verdict.json",
     log:
-        "<logs>/{variant}/judge_parity_{export}.log",
+        "<logs>/{variant}/judge_graph_{export}.log",
     benchmark:
-        "<benchmarks>/{variant}/judge_parity_{export}.tsv"
+        "<benchmarks>/{variant}/judge_graph_{export}.tsv"
     conda:
-        "../../envs/report.yaml"
+        "../../envs/onnx.yaml"
     threads: 1
     resources:
         mem_mb=500,
     params:
-        limits=config["parity"]["limits"],
-        code=code_of("judge_parity"),
+        limits=limits(),
+        code=code_of("judge_graph"),
     message:
         "{wildcards.variant}: judging {wildcards.export}.onnx"
     script:
-        "../scripts/judge_parity.py"
-
-
-rule judge_preprocessing:
-    input:
-        comparison="<results>/{variant}/preprocessing.json",
-    output:
-        verdict="<results>/{variant}/preprocessing.verdict.json",
-    log:
-        "<logs>/{variant}/judge_preprocessing.log",
-    benchmark:
-        "<benchmarks>/{variant}/judge_preprocessing.tsv"
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=500,
-    params:
-        limits=config["parity"]["preprocessing"],
-        code=code_of("judge_preprocessing"),
-    message:
-        "{wildcards.variant}: judging the preprocessing"
-    script:
-        "../scripts/judge_preprocessing.py"
-
-
-rule judge_stages:
-    input:
-        ledger="<results>/{variant}/parity/{export}.stages.json",
-    output:
-        verdict="<results>/{variant}/parity/{export}.stages.verdict.json",
-    log:
-        "<logs>/{variant}/judge_stages_{export}.log",
-    benchmark:
-        "<benchmarks>/{variant}/judge_stages_{export}.tsv"
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=500,
-    params:
-        limits=config["parity"]["limits"],
-        code=code_of("judge_stages"),
-    message:
-        "{wildcards.variant}: judging the stages of {wildcards.export}.onnx"
-    script:
-        "../scripts/judge_stages.py"
-
-
-rule judge_self_test:
-    input:
-        result="<results>/self_test.json",
-    output:
-        verdict="<results>/self_test.verdict.json",
-    log:
-        "<logs>/judge_self_test.log",
-    benchmark:
-        "<benchmarks>/judge_self_test.tsv"
-    conda:
-        "../../envs/report.yaml"
-    threads: 1
-    resources:
-        mem_mb=500,
-    params:
-        code=code_digest("judge_self_test"),
-    message:
-        "Judging the self-test"
-    script:
-        "../scripts/judge_self_test.py"
+        "../scripts/judge_graph.py"

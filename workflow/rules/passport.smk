@@ -1,4 +1,7 @@
-"""Write what goes along with a graph that passed: its passport, a sample to verify it by, and the weights' licence."""
+"""Write what goes along with a graph that passed: its passport, a sample to verify it by, and the weights' licence.
+
+The passport is the gate: a graph that did not pass gets none, and fails the run.
+"""
 
 
 rule write_passport:
@@ -7,11 +10,8 @@ rule write_passport:
         checkpoint="<results>/{variant}/checkpoint",
         record="<results>/{variant}/checkpoint.json",
         ledger="<results>/{variant}/ledger.csv",
-        comparison="<results>/{variant}/parity/{export}.json",
-        verdict="<results>/{variant}/parity/{export}.verdict.json",
-        preprocessing="<results>/{variant}/preprocessing.verdict.json",
-        stages=branch(config["parity"]["stages"], then="<results>/{variant}/parity/{export}.stages.verdict.json"),
-        self_test=branch(config["parity"]["self_test"], then="<results>/self_test.verdict.json"),
+        verdict="<results>/{variant}/{export}.verdict.json",
+        model="<results>/{variant}/model.eqx",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
         reference="<results>/{variant}/features/transformers.npz",
         equinox="<results>/{variant}/features/equinox.npz",
@@ -35,7 +35,7 @@ rule write_passport:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
-        limits=config["parity"]["limits"],
+        official=config["weights"] == "official",
         code=code_of("write_passport"),
     message:
         "{wildcards.variant}: writing the passport of {wildcards.export}.onnx"

@@ -1,18 +1,19 @@
 """Show the result: a page per variant, a summary of all graphs, and a table at the end of the run."""
 
-import atexit
-
-from vit2onnx.reporting.terminal import measured_by, print_summary
-
 
 rule render_parity:
     input:
+        verdicts=lambda wildcards: per_graph("<results>/{variant}/{export}.verdict.json", [wildcards.variant]),
         comparisons=lambda wildcards: per_graph("<results>/{variant}/parity/{export}.json", [wildcards.variant]),
         record="<results>/{variant}/checkpoint.json",
         ledger="<results>/{variant}/ledger.csv",
         preprocessing="<results>/{variant}/preprocessing.json",
         graphs=lambda wildcards: per_graph("<results>/{variant}/{export}.onnx", [wildcards.variant]),
-        stages=lambda wildcards: stage_ledgers([wildcards.variant]),
+        stages=lambda wildcards: (
+            per_graph("<results>/{variant}/parity/{export}.stages.json", [wildcards.variant])
+            if config["parity"]["stages"]
+            else []
+        ),
         images=list(IMAGES.values()),
         self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
     output:
@@ -26,8 +27,6 @@ rule render_parity:
         "<logs>/{variant}/render_parity.log",
     benchmark:
         "<benchmarks>/{variant}/render_parity.tsv"
-    # Evidence before the gate, whose failure ends the run.
-    priority: 1
     conda:
         "../../envs/report.yaml"
     threads: 1
@@ -36,7 +35,6 @@ rule render_parity:
     params:
         names=list(IMAGES),
         exports=lambda wildcards: exports_of(wildcards.variant),
-        limits=config["parity"],
         code=code_of("render_parity"),
     message:
         "{wildcards.variant}: rendering the parity page"
@@ -46,13 +44,7 @@ rule render_parity:
 
 rule summarise_parity:
     input:
-        comparisons=per_graph("<results>/{variant}/parity/{export}.json"),
-        graphs=per_graph("<results>/{variant}/{export}.onnx"),
-        # Beside the graphs, where they are looked for.
-        records=expand("<results>/{variant}/checkpoint.json", variant=LISTED),
-        preprocessing=expand("<results>/{variant}/preprocessing.json", variant=LISTED),
-        stages=stage_ledgers(LISTED),
-        self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
+        verdicts=per_graph("<results>/{variant}/{export}.verdict.json"),
     output:
         table=report(
             "<results>/summary.csv",
@@ -78,15 +70,12 @@ rule summarise_parity:
         "<logs>/summarise_parity.log",
     benchmark:
         "<benchmarks>/summarise_parity.tsv"
-    priority: 1
     conda:
         "../../envs/report.yaml"
     threads: 1
     resources:
         mem_mb=1000,
     params:
-        limits=config["parity"],
-        weights=config["weights"],
         code=code_digest("summarise_parity"),
     message:
         "Summarising the verdicts on all graphs"
@@ -95,9 +84,8 @@ rule summarise_parity:
 
 
 onsuccess:
-    # At the very end, because the logger's live display would be drawn over it.
-    atexit.register(print_summary, measured_by(workflow.dag), config["parity"], config["weights"])
+    show_summary(complete=True)
 
 
 onerror:
-    atexit.register(print_summary, measured_by(workflow.dag), config["parity"], config["weights"], complete=False)
+    show_summary(complete=False)

@@ -37,8 +37,8 @@ rule plant_faults:
         specs={name: VARIANTS[name] for name in self_test_models().values() if name in VARIANTS},
         # Of healthy models, each.
         seeds=30,
-        limits=config["parity"]["limits"],
-        preprocessing_limits=config["parity"]["preprocessing"],
+        limits=config["limits"]["float32"],
+        preprocessing_limits=config["limits"]["preprocessing"],
         code=code_digest("plant_faults", *families()),
     message:
         "Planting faults in small models, to test the checks"
@@ -60,8 +60,6 @@ rule render_self_test:
         "<logs>/render_self_test.log",
     benchmark:
         "<benchmarks>/render_self_test.tsv"
-    # Evidence before the gate, whose failure ends the run.
-    priority: 1
     conda:
         "../../envs/report.yaml"
     threads: 1
@@ -73,3 +71,25 @@ rule render_self_test:
         "Rendering the page on the self-test"
     script:
         "../scripts/render_self_test.py"
+
+
+rule judge_self_test:
+    input:
+        result="<results>/self_test.json",
+    output:
+        verdict="<results>/self_test.verdict.json",
+    log:
+        "<logs>/judge_self_test.log",
+    benchmark:
+        "<benchmarks>/judge_self_test.tsv"
+    conda:
+        "../../envs/onnx.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+    params:
+        code=code_digest("judge_self_test"),
+    message:
+        "Judging the self-test"
+    script:
+        "../scripts/judge_self_test.py"

@@ -100,7 +100,7 @@ rule compare_stages:
         ),
         equinox="<results>/{variant}/features/{export}.equinox.stages.npz",
     output:
-        ledger="<results>/{variant}/parity/{export}.stages.json",
+        comparison="<results>/{variant}/parity/{export}.stages.json",
         table=report(
             "<results>/{variant}/parity/{export}.stages.csv",
             caption="../report/stages.rst",

@@ -1,41 +1,35 @@
 """Measure how far an exported graph is from references, Equinox model and truth."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vit2onnx.files import read_arrays, write_json, write_text
+from vit2onnx.files import open_arrays, write_text
 from vit2onnx.logs import logging_to
-from vit2onnx.parity.comparison import by_kind, compare_outputs
+from vit2onnx.parity.outputs import compare_outputs
 from vit2onnx.parity.tables import csv_of, flat_semantics
-from vit2onnx.spec.case import Case
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def compare(
     spec: VariantSpec,
-    export: Recipe,
-    graph: Path,
-    pixel_values: Path,
+    recipe: Recipe,
+    arrays: Mapping[str, Path],
     references: Mapping[str, Path],
-    equinox: Path,
+    batch_sizes: Sequence[int],
     comparison: Path,
     differences: Path,
     semantics: Path,
-    *,
-    batch_sizes: Sequence[int],
-    threads: int,
 ) -> None:
-    cases = {Case.parse(key): array for key, array in read_arrays(pixel_values).items()}
-    named = {name: by_kind(read_arrays(path)) for name, path in references.items()}
-    own = by_kind(read_arrays(equinox))
-    found = compare_outputs(spec, export, graph, cases, named, own, batch_sizes, threads)
-    write_json(comparison, found)
-    for path, rows in ((differences, found["differences"]), (semantics, flat_semantics(found["semantics"]))):
+    """Write the comparison as JSON and its rows as tables; `arrays` are the files of all but the references."""
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(open_arrays(path)) for name, path in (arrays | references).items()}
+        named = {name: opened[name] for name in references}
+        cases = list(opened["pixel_values"])
+        result = compare_outputs(spec, recipe, cases, named, opened["equinox"], opened["onnx"], batch_sizes)
+    result.write(comparison)
+    for path, rows in ((differences, result.differences), (semantics, flat_semantics(result.semantics))):
         write_text(path, csv_of(rows))
 
 
@@ -44,13 +38,8 @@ if __name__ == "__main__":
         compare(
             VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
             Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
-            Path(snakemake.input.graph),
-            Path(snakemake.input.pixel_values),
+            {name: Path(snakemake.input[name]) for name in ("pixel_values", "equinox", "onnx")},
             dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True)),
-            Path(snakemake.input.equinox),
-            Path(snakemake.output.comparison),
-            Path(snakemake.output.differences),
-            Path(snakemake.output.semantics),
-            batch_sizes=snakemake.params.batch_sizes,
-            threads=snakemake.threads,
+            snakemake.params.batch_sizes,
+            **{name: Path(path) for name, path in snakemake.output.items()},
         )

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,9 +13,6 @@ from vit2onnx.parity.preprocessing import compare_preprocessing
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def compare(

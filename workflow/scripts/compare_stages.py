@@ -3,17 +3,13 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vit2onnx.files import open_arrays, write_json, write_text
+from vit2onnx.files import open_arrays, write_text
 from vit2onnx.logs import logging_to
-from vit2onnx.parity.stages import make_ledger
+from vit2onnx.parity.stages import compare_implementations
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.runners.onnx_stages import run_stage_graphs
 from vit2onnx.spec.case import layer_inputs
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def compare(
@@ -21,7 +17,7 @@ def compare(
     injected: Path,
     pixel_values: Path,
     features: Mapping[str, Path],
-    ledger: Path,
+    comparison: Path,
     table: Path,
     *,
     about: Mapping[str, str],
@@ -32,9 +28,9 @@ def compare(
         stages = {name: stack.enter_context(open_arrays(path)) for name, path in features.items()}
         inputs = layer_inputs(next(iter(stages.values())))
         onnx = run_stage_graphs(accumulated, injected, image, inputs, threads)
-        found = make_ledger(about, {**stages, "onnx": onnx})
-    write_json(ledger, found)
-    write_text(table, csv_of(found["stages"]))
+        result = compare_implementations(about, {**stages, "onnx": onnx})
+    result.write(comparison)
+    write_text(table, csv_of(result.stages))
 
 
 if __name__ == "__main__":
@@ -45,7 +41,7 @@ if __name__ == "__main__":
             Path(snakemake.input.injected),
             Path(snakemake.input.pixel_values),
             {**references, "equinox": Path(snakemake.input.equinox)},
-            Path(snakemake.output.ledger),
+            Path(snakemake.output.comparison),
             Path(snakemake.output.table),
             about={**snakemake.wildcards, "case": snakemake.params.case},
             threads=snakemake.threads,

@@ -2,16 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of
 from vit2onnx.logs import logging_to
 from vit2onnx.spec.variant import VariantSpec
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def check_record(checkpoint: Path, record: Path) -> None:

@@ -1,16 +1,12 @@
 """Write the graphs that show every stage of an exported one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vit2onnx.exporting.stages import write_stages
 from vit2onnx.logs import logging_to
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.model_file import open_model
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def export_stages(

@@ -3,16 +3,13 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vit2onnx.checkpoints.fetch import fetch_official, fetch_synthetic
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, locate
 from vit2onnx.files import write_json
 from vit2onnx.logs import logging_to
 from vit2onnx.spec.variant import VariantSpec
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def fetch_checkpoint(

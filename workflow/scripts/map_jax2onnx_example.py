@@ -1,7 +1,6 @@
 """Write a variant's weights for the example class that jax2onnx ships."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import atomic
@@ -11,9 +10,6 @@ from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.archive import read_archive
 from vit2onnx.weights.leaves import write_leaves
 from vit2onnx.weights.model_file import map_archive
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def map_jax2onnx_example(spec: VariantSpec, archive: Path, model: Path) -> None:

@@ -1,16 +1,12 @@
 """Write the inference model of a variant from its archive."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vit2onnx.files import atomic
 from vit2onnx.logs import logging_to
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.archive import read_archive
 from vit2onnx.weights.model_file import map_model, write_model
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def map_weights(spec: VariantSpec, archive: Path, model: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,9 +14,6 @@ from vit2onnx.parity.tables import csv_of
 from vit2onnx.parity.verdict import numbers_of
 from vit2onnx.self_test.planting import plant_faults
 from vit2onnx.spec.variant import VariantSpec
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def plant(

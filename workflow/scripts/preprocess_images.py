@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vit2onnx.files import write_arrays
 from vit2onnx.images import check_image, load_image, preprocess
 from vit2onnx.logs import logging_to
 from vit2onnx.spec.case import GOLDEN, GOLDEN_PREPROCESSING, Case
 from vit2onnx.spec.variant import VariantSpec
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def preprocess_images(

@@ -2,14 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vit2onnx.files import write_text
 from vit2onnx.logs import logging_to
 from vit2onnx.reporting.self_test import self_test_page
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def render_self_test(result: Path, page: Path) -> None:

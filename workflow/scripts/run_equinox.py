@@ -2,16 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vit2onnx.files import read_arrays, write_arrays
 from vit2onnx.logs import logging_to
 from vit2onnx.runners.equinox import features
 from vit2onnx.spec.case import of_first_image
 from vit2onnx.weights.model_file import open_model
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def run_equinox(model: Path, pixel_values: Path, found: Path, *, threads: int) -> None:

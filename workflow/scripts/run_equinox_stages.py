@@ -2,16 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vit2onnx.files import open_arrays, write_arrays
 from vit2onnx.logs import logging_to
 from vit2onnx.runners.equinox import stages
 from vit2onnx.spec.case import layer_inputs
 from vit2onnx.weights.model_file import open_model
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def run_equinox_stages(

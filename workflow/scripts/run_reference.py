@@ -1,7 +1,6 @@
 """Features of a reference implementation, in single and in double precision."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,9 +9,6 @@ from vit2onnx.logs import logging_to
 from vit2onnx.runners.torch import features, reference_of
 from vit2onnx.spec.case import of_first_image
 from vit2onnx.spec.variant import VariantSpec
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def run_reference(

@@ -1,7 +1,6 @@
 """Every stage of a reference implementation on one image, in single and in double precision."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,9 +9,6 @@ from vit2onnx.logs import logging_to
 from vit2onnx.runners.torch import reference_of, stages
 from vit2onnx.spec.case import layer_inputs
 from vit2onnx.spec.variant import VariantSpec
-
-if TYPE_CHECKING:
-    from snakemake.iocontainers import snakemake
 
 
 def run_reference_stages(

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -19,37 +19,35 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import yaml
 from onnx import numpy_helper
 
 from tests import transformers_model
+from tests.limits import LIMITS, judge
 from vit2onnx.checkpoints.fetch import describe
-from vit2onnx.exporting.graph import trace, write
-from vit2onnx.exporting.metadata import metadata_of
-from vit2onnx.parity import comparison
-from vit2onnx.parity.comparison import (
+from vit2onnx.parity.comparison import Comparison, Pair, largest
+from vit2onnx.parity.floors import noise_floors, rms
+from vit2onnx.parity.outputs import (
     MAX_ERROR_MAPS,
-    RUNS,
     by_kind,
     compare_features,
     compare_outputs,
     distribution,
     error_maps,
+    outputs_of,
     own_rounding,
-    run_graph,
 )
-from vit2onnx.parity.floors import noise_floors, rms
 from vit2onnx.parity.tables import csv_of, flat_semantics
-from vit2onnx.parity.verdict import GRAPH_RUNS, judge, largest, rows_of
 from vit2onnx.runners import equinox as equinox_runner
-from vit2onnx.runners.onnx import session_of
-from vit2onnx.spec.case import GOLDEN, Case
+from vit2onnx.runners import onnx as onnx_runner
+from vit2onnx.runners import onnx_double
+from vit2onnx.runners.onnx import MIRROR, RUNS, filled_batches, run_graph, session_of
+from vit2onnx.spec.case import GOLDEN, Case, accepted
 from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.subject import GRAPH_RUNS
 from vit2onnx.spec.variant import Golden, VariantSpec
+from vit2onnx.spine import export
 from vit2onnx.weights.model_file import open_model
 
-CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
-LIMITS = {name: limit["limit"] for name, limit in yaml.safe_load(CONFIG.read_text())["parity"]["limits"].items()}
 DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 # Five images of one size, which batches of three do not divide, one of another, and one that is no multiple of the
 # patch; (height, width).
@@ -59,6 +57,7 @@ Features = Mapping[Case, np.ndarray]
 
 
 ByKind = Mapping[str, Features]
+PAIR = Pair("onnx", "truth", "graph")
 # The first image is also run with other RoPE periods.
 NATIVE = [str(CASES[0])]
 
@@ -88,39 +87,49 @@ def graph(
     """The dynamic graph of the tiny model."""
     path = tmp_path_factory.mktemp("graph") / "dynamic.onnx"
     record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
-    skeleton, tensors = open_model(tiny_model_file)
-    traced = trace(skeleton, tiny_spec, DYNAMIC)
-    metadata = metadata_of(tiny_spec, DYNAMIC, record, "")
-    interface = tiny_spec.interface()
-    write(traced, path, interface, DYNAMIC, metadata, tensors, weights=tiny_model_file, external=False)
-    return path
+    return export(tiny_spec, DYNAMIC, tiny_model_file, path, record)
+
+
+def flat(kinds: ByKind) -> Mapping[str, np.ndarray]:
+    """Features as they stand in files."""
+    return {f"{kind}/{case}": x for kind, features in kinds.items() for case, x in features.items()}
 
 
 @pytest.fixture(scope="module")
-def compare(tiny_spec: VariantSpec, pixel_values: Features, reference, equinox) -> Callable[..., dict[str, Any]]:
+def compare(tiny_spec: VariantSpec, pixel_values: Features, reference, equinox) -> Callable[..., Comparison]:
     """Compare a graph with the tiny model's features, or with others that are given."""
 
-    def run(graph: Path, recipe: Recipe = DYNAMIC, batch_sizes: Sequence[int] = (3,), **other: Any) -> dict[str, Any]:
-        given = {"spec": tiny_spec, "pixel_values": pixel_values, "equinox": equinox}
-        given |= {"references": {"transformers": reference}} | other
-        return compare_outputs(recipe=recipe, graph=graph, batch_sizes=batch_sizes, threads=1, **given)
+    def run(
+        graph: Path,
+        recipe: Recipe = DYNAMIC,
+        batch_sizes: Sequence[int] = (3,),
+        *,
+        spec: VariantSpec = tiny_spec,
+        pixel_values: Features = pixel_values,
+        references: Mapping[str, ByKind] | None = None,
+        equinox: ByKind = equinox,
+    ) -> Comparison:
+        images = {str(case): pixel_values[case] for case in accepted(map(str, pixel_values), recipe)}
+        outputs = dict(run_graph(graph, spec.interface(), recipe, images, batch_sizes, threads=1))
+        others = {name: flat(kinds) for name, kinds in (references or {"transformers": reference}).items()}
+        return compare_outputs(spec, recipe, map(str, pixel_values), others, flat(equinox), outputs, batch_sizes)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def healthy(graph: Path, compare) -> dict[str, Any]:
+def healthy(graph: Path, compare) -> Comparison:
     return compare(graph, batch_sizes=(1, 3))
 
 
-def test_a_healthy_graph_passes_with_the_configs_limits(healthy: Mapping[str, Any]):
+def test_a_healthy_graph_passes_with_the_configs_limits(healthy: Comparison):
     verdict = judge(healthy, LIMITS)
     assert verdict.passed, verdict.faults
     assert {finding.leg for finding in verdict.findings} == {"reference", "truth", "sanity"}
 
 
-def test_everything_is_compared_with_everything(healthy: Mapping[str, Any]):
-    pairs = {(row["subject"], row["other"]) for row in healthy["differences"]}
+def test_everything_is_compared_with_everything(healthy: Comparison):
+    pairs = {(row["subject"], row["other"]) for row in healthy.differences}
     runs = ("onnx", "onnx_unoptimized")
     assert pairs == {
         ("equinox_float64", "truth"),
@@ -131,7 +140,7 @@ def test_everything_is_compared_with_everything(healthy: Mapping[str, Any]):
         *((run, other) for run in runs for other in ("truth", "equinox", "transformers")),
     }
     for run in runs:
-        found = [row for row in healthy["differences"] if (row["subject"], row["other"]) == (run, "transformers")]
+        found = [row for row in healthy.differences if (row["subject"], row["other"]) == (run, "transformers")]
         seen = {(Case(row["image"], row["height"], row["width"]), row["batch"], row["group"]) for row in found}
         groups = ("cls", "registers", "patches", "patches_mean")
         assert seen == {(case, batch, group) for case in CASES for batch in (1, 3) for group in groups}
@@ -139,12 +148,12 @@ def test_everything_is_compared_with_everything(healthy: Mapping[str, Any]):
         assert len(found) == (7 + 12) * len(groups)
 
 
-def test_what_is_compared_with_the_truth_is_in_noise_floors(healthy: Mapping[str, Any]):
+def test_what_is_compared_with_the_truth_is_in_noise_floors(healthy: Comparison):
     implementations = ("transformers", "equinox", *RUNS, "equinox_float64", "onnx_float64")
-    for row in healthy["differences"]:
+    for row in healthy.differences:
         assert ("floors" in row) == ("floors_token" in row) == (row["other"] == "truth")
         assert ("columns" in row) == (row["group"] == "patches")
-    most = {subject: largest(rows_of(healthy, subject, "truth"), "floors") for subject in implementations}
+    most = {subject: largest(healthy.rows(subject, "truth"), "floors") for subject in implementations}
     # They make the floors, and no group of tokens is further than its own.
     assert max(most["transformers"], most["equinox"]) == pytest.approx(1)
     # Measured 1.5 and 1.6.
@@ -152,8 +161,8 @@ def test_what_is_compared_with_the_truth_is_in_noise_floors(healthy: Mapping[str
     assert max(most["equinox_float64"], most["onnx_float64"]) < 20
 
 
-def test_the_rounding_of_reference_and_equinox_model_is_noted_for_every_input(healthy: Mapping[str, Any], reference):
-    rows = {(row["subject"], Case(row["image"], row["height"], row["width"])): row for row in healthy["rounding"]}
+def test_the_rounding_of_reference_and_equinox_model_is_noted_for_every_input(healthy: Comparison, reference):
+    rows = {(row["subject"], Case(row["image"], row["height"], row["width"])): row for row in healthy.rounding}
     assert rows.keys() == {(name, case) for name in ("transformers", "equinox") for case in CASES}
     for (name, case), row in rows.items():
         own = rms(reference["float32"][case] - reference["float64"][case])
@@ -188,8 +197,8 @@ def test_a_second_reference_raises_no_floor(equinox, reference):
     )
 
 
-def test_semantics_and_distributions_are_of_every_run(healthy: Mapping[str, Any]):
-    found = {(row["subject"], row["other"]): row for row in healthy["semantics"]}
+def test_semantics_and_distributions_are_of_every_run(healthy: Comparison):
+    found = {(row["subject"], row["other"]): row for row in healthy.semantics}
     assert list(found) == [(subject, "truth") for subject in ("transformers", *RUNS)]
     for row in found.values():
         assert row["finite"]
@@ -197,10 +206,10 @@ def test_semantics_and_distributions_are_of_every_run(healthy: Mapping[str, Any]
         assert row["matches"]["pairs_of_images"] == 10
         # Rounding changes no similarity by more, and so no rank at a larger margin.
         assert max(figures["change"] for figures in row["neighbours"]) < LIMITS["neighbour_margin"]
-    rows = {(row["subject"], row["other"], row["batch"]): row for row in healthy["distributions"]}
-    assert len(rows) == len(healthy["distributions"]) == 5 + 2 * 2 * 3
+    rows = {(row["subject"], row["other"], row["batch"]): row for row in healthy.distributions}
+    assert len(rows) == len(healthy.distributions) == 5 + 2 * 2 * 3
     for (subject, other, batch), row in rows.items():
-        same = [x for x in healthy["differences"] if (x["subject"], x["other"], x["batch"]) == (subject, other, batch)]
+        same = [x for x in healthy.differences if (x["subject"], x["other"], x["batch"]) == (subject, other, batch)]
         worst = max((x for x in same if x["group"] != "patches_mean"), key=lambda x: x["max_abs"])
         assert (row["max"], row["worst_image"]) == (worst["max_abs"], worst["image"])
         assert row["p50"] < row["p90"] < row["p99"] < row["p999"] < row["max"]
@@ -214,14 +223,14 @@ def test_semantics_and_distributions_are_of_every_run(healthy: Mapping[str, Any]
 def test_a_distribution_with_what_is_no_number_has_no_figures():
     a, b = {Case("cat", 16, 16): np.ones((2, 3))}, {Case("cat", 16, 16): np.ones((2, 3))}
     b[Case("cat", 16, 16)][0, 0] = np.nan
-    found = distribution("onnx", "truth", a, b, batch=1)
+    found = distribution(PAIR, a, b)
     assert {found[name] for name in ("p50", "p999", "max", "median_image")} == {None}
     assert found["worst_image"] == "cat"
 
 
 def test_a_second_reference_is_compared_with_the_first(graph: Path, compare, reference):
     found = compare(graph, references={"transformers": reference, "publisher": reference})
-    pairs = {(row["subject"], row["other"]) for row in found["differences"]}
+    pairs = {(row["subject"], row["other"]) for row in found.differences}
     assert pairs >= {
         ("publisher", "truth"),
         ("publisher_float64", "truth"),
@@ -233,8 +242,8 @@ def test_a_second_reference_is_compared_with_the_first(graph: Path, compare, ref
     assert judge(found, LIMITS).passed
 
 
-def test_periods_of_transformers_own_are_a_known_difference(healthy: Mapping[str, Any]):
-    (row,) = healthy["known_differences"]
+def test_periods_of_transformers_own_are_a_known_difference(healthy: Comparison):
+    (row,) = healthy.known_differences
     assert (row["reference"], row["image"]) == ("transformers", "noise0")
     assert row["cause"] == "the reference's own RoPE periods (float32; the release's are rounded to bfloat16)"
     # The periods move even a tiny model's features by a hundred times what is left when that is taken off.
@@ -242,7 +251,7 @@ def test_periods_of_transformers_own_are_a_known_difference(healthy: Mapping[str
     assert row["expected"] > 50 * row["unexplained"]
     assert row["floors"] <= LIMITS["floors"]
     assert row["floors_token"] < 26
-    assert any("own RoPE periods" in finding.measure for finding in judge(healthy, LIMITS).findings)
+    assert any(row["cause"] in finding.measure for finding in judge(healthy, LIMITS).findings)
 
 
 def test_a_known_difference_absorbs_nothing_else(graph: Path, compare, reference):
@@ -265,7 +274,7 @@ def test_published_features_are_held_against_every_implementation(
         "equinox": by_kind(equinox_runner.features(*open_model(tiny_model_file), {str(GOLDEN): image})),
     }
     found = compare(graph, **given)
-    seen = {row["subject"] for row in found["differences"] if row["other"] == "published"}
+    seen = {row["subject"] for row in found.differences if row["other"] == "published"}
     assert seen == {"equinox", "transformers", "onnx", "onnx_unoptimized"}
     assert judge(found, LIMITS).passed
     off = replace(published, patch=(*published.patch[:4], published.patch[4] + 0.01))
@@ -281,23 +290,23 @@ def test_a_static_graphs_batch_is_its_own(graph: Path, compare, pixel_values: Fe
     one_size = {case: x for case, x in pixel_values.items() if case.height == 48}
     export = Recipe("static", 23, {"batch": 2, "height": 48, "width": 112})
     found = compare(graph, export, pixel_values=one_size)
-    assert {row["batch"] for row in found["differences"] if row["subject"] == "onnx"} == {2}
+    assert {row["batch"] for row in found.differences if row["subject"] == "onnx"} == {2}
 
 
 def test_only_sizes_that_the_recipe_accepts_are_compared(graph: Path, compare):
     found = compare(graph, Recipe("static", 23, {"batch": 1, "height": 64, "width": 32}))
-    assert {(row["height"], row["width"]) for row in found["differences"]} == {(64, 32)}
+    assert {(row["height"], row["width"]) for row in found.differences} == {(64, 32)}
     # Nothing else is wrong than that it is another recipe's graph.
     faults = judge(found, LIMITS).faults
     assert [fault.partition(":")[0] for fault in faults] == ["metadata", *(f"{run}, interface" for run in GRAPH_RUNS)]
     assert "export is dynamic instead of static" in faults[0]
-    interface = "pixel_values is tensor(float) batch x 3 x height x width instead of tensor(float) 1 x 3 x 64 x 32"
+    interface = "pixel_values is float32 batch x 3 x height x width instead of float32 1 x 3 x 64 x 32"
     assert all(interface in fault for fault in faults[1:])
 
 
 def test_comparing_nothing_fails(graph: Path, compare):
     found = compare(graph, Recipe("static", 23, {"batch": 1, "height": 96, "width": 96}))
-    assert found["differences"] == []
+    assert found.differences == []
     assert not judge(found, LIMITS).passed
 
 
@@ -373,7 +382,7 @@ FAULTS = {
     rope_of_swapped_axes: "transformers, 1 - lowest cosine",
     infinite_weight: "finite: NaN or infinity",
     nan_in_a_register: "finite: NaN or infinity",
-    pooled_register: "pooler_output is CLS",
+    pooled_register: "pooler_output is row 0 of last_hidden_state",
 }
 
 
@@ -391,7 +400,7 @@ def test_a_planted_fault_fails(graph: Path, compare, tmp_path: Path, plant: Call
     turned = [fault for fault in verdict.faults if "degrees between principal components" in fault]
     assert bool(turned) == (plant in (rope_of_swapped_axes, infinite_weight, nan_in_a_register))
     # The numbers can be written down whatever they are.
-    json.dumps(found, allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
 
 
 def test_saving_a_graph_again_plants_no_fault(graph: Path, compare, tmp_path: Path):
@@ -428,7 +437,7 @@ def shift_runtime(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[np.nda
     """Add something to what onnxruntime computes, and to nothing else."""
 
     def patch(by: Callable[[np.ndarray], np.ndarray]) -> None:
-        monkeypatch.setattr(comparison, "session_of", lambda *given: ShiftedSession(session_of(*given), by))
+        monkeypatch.setattr(onnx_runner, "session_of", lambda *given: ShiftedSession(session_of(*given), by))
 
     return patch
 
@@ -437,7 +446,7 @@ def shift_runtime(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[np.nda
 OWN_PERIODS = {("floors", "transformers")}
 
 
-def failed(found: Mapping[str, Any]) -> set[tuple[str, str]]:
+def failed(found: Comparison) -> set[tuple[str, str]]:
     """The limits beyond which something is, and of what."""
     return {(one.limit_name, one.subject) for one in judge(found, LIMITS).findings if not one.passed}
 
@@ -451,7 +460,7 @@ def test_the_worst_place_is_where_the_fault_is(graph: Path, compare, shift_runti
 
     shift_runtime(by)
     found = compare(graph, batch_sizes=(3,))
-    for row in found["differences"]:
+    for row in found.differences:
         if (row["subject"], row["group"], row["height"]) == ("onnx", "patches", 48):
             assert (row["token"], row["channel"], row["columns"]) == (18, 31, 7)
             assert row["max_abs"] == pytest.approx(1e-3, abs=1e-5)
@@ -465,10 +474,10 @@ def noise_like(tokens: np.ndarray) -> np.ndarray:
 
 
 def test_a_runtime_that_rounds_three_times_beyond_the_limit_fails_in_single_precision_only(
-    graph: Path, compare, shift_runtime, healthy: Mapping[str, Any]
+    graph: Path, compare, shift_runtime, healthy: Comparison
 ):
     # All floors are within a factor of two of this.
-    floor = max(row["rms"] for row in healthy["rounding"])
+    floor = max(row["rms"] for row in healthy.rounding)
     shift_runtime(lambda tokens: 3 * LIMITS["floors"] * floor * noise_like(tokens))
     assert failed(compare(graph)) == {("floors", run) for run in GRAPH_RUNS} | OWN_PERIODS
     shift_runtime(lambda tokens: LIMITS["floors"] / 4 * floor * noise_like(tokens))
@@ -488,7 +497,7 @@ ALL_BY_FLOORS = {
 def test_an_equinox_model_that_is_not_finite_fails(graph: Path, compare, equinox, kind: str, value: float):
     other = equinox | {kind: shifted(equinox[kind], CASES[0], 0, 0, value)}
     found = compare(graph, equinox=other)
-    json.dumps(found, allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
     assert failed(found) >= ALL_BY_FLOORS | OWN_PERIODS
 
 
@@ -497,17 +506,17 @@ def test_an_equinox_model_that_is_not_finite_fails(graph: Path, compare, equinox
 def test_a_reference_that_is_not_finite_fails(graph: Path, compare, reference, kind: str, value: float):
     other = reference | {kind: shifted(reference[kind], CASES[0], 0, 0, value)}
     found = compare(graph, references={"transformers": other})
-    json.dumps(found, allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
     assert failed(found) >= ALL_BY_FLOORS
 
 
 @pytest.mark.parametrize(("factor", "passes"), [(0.8, True), (1.2, False)])
 def test_an_equinox_model_that_rounds_further_than_its_limit_fails(
-    graph: Path, compare, equinox, healthy: Mapping[str, Any], factor: float, passes: bool
+    graph: Path, compare, equinox, healthy: Comparison, factor: float, passes: bool
 ):
     """It raises the floors, and so it is judged by the reference's."""
     factor *= LIMITS["rounding_ratio"]
-    factor /= geometric_mean(row["multiple"] for row in healthy["rounding"] if row["subject"] == "equinox")
+    factor /= geometric_mean(row["multiple"] for row in healthy.rounding if row["subject"] == "equinox")
     single = {
         case: (double + factor * (equinox["float32"][case] - double)).astype(np.float32)
         for case, double in equinox["float64"].items()
@@ -549,9 +558,9 @@ def test_a_graph_that_does_not_run_in_double_precision_is_a_finding(
     def fails(*_: Any) -> None:
         raise RuntimeError("no implementation of Attention")
 
-    monkeypatch.setattr(comparison, "run_in_double", fails)
+    monkeypatch.setattr(onnx_double, "run_in_double", fails)
     found = compare(graph)
-    json.dumps(found, allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
     faults = judge(found, LIMITS).faults
     assert "onnx_float64, runs: RuntimeError: no implementation of Attention" in faults
     assert any(fault.startswith("onnx_float64 - truth, ") and "not finite" in fault for fault in faults)
@@ -605,8 +614,8 @@ def other_metadata(key: str, old: str, new: str) -> Callable[[onnx.ModelProto], 
 @pytest.mark.parametrize(
     ("plant", "fault"),
     [
-        (third_output, "pooled is tensor(float) batch x 48 instead of nothing"),
-        (renamed_dimension, "pixel_values is tensor(float) n x 3 x height x width instead of tensor(float) batch x 3"),
+        (third_output, "pooled is float32 batch x 48 instead of nothing"),
+        (renamed_dimension, "pixel_values is float32 n x 3 x height x width instead of float32 batch x 3"),
         (other_operator_set, "opset is 24 instead of 23"),
         (other_metadata("preprocessing", "0.485", "0.486"), "mean is [0.486, 0.456, 0.406] instead of [0.485, 0.456"),
         (other_metadata("variant", "tiny", "huge"), "variant is dinov3_huge instead of dinov3_tiny"),
@@ -655,33 +664,62 @@ def test_a_graph_that_is_wrong_at_a_place_in_the_batch_fails_with_one_photograph
 def test_features_of_another_shape_are_a_finding(graph: Path, compare, equinox):
     fewer = {kind: {case: x[:-1] for case, x in features.items()} for kind, features in equinox.items()}
     found = compare(graph, equinox=fewer)
-    json.dumps(found, allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
     assert any("shapes of reference and Equinox model: equinox (float32)" in f for f in judge(found, LIMITS).faults)
 
 
-def test_rows_that_are_missing_fail(healthy: Mapping[str, Any]):
-    rows = [row for row in healthy["differences"] if (row["subject"], row["batch"]) != ("onnx", 3)]
-    (fault,) = judge({**healthy, "differences": rows}, LIMITS).faults
-    assert fault.startswith("everything was compared: not onnx - transformers, batch 3, noise0@48x112; ")
+def test_a_graph_that_mixes_the_images_of_a_batch_fails_with_one_photograph(
+    graph: Path, compare, pixel_values: Features, tmp_path: Path
+):
+    model = onnx.load(graph)
+    (norm,) = [node for node in model.graph.node if "last_hidden_state" in node.output]
+    norm.output[0] = "normed"
+    # What is added is how far an image is from the mean of its batch, which is nothing where all are the same.
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "first_axis"))
+    helper = onnx.helper.make_node
+    index = list(model.graph.node).index(norm) + 1
+    for new in (
+        helper("Add", ["normed", "apart"], ["last_hidden_state"]),
+        helper("Sub", ["mean", "normed"], ["apart"]),
+        helper("ReduceMean", ["normed", "first_axis"], ["mean"]),
+    ):
+        model.graph.node.insert(index, new)
+    onnx.save(model, tmp_path / "spoilt.onnx")
+    one = {CASES[0]: pixel_values[CASES[0]]}
+    for batch, passes in ((1, True), (2, False), (3, False)):
+        verdict = judge(compare(tmp_path / "spoilt.onnx", pixel_values=one, batch_sizes=(batch,)))
+        assert verdict.passed == passes, verdict.faults
 
 
-class FakeSession:
-    """Features that tell the image, the place in the batch and the token; `spoil` may change what is returned."""
+def test_rows_that_are_missing_fail(healthy: Comparison):
+    rows = [row for row in healthy.differences if (row["subject"], row["batch"]) != ("onnx", 3)]
+    (fault,) = judge(replace(healthy, differences=rows)).faults
+    assert fault.startswith("everything was compared: not onnx - truth, batch 3, noise0@48x112; ")
 
-    def __init__(self, spec: VariantSpec, spoil: Callable[[np.ndarray, np.ndarray], Any] = lambda *outputs: outputs):
-        self.spec, self.spoil, self.batches = spec, spoil, []
 
-    def run(self, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        assert names == ["last_hidden_state", "pooler_output"]
-        (pixel_values,) = feed.values()
-        numbers = [int(image[0, 0, 0]) for image in pixel_values]
-        self.batches.append(numbers)
-        tokens = 5 + math.prod(size // 16 for size in pixel_values.shape[2:])
-        features = np.zeros((len(numbers), tokens, self.spec.architecture.embed_dim), np.float32)
-        features[:, :, 0] = np.array(numbers)[:, None]
-        features[:, :, 1] = np.arange(len(numbers))[:, None]
+def fake_outputs(
+    spec: VariantSpec,
+    images: Features,
+    batch: int,
+    spoil: Callable[[np.ndarray, np.ndarray], Any] = lambda *outputs: outputs,
+) -> tuple[list[list[int]], Any]:
+    """The images in each batch by their number, and what is made of outputs that tell the image, the place in the
+    batch and the token; `spoil` may change them.
+    """
+    run: dict[str, Any] = {"run": "onnx", "batch": batch, "ports": {}, "batches": [], "error": None}
+    arrays, numbers = {}, []
+    for number, (given, values) in enumerate(filled_batches({str(case): x for case, x in images.items()}, batch)):
+        run["batches"].append(given)
+        numbers.append([int(image[0, 0, 0]) for image in values])
+        tokens = 5 + math.prod(size // 16 for size in values.shape[2:])
+        features = np.zeros((batch, tokens, spec.architecture.embed_dim), np.float32)
+        features[:, :, 0] = np.array(numbers[-1])[:, None]
+        features[:, :, 1] = np.arange(batch)[:, None]
         features[:, :, 2] = np.arange(tokens)
-        return self.spoil(features, features[:, 0])
+        outputs = spoil(features, features[:, 0])
+        for name, array in zip(("last_hidden_state", "pooler_output"), outputs, strict=True):
+            arrays[f"onnx/{batch}/{number}/{name}"] = array
+    return numbers, outputs_of(arrays, run, spec.interface(), DYNAMIC)
 
 
 @pytest.fixture
@@ -693,20 +731,18 @@ def numbered() -> Features:
     ("batch", "batches"),
     [
         (1, [[0], [1], [2], [3], [4], [5], [6]]),
-        (2, [[0, 1], [2, 3], [4, 0], [5, 5], [6, 6]]),
-        (3, [[0, 1, 2], [3, 4, 0], [5, 5, 5], [6, 6, 6]]),
-        (5, [[0, 1, 2, 3, 4], [5] * 5, [6] * 5]),
-        (7, [[0, 1, 2, 3, 4, 0, 1], [5] * 7, [6] * 7]),
+        (2, [[0, 1], [2, 3], [4, 0], *[[5, 5]] * 2, *[[6, 6]] * 2]),
+        (3, [[0, 1, 2], [3, 4, 0], *[[5, 5, 5]] * 2, *[[6, 6, 6]] * 2]),
+        (7, [[0, 1, 2, 3, 4, 0, 1], *[[5] * 7] * 2, *[[6] * 7] * 2]),
     ],
 )
 def test_every_image_is_run_in_full_batches_of_its_size(
     tiny_spec: VariantSpec, numbered: Features, batch: int, batches: list[list[int]]
 ):
-    session = FakeSession(tiny_spec)
-    (found, *again), checks = run_graph(session, numbered, batch, tiny_spec)
-    assert session.batches == batches
+    numbers, ((found, *again), checks) = fake_outputs(tiny_spec, numbered, batch)
+    assert numbers == batches
     assert all(check.passed for check in checks)
-    assert [check.name for check in checks] == ["shapes", "pooler_output is CLS", "finite"]
+    assert [check.name for check in checks] == ["shapes", "pooler_output is row 0 of last_hidden_state", "finite"]
     # Each image's own features, from where it was run first.
     assert {case: x[0, 0] for case, x in found.items()} == {case: x[0, 0, 0] for case, x in numbered.items()}
     places = {case: x[0, 1] for case, x in found.items()}
@@ -715,6 +751,16 @@ def test_every_image_is_run_in_full_batches_of_its_size(
     assert {x[0, 1] for features in (found, *again) for case, x in features.items() if case.image == "odd"} == set(
         range(batch)
     )
+
+
+def test_an_image_alone_is_beside_its_mirror_image():
+    image = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
+    (first, one), (second, other) = filled_batches({"a": image}, 3)
+    assert (first, second) == (["a", MIRROR, "a"], [MIRROR, "a", MIRROR])
+    np.testing.assert_array_equal(one, [image, image[:, :, ::-1], image])
+    np.testing.assert_array_equal(other, [image[:, :, ::-1], image, image[:, :, ::-1]])
+    ((names, values),) = filled_batches({"a": image}, 1)
+    assert (names, values.shape) == (["a"], (1, 3, 2, 4))
 
 
 SPOILT_SHAPES = {
@@ -731,7 +777,7 @@ def test_features_of_a_wrong_shape_fail_and_are_left_out(tiny_spec: VariantSpec,
         # The tall image has 5 + 8 tokens.
         return SPOILT_SHAPES[spoil](tokens, pooled) if tokens.shape[1] == 13 else (tokens, pooled)
 
-    (found, *_), (shapes, pooler, finite) = run_graph(FakeSession(tiny_spec, tall_only), numbered, 3, tiny_spec)
+    _, ((found, *_), (shapes, pooler, finite)) = fake_outputs(tiny_spec, numbered, 3, tall_only)
     assert not shapes.passed
     assert shapes.detail.startswith("tall@64x32: ")
     assert pooler.passed
@@ -740,8 +786,9 @@ def test_features_of_a_wrong_shape_fail_and_are_left_out(tiny_spec: VariantSpec,
 
 
 def test_a_pooled_token_that_is_not_cls_fails(tiny_spec: VariantSpec, numbered: Features):
-    session = FakeSession(tiny_spec, lambda tokens, pooled: (tokens, pooled + np.float32(1e-7)))
-    _, (shapes, pooler, _) = run_graph(session, numbered, 3, tiny_spec)
+    _, (_, (shapes, pooler, _)) = fake_outputs(
+        tiny_spec, numbered, 3, lambda tokens, pooled: (tokens, pooled + np.float32(1e-7))
+    )
     assert shapes.passed
     assert not pooler.passed
     assert "tall@64x32" in pooler.detail
@@ -750,7 +797,8 @@ def test_a_pooled_token_that_is_not_cls_fails(tiny_spec: VariantSpec, numbered: 
 def test_rows_say_what_was_compared_and_where(tiny_spec: VariantSpec, equinox):
     single = equinox["float32"]
     case = CASES[0]
-    rows = list(compare_features("a", "b", {case: single[case]}, shifted(single, case, 2, 7, 0.5), tiny_spec, batch=3))
+    pair, other = Pair("a", "b", "shown", 3), shifted(single, case, 2, 7, 0.5)
+    rows = list(compare_features(pair, {case: single[case]}, other, tiny_spec.interface()))
     assert [row["group"] for row in rows] == ["cls", "registers", "patches", "patches_mean"]
     assert all((row["subject"], row["other"], row["batch"]) == ("a", "b", 3) for row in rows)
     assert all((row["image"], row["height"], row["width"]) == ("noise0", 48, 112) for row in rows)
@@ -767,7 +815,7 @@ def test_rows_have_the_worst_token_of_each_group_in_noise_floors(tiny_spec: Vari
     floors = np.full(26, 1e-6)
     floors[9], floors[20] = 1e-8, 1e-9
     other = shifted(shifted(single, case, 3, 0, 1e-3), case, 9, 0, 1e-4)
-    rows = list(compare_features("a", "truth", {case: single[case]}, other, tiny_spec, 3, {case: floors}))
+    rows = list(compare_features(PAIR, {case: single[case]}, other, tiny_spec.interface(), {case: floors}))
     one_of_48 = 1 / math.sqrt(48)
     assert [row["floors"] for row in rows[:3]] == [0, *(pytest.approx(x * one_of_48, rel=1e-2) for x in (1e3, 1e4))]
     assert [row["floors_token"] for row in rows[:3]] == [0, 2, 4]
@@ -775,15 +823,15 @@ def test_rows_have_the_worst_token_of_each_group_in_noise_floors(tiny_spec: Vari
     assert rows[3]["floors"] == pytest.approx(1e-4 / 21 / 1e-9 * one_of_48, rel=1e-2)
 
 
-def test_the_worst_photographs_have_maps_of_their_error(tiny_spec: VariantSpec, equinox, healthy: Mapping[str, Any]):
+def test_the_worst_photographs_have_maps_of_their_error(tiny_spec: VariantSpec, equinox, healthy: Comparison):
     single = equinox["float32"]
-    assert len(healthy["error_maps"]) == MAX_ERROR_MAPS
-    for found in healthy["error_maps"]:
+    assert len(healthy.error_maps) == MAX_ERROR_MAPS
+    for found in healthy.error_maps:
         assert (found["subject"], found["other"], found["batch"]) == ("onnx", "truth", 1)
         place = (found["image"], found["height"], found["width"])
         (row,) = [
             row
-            for row in healthy["differences"]
+            for row in healthy.differences
             if (row["image"], row["height"], row["width"]) == place
             and (row["subject"], row["other"], row["batch"], row["group"]) == ("onnx", "truth", 1, "patches")
         ]
@@ -794,24 +842,24 @@ def test_the_worst_photographs_have_maps_of_their_error(tiny_spec: VariantSpec, 
     small, large = Case("cat", 48, 112), Case("cat", 64, 32)
     two = {small: single[CASES[0]], large: single[CASES[5]]}
     floors = {case: np.full(len(x), 1e-3) for case, x in two.items()}
-    (found,) = error_maps("a", two, shifted(two, large, 5 + 3, 7, 0.5), floors, tiny_spec, 1)
+    (found,) = error_maps(PAIR, two, shifted(two, large, 5 + 3, 7, 0.5), floors, tiny_spec.interface())
     assert (found["height"], found["floors"][1][1]) == (64, pytest.approx(500 / math.sqrt(48), rel=1e-2))
     # In floors, and not as it is: half as much is worse where the floor is lower.
     floors[small][:] = 1e-6
     both = shifted(shifted(two, large, 5 + 3, 7, 0.5), small, 5 + 9, 7, 0.25)
-    (found,) = error_maps("a", two, both, floors, tiny_spec, 1)
+    (found,) = error_maps(PAIR, two, both, floors, tiny_spec.interface())
     assert (found["height"], found["floors"][1][2]) == (48, pytest.approx(250_000 / math.sqrt(48), rel=1e-2))
-    (found,) = error_maps("a", two, shifted(two, small, 5 + 9, 7, np.nan), floors, tiny_spec, 1)
+    (found,) = error_maps(PAIR, two, shifted(two, small, 5 + 9, 7, np.nan), floors, tiny_spec.interface())
     assert (found["height"], found["floors"][1][2], found["floors"][0][0]) == (48, None, 0)
     golden = {GOLDEN: single[CASES[0]]}
-    assert error_maps("a", golden, golden, {GOLDEN: np.ones(26)}, tiny_spec, 1) == []
+    assert error_maps(PAIR, golden, golden, {GOLDEN: np.ones(26)}, tiny_spec.interface()) == []
 
 
-def test_maps_and_tables_are_plain_data(healthy: Mapping[str, Any]):
-    assert json.loads(json.dumps(healthy, allow_nan=False)) == healthy
-    table = list(csv.DictReader(io.StringIO(csv_of(healthy["differences"]))))
-    assert [float(row["max_abs"]) for row in table] == [row["max_abs"] for row in healthy["differences"]]
-    asked = list(csv.DictReader(io.StringIO(csv_of(flat_semantics(healthy["semantics"])))))
+def test_maps_and_tables_are_plain_data(healthy: Comparison):
+    assert Comparison(**json.loads(json.dumps(asdict(healthy), allow_nan=False))) == healthy
+    table = list(csv.DictReader(io.StringIO(csv_of(healthy.differences))))
+    assert [float(row["max_abs"]) for row in table] == [row["max_abs"] for row in healthy.differences]
+    asked = list(csv.DictReader(io.StringIO(csv_of(flat_semantics(healthy.semantics)))))
     counts = [sum(row["question"] == name for row in asked) for name in ("neighbours", "matches", "worst_token")]
     assert counts == [4 * 3, 3, 3]
     unknown = [{"subject": "onnx", "other": "truth", "batch": 1, "finite": False, "neighbours": [], "matches": None}]

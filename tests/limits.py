@@ -1,0 +1,18 @@
+"""The limits of the config, and verdicts by them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.verdict import Verdict, numbers_of
+from vit2onnx.parity.verdict import judge as judge_outputs
+
+BY_PRECISION = yaml.safe_load((Path(__file__).parents[1] / "config" / "limits.yaml").read_text())["limits"]
+LIMITS, PREPARED = numbers_of(BY_PRECISION["float32"]), numbers_of(BY_PRECISION["preprocessing"])
+
+
+def judge(comparison: Comparison, limits: Mapping[str, float] = LIMITS) -> Verdict:
+    """The verdict on the outputs of a graph alone."""
+    return Verdict(judge_outputs(comparison, limits))

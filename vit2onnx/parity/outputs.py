@@ -1,0 +1,398 @@
+"""Compare what an exported graph gives with the float64 truth, with references and with the Equinox model."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from vit2onnx.parity.comparison import Comparison, Pair, pairs_of
+from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors
+from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
+from vit2onnx.parity.semantics import compare_semantics, view
+from vit2onnx.spec.case import GOLDEN, Case, accepted
+from vit2onnx.spec.family import part
+from vit2onnx.spec.interface import Interface
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.subject import DOUBLE, GRAPH_RUNS, PUBLISHED, TRUTH
+from vit2onnx.spec.variant import VariantSpec
+
+# Named arrays as a runner has written them.
+Arrays = Mapping[str, np.ndarray]
+Features = Mapping[Case, np.ndarray]
+
+# The distribution of differences is told by these quantiles, by their names.
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+# So many photographs, the worst, have a map of their error; each takes some kilobytes, and a page shows no more.
+MAX_ERROR_MAPS = 6
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question that is answered by yes or no, of the graph as it was run if `subject` names that."""
+
+    name: str
+    passed: bool
+    detail: str
+    subject: str = ""
+
+
+def check_ports(ports: Mapping[str, Any], interface: Interface, recipe: Recipe, run: str) -> Check:
+    """Whether names, types and dimensions of inputs and outputs are the promised ones."""
+    seen = {name: f"{dtype} {dimensions(shape)}" for name, (dtype, shape) in ports.items()}
+    promised = {
+        port.name: f"{port.dtype} {dimensions(interface.shape(port, recipe.sizes))}" for port in interface.ports
+    }
+    wrong = [
+        f"{name} is {seen.get(name, 'missing')} instead of {promised.get(name, 'nothing')}"
+        for name in promised | seen
+        if seen.get(name) != promised.get(name)
+    ]
+    told = "; ".join(wrong) or ", ".join(f"{name} {port}" for name, port in seen.items())
+    return Check("interface", not wrong, told, run)
+
+
+def dimensions(shape: Iterable[int | str]) -> str:
+    """A shape in words."""
+    return " x ".join(map(str, shape))
+
+
+def check_promises(graph: Mapping[str, Any], spec: VariantSpec, recipe: Recipe) -> Check:
+    """Whether what a file says of itself is true: its operator set, its variant, and how its input is prepared."""
+    own, facts, prepared = graph["metadata"], spec.interface(recipe.interface).facts, spec.preprocessing
+    wanted = {
+        "opset": recipe.opset,
+        "variant": spec.name,
+        "export": recipe.name,
+        "mean": list(prepared.mean),
+        "std": list(prepared.std),
+        "interpolation": prepared.interpolation,
+        **facts,
+    }
+    structured = {key: json.loads(own.get(key, "null")) for key in facts} | json.loads(own.get("preprocessing", "{}"))
+    said = {**own, **structured, "opset": graph["operator_sets"].get("")}
+    wrong = [
+        f"{name} is {said.get(name)} instead of {value}" for name, value in wanted.items() if said.get(name) != value
+    ]
+    return Check("metadata", not wrong, "; ".join(wrong) or ", ".join(wanted))
+
+
+def outputs_of(
+    graph: Arrays, run: Mapping[str, Any], interface: Interface, recipe: Recipe
+) -> tuple[list[dict[Case, np.ndarray]], list[Check]]:
+    """Features of every case in one run of a graph, and what was seen of its outputs.
+
+    An image that was run more than once, to fill batches, has further features, which come as further sets. So every
+    place in a batch is looked at. Features of a wrong shape are left out, because nothing can be compared with them.
+    """
+    name, batch = run["run"], run["batch"]
+    features: dict[Case, list[np.ndarray]] = {}
+    wrong_shape, infinite = [], []
+    wrong_rows: dict[str, list[str]] = {
+        f"{port.name} is row {port.row_of[1]} of {port.row_of[0]}": [] for port in interface.outputs if port.row_of
+    }
+    for number, given in enumerate(run["batches"]):
+        # What only fills a batch has no name.
+        places = {place: Case.parse(case) for place, case in enumerate(given) if case}
+        first = next(iter(places.values()))
+        sizes = {"batch": batch, **first.sizes}
+        keys = {port: f"{name}/{batch}/{number}/{port.name}" for port in interface.outputs}
+        arrays = {port.name: graph[key] for port, key in keys.items() if key in graph}
+        wrong = []
+        for port in interface.outputs:
+            array = arrays.get(port.name)
+            dtype = "float64" if name.endswith(DOUBLE) else port.dtype
+            if array is None:
+                wrong.append(f"{first}: {port.name} is missing")
+            elif array.shape != interface.shape(port, sizes) or array.dtype != dtype:
+                wrong.append(f"{first}: {port.name} {dimensions(array.shape)} {array.dtype}")
+        wrong_shape += wrong
+        if wrong:
+            continue
+        for port in interface.outputs:
+            if port.row_of and not np.array_equal(arrays[port.row_of[0]][:, port.row_of[1]], arrays[port.name]):
+                wrong_rows[f"{port.name} is row {port.row_of[1]} of {port.row_of[0]}"].append(str(first))
+        for place, case in places.items():
+            if not all(np.isfinite(array[place]).all() for array in arrays.values()):
+                infinite.append(str(case))
+            features.setdefault(case, []).append(arrays[interface.features.name][place])
+    most = max(map(len, features.values()), default=1)
+    sets = [{case: places[i] for case, places in features.items() if i < len(places)} for i in range(most)]
+    passed = f"batch {batch}: {len(features)} inputs"
+    checks = [
+        Check("shapes", not wrong_shape, "; ".join(wrong_shape) or passed, name),
+        *(Check(what, not cases, "; ".join(cases) or passed, name) for what, cases in wrong_rows.items()),
+        Check(
+            "finite",
+            not infinite and bool(features),
+            f"NaN or infinity at {'; '.join(dict.fromkeys(infinite))}" if infinite else passed,
+            name,
+        ),
+    ]
+    if run["ports"]:
+        checks.insert(0, check_ports(run["ports"], interface, recipe, name))
+    if run["error"]:
+        checks = [Check("runs", False, run["error"], name)]
+    return sets, checks
+
+
+def by_kind(arrays: Arrays) -> dict[str, dict[Case, np.ndarray]]:
+    """Features as they stand in files, `float32/{case}`, `float64/{case}` and `native/{case}`, by kind and case."""
+    features: dict[str, dict[Case, np.ndarray]] = {"float32": {}, "float64": {}, "native": {}}
+    for key in arrays:
+        kind, _, case = key.partition("/")
+        features[kind][Case.parse(case)] = arrays[key]
+    return features
+
+
+def wrong_shapes(
+    implementations: Mapping[str, Mapping[str, Features]], cases: Iterable[Case], interface: Interface
+) -> dict[Case, list[str]]:
+    """By input, which features of which implementation are not as many tokens and channels as they should be."""
+    wrong: dict[Case, list[str]] = {}
+    for case in cases:
+        _, *shape = interface.shape(interface.features, case.sizes)
+        for name, kinds in implementations.items():
+            for kind, features in kinds.items():
+                if case in features and features[case].shape != tuple(shape):
+                    wrong.setdefault(case, []).append(f"{name} ({kind}) of {case}: {dimensions(features[case].shape)}")
+    return wrong
+
+
+def compare_features(
+    pair: Pair, a: Features, b: Features, interface: Interface, floors: Mapping[Case, np.ndarray] | None = None
+) -> Iterator[dict[str, Any]]:
+    """One row per case and group of tokens; `scale` is the standard deviation of all features of `b`.
+
+    With `floors`, a row also has the error of its worst token in noise floors. The mean of all patches, which is no
+    token, is measured in the smallest floor.
+    """
+    port = interface.features
+    for case in a:
+        groups = token_groups(b[case], port)
+        units = token_groups(floors[case], port) if floors else {}
+        scale = standard_deviation(b[case])
+        for group, tokens in token_groups(a[case], port).items():
+            row = {"subject": pair.subject, "other": pair.other, **asdict(case), "batch": pair.batch, "group": group}
+            row |= asdict(difference(tokens, groups[group])) | {"scale": scale}
+            if floors:
+                own = floors[case].min() if group.endswith("_mean") else units[group]
+                row |= asdict(in_floors(tokens, groups[group], own))
+            if group == "patches":
+                row["columns"] = interface.size("grid_width", case.sizes)
+            yield row
+
+
+def distribution(pair: Pair, a: Features, b: Features) -> dict[str, Any]:
+    """How the differences of all elements of all cases are distributed, and which image has the largest.
+
+    `median_image` is the median over the images of their largest difference. Figures that are not finite are `None`.
+    """
+    worst: dict[str, float] = {}
+    deltas = []
+    with np.errstate(invalid="ignore"):
+        for case, features in a.items():
+            delta = np.abs(features.astype(np.float64) - b[case]).ravel()
+            worst[case.image] = max(worst.get(case.image, 0.0), np.nan_to_num(delta.max(), nan=np.inf))
+            deltas.append(delta)
+    pooled = np.concatenate(deltas)
+    is_finite = bool(np.isfinite(pooled).all())
+    quantiles = np.quantile(pooled, list(QUANTILES.values())) if is_finite else [np.nan] * len(QUANTILES)
+    figures = {**dict(zip(QUANTILES, quantiles, strict=True)), "max": pooled.max()}
+    return {
+        **{"subject": pair.subject, "other": pair.other, "batch": pair.batch},
+        **{"images": len(worst), "count": pooled.size},
+        **{name: finite(value) for name, value in figures.items()},
+        "worst_image": max(worst, key=worst.__getitem__),
+        "median_image": finite(np.median(list(worst.values()))),
+    }
+
+
+def error_maps(
+    pair: Pair, a: Features, truth: Features, floors: Mapping[Case, np.ndarray], interface: Interface
+) -> list[dict[str, Any]]:
+    """Where in a photograph a graph is off: one map per photograph, at the size where its worst patch is.
+
+    `floors` is a grid [rows][columns] of patches, each with its error in noise floors to three digits, or `None` if
+    that is not finite. The worst photographs come first, `MAX_ERROR_MAPS` at most. That whose features are published
+    is none of the user's.
+    """
+    patches_of = next(group for group in interface.features.groups if group.grid)
+    worst: dict[str, tuple[float, Case, np.ndarray]] = {}
+    for case in a:
+        if case == GOLDEN:
+            continue
+        patches = token_floors(a[case], truth[case], floors[case])[patches_of.start :]
+        largest = float(np.nan_to_num(patches, nan=np.inf).max())
+        if case.image not in worst or largest > worst[case.image][0]:
+            worst[case.image] = largest, case, patches
+    maps = []
+    for _, case, patches in sorted(worst.values(), key=lambda entry: (-entry[0], entry[1]))[:MAX_ERROR_MAPS]:
+        rows, columns = (int(interface.size(axis, case.sizes)) for axis in patches_of.grid or ())
+        grid = patches.reshape(rows, columns)
+        maps.append(
+            {"subject": pair.subject, "other": pair.other, **asdict(case), "batch": pair.batch}
+            | {"rows": rows, "columns": columns, "patch_size": interface.least["height"]}
+            | {"floors": [[float(f"{x:.3g}") if np.isfinite(x) else None for x in row] for row in grid]}
+        )
+    return maps
+
+
+def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: int) -> Iterator[dict[str, Any]]:
+    """Two rows, CLS and the first patch, on the image whose features are published; none without it."""
+    if not spec.golden or GOLDEN not in features:
+        return
+    published = {
+        "cls": (0, spec.golden.cls),
+        "patches": (spec.interface().features.groups[-1].start, spec.golden.patch),
+    }
+    for group, (token, values) in published.items():
+        ours = features[GOLDEN][token : token + 1, : len(values)]
+        row = {"subject": subject, "other": PUBLISHED, **asdict(GOLDEN), "batch": batch, "group": group}
+        yield row | asdict(difference(ours, np.array([values])))
+
+
+def known_differences(
+    cause: str,
+    name: str,
+    graph: Features,
+    reference: Mapping[str, Features],
+    equinox: Mapping[str, Features],
+    floors: Mapping[Case, np.ndarray],
+) -> Iterator[dict[str, Any]]:
+    """One row per case on how far a graph is from a reference that is run as it is by itself, which differs by `cause`.
+
+    What that changes is known from the Equinox model in double precision: `expected`. `unexplained` is the
+    largest difference that is left without it, and `floors` that of the worst token, in noise floors.
+    """
+    for case, native in reference["native"].items():
+        if case in graph:
+            expected = equinox["native"][case] - equinox["float64"][case]
+            delta = native.astype(np.float64) - graph[case]
+            figures = {"max_abs": delta, "expected": expected, "unexplained": delta - expected}
+            yield {
+                "reference": name,
+                "cause": cause,
+                **asdict(case),
+                **{key: finite(np.abs(value).max()) for key, value in figures.items()},
+                **asdict(in_floors(delta, expected, floors[case])),
+            }
+
+
+def own_rounding(
+    implementations: Mapping[str, Mapping[str, Features]], truth: Features
+) -> tuple[list[dict[str, Any]], dict[Case, np.ndarray]]:
+    """What single precision does to every implementation, against its own double precision, and the noise floors.
+
+    One row per case and implementation: the root mean square of its error, and that as a multiple of the first one's;
+    both count as one unit in the last place at least. The floors [tokens] are by case, of the first and of Equinox.
+    """
+    rows, floors = [], {}
+    for case, true in truth.items():
+        errors = {
+            name: error(kinds["float32"][case], kinds["float64"][case]) for name, kinds in implementations.items()
+        }
+        of_first = next(iter(errors.values()))
+        floors[case] = noise_floors(true, (of_first, errors["equinox"]))
+        unit = UNIT * rms(true)
+        first = max(rms(of_first), unit)
+        for name, own in ((name, rms(values)) for name, values in errors.items()):
+            multiple = finite(max(own, unit) / first) if 0 < first < np.inf else None
+            rows.append({"subject": name, **asdict(case), "rms": finite(own), "multiple": multiple})
+    return rows, floors
+
+
+def compare_outputs(
+    spec: VariantSpec,
+    recipe: Recipe,
+    cases: Iterable[str],
+    references: Mapping[str, Arrays],
+    equinox: Arrays,
+    graph: Arrays,
+    batch_sizes: Sequence[int],
+) -> Comparison:
+    """Measure everything that the verdict on a graph needs, from what runners have written; nothing is judged here.
+
+    `references` and `equinox` hold features by kind and case, `graph` is what `run_graph` gives. The float64 features
+    of the first reference are the truth.
+    """
+    interface = spec.interface(recipe.interface)
+    seen = json.loads(str(graph["seen"]))
+    runs = {(run["run"], run["batch"]): run for run in seen["runs"]}
+    asked = accepted(cases, recipe)
+    pairs = pairs_of(list(references), recipe.batches(batch_sizes), recipe.batch or 1)
+
+    implementations = {name: by_kind(arrays) for name, arrays in {**references, "equinox": equinox}.items()}
+    wrong = wrong_shapes(implementations, asked, interface)
+    told = "; ".join(sentence for sentences in wrong.values() for sentence in sentences) or f"{len(asked)} inputs"
+    checks = [check_promises(seen["graph"], spec, recipe)]
+    checks.append(Check("shapes of reference and Equinox model", not wrong, told))
+
+    def taken(features: Features) -> Features:
+        # Nothing can be compared with those of a wrong shape.
+        return {case: features[case] for case in asked if case not in wrong}
+
+    first = next(iter(references))
+    truth = taken(implementations[first]["float64"])
+    single = {name: taken(kinds["float32"]) for name, kinds in implementations.items()}
+    others = {TRUTH: truth, **single}
+    rounding, floors = own_rounding(implementations, truth)
+    # What double precision does to one.
+    floors_double = {case: DOUBLE_TO_SINGLE * values for case, values in floors.items()}
+
+    prefix, patch = interface.features.groups[-1].start, interface.least["height"]
+    true_view = view(truth, prefix, patch)
+    rows: list[dict[str, Any]] = []
+    distributions: list[dict[str, Any]] = []
+    semantics: list[dict[str, Any]] = []
+    known: list[dict[str, Any]] = []
+    maps: list[dict[str, Any]] = []
+    looked_at: set[str] = set()
+    cause = part(spec.family, "architecture").KNOWN_DIFFERENCE or ""
+    features: Features
+    repeated: Sequence[Features]
+    for (subject, batch), own_pairs in groupby(pairs, key=lambda pair: (pair.subject, pair.batch)):
+        if run := runs.get((subject, batch)):
+            sets, seen_of_run = outputs_of(graph, run, interface, recipe)
+            checks += seen_of_run
+            features, *repeated = ({case: x for case, x in places.items() if case in truth} for places in sets)
+        else:
+            name = subject.removesuffix(DOUBLE)
+            features, repeated = single.get(subject) or taken(implementations[name]["float64"]), []
+        if not subject.endswith(DOUBLE):
+            rows += compare_golden(subject, features, spec, batch)
+        for pair in own_pairs:
+            units = {"double": floors_double}.get(pair.kind, floors) if pair.other == TRUTH else None
+            for places in (features, *repeated):
+                rows += compare_features(pair, places, others[pair.other], interface, units)
+            if features:
+                distributions.append(distribution(pair, features, others[pair.other]))
+            # What rounding alone does is there to hold the graph's against. Other batches are near enough to the first
+            # for what people do with features, as the differences tell.
+            if pair.kind in ("original", "graph") and subject not in looked_at:
+                whole = view(features, prefix, patch) if features.keys() == truth.keys() else None
+                semantics.append(compare_semantics(subject, TRUTH, whole, true_view, batch=batch))
+                if subject == GRAPH_RUNS[0]:
+                    maps = error_maps(pair, features, truth, floors, interface)
+                    for name in references:
+                        kinds = implementations[name], implementations["equinox"]
+                        known += known_differences(cause, name, features, *kinds, floors)
+                looked_at.add(subject)
+    return Comparison(
+        variant=spec.name,
+        export=recipe.name,
+        graph_sha256=seen["graph"]["sha256"],
+        runtime=seen["runtime"],
+        references=list(references),
+        cases=list(map(str, asked)),
+        pairs=list(map(asdict, pairs)),
+        checks=list(map(asdict, checks)),
+        rounding=rounding,
+        differences=rows,
+        distributions=distributions,
+        semantics=semantics,
+        known_differences=known,
+        error_maps=maps,
+    )
