@@ -1,17 +1,74 @@
-"""The way from a checkpoint to ONNX files in Python, without Snakemake."""
+"""The whole way in Python, without Snakemake: a checkpoint becomes an ONNX file with a verdict."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vit2onnx.checkpoints.convert import convert_checkpoint
+from vit2onnx.checkpoints.identity import describe
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.files import atomic
+from vit2onnx.images import load_image, preprocess
+from vit2onnx.nn.model import Model
+from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.outputs import compare_outputs
+from vit2onnx.parity.preprocessing import compare_preprocessing
+from vit2onnx.parity.verdict import Verdict, judge_graph
+from vit2onnx.runners import equinox, torch
+from vit2onnx.runners.onnx import run_graph
+from vit2onnx.spec.case import Case
+from vit2onnx.spec.family import part
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.archive import read_archive
 from vit2onnx.weights.model_file import map_model, open_model, write_model
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def prove(
+    spec: VariantSpec,
+    recipe: Recipe,
+    checkpoint: Path,
+    folder: Path,
+    photographs: Mapping[str, Path],
+    limits: Mapping[str, Mapping[str, Any]],
+    *,
+    sizes: Sequence[tuple[int, int]] = ((224, 224), (160, 288)),
+    batch_sizes: Sequence[int] = (1, 3),
+    official: bool = True,
+    threads: int = 2,
+) -> Verdict:
+    """Convert a checkpoint to `{recipe}.onnx` in a folder, and judge it on photographs, all in memory.
+
+    `limits` are those of `config/limits.yaml` for the recipe's precision and for the preprocessing. The reference is
+    transformers. Raises `InputError` if the checkpoint is not the variant's.
+    """
+    record = describe(spec, checkpoint, origin={"kind": "file", "name": checkpoint.name}, official=official)
+    model = convert(spec, checkpoint, folder)
+    graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record)
+    opened = {name: load_image(path) for name, path in photographs.items()}
+    cases = [Case(name, *size) for name in opened for size in sizes]
+    images = {
+        str(case): preprocess(opened[case.image], case.height, case.width, spec.preprocessing)
+        for case in cases
+        if recipe.accepts(case.sizes)
+    }
+    references = {"transformers": torch.features(torch.reference_of(spec, "transformers", checkpoint), images)}
+    features = equinox.features(*open_model(model), images)
+    comparison = compare(spec, recipe, graph, images, references, features, batch_sizes, threads)
+    publisher = part(spec.family, "references")
+    prepared = compare_preprocessing(
+        opened.items(),
+        sizes,
+        lambda image, height, width: preprocess(image, height, width, spec.preprocessing),
+        publisher.preparations(spec),
+        publisher.published_constants(spec)[1],
+    )
+    return judge_graph(comparison, limits, record, prepared, bytes=graph.stat().st_size)
 
 
 def convert(spec: VariantSpec, checkpoint: Path, folder: Path) -> Path:
@@ -29,20 +86,37 @@ def convert(spec: VariantSpec, checkpoint: Path, folder: Path) -> Path:
 def export(
     spec: VariantSpec,
     recipe: Recipe,
-    model: Path,
+    weights: Path,
     graph: Path,
     record: Mapping[str, Any],
     *,
+    model: Model | None = None,
     ledger_sha256: str = "",
     external: bool = False,
 ) -> Path:
-    """Export `model.eqx` by a recipe; returns the path of the graph.
+    """Export `weights`, a `model.eqx`, by a recipe; returns the path of the graph.
 
-    `record` says what the checkpoint is, as `checkpoints.fetch.describe` does. If `external`, the weights stay in
-    `model`, beside which the graph must lie.
+    `record` says what the checkpoint is, as `describe` does. `model` is another model of the same parameters. If
+    `external`, the weights stay in `weights`, beside which the graph must lie.
     """
-    skeleton, tensors = open_model(model)
-    traced = trace(skeleton, spec, recipe)
+    skeleton, tensors = open_model(weights)
+    traced = trace(model or skeleton, spec, recipe)
     metadata, interface = metadata_of(spec, recipe, record, ledger_sha256), spec.interface(recipe.interface)
-    write(traced, graph, interface, recipe, metadata, tensors, weights=model, external=external)
+    write(traced, graph, interface, recipe, metadata, tensors, weights=weights, external=external)
     return graph
+
+
+def compare(
+    spec: VariantSpec,
+    recipe: Recipe,
+    graph: Path,
+    images: Arrays,
+    references: Mapping[str, Arrays],
+    features: Arrays,
+    batch_sizes: Sequence[int],
+    threads: int,
+) -> Comparison:
+    """Run a graph on images and compare it with features of references and of the Equinox model."""
+    interface = spec.interface(recipe.interface)
+    outputs = dict(run_graph(graph, interface, recipe, images, batch_sizes, threads))
+    return compare_outputs(spec, recipe, list(images), references, features, outputs, batch_sizes)

@@ -17,6 +17,7 @@ RESULTS = Path("results", "synthetic", "toy_tiny")
 PLANT = """
 import json
 from pathlib import Path
+from tempfile import mkdtemp
 import yaml
 from vit2onnx.images import load_image
 from vit2onnx.parity.verdict import numbers_of
@@ -29,7 +30,9 @@ planting.families = lambda: ["toy"]
 planting.self_test_models = lambda: {"toy": "toy_tiny"}
 spec = VariantSpec.from_mapping("toy_tiny", read_variants(Path("config/variants"))["toy_tiny"])
 photographs = {"cat": load_image(Path("resources/images/chelsea.jpg"))}
-Path("folder").mkdir()
+limits = yaml.safe_load(Path("config/limits.yaml").read_text())["limits"]
+numbers = [numbers_of(limits[name]) for name in ("float32", "preprocessing")]
+print(json.dumps(planting.plant_faults({"toy_tiny": spec}, photographs, *numbers, 1, Path(mkdtemp()))))
 """
 
 
@@ -54,8 +57,7 @@ def test_a_folder_and_a_yaml_are_enough_for_a_passport(project: Path):
 
 
 def test_its_faults_are_planted_by_the_self_test(project: Path):
-    code = PLANT + (HERE / "toy_self_test.py").read_text()
-    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", PLANT], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert [(row["fault"], row["passed"]) for row in result["faults"]] == [

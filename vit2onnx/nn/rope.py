@@ -1,6 +1,7 @@
 """Rotary position embedding of DINOv3: axial, over patch centres scaled to [-1, 1]."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,8 @@ def _rope_angles(periods: Array, patches: Array, *, num_prefix: int) -> Array:
     grid_height, grid_width = patches.shape[1:3]
     shape = (grid_height, grid_width, periods.shape[0])
 
-    def angles(axis: int, size: int) -> Array:
+    # A size is symbolic where it is free.
+    def angles(axis: int, size: Any) -> Array:
         index = jax.lax.broadcasted_iota(periods.dtype, shape, axis)
         centre = 2.0 * ((index + 0.5) / size) - 1.0
         return 2.0 * math.pi * centre / periods

@@ -11,10 +11,8 @@ import numpy as np
 import onnx
 import torch
 
-from vit2onnx.checkpoints.convert import convert_checkpoint
+from vit2onnx import spine
 from vit2onnx.checkpoints.fetch import fetch_synthetic
-from vit2onnx.exporting.graph import trace, write
-from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.stages import write_stages
 from vit2onnx.families.fault import Amplify
 from vit2onnx.families.reference import Reference
@@ -23,19 +21,16 @@ from vit2onnx.parity.comparison import Comparison, largest
 from vit2onnx.parity.divergence import Divergence, StageComparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, worst
-from vit2onnx.parity.outputs import compare_outputs
 from vit2onnx.parity.stages import compare_implementations
 from vit2onnx.parity.verdict import LEGS, Verdict, judge
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import torch as torch_runner
-from vit2onnx.runners.onnx import run_graph
 from vit2onnx.runners.onnx_stages import run_stage_graphs
 from vit2onnx.spec.case import Case, layer_inputs
 from vit2onnx.spec.family import part
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.archive import read_archive
-from vit2onnx.weights.model_file import map_model, open_model, write_model
+from vit2onnx.weights.model_file import open_model, write_model
 
 RECIPE = Recipe("dynamic", opset=23, sizes=dict.fromkeys(("batch", "height", "width")))
 
@@ -129,9 +124,7 @@ class Chain:
             tensors = torch.load(self.checkpoint, weights_only=True)
             amplify(tensors)
             torch.save(tensors, self.checkpoint)
-        archive = folder / "archive.tar.lz4"
-        convert_checkpoint(spec, self.checkpoint, archive, folder / "ledger.csv")
-        write_model(folder / "model.eqx", spec, map_model(spec, read_archive(archive, spec)))
+        spine.convert(spec, self.checkpoint, folder)
         self.model, self.tensors = open_model(folder / "model.eqx")
         self.reference = dict(torch_runner.stages(self.load, self.image))
         self.reference_features = torch_runner.features(self.load(), self.images)
@@ -143,14 +136,9 @@ class Chain:
 
     def export(self, model: Model, folder: Path) -> None:
         """Write a model's graph and the two that show its stages, beside the file of its weights."""
-        weights = folder / "model.eqx"
+        weights, paths = folder / "model.eqx", graphs_in(folder)
+        spine.export(self.spec, RECIPE, weights, paths["exported"], self.record, model=model, external=True)
         _, tensors = open_model(weights)
-        paths = graphs_in(folder)
-        graph = trace(model, self.spec, RECIPE)
-        metadata = metadata_of(self.spec, RECIPE, self.record, "")
-        write(
-            graph, paths["exported"], self.spec.interface(), RECIPE, metadata, tensors, weights=weights, external=True
-        )
         write_stages(model, self.spec, RECIPE, tensors, weights=weights, **paths)
 
     def examine(
@@ -185,16 +173,10 @@ class Chain:
                 onnx.save(proto, path)
         ours = model or self.model
         equinox = dict(equinox_runner.stages(ours, tensors, self.image, self.inputs))
-        batches = [len(self.images)]
-        outputs = dict(run_graph(exported, self.spec.interface(), RECIPE, self.images, batches, self.threads))
-        comparison = compare_outputs(
-            self.spec,
-            RECIPE,
-            self.images,
-            {"transformers": self.reference_features},
-            equinox_runner.features(ours, tensors, self.images),
-            outputs,
-            batches,
+        features = equinox_runner.features(ours, tensors, self.images)
+        references, batches = {"transformers": self.reference_features}, [len(self.images)]
+        comparison = spine.compare(
+            self.spec, RECIPE, exported, self.images, references, features, batches, self.threads
         )
         implementations = {
             "transformers": self.reference,

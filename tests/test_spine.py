@@ -1,0 +1,34 @@
+"""The whole way in Python: what README and docs/python.md show."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.limits import BY_PRECISION
+from vit2onnx.errors import InputError
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spine import prove
+
+ROOT = Path(__file__).parents[1]
+PHOTOGRAPHS = {"cat": ROOT / "resources" / "images" / "chelsea.jpg"}
+LIMITS = BY_PRECISION["float32"] | BY_PRECISION["preprocessing"]
+RECIPE = Recipe("wide", opset=23, sizes={"batch": None, "height": 48, "width": None})
+
+
+def test_a_checkpoint_becomes_a_graph_that_passes(tiny, tmp_path: Path):
+    checkpoint = tiny.checkpoints["huggingface5"]
+    verdict = prove(
+        tiny.spec, RECIPE, checkpoint, tmp_path, PHOTOGRAPHS, LIMITS, sizes=[(48, 112), (64, 48)], official=False
+    )
+    assert (verdict.passed, verdict.faults) == (True, [])
+    assert verdict.bytes == (tmp_path / "wide.onnx").stat().st_size
+    # Of the two sizes one fits the graph.
+    assert (verdict.figures["images"], verdict.figures["sizes"]) == (1, 1)
+    assert 0 < verdict.figures["floors"] < 10
+
+
+def test_a_checkpoint_of_another_variant_is_refused(tiny, tmp_path: Path, released):
+    other = released["dinov3_vits16_pretrain_lvd1689m"]
+    with pytest.raises(InputError, match=r"is no complete dinov3_vits16_pretrain_lvd1689m"):
+        prove(other, RECIPE, tiny.checkpoints["meta"], tmp_path, PHOTOGRAPHS, LIMITS)
+    assert not list(tmp_path.iterdir())
