@@ -348,8 +348,7 @@ def other_epsilon(model: onnx.ModelProto) -> None:
 
 def rope_of_swapped_axes(model: onnx.ModelProto) -> None:
     # The angles of rows and of columns, which a Concat joins along its last axis.
-    joined = [node for node in model.graph.node if node.op_type == "Concat" and len(node.input) == 2]
-    (angles,) = [node for node in joined if all(name.startswith("div_out") for name in node.input)]
+    (angles,) = [node for node in model.graph.node if node.op_type == "Concat" and node.attribute[0].i == 2]
     angles.input[:] = angles.input[::-1]
 
 

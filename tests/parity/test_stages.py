@@ -174,7 +174,9 @@ def test_a_ledger_is_the_same_twice(case_of: Callable[[str], Case]):
 FAULTS = {fault.name: fault for fault in IN_CHAIN if isinstance(fault, InWeights)}
 
 
-@pytest.mark.parametrize("name", ["a bias off by 1e-3", "key bias not masked", "gamma skipped", "registers exchanged"])
+@pytest.mark.parametrize(
+    "name", ["a bias off by 1e-3", "bias of queries missing", "gamma skipped", "registers exchanged"]
+)
 def test_a_fault_shows_in_its_own_layer_and_in_what_follows(case_of: Callable[[str], Case], tmp_path: Path, name: str):
     """That each is named at its stage is for the self-test to show."""
     fault = FAULTS[name]
