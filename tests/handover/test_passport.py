@@ -308,7 +308,7 @@ def test_an_output_that_is_another_is_seen_where_the_hash_was_edited(graph: Path
         ("variant", "dinov3_vit7b16_pretrain_lvd1689m"),
         ("licence", {"id": "MIT", "url": "", "file": "LICENSE.md"}),
         ("preprocessing", {}),
-        ("rope_periods", "float32"),
+        ("departure", "RoPE periods in float32"),
         ("ledger_sha256", "0" * 64),
     ],
 )

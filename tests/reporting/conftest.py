@@ -300,7 +300,7 @@ def not_finite(healthy: Comparison) -> Comparison:
 
 METADATA = {
     **{"version": "1.0", "variant": "dinov3_tiny", "weights": "synthetic", "export": "dynamic"},
-    **{"rope_periods": "bfloat16", "ledger_sha256": "cafe", "licence": "null"},
+    **{"departure": "", "ledger_sha256": "cafe", "licence": "null"},
     "checkpoint": json.dumps({"identity": "synthetic weights, made here", "layout": "meta", "sha256": "feedbeef"}),
     "preprocessing": json.dumps(
         {"input": "float32 RGB", "interpolation": "bilinear", "antialias": True, "scale": "1/255"}

@@ -146,7 +146,7 @@ def test_page_of_a_graph_that_passes(healthy: Comparison, text_of: Text) -> None
         # The file tells of itself, and of the checkpoint.
         "licence none: random numbers",
         "float32 RGB; bilinear, antialiased; times 1/255; mean 0.485, 0.456, 0.406; std 0.229, 0.224, 0.225",
-        "RoPE periods bfloat16",
+        "departure from the releases none",
         # Not the model alone is what is meant.
         "ONNX in float64 against float64, error of a token (root mean square) in noise floors of double precision",
         "Equinox against Hugging Face transformers, how many times as far the second rounds as the other",

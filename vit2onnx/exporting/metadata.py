@@ -42,7 +42,7 @@ def metadata_of(spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any]
         "family": spec.family,
         "weights": checkpoint["weights"],
         "export": recipe.name,
-        "rope_periods": getattr(spec.architecture, "rope_periods", "none"),
+        "departure": spec.architecture.departure,
         "ledger_sha256": ledger_sha256,
         "passport": passport_beside(Path(f"{recipe.name}.onnx")).name,
     }

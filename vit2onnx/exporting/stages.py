@@ -114,7 +114,7 @@ def _operation(node: onnx.NodeProto) -> tuple[object, ...]:
 def inject(graph: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelProto:
     """A graph whose layers, and whose final norm, each begin with an input of their own: `{layer}.input`.
 
-    The first layer of a ConvNeXt begins with the image, as it does anyhow.
+    A first layer that begins with the image does so anyhow.
     """
     injected = onnx.ModelProto()
     injected.CopyFrom(graph)

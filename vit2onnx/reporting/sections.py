@@ -11,9 +11,6 @@ from vit2onnx.parity.metrics import severity, worst
 from vit2onnx.reporting.evidence import by_area
 from vit2onnx.reporting.pictures import thumbnail
 
-# What the releases have.
-RELEASED_PERIODS = "bfloat16"
-
 
 def photograph_section(comparisons: Sequence[Comparison], files: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Every photograph with its worst token in noise floors, in any run of any graph; the worst photograph first."""
@@ -42,7 +39,6 @@ def own_words_section(metadata: Mapping[str, str], operator_sets: Mapping[str, i
     """What an ONNX file says of itself, from its metadata: what of, in which words, and whether to look twice."""
     structured = ("checkpoint", "licence", "preprocessing", "tokens", "outputs", "versions")
     checkpoint, licence, prepared, tokens, outputs, versions = (json.loads(metadata[name]) for name in structured)
-    periods = metadata["rope_periods"]
     steps = [prepared["input"], f"{prepared['interpolation']}, {'' if prepared['antialias'] else 'not '}antialiased"]
     steps += [f"times {prepared['scale']}", f"mean {_listed(prepared['mean'])}", f"std {_listed(prepared['std'])}"]
     lines = {
@@ -54,12 +50,12 @@ def own_words_section(metadata: Mapping[str, str], operator_sets: Mapping[str, i
         "tokens": f"{tokens['order']}; {tokens['registers']} registers, patches from token {tokens['first_patch']} on, "
         f"{tokens['patch_size']} x {tokens['patch_size']} pixels each; grid: {tokens['grid']}",
         **{f"output {name}": meaning for name, meaning in outputs.items()},
-        "RoPE periods": periods if periods in (RELEASED_PERIODS, "none") else f"{periods}, NOT as in the releases",
+        "departure from the releases": metadata["departure"] or "none",
         "operators": ", ".join(f"{domain or 'ONNX'} opset {version}" for domain, version in operator_sets.items()),
         "made with": _listed(f"{name} {version}" for name, version in versions.items()),
         "ledger": f"SHA-256 {metadata['ledger_sha256']}",
     }
-    return [(name, text, name == "RoPE periods" and text != periods) for name, text in lines.items()]
+    return [(name, text, name.startswith("departure") and text != "none") for name, text in lines.items()]
 
 
 def _listed(values: Iterable[Any]) -> str:

@@ -24,6 +24,11 @@ class Architecture:
         """Weights of the largest layer, without its biases and norms."""
         raise NotImplementedError
 
+    @property
+    def departure(self) -> str:
+        """What a user has chosen to be other than in the releases, in words; empty if nothing is."""
+        return ""
+
 
 @dataclass(frozen=True)
 class Preprocessing:

@@ -58,5 +58,10 @@ class Architecture(variant.Architecture):
         return self.embed_dim * (4 * self.embed_dim + (3 if self.ffn == "swiglu" else 2) * self.ffn_hidden)
 
     @property
+    def departure(self) -> str:
+        """RoPE periods in another precision."""
+        return "" if self.rope_periods == "bfloat16" else f"RoPE periods in {self.rope_periods}, NOT as in the releases"
+
+    @property
     def head_dim(self) -> int:
         return self.embed_dim // self.num_heads
