@@ -34,6 +34,28 @@ def lowers(primitive: Primitive) -> Callable[[Emit], Emit]:
     return register
 
 
+def lowers_to(
+    primitive: Primitive, operator: str, attributes: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {}
+) -> None:
+    """Register one node as a primitive's: its operator, and its attributes by the primitive's parameters."""
+
+    @lowers(primitive)
+    def emit(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+        return getattr(builder, operator)(*inputs, **attributes(params), _outputs=[name])
+
+
+lowers_to(primitives.layer_norm_p, "LayerNormalization", lambda params: {"axis": -1, "epsilon": params["eps"]})
+lowers_to(primitives.residual_p, "Add")
+lowers_to(primitives.scale_p, "Mul")
+lowers_to(primitives.gelu_p, "Gelu", lambda _: {"approximate": "none"})
+lowers_to(primitives.rotary_embedding_p, "RotaryEmbedding", lambda params: {"interleaved": 0, **params})
+lowers_to(
+    primitives.attention_p,
+    "Attention",
+    lambda params: {"q_num_heads": params["num_heads"], "kv_num_heads": params["num_heads"]},
+)
+
+
 @lowers(primitives.linear_p)
 def linear(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     # MatMul and Add, not Gemm, which takes matrices only, nor Einsum, which no runtime fuses or quantizes.
@@ -43,21 +65,6 @@ def linear(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name
     product = builder.MatMul(x, weight)
     product.type, product.shape = x.type, ir.Shape([*x.shape[:-1], weight.shape[1]])
     return builder.Add(product, bias, _outputs=[name])
-
-
-@lowers(primitives.layer_norm_p)
-def layer_norm(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    return builder.LayerNormalization(*inputs, axis=-1, epsilon=params["eps"], _outputs=[name])
-
-
-@lowers(primitives.residual_p)
-def residual(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    return builder.Add(*inputs, _outputs=[name])
-
-
-@lowers(primitives.scale_p)
-def scale(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    return builder.Mul(*inputs, _outputs=[name])
 
 
 @lowers(primitives.convolution_p)
@@ -81,22 +88,6 @@ def silu(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: 
     gate = builder.Sigmoid(*inputs)
     gate.type, gate.shape = inputs[0].type, inputs[0].shape
     return builder.Mul(inputs[0], gate, _outputs=[name])
-
-
-@lowers(primitives.gelu_p)
-def gelu(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    return builder.Gelu(*inputs, approximate="none", _outputs=[name])
-
-
-@lowers(primitives.rotary_embedding_p)
-def rotary_embedding(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    return builder.RotaryEmbedding(*inputs, interleaved=0, num_heads=params["num_heads"], _outputs=[name])
-
-
-@lowers(primitives.attention_p)
-def attention(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    heads = params["num_heads"]
-    return builder.Attention(*inputs, q_num_heads=heads, kv_num_heads=heads, _outputs=[name])
 
 
 @lowers(primitives.first_token_p)
