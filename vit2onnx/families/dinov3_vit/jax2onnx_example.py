@@ -12,23 +12,23 @@ from vit2onnx.weights.keytable import ADD_FIRST_AXIS, Entry, KeyTable, third
 _THIRDS = {name: third(f"take_{name}", index) for index, name in enumerate(("query", "key", "value"))}
 
 ENTRIES = (
-    *same("patch_embed.proj", "patch_embed.proj", "weight", "bias"),
+    *same("patch_embed.proj", "patch_embed.proj"),
     Entry("cls_token", ("cls_token",), ADD_FIRST_AXIS),
     Entry("storage_tokens", ("reg_tokens",), ADD_FIRST_AXIS),
     Entry("dino_rope.periods", ("local_pos_embed.patch_rope.freqs",)),
-    *same("blocks.{i}.norm1", f"{BLOCK}.prenorm", "weight", "bias"),
+    *same("blocks.{i}.norm1", f"{BLOCK}.prenorm"),
     *(
         Entry(f"blocks.{{i}}.attn.core.attn.{name}_proj.{leaf}", (f"{BLOCK}.attn.qkv.{leaf}",), transform)
         for name, transform in _THIRDS.items()
         for leaf in ("weight", "bias")
     ),
-    *same("blocks.{i}.attn.core.attn.output_proj", f"{BLOCK}.attn.proj", "weight", "bias"),
-    *same("blocks.{i}.norm2", f"{BLOCK}.norm", "weight", "bias"),
-    *same("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1", "weight", "bias"),
-    *same("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2", "weight", "bias"),
+    *same("blocks.{i}.attn.core.attn.output_proj", f"{BLOCK}.attn.proj"),
+    *same("blocks.{i}.norm2", f"{BLOCK}.norm"),
+    *same("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1"),
+    *same("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2"),
     *same("blocks.{i}.ls1", f"{BLOCK}.ls1", "gamma"),
     *same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
-    *same("norm", "norm", "weight", "bias"),
+    *same("norm", "norm"),
 )
 
 

@@ -20,7 +20,6 @@ from vit2onnx.nn.rope import rope_periods
 from vit2onnx.weights.keytable import (
     ADD_FIRST_AXIS,
     ADD_PIXEL_AXES,
-    COPY,
     DROP_FIRST_AXIS,
     DROP_PIXEL_AXES,
     FUSE_QKV,
@@ -77,41 +76,49 @@ def _fill_masked(sources: list[np.ndarray], noise: np.ndarray) -> None:
 MASK_KEY_BIAS = Transform("multiply_by_mask", lambda target: (target, target), _mask, _unmask, _fill_masked)
 
 
-def _each(target: str, source: str, *leaves: str, transform: Transform = COPY) -> tuple[Entry, ...]:
-    return tuple(Entry(f"{target}.{leaf}", (f"{source}.{leaf}",), transform) for leaf in leaves or ("weight", "bias"))
+def same(target: str, source: str, *leaves: str) -> tuple[Entry, ...]:
+    """Lines for leaves that are the same on both sides: weight and bias, if none are named."""
+    return tuple(Entry(f"{target}.{leaf}", (f"{source}.{leaf}",)) for leaf in leaves or ("weight", "bias"))
+
+
+def _renamed(
+    patch_embed: str, cls: str, registers: str, block: str, scales: tuple[str, str], proj: str, mlp: tuple[str, ...]
+) -> tuple[Entry, ...]:
+    """The lines that differ between layouts in names only; the names from `scales` on are those within a block."""
+    return (
+        Entry("patch_embed.proj.weight", (f"{patch_embed}.weight",)),
+        Entry("patch_embed.proj.bias", (f"{patch_embed}.bias",), ADD_PIXEL_AXES),
+        Entry("cls_token", (cls,), DROP_FIRST_AXIS),
+        Entry("reg_tokens", (registers,), DROP_FIRST_AXIS),
+        *same(f"{BLOCK}.prenorm", f"{block}.norm1"),
+        *same(f"{BLOCK}.norm", f"{block}.norm2"),
+        *(Entry(f"{BLOCK}.ls{i}.gamma", (f"{block}.{name}",)) for i, name in enumerate(scales, start=1)),
+        *same(f"{BLOCK}.attn.proj", f"{block}.{proj}"),
+        *(
+            entry
+            for ours, theirs in zip(("fc1", "fc2", "w1", "w2", "w3"), mlp, strict=True)
+            for entry in same(f"{BLOCK}.mlp.{ours}", f"{block}.mlp.{theirs}")
+        ),
+        *same("norm", "norm"),
+        *TRAINING_ONLY,
+    )
 
 
 def meta(arch: Architecture) -> KeyTable:
     """The publisher's own files."""
     block = "blocks.{i}"
+    names = "patch_embed.proj", "cls_token", "storage_tokens", block
+    mlp = "fc1", "fc2", "w1", "w2", "w3"
+    qkv = f"{block}.attn.qkv"
     released = arch.rope_periods == "bfloat16"
     periods = Entry("local_pos_embed.patch_rope.freqs", ("rope_embed.periods",))
     return KeyTable(
         "meta",
         entries=(
-            Entry("patch_embed.proj.weight", ("patch_embed.proj.weight",)),
-            Entry("patch_embed.proj.bias", ("patch_embed.proj.bias",), ADD_PIXEL_AXES),
+            *_renamed(*names, ("ls1.gamma", "ls2.gamma"), "attn.proj", mlp),
+            Entry(f"{BLOCK}.attn.qkv.weight", (f"{qkv}.weight",)),
+            Entry(f"{BLOCK}.attn.qkv.bias", (f"{qkv}.bias", f"{qkv}.bias_mask"), MASK_KEY_BIAS),
             periods if released else _restored_periods(arch.rope_periods),
-            Entry("cls_token", ("cls_token",), DROP_FIRST_AXIS),
-            Entry("reg_tokens", ("storage_tokens",), DROP_FIRST_AXIS),
-            *_each(f"{BLOCK}.prenorm", f"{block}.norm1"),
-            *_each(f"{BLOCK}.norm", f"{block}.norm2"),
-            Entry(f"{BLOCK}.ls1.gamma", (f"{block}.ls1.gamma",)),
-            Entry(f"{BLOCK}.ls2.gamma", (f"{block}.ls2.gamma",)),
-            Entry(f"{BLOCK}.attn.qkv.weight", (f"{block}.attn.qkv.weight",)),
-            Entry(
-                f"{BLOCK}.attn.qkv.bias",
-                (f"{block}.attn.qkv.bias", f"{block}.attn.qkv.bias_mask"),
-                MASK_KEY_BIAS,
-            ),
-            *_each(f"{BLOCK}.attn.proj", f"{block}.attn.proj"),
-            *_each(f"{BLOCK}.mlp.fc1", f"{block}.mlp.fc1"),
-            *_each(f"{BLOCK}.mlp.fc2", f"{block}.mlp.fc2"),
-            *_each(f"{BLOCK}.mlp.w1", f"{block}.mlp.w1"),
-            *_each(f"{BLOCK}.mlp.w2", f"{block}.mlp.w2"),
-            *_each(f"{BLOCK}.mlp.w3", f"{block}.mlp.w3"),
-            *_each("norm", "norm"),
-            *TRAINING_ONLY,
         ),
         ignored={
             "mask_token": Ignored(MASK_TOKEN, (1, arch.embed_dim)),
@@ -131,29 +138,17 @@ def meta(arch: Architecture) -> KeyTable:
 
 def huggingface(arch: Architecture, layout: str, block: str) -> KeyTable:
     """Hugging Face's files; `block` is what stands before a block's own names."""
+    names = "embeddings.patch_embeddings", "embeddings.cls_token", "embeddings.register_tokens", block
+    scales = "layer_scale1.lambda1", "layer_scale2.lambda1"
+    mlp = "up_proj", "down_proj", "gate_proj", "up_proj", "down_proj"
     attention = f"{block}.attention"
     return KeyTable(
         layout,
         entries=(
-            Entry("patch_embed.proj.weight", ("embeddings.patch_embeddings.weight",)),
-            Entry("patch_embed.proj.bias", ("embeddings.patch_embeddings.bias",), ADD_PIXEL_AXES),
-            _restored_periods(arch.rope_periods),
-            Entry("cls_token", ("embeddings.cls_token",), DROP_FIRST_AXIS),
-            Entry("reg_tokens", ("embeddings.register_tokens",), DROP_FIRST_AXIS),
-            *_each(f"{BLOCK}.prenorm", f"{block}.norm1"),
-            *_each(f"{BLOCK}.norm", f"{block}.norm2"),
-            Entry(f"{BLOCK}.ls1.gamma", (f"{block}.layer_scale1.lambda1",)),
-            Entry(f"{BLOCK}.ls2.gamma", (f"{block}.layer_scale2.lambda1",)),
+            *_renamed(*names, scales, "attention.o_proj", mlp),
             Entry(f"{BLOCK}.attn.qkv.weight", tuple(f"{attention}.{p}_proj.weight" for p in "qkv"), FUSE_QKV),
             Entry(f"{BLOCK}.attn.qkv.bias", tuple(f"{attention}.{p}_proj.bias" for p in "qv"), FUSE_QV),
-            *_each(f"{BLOCK}.attn.proj", f"{attention}.o_proj"),
-            *_each(f"{BLOCK}.mlp.fc1", f"{block}.mlp.up_proj"),
-            *_each(f"{BLOCK}.mlp.fc2", f"{block}.mlp.down_proj"),
-            *_each(f"{BLOCK}.mlp.w1", f"{block}.mlp.gate_proj"),
-            *_each(f"{BLOCK}.mlp.w2", f"{block}.mlp.up_proj"),
-            *_each(f"{BLOCK}.mlp.w3", f"{block}.mlp.down_proj"),
-            *_each("norm", "norm"),
-            *TRAINING_ONLY,
+            _restored_periods(arch.rope_periods),
         ),
         ignored={"embeddings.mask_token": Ignored(MASK_TOKEN, (1, 1, arch.embed_dim))},
     )
@@ -162,28 +157,15 @@ def huggingface(arch: Architecture, layout: str, block: str) -> KeyTable:
 def timm(arch: Architecture, layout: str, qkv_bias: Entry) -> KeyTable:
     """The files of timm's `eva` models; `qkv_bias` is how a file tells the bias of queries and values."""
     block = "blocks.{i}"
+    names = "patch_embed.proj", "cls_token", "reg_token", block
+    mlp = "fc1", "fc2", "fc1_g", "fc1_x", "fc2"
     return KeyTable(
         layout,
         entries=(
-            Entry("patch_embed.proj.weight", ("patch_embed.proj.weight",)),
-            Entry("patch_embed.proj.bias", ("patch_embed.proj.bias",), ADD_PIXEL_AXES),
-            _restored_periods(arch.rope_periods),
-            Entry("cls_token", ("cls_token",), DROP_FIRST_AXIS),
-            Entry("reg_tokens", ("reg_token",), DROP_FIRST_AXIS),
-            *_each(f"{BLOCK}.prenorm", f"{block}.norm1"),
-            *_each(f"{BLOCK}.norm", f"{block}.norm2"),
-            Entry(f"{BLOCK}.ls1.gamma", (f"{block}.gamma_1",)),
-            Entry(f"{BLOCK}.ls2.gamma", (f"{block}.gamma_2",)),
+            *_renamed(*names, ("gamma_1", "gamma_2"), "attn.proj", mlp),
             Entry(f"{BLOCK}.attn.qkv.weight", (f"{block}.attn.qkv.weight",)),
             qkv_bias,
-            *_each(f"{BLOCK}.attn.proj", f"{block}.attn.proj"),
-            *_each(f"{BLOCK}.mlp.fc1", f"{block}.mlp.fc1"),
-            *_each(f"{BLOCK}.mlp.fc2", f"{block}.mlp.fc2"),
-            *_each(f"{BLOCK}.mlp.w1", f"{block}.mlp.fc1_g"),
-            *_each(f"{BLOCK}.mlp.w2", f"{block}.mlp.fc1_x"),
-            *_each(f"{BLOCK}.mlp.w3", f"{block}.mlp.fc2"),
-            *_each("norm", "norm"),
-            *TRAINING_ONLY,
+            _restored_periods(arch.rope_periods),
         ),
     )
 
@@ -232,11 +214,6 @@ def _beside_zero_keys(part: Transform) -> Transform:
     return replace(part, name=f"{part.name}_beside_zero_keys", apply=apply)
 
 
-def same(target: str, source: str, *leaves: str) -> tuple[Entry, ...]:
-    """Lines for leaves that are the same on both sides."""
-    return tuple(Entry(f"{target}.{leaf}", (f"{source}.{leaf}",)) for leaf in leaves)
-
-
 def model_table(arch: Architecture) -> KeyTable:
     """From the archive's tree to the model's."""
     return KeyTable(
@@ -247,18 +224,18 @@ def model_table(arch: Architecture) -> KeyTable:
             Entry("cls_token", ("cls_token",), ADD_FIRST_AXIS),
             Entry("register_tokens", ("reg_tokens",), ADD_FIRST_AXIS),
             Entry("rope_periods", ("local_pos_embed.patch_rope.freqs",)),
-            *same("blocks.{i}.norm1", f"{BLOCK}.prenorm", "weight", "bias"),
+            *same("blocks.{i}.norm1", f"{BLOCK}.prenorm"),
             *_thirds("blocks.{i}.attn", f"{BLOCK}.attn.qkv"),
             *_linear("blocks.{i}.attn.proj", f"{BLOCK}.attn.proj"),
             *same("blocks.{i}.ls1", f"{BLOCK}.ls1", "gamma"),
-            *same("blocks.{i}.norm2", f"{BLOCK}.norm", "weight", "bias"),
+            *same("blocks.{i}.norm2", f"{BLOCK}.norm"),
             *_linear("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1"),
             *_linear("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2"),
             *_linear("blocks.{i}.mlp.w1", f"{BLOCK}.mlp.w1"),
             *_linear("blocks.{i}.mlp.w2", f"{BLOCK}.mlp.w2"),
             *_linear("blocks.{i}.mlp.w3", f"{BLOCK}.mlp.w3"),
             *same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
-            *same("norm", "norm", "weight", "bias"),
+            *same("norm", "norm"),
         ),
         # Equimo has a place for them, our model has none.
         ignored={
