@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -15,28 +16,7 @@ from vit2onnx.spec.subject import DOUBLE, TRUTH
 # Arrays [tokens, channels] of an implementation by `{dtype}/{mode}/{stage}`, read when they are asked for.
 Stages = Mapping[str, np.ndarray]
 
-
-@dataclass(frozen=True)
-class StageRow:
-    """How far apart two implementations are at one stage.
-
-    `scale` is the root mean square of the stage's true values, and `floor` that of the first reference's own error in
-    single precision. `floors` is the root mean square of the difference in noise floors; between two in double
-    precision, in those that double precision has. A figure of something that is not finite is `None`.
-    """
-
-    mode: str
-    stage: str
-    subject: str
-    other: str
-    max_abs: float | None
-    rms: float | None
-    cosine: float | None
-    token: int
-    channel: int
-    scale: float | None
-    floor: float | None
-    floors: float | None
+FIGURES = ("max_abs", "rms", "cosine", "token", "channel")
 
 
 def stage_names(stages: Iterable[str]) -> list[str]:
@@ -45,12 +25,16 @@ def stage_names(stages: Iterable[str]) -> list[str]:
     return [key.removeprefix(start) for key in stages if key.startswith(start)]
 
 
-def compare_stages(implementations: Mapping[str, Stages]) -> Iterator[StageRow]:
+def compare_stages(implementations: Mapping[str, Stages]) -> Iterator[dict[str, Any]]:
     """Compare all implementations with each other and with the truth, at every stage in turn, in both modes.
 
     The truth is the first one's double precision; others that have any are compared with it in that as well, as
     `{name}_float64`. In injected mode the input of a layer is given, and so not compared. Raises `ValueError` if one
     lacks a stage or has another shape of it.
+
+    In a row, `scale` is the root mean square of the stage's true values, and `floor` that of the first implementation's
+    own error in single precision. `floors` is the root mean square of the difference in noise floors; between two in
+    double precision, in those that double precision has. A figure of something that is not finite is `None`.
     """
     first, *rest = implementations
     names = stage_names(implementations[first])
@@ -63,7 +47,7 @@ def compare_stages(implementations: Mapping[str, Stages]) -> Iterator[StageRow]:
                 yield from _compare_stage(implementations, mode, stage)
 
 
-def _compare_stage(implementations: Mapping[str, Stages], mode: str, stage: str) -> Iterator[StageRow]:
+def _compare_stage(implementations: Mapping[str, Stages], mode: str, stage: str) -> Iterator[dict[str, Any]]:
     first, *rest = implementations
     single = {name: stages[f"float32/{mode}/{stage}"] for name, stages in implementations.items()}
     key = f"float64/{mode}/{stage}"
@@ -78,22 +62,12 @@ def _compare_stage(implementations: Mapping[str, Stages], mode: str, stage: str)
     pairs += [(b, a, single[b], single[a]) for i, b in enumerate(names) for a in reversed(names[:i])]
     pairs += [(f"{name}{DOUBLE}", TRUTH, values, truth) for name, values in double.items()]
     for subject, other, a, b in pairs:
-        figures = difference(a, b)
+        figures = asdict(difference(a, b))
         unit = DOUBLE_TO_SINGLE * floor if subject.endswith(DOUBLE) else floor
-        yield StageRow(
-            mode=mode,
-            stage=stage,
-            subject=subject,
-            other=other,
-            max_abs=figures.max_abs,
-            rms=figures.rms,
-            cosine=figures.cosine,
-            token=figures.token,
-            channel=figures.channel,
-            scale=finite(scale),
-            floor=finite(floor),
-            floors=_multiple(figures.rms, unit),
-        )
+        yield {"mode": mode, "stage": stage, "subject": subject, "other": other} | {
+            **{name: figures[name] for name in FIGURES},
+            **{"scale": finite(scale), "floor": finite(floor), "floors": _multiple(figures["rms"], unit)},
+        }
 
 
 def _multiple(value: float | None, unit: float) -> float | None:
@@ -105,5 +79,4 @@ def _multiple(value: float | None, unit: float) -> float | None:
 
 def compare_implementations(about: Mapping[str, str], implementations: Mapping[str, Stages]) -> StageComparison:
     """The comparison of all stages, of which nothing is judged: `about` it, and all rows."""
-    rows = [asdict(row) for row in compare_stages(implementations)]
-    return StageComparison(**about, implementations=list(implementations), stages=rows)
+    return StageComparison(**about, implementations=list(implementations), stages=list(compare_stages(implementations)))
