@@ -8,11 +8,9 @@ import numpy as np
 
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.identity import describe
-from vit2onnx.exporting.graph import trace, write
-from vit2onnx.exporting.metadata import metadata_of
+from vit2onnx.exporting.graph import export
 from vit2onnx.files import atomic
 from vit2onnx.images import load_image, preprocess
-from vit2onnx.nn.model import Model
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.outputs import compare_outputs
 from vit2onnx.parity.preprocessing import compare_preprocessing
@@ -81,29 +79,6 @@ def convert(spec: VariantSpec, checkpoint: Path, folder: Path) -> Path:
     with atomic(model) as new:
         write_model(new, spec, map_model(spec, read_archive(archive, spec)))
     return model
-
-
-def export(
-    spec: VariantSpec,
-    recipe: Recipe,
-    weights: Path,
-    graph: Path,
-    record: Mapping[str, Any],
-    *,
-    model: Model | None = None,
-    ledger_sha256: str = "",
-    external: bool = False,
-) -> Path:
-    """Export `weights`, a `model.eqx`, by a recipe; returns the path of the graph.
-
-    `record` says what the checkpoint is, as `describe` does. `model` is another model of the same parameters. If
-    `external`, the weights stay in `weights`, beside which the graph must lie.
-    """
-    skeleton, tensors = open_model(weights)
-    traced = trace(model or skeleton, spec, recipe)
-    metadata, interface = metadata_of(spec, recipe, record, ledger_sha256), spec.interface(recipe.interface)
-    write(traced, graph, interface, recipe, metadata, tensors, weights=weights, external=external)
-    return graph
 
 
 def compare(

@@ -18,6 +18,7 @@ from tests import transformers_model
 from vit2onnx import verify
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.errors import InputError
+from vit2onnx.exporting.graph import export
 from vit2onnx.exporting.weights import write_embedded, write_external
 from vit2onnx.files import sha256_of, write_arrays
 from vit2onnx.handover.passport import passport_of, sample_of, weights_of
@@ -28,7 +29,6 @@ from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners.onnx_constants import COMPUTED, compute, computed_constants
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.spine import export
 from vit2onnx.weights.model_file import open_model
 
 STATIC = Recipe("static", 23, {"batch": 2, "height": 48, "width": 64})

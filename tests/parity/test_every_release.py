@@ -9,13 +9,14 @@ import pytest
 from tests import transformers_model
 from tests.limits import judge
 from vit2onnx.checkpoints.fetch import fetch_synthetic
+from vit2onnx.exporting.graph import export
 from vit2onnx.parity.outputs import compare_outputs
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners.onnx import run_graph
 from vit2onnx.spec.case import Case, accepted
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec, read_variants
-from vit2onnx.spine import convert, export
+from vit2onnx.spine import convert
 from vit2onnx.weights.model_file import open_model
 
 ROOT = Path(__file__).parents[2]

@@ -24,6 +24,7 @@ from onnx import numpy_helper
 from tests import transformers_model
 from tests.limits import LIMITS, judge
 from vit2onnx.checkpoints.fetch import describe
+from vit2onnx.exporting.graph import export
 from vit2onnx.parity.comparison import Comparison, Pair, largest
 from vit2onnx.parity.floors import noise_floors, rms
 from vit2onnx.parity.outputs import (
@@ -45,7 +46,6 @@ from vit2onnx.spec.case import GOLDEN, Case, accepted
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.subject import GRAPH_RUNS
 from vit2onnx.spec.variant import Golden, VariantSpec
-from vit2onnx.spine import export
 from vit2onnx.weights.model_file import open_model
 
 DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})

@@ -14,6 +14,7 @@ from jax2onnx import to_onnx
 import vit2onnx.exporting.lowerings  # noqa: F401  registers the primitives' operators
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.folding import fold
+from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.naming import name_nodes
 from vit2onnx.exporting.weights import write_embedded, write_external
 from vit2onnx.files import atomic
@@ -23,9 +24,33 @@ from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
 from vit2onnx.weights.leaves import leaf_names
+from vit2onnx.weights.model_file import open_model
 
 # Of numpy's names for types.
 ONNX_NAMES = {"float32": "float", "int64": "int64"}
+
+
+def export(
+    spec: VariantSpec,
+    recipe: Recipe,
+    weights: Path,
+    graph: Path,
+    record: Mapping[str, Any],
+    *,
+    model: Model | None = None,
+    ledger_sha256: str = "",
+    external: bool = False,
+) -> Path:
+    """Export `weights`, a `model.eqx`, by a recipe; returns the path of the graph.
+
+    `record` says what the checkpoint is, as `describe` does. `model` is another model of the same parameters. If
+    `external`, the weights stay in `weights`, beside which the graph must lie.
+    """
+    skeleton, tensors = open_model(weights)
+    traced = trace(model or skeleton, spec, recipe)
+    metadata, interface = metadata_of(spec, recipe, record, ledger_sha256), spec.interface(recipe.interface)
+    write(traced, graph, interface, recipe, metadata, tensors, weights=weights, external=external)
+    return graph
 
 
 def trace(model: Model, spec: VariantSpec, recipe: Recipe, stages: Sequence[str] = ()) -> ir.Model:

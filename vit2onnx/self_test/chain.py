@@ -13,6 +13,7 @@ import torch
 
 from vit2onnx import spine
 from vit2onnx.checkpoints.fetch import fetch_synthetic
+from vit2onnx.exporting.graph import export
 from vit2onnx.exporting.stages import write_stages
 from vit2onnx.families.fault import Amplify
 from vit2onnx.families.reference import Reference
@@ -137,7 +138,7 @@ class Chain:
     def export(self, model: Model, folder: Path) -> None:
         """Write a model's graph and the two that show its stages, beside the file of its weights."""
         weights, paths = folder / "model.eqx", graphs_in(folder)
-        spine.export(self.spec, RECIPE, weights, paths["exported"], self.record, model=model, external=True)
+        export(self.spec, RECIPE, weights, paths["exported"], self.record, model=model, external=True)
         _, tensors = open_model(weights)
         write_stages(model, self.spec, RECIPE, tensors, weights=weights, **paths)
 
