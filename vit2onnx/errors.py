@@ -2,7 +2,7 @@
 
 
 class InputError(Exception):
-    """Something given to vit2onnx is wrong: one sentence that names it and the way out."""
+    """Invalid input. The message names it and says what to do."""
 
 
 class InternalError(Exception):

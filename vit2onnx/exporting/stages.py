@@ -1,7 +1,7 @@
-"""Two graphs that show every stage of an exported one. They have its nodes, and read the weights from model.eqx.
+"""Two diagnostic copies of an exported graph that also output every intermediate result.
 
-In the first the stages are further outputs. In the second each layer is given an input of its own besides, instead of
-what the layer before it has made, so that what goes wrong in one layer shows in no other.
+Both read the weights from model.eqx. In the second, each layer has an input of its own instead of the output of the
+layer before it, so an error in one layer shows in no other.
 """
 
 import hashlib

@@ -14,9 +14,8 @@ class Difference:
     """The difference of two arrays of tokens [tokens, embed_dim].
 
     `max_abs` is also the smallest tolerance that would have passed. `rms` is the root of the mean square over `count`
-    elements. `cosine` is that of the worst token. `token` and
-    `channel` say where the largest difference is. A value that is not finite makes every figure `None`, because
-    JSON has no NaN.
+    elements. `cosine` is that of the worst token. `token` and `channel` say where the largest difference is. A value
+    that is not finite makes every figure `None`, because JSON has no NaN.
     """
 
     count: int

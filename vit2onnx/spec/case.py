@@ -37,12 +37,11 @@ class Case:
 GOLDEN = Case("golden", 224, 224)
 GOLDEN_PREPROCESSING = Preprocessing("bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
-# What a layer goes on from when its stages are compared: from what the layer before it has made, or, in all
-# implementations alike, from the truth rounded to single precision.
+# The input of a layer when stages are compared: the output of the layer before it, or, in all implementations alike,
+# the truth rounded to single precision.
 MODES = ("accumulated", "injected")
 
-
-# How the names of photographs end that are taken from a folder.
+# File extensions taken as photographs in a folder.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 
@@ -81,18 +80,18 @@ def _photographs(path: Path) -> list[Path]:
 
 
 def of_first_image(cases: Iterable[str]) -> Sequence[str]:
-    """Those cases that show the same image as the first."""
+    """The cases that show the same image as the first."""
     cases = list(cases)
     return [case for case in cases if Case.parse(case).image == Case.parse(cases[0]).image]
 
 
 def accepted(cases: Iterable[str], recipe: Recipe) -> list[Case]:
-    """Those cases whose sizes a recipe accepts."""
+    """The cases whose sizes a recipe accepts."""
     return [case for case in map(Case.parse, cases) if recipe.accepts(case.sizes)]
 
 
 def sizes_of(recipes: Iterable[Recipe], sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The sizes at which something is compared: those listed, as far as an export accepts them, and the fixed ones."""
+    """The sizes to compare at: the listed ones that a recipe accepts, and the fixed sizes of recipes."""
     recipes = [recipe for recipe in recipes if {"height", "width"} <= recipe.sizes.keys()]
     fixed = {size for one in recipes if (size := _fixed(one))}
     listed = {size for size in sizes if any(one.accepts(_named(size)) for one in recipes)}
@@ -100,7 +99,7 @@ def sizes_of(recipes: Iterable[Recipe], sizes: Iterable[tuple[int, int]]) -> lis
 
 
 def _fixed(recipe: Recipe) -> tuple[int, int] | None:
-    """The only size that a recipe accepts, if there is only one."""
+    """The size of a recipe that accepts only one."""
     height, width = recipe.sizes["height"], recipe.sizes["width"]
     return None if height is None or width is None else (height, width)
 
@@ -121,6 +120,6 @@ def case_of_stages(image: str, recipe: Recipe, sizes: Iterable[tuple[int, int]])
 
 
 def layer_inputs(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """What every layer is given in injected mode, by its name, from all that a reference has written of its stages."""
+    """The input of every layer in injected mode, by layer, from the stages that a reference has written."""
     start = "inputs/"
     return {key.removeprefix(start): arrays[key] for key in arrays if key.startswith(start)}

@@ -1,7 +1,7 @@
 """The register of families: each is a folder under `vit2onnx/families`, and its parts are imported when asked for.
 
-So no environment imports what it lacks, and a new family needs no line outside its folder. The register stands in this
-room, and imports no family by itself, because the rooms between this one and the families ask it too.
+So no environment imports what it lacks, and a new family needs no line outside its folder. The register is in this room
+because rooms below the families use it too.
 """
 
 import ast
@@ -35,7 +35,7 @@ def families() -> list[str]:
 
 
 def has_part(family: str, name: str) -> bool:
-    """Whether a family has a part of a name."""
+    """Whether a family has a part."""
     return _file(family, name).is_file()
 
 

@@ -10,7 +10,7 @@ from vit2onnx.spec.variant import read_yaml
 
 # The files of `config/` that hold the defaults.
 DEFAULTS = ("config.yaml", "limits.yaml")
-# Where each entry is the user's own, so that a later layer can also remove one, with `null`.
+# Mappings whose entries a later layer can remove with `null`.
 ENTRIES = (("exports",), ("images",), ("official", "checkpoints"), ("reference", "repositories"))
 
 

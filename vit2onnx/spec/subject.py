@@ -1,11 +1,11 @@
-"""What those that are compared are called, in files and on pages."""
+"""Names of implementations in files and on pages."""
 
-# The double precision of the first reference, and how the names of others end in theirs.
+# The first reference in double precision, and the suffix of other implementations in double precision.
 TRUTH = "truth"
 DOUBLE = "_float64"
 
-# How a graph is run: as users run it, with all of onnxruntime's optimisations; and as it is written, so that a fault of
-# the optimiser and a fault of the export are told apart. It is also computed in double precision.
+# A graph is run with all of onnxruntime's optimisations, as users run it, and without any, so that a fault of the
+# optimiser is told from a fault of the export. It is also computed in double precision.
 GRAPH_RUNS = ("onnx", "onnx_unoptimized")
 DOUBLE_GRAPH = f"{GRAPH_RUNS[0]}{DOUBLE}"
 

@@ -1,7 +1,4 @@
-"""What a variant and an export are: frozen objects, built from the YAML files in one place.
-
-Only the standard library and PyYAML are imported here, because the Snakefile imports this module.
-"""
+"""A variant, built from its YAML file. Standard library and PyYAML only, because the Snakefile imports this module."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +23,7 @@ class Architecture:
 
     @property
     def departure(self) -> str:
-        """What a user has chosen to be other than in the releases, in words; empty if nothing is."""
+        """What differs from the releases by the user's choice, in words; empty if nothing does."""
         return ""
 
 
@@ -171,7 +168,7 @@ def read_yaml(path: Path, name: str) -> Any:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML takes the last of equal keys without a word."""
+    """Refuses a key that is there twice, of which PyYAML silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]

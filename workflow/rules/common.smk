@@ -113,11 +113,11 @@ def code_of(script):
 
 
 def memory_for(base, layers=0, weights=0, cases=0):
-    """Memory in MB: `base`, and so many copies of a variant's largest layer, of all its weights and of what belongs to
-    the photographs: inputs and features at every size.
+    """Memory in MB: `base`, and so many copies of a variant's largest layer, of all its weights, and of the inputs and
+    features of all photographs at all sizes.
 
-    What was measured for ViT-S to H+ (max_rss in the benchmarks), and about half as much again. `weights` may be a
-    function of the wildcards.
+    About 1.5 times the memory measured for ViT-S to H+ (max_rss in the benchmarks). `weights` may be a function of the
+    wildcards.
     """
 
     def memory(wildcards):

@@ -82,7 +82,7 @@ rule run_equinox:
 rule run_onnx:
     input:
         graph="<results>/{variant}/{export}.onnx",
-        # Which holds the weights if they are external.
+        # Holds the weights if they are external.
         model="<results>/{variant}/model.eqx",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
     output:

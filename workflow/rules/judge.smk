@@ -1,4 +1,4 @@
-"""Judge all gates of a graph, once. The verdict is written whatever it is; the passport is what a graph must pass for."""
+"""Judge all gates of a graph, once. The verdict is always written; a graph that fails gets no passport."""
 
 
 rule judge_graph:

@@ -64,7 +64,7 @@ rule summarise_parity:
             category="Summary",
             labels={"file": "page"},
         ),
-        # Which workflow.rst, the front page of the report, includes.
+        # Included by workflow.rst, the front page of the report.
         verdict="<results>/verdict.rst",
     log:
         "<logs>/summarise_parity.log",

@@ -9,7 +9,7 @@ rule self_test:
 
 rule plant_faults:
     input:
-        # Whatever photographs are compared, because these are known to show the faults.
+        # Not the photographs of the config, because these are known to show the faults.
         photographs=[bundled("resources/images/chelsea.jpg"), bundled("resources/images/coffee.jpg")],
     output:
         result=report(
@@ -35,7 +35,7 @@ rule plant_faults:
         mem_mb=2500,
     params:
         specs={name: VARIANTS[name] for name in self_test_models().values() if name in VARIANTS},
-        # Of healthy models, each.
+        # So many healthy models of each kind.
         seeds=30,
         limits=config["limits"]["float32"],
         preprocessing_limits=config["limits"]["preprocessing"],

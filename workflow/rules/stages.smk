@@ -5,7 +5,7 @@ rule run_reference_stages:
     input:
         checkpoint="<results>/{variant}/checkpoint",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
-        # What is injected is that of transformers.
+        # All implementations are given the inputs of transformers.
         first=branch(
             lambda wildcards: wildcards.reference != "transformers",
             then="<results>/{variant}/features/{export}.transformers.stages.npz",
@@ -87,7 +87,7 @@ rule export_stages:
 
 rule compare_stages:
     input:
-        # Which holds the weights of both graphs.
+        # Holds the weights of both graphs.
         model="<results>/{variant}/model.eqx",
         accumulated="<results>/{variant}/{export}.stages.onnx",
         injected="<results>/{variant}/{export}.stages.injected.onnx",

@@ -1,4 +1,4 @@
-"""Write the graphs that show every stage of an exported one."""
+"""Write the copies of a graph that also output every stage."""
 
 from pathlib import Path
 

@@ -22,7 +22,7 @@ def fetch_checkpoint(
     check_hash: bool,
 ) -> None:
     if synthetic is not None:
-        found = fetch_synthetic(spec, checkpoint, **synthetic)
+        description = fetch_synthetic(spec, checkpoint, **synthetic)
     else:
         source = locate(
             spec,
@@ -31,8 +31,8 @@ def fetch_checkpoint(
             links_file=LINKS_FILE,
             environ=os.environ,
         )
-        found = fetch_official(spec, source, checkpoint, folder=FOLDER, check_hash=check_hash)
-    write_json(record, found)
+        description = fetch_official(spec, source, checkpoint, folder=FOLDER, check_hash=check_hash)
+    write_json(record, description)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def plant(
 ) -> None:
     torch.set_num_threads(threads)
     with TemporaryDirectory() as folder:
-        found = plant_faults(
+        outcome = plant_faults(
             {name: VariantSpec.from_mapping(name, spec) for name, spec in specs.items()},
             {path.stem: load_image(path) for path in photographs},
             numbers_of(limits),
@@ -38,8 +38,8 @@ def plant(
             Path(folder),
             threads,
         )
-    write_json(result, found)
-    write_text(table, csv_of(found["faults"]))
+    write_json(result, outcome)
+    write_text(table, csv_of(outcome["faults"]))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from vit2onnx.spec.case import of_first_image
 from vit2onnx.weights.model_file import open_model
 
 
-def run_equinox(model: Path, pixel_values: Path, found: Path, *, threads: int) -> None:
+def run_equinox(model: Path, pixel_values: Path, output: Path, *, threads: int) -> None:
     # Read by XLA when it first runs something; it has no other setting for this.
     os.environ["NPROC"] = str(threads)
     cases = read_arrays(pixel_values)
-    write_arrays(found, features(*open_model(model), cases, native=of_first_image(cases)))
+    write_arrays(output, features(*open_model(model), cases, native=of_first_image(cases)))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from vit2onnx.weights.model_file import open_model
 
 
 def run_equinox_stages(
-    model: Path, pixel_values: Path, reference: Path, found: Path, *, case: str, threads: int
+    model: Path, pixel_values: Path, reference: Path, output: Path, *, case: str, threads: int
 ) -> None:
     # Read by XLA when it first runs something; it has no other setting for this.
     os.environ["NPROC"] = str(threads)
     with open_arrays(pixel_values) as images, open_arrays(reference) as arrays:
-        write_arrays(found, stages(*open_model(model), images[case], layer_inputs(arrays)))
+        write_arrays(output, stages(*open_model(model), images[case], layer_inputs(arrays)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def run_reference(
     reference: str,
     checkpoint: Path,
     pixel_values: Path,
-    found: Path,
+    output: Path,
     *,
     repository: str | None,
     threads: int,
@@ -24,7 +24,7 @@ def run_reference(
     torch.set_num_threads(threads)
     cases = read_arrays(pixel_values)
     model = reference_of(spec, reference, checkpoint, Path(repository).expanduser() if repository else None)
-    write_arrays(found, features(model, cases, native=of_first_image(cases)))
+    write_arrays(output, features(model, cases, native=of_first_image(cases)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def run_reference_stages(
     checkpoint: Path,
     pixel_values: Path,
     first: Path | None,
-    found: Path,
+    output: Path,
     *,
     case: str,
     repository: str | None,
@@ -31,7 +31,7 @@ def run_reference_stages(
     if first:
         with open_arrays(first) as arrays:
             inputs = layer_inputs(arrays)
-    write_arrays(found, stages(lambda: reference_of(spec, reference, checkpoint, clone), image, inputs))
+    write_arrays(output, stages(lambda: reference_of(spec, reference, checkpoint, clone), image, inputs))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
 
 # From the names of a file to those of transformers 5; the first pattern is a name that only this layout has. Written
-# apart from the key tables of vit2onnx.checkpoints, because a reference that is filled through the table under test
-# would repeat its mistakes.
+# apart from the key tables in layouts.py, because a reference that is filled through the table under test would repeat
+# its mistakes.
 ATTENTION = (r"^blocks\.(\d+)\.attn\.proj\.", r"model.layer.\1.attention.o_proj.")
 RENAMES = (
     (
