@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from vit2onnx.errors import InputError
 
-# In a sample, the noise floors of an output's tokens.
+# The prefix of noise floors in a sample.
 FLOORS = "noise_floors"
 LICENCE_FILE = "LICENSE.md"
 PASSPORT_FORMAT = 3

@@ -1,4 +1,4 @@
-"""In which of its family's layouts a checkpoint is."""
+"""Recognise the layout of a checkpoint."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Which released model a checkpoint file is."""
+"""Identify a checkpoint file among the released models."""
 
 import re
 from collections.abc import Mapping

@@ -10,7 +10,7 @@ from jax2onnx.plugins.plugin_system import PrimitiveLeafPlugin, register_primiti
 
 from vit2onnx.nn import primitives, rope
 
-# Under this name a node holds which part of the model it belongs to, until nodes are named by it.
+# The key under which a node notes its part of the model, until it is named.
 PART = "part"
 Emit = Callable[[Any, list[ir.Value], Mapping[str, Any], str], ir.Value]
 

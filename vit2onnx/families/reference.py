@@ -72,7 +72,7 @@ class Step:
         return cls((path,), run, name, {f"{name}.{stage}": tap for stage, tap in taps.items()}, axis)
 
 
-# What is to be done with an input [1, 3, height, width]: the same parts of a model in the same order for every input.
+# The steps for an input [1, 3, height, width]: the same parts of a model in the same order for every input.
 Steps = Callable[[torch.Tensor], Sequence[Step]]
 
 
@@ -80,8 +80,8 @@ Steps = Callable[[torch.Tensor], Sequence[Step]]
 class Reference:
     """A PyTorch model without memory for its weights, readers of these, and how it is run step by step.
 
-    `in_double` changes what would stay in single precision. `natively` changes in what the model differs from ours by
-    design, if it does: see the family's `KNOWN_DIFFERENCE`.
+    `in_double` changes what would stay in single precision. `natively` makes the model what it is as
+    installed, if that differs from ours by design: see the family's `KNOWN_DIFFERENCE`.
     """
 
     module: nn.Module

@@ -1,4 +1,4 @@
-"""The passport of an ONNX file: what it is, whose its weights are, and how far it was found to be from the original."""
+"""The passport of an ONNX file: what it is, where its weights come from, and how far it is from the original."""
 
 import json
 from collections.abc import Mapping

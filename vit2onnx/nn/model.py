@@ -68,7 +68,7 @@ class Model(Protocol):
         """All parts, one after the other."""
 
     def natively(self, tensors: Mapping[str, LazyTensor], /) -> Mapping[str, LazyTensor] | None:
-        """The parameters with which references run the model by themselves, if by design these are others."""
+        """The parameters of references as installed, if these differ by design."""
 
 
 def run(model: Model, pixel_values: Images) -> Features:

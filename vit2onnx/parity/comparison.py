@@ -1,4 +1,4 @@
-"""What was measured of an exported graph, and questions to it. Nothing is judged here."""
+"""All that was measured of an exported graph. Nothing is judged here."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two that are compared on all inputs, in batches of one size.
+    """Two implementations to compare on all inputs, in batches of one size.
 
     `kind` says for what: an `original`, the `model` or the `graph` with the truth in single precision, or any of them
     in `double`; graph or model with a `reference`; or to be `shown` only.
@@ -93,12 +93,12 @@ class Comparison:
 
     @property
     def batches(self) -> list[int]:
-        """In batches of which sizes the graph was run."""
+        """The batch sizes that the graph was run with."""
         return list(dict.fromkeys(pair["batch"] for pair in self.pairs if pair["kind"] == "graph"))
 
     @property
     def not_compared(self) -> list[str]:
-        """Which inputs of which pairs have no row."""
+        """Inputs of pairs that have no row."""
         if not (self.cases and self.pairs):
             return ["anything"]
         compared = {(row["subject"], row["other"], row["batch"], case_of(row)) for row in self.differences}
@@ -116,7 +116,7 @@ def largest(rows: Iterable[Mapping[str, Any]], key: str = "max_abs") -> float:
 
 
 def case_of(row: Row) -> str:
-    """Of which input a row is."""
+    """The input of a row."""
     return str(Case(row["image"], row["height"], row["width"]))
 
 

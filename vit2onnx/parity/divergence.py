@@ -1,4 +1,4 @@
-"""Where implementations part, told from the comparison of their stages."""
+"""Where implementations part, by the comparison of their stages."""
 
 import json
 import math

@@ -59,7 +59,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
 
 
 def token_groups(features: np.ndarray, port: Port) -> dict[str, np.ndarray]:
-    """The rows [rows, ...] of an output by what users take from them, each as [n, ...], and the mean of patches."""
+    """The groups of rows of an output [rows, ...], each as [n, ...], and the mean of the patches."""
     groups = {group.name: features[group.start : group.stop] for group in port.groups}
     for group in port.groups:
         if group.grid:
@@ -80,7 +80,7 @@ def worst(values: Iterable[float | None]) -> float:
 
 
 def severity(value: float | None) -> float:
-    """What figures are ordered by: what is no finite number is the worst."""
+    """The key to order figures by: one that is not finite is the worst."""
     return value if value is not None and math.isfinite(value) else math.inf
 
 

@@ -23,9 +23,9 @@ from vit2onnx.spec.variant import VariantSpec
 Arrays = Mapping[str, np.ndarray]
 Features = Mapping[Case, np.ndarray]
 
-# The distribution of differences is told by these quantiles, by their names.
+# Quantiles that describe a distribution of differences, by name.
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
-# So many photographs, the worst, have a map of their error; each takes some kilobytes, and a page shows no more.
+# The worst photographs that get a map of their error; a page shows no more.
 MAX_ERROR_MAPS = 6
 
 
@@ -216,8 +216,8 @@ def error_maps(
     """Where in a photograph a graph is off: one map per photograph, at the size where its worst patch is.
 
     `floors` is a grid [rows][columns] of patches, each with its error in noise floors to three digits, or `None` if
-    that is not finite. The worst photographs come first, `MAX_ERROR_MAPS` at most. That whose features are published
-    is none of the user's.
+    that is not finite. The worst photographs come first, `MAX_ERROR_MAPS` at most. The published photograph
+    is left out, because it is not the user's.
     """
     patches_of = next(group for group in interface.features.groups if group.grid)
     worst: dict[str, tuple[float, Case, np.ndarray]] = {}
@@ -264,7 +264,7 @@ def known_differences(
 ) -> Iterator[dict[str, Any]]:
     """One row per case on how far a graph is from a reference that is run as it is by itself, which differs by `cause`.
 
-    What that changes is known from the Equinox model in double precision: `expected`. `unexplained` is the
+    The Equinox model in double precision tells the effect of that: `expected`. `unexplained` is the
     largest difference that is left without it, and `floors` that of the worst token, in noise floors.
     """
     for case, native in reference["native"].items():
@@ -339,7 +339,6 @@ def compare_outputs(
     single = {name: taken(kinds["float32"]) for name, kinds in implementations.items()}
     others = {TRUTH: truth, **single}
     rounding, floors = own_rounding(implementations, truth)
-    # What double precision does to one.
     floors_double = {case: DOUBLE_TO_SINGLE * values for case, values in floors.items()}
 
     prefix, patch = interface.features.groups[-1].start, interface.least["height"]
@@ -369,8 +368,8 @@ def compare_outputs(
                 rows += compare_features(pair, places, others[pair.other], interface, units)
             if features:
                 distributions.append(distribution(pair, features, others[pair.other]))
-            # What rounding alone does is there to hold the graph's against. Other batches are near enough to the first
-            # for what people do with features, as the differences tell.
+            # The original shows what rounding alone does. Other batches are not looked at, because the differences show
+            # that they are near the first.
             if pair.kind in ("original", "graph") and subject not in looked_at:
                 whole = view(features, prefix, patch) if features.keys() == truth.keys() else None
                 semantics.append(compare_semantics(subject, TRUTH, whole, true_view, batch=batch))

@@ -11,7 +11,7 @@ from vit2onnx.parity.metrics import finite, severity, worst
 # PARITY: two values are the same grey level if they are nearer than this; rounding in float32 moves them by 1e-4.
 SAME_LEVEL = 0.05
 
-# What is held to the limits on shares and bits: the others differ from the publisher, and among themselves, by design.
+# Only this one is held to the limits on shares and bits. The others differ from it and among themselves by design.
 PUBLISHER = "publisher"
 
 
@@ -80,5 +80,5 @@ def judge_preprocessing(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, 
 
 
 def _enlarged(row: Mapping[str, Any]) -> str:
-    """Implementations round further apart where they have to make pixels up."""
+    """A hint, because implementations round further apart where they enlarge a photograph."""
     return f", enlarged {row['enlarged']:g} x: take a larger photograph" if row["enlarged"] > 1 else ""

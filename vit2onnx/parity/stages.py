@@ -71,7 +71,7 @@ def _compare_stage(implementations: Mapping[str, Stages], mode: str, stage: str)
 
 
 def _multiple(value: float | None, unit: float) -> float | None:
-    """Where the truth is zero and there is no unit, something else than zero is beyond all multiples."""
+    """A multiple of a unit; `None` if it is not finite, as where the truth is zero and the value is not."""
     if value is None or not math.isfinite(unit):
         return None
     return value / unit if unit else (None if value else 0.0)

@@ -219,7 +219,7 @@ def _of_known_differences(comparison: Comparison, limits: Mapping[str, float]) -
         measured, expected = (largest(rows, key) for key in ("max_abs", "expected"))
         explained = f"which explains {expected:.1e} of a difference of {measured:.1e}"
         measure = f"{TOKEN_ERROR}, without the effect of {rows[0]['cause']}, {explained}"
-        # Of the reference, because it is that which is run otherwise.
+        # The reference is the subject, because it is run in another way here.
         pair = reference, GRAPH_RUNS[0]
         yield _at_most(limits, "floors", "truth", pair, measure, largest(rows, "floors"))
 
@@ -255,7 +255,7 @@ def _of_use(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Fin
 
 def _of_checks(comparison: Comparison) -> Iterator[Finding]:
     for check in comparison.checks:
-        # None of one may fail.
+        # The number of failures, which must be zero.
         failed = float(not check["passed"])
         yield Finding("sanity", check["name"], failed, 0.0, check["subject"], detail=check["detail"])
     # Only with checks: otherwise a comparison without any would seem to have this leg.

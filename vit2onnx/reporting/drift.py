@@ -18,7 +18,7 @@ from vit2onnx.reporting.page import SUBJECTS, number
 from vit2onnx.spec.subject import DOUBLE, TRUTH
 
 COLUMNS = ["mode", "stage", "subject", "other", "max_abs", "rms", "scale", "floor", "floors"]
-# So many blocks have their numbers under the plot; of more, every second or third has.
+# The most numbers of blocks under the plot; a deeper network shows every second or third.
 MAX_TICKS = 24
 
 

@@ -11,7 +11,7 @@ from vit2onnx.parity.verdict import Verdict
 from vit2onnx.reporting.evidence import GATES
 from vit2onnx.reporting.page import ENVIRONMENT, counted, fault_in_words
 
-# What stands under `verdict` where no gate has found a fault.
+# The verdict on a graph in which no gate has found a fault.
 PASSED = "passed"
 
 

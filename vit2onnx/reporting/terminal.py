@@ -19,13 +19,13 @@ from vit2onnx.reporting.page import cosine, counted, megabytes, number
 from vit2onnx.reporting.self_test import self_test_section
 from vit2onnx.reporting.summary import failed_graphs, summarise, verdict_line
 
-# What the columns of the table are.
+# Explains the columns of the table.
 LEGEND = (
     "A noise floor is the rounding error of the reference or of the Equinox model in single precision. Errors are"
     " distances from double precision, in such floors. Differences and cosines are against the reference."
 )
 
-# The gates that a config asks for or not.
+# Gates that a config turns on or off.
 OPTIONAL = ("stages", "self_test")
 
 

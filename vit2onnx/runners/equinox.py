@@ -20,10 +20,9 @@ def features(
 ) -> dict[str, np.ndarray]:
     """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`.
 
-    `model` is a model of shapes, and `tensors` has the parameters that it is filled with.
-
-    Those cases that `native` names are run once more in double precision as references run the model by themselves, if
-    by design that is with other parameters: `native/{case}`.
+    `model` is a model of shapes, and `tensors` has the parameters that it is filled with. The cases in `native` are run
+    once more in double precision with the parameters of references as installed, if these differ by design:
+    `native/{case}`.
     """
     found = {f"float32/{case}": value for case, value in _features(model, tensors, cases, "float32").items()}
     with jax.enable_x64(True):

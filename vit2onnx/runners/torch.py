@@ -31,8 +31,8 @@ def features(
 ) -> dict[str, np.ndarray]:
     """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`.
 
-    Those cases that `native` names are run once more as the reference runs them by itself, if by design that is
-    something else: `native/{case}`, in single precision.
+    The cases in `native` are run once more in single precision with the reference as installed, if that differs by
+    design: `native/{case}`.
     """
 
     def run(kind: str, some: Mapping[str, np.ndarray], dtype: torch.dtype) -> dict[str, np.ndarray]:

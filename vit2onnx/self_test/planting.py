@@ -29,7 +29,7 @@ GREY = Image.new("RGB", (300, 200), (128, 120, 110))
 
 # Published features are of the releases alone.
 NOT_TRIPPED = ("golden",)
-# Outputs have to tell of a fault in each precision in which it shows, by one of these limits.
+# In each precision in which a fault shows, the outputs alone must trip one of these limits.
 TELLING = {"single": ("floors", "rounding_ratio"), "double": ("floors_double",)}
 
 Limits = Mapping[str, float]

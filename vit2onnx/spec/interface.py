@@ -31,7 +31,8 @@ class Group:
 class Port:
     """An input or output of a graph: `axes` are numbers or names of axes, of which the last is that of the channels.
 
-    `groups` say what the rows of an output are. `row_of` names another output of which this one is a row, and which.
+    `groups` say what the rows of an output are. `row_of` names the output of which this one is a row, and which
+    row.
     """
 
     name: str

@@ -27,7 +27,7 @@ class Recipe:
         return self.sizes.get("batch")
 
     def batches(self, sizes: Sequence[int]) -> list[int]:
-        """In batches of which sizes a graph is run: its own, or if that is free, all that are asked for."""
+        """The batch sizes to run a graph with: its own, or `sizes` if its own is free."""
         return list(sizes) if self.batch is None else [self.batch]
 
     def accepts(self, sizes: Mapping[str, int]) -> bool:

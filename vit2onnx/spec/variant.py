@@ -91,11 +91,15 @@ class VariantSpec:
         """
         preprocessing = mapping["preprocessing"]
         golden = mapping.get("golden")
+        try:
+            architecture = architecture_of(mapping["family"], mapping["architecture"])
+        except InputError as error:
+            raise InputError(f"{variant_file(mapping['family'], name)}: {error}") from None
         return cls(
             name=name,
             family=mapping["family"],
             parameters=mapping["parameters"],
-            architecture=_architecture(name, mapping),
+            architecture=architecture,
             preprocessing=Preprocessing(
                 preprocessing["interpolation"], tuple(preprocessing["mean"]), tuple(preprocessing["std"])
             ),
@@ -120,13 +124,6 @@ def architecture_of(family: str, mapping: Mapping[str, Any]) -> Architecture:
     hashable = {key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()}
     architecture: Architecture = part(family, "architecture").Architecture(**hashable)
     return architecture
-
-
-def _architecture(name: str, mapping: Mapping[str, Any]) -> Architecture:
-    try:
-        return architecture_of(mapping["family"], mapping["architecture"])
-    except InputError as error:
-        raise InputError(f"{variant_file(mapping['family'], name)}: {error}") from None
 
 
 def variant_file(family: str, name: str) -> str:
