@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vit2onnx.nn.primitives import first_token
-from vit2onnx.weights.keytable import LazyTensor
 
 # Images as users have them, which models take as they are.
 Images = Float[Array, "batch 3 height width"] | Float[np.ndarray, "batch 3 height width"]
@@ -67,8 +66,8 @@ class Model(Protocol):
     def __call__(self, pixel_values: Images, /) -> Features:
         """All parts, one after the other."""
 
-    def natively(self, tensors: Mapping[str, LazyTensor], /) -> Mapping[str, LazyTensor] | None:
-        """The parameters of references as installed, if these differ by design."""
+    def natively(self, tensors: Mapping[str, Any], /) -> Mapping[str, Any] | None:
+        """The parameters of references as installed, if these differ by design: lazy tensors by name."""
 
 
 def run(model: Model, pixel_values: Images) -> Features:
