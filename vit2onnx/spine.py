@@ -58,14 +58,7 @@ def prove(
     references = {"transformers": torch.features(torch.reference_of(spec, "transformers", checkpoint), images)}
     features = equinox.features(*open_model(model), images)
     comparison = compare(spec, recipe, graph, images, references, features, batch_sizes, threads)
-    publisher = part(spec.family, "references")
-    prepared = compare_preprocessing(
-        opened.items(),
-        sizes,
-        lambda image, height, width: preprocess(image, height, width, spec.preprocessing),
-        publisher.preparations(spec),
-        publisher.published_constants(spec)[1],
-    )
+    prepared = compare_preprocessing(opened.items(), sizes, spec, part(spec.family, "references"), preprocess)
     return judge_graph(comparison, limits, record, prepared, bytes=graph.stat().st_size)
 
 

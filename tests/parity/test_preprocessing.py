@@ -6,7 +6,6 @@ not tell the order of the passes for all of them.
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,7 @@ Ours = Callable[..., np.ndarray]
 
 
 def compared(spec: VariantSpec, ours: Ours = preprocess) -> list[dict[str, Any]]:
-    references = part(spec.family, "references")
-    _, std = references.published_constants(spec)
-    ours = partial(ours, preprocessing=spec.preprocessing)
-    return compare_preprocessing(IMAGES, SIZES, ours, references.preparations(spec), std)
+    return compare_preprocessing(IMAGES, SIZES, spec, part(spec.family, "references"), ours)
 
 
 def faults(spec: VariantSpec, ours: Ours) -> list[Finding]:
@@ -128,10 +124,7 @@ def test_figures_mean_what_they_say():
 
 def test_a_photograph_that_is_enlarged_is_named_as_such():
     small = [("thumb", IMAGES[0][1].resize((64, 48)))]
-    references = part(WEB.family, "references")
-    _, std = references.published_constants(WEB)
-    ours = partial(preprocess, preprocessing=WEB.preprocessing)
-    rows = compare_preprocessing(small, [(224, 224), (32, 48)], ours, references.preparations(WEB), std)
+    rows = compare_preprocessing(small, [(224, 224), (32, 48)], WEB, part(WEB.family, "references"), preprocess)
     assert {row["enlarged"] for row in rows} == {1.0, 4.67}
     found = judge_preprocessing(rows, dict.fromkeys(LIMITS, 1e-9))
     assert any("(worst at thumb 224x224, enlarged 4.67 x: take a larger photograph)" in f.sentence for f in found)

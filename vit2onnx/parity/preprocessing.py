@@ -1,12 +1,14 @@
 """How far our preprocessing is from that of others, apart from any model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, severity, worst
+from vit2onnx.spec.variant import VariantSpec
 
 # PARITY: two values are the same grey level if they are nearer than this; rounding in float32 moves them by 1e-4.
 SAME_LEVEL = 0.05
@@ -39,23 +41,24 @@ def difference_of_inputs(ours: np.ndarray, theirs: np.ndarray, std: Sequence[flo
 def compare_preprocessing(
     images: Iterable[tuple[str, Any]],
     sizes: Sequence[tuple[int, int]],
-    ours: Callable[..., np.ndarray],
-    others: Mapping[str, Callable[..., np.ndarray]],
-    std: Sequence[float],
+    spec: VariantSpec,
+    references: ModuleType,
+    prepare: Callable[..., np.ndarray],
 ) -> list[dict[str, Any]]:
     """One row per other way, photograph and size.
 
-    `images` are names and photographs, `std` is the publisher's standard deviation per channel. `enlarged` is how many
-    times larger than the photograph the input is, at least one.
+    `images` are names and photographs, and `prepare` is our way. `references` is the part of the variant's family that
+    has the others. `enlarged` is how many times larger than the photograph the input is, at least one.
     """
     rows = []
+    others, (_, std) = references.preparations(spec), references.published_constants(spec)
     for name, image in images:
         for height, width in sizes:
-            prepared = ours(image, height, width)
-            for other, prepare in others.items():
+            ours = prepare(image, height, width, spec.preprocessing)
+            for other, theirs in others.items():
                 row = {"other": other, "image": name, "height": height, "width": width}
                 row["enlarged"] = round(max(1.0, height / image.height, width / image.width), 2)
-                rows.append(row | difference_of_inputs(prepared, prepare(image, height, width), std))
+                rows.append(row | difference_of_inputs(ours, theirs(image, height, width), std))
     return rows
 
 

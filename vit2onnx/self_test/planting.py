@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from vit2onnx.checkpoints.reading import open_checkpoint
@@ -151,13 +150,7 @@ def preprocessing_row(
 
 def judge_with(prepare: Prepare, spec: VariantSpec, photographs: Photographs, limits: Limits) -> Sequence[Finding]:
     """The findings on a way to prepare photographs."""
-
-    def ours(image: Image.Image, height: int, width: int) -> np.ndarray:
-        return prepare(image, height, width, spec.preprocessing)
-
-    references = part(spec.family, "references")
-    _, std = references.published_constants(spec)
-    rows = compare_preprocessing(photographs.items(), [SIZE], ours, references.preparations(spec), std)
+    rows = compare_preprocessing(photographs.items(), [SIZE], spec, part(spec.family, "references"), prepare)
     return judge_preprocessing(rows, limits)
 
 

@@ -1,7 +1,6 @@
 """Measure how far our preprocessing is from that of others."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,11 +24,8 @@ def compare(
     threads: int,
 ) -> None:
     torch.set_num_threads(threads)
-    references = part(spec.family, "references")
-    _, std = references.published_constants(spec)
     loaded = ((name, load_image(path)) for name, path in images.items())
-    ours = partial(preprocess, preprocessing=spec.preprocessing)
-    rows = compare_preprocessing(loaded, sizes, ours, references.preparations(spec), std)
+    rows = compare_preprocessing(loaded, sizes, spec, part(spec.family, "references"), preprocess)
     write_json(comparison, {"variant": spec.name, "differences": rows})
     write_text(table, csv_of(rows))
 
