@@ -48,7 +48,7 @@ def imported(path: Path) -> tuple[frozenset[str], frozenset[str]]:
     """
     names: set[str] = set()
     parts: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -18,11 +18,13 @@ import numpy as np
 from vit2onnx.errors import InputError
 from vit2onnx.files import read_arrays, sha256_of
 from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, described, initializers, passport_beside, sample_beside
-from vit2onnx.parity.floors import error, in_floors
+from vit2onnx.parity.floors import error, in_floors, rms
 from vit2onnx.runners.onnx import batch_of, session_of
 
 # No limit of a passport is higher, so that an edited one cannot let everything pass.
 HIGHEST_LIMIT = 100.0
+# The largest noise floor, as a share of an output's root mean square.
+HIGHEST_FLOOR = 1e-3
 
 
 def read_passport(graph: Path) -> dict[str, Any]:
@@ -64,6 +66,9 @@ def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool
         told[key] = {name: value for name, value in told[key].items() if name in said[key]}
     differing = [key for key, value in said.items() if told.get(key) != value]
     differing += sorted({"variant", "family", "export", "checkpoint", "licence", "preprocessing"} - said.keys())
+    findings = passport["parity"]["findings"]
+    passed = all(finding["measured"] <= finding["limit"] for finding in findings)
+    yield bool(findings) and passed, "all findings of the passport are within their limits"
     yield not differing, f"passport and metadata agree{', but not on ' + ', '.join(differing) if differing else ''}"
 
 
@@ -82,6 +87,9 @@ def check_sample(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, 
     cases = [name.removeprefix(f"{image_name}/") for name in arrays if name.startswith(f"{image_name}/")]
     if not cases:
         yield False, "no input was recorded"
+    recorded = {name.partition("/")[0] for name in arrays} - {image_name, FLOORS}
+    if missing := sorted(recorded - {*outputs}):
+        yield False, f"the outputs {', '.join(missing)} were recorded and are not in the file"
     for case in cases:
         images = np.repeat(arrays[f"{image_name}/{case}"][None], batch_of(session), axis=0)
         for output, values in zip(outputs, session.run(outputs, {image_name: images}), strict=True):
@@ -96,6 +104,8 @@ def _check_output(
     expected, floors = arrays[key], arrays[f"{FLOORS}/{key}"]
     if values.shape != expected.shape:
         return False, f"{what} has shape {values.shape} instead of {expected.shape}"
+    if not floors.max() <= HIGHEST_FLOOR * rms(expected):
+        return False, f"{what} was recorded with noise floors that no rounding has"
     worst = in_floors(np.atleast_2d(values), np.atleast_2d(expected), floors).floors
     measured = "not finite" if worst is None else f"{worst:.2g} noise floors"
     return (

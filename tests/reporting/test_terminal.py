@@ -122,15 +122,15 @@ def test_a_failure_names_what_is_at_fault_and_the_page_with_more(
 
 
 def test_the_page_to_open_is_named(healthy: Comparison, judged: Callable[..., Verdict], printed: Printed) -> None:
-    named = []
-    RESULTS.mkdir(parents=True)
-    for seconds, page in enumerate(("report.html", "summary.html", "report.html")):
+    (RESULTS / "dinov3_tiny").mkdir(parents=True)
+    for page in ("report.html", "summary.html"):
         (RESULTS / page).touch()
-        os.utime(RESULTS / page, (seconds, seconds))
-        named += [line for line in printed(judged(healthy)).splitlines() if line.startswith("Open ")]
-    # A report of an earlier run is not what to read.
-    pages = ("report.html", "summary.html", "report.html")
-    assert named == [f"Open results/synthetic/{page}" for page in pages]
+    assert "Open " not in printed(judged(healthy))
+    (RESULTS / "dinov3_tiny" / "parity.html").touch()
+    assert "\nOpen results/synthetic/dinov3_tiny/parity.html\n" in printed(judged(healthy))
+    # Of several variants, the page on all of them.
+    told = printed(judged(healthy), judged(replace(healthy, variant="other", export="other")))
+    assert "\nOpen results/synthetic/summary.html\n" in told
 
 
 def test_only_verdicts_on_what_is_there_are_shown(

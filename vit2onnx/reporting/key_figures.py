@@ -96,7 +96,7 @@ def _neighbours(evidence: Evidence) -> KeyFigure:
     if not asked or not all(row["finite"] for row in rows):
         return KeyFigure(UNKNOWN, what, "not finite, or nothing to look among", finding.passed)
     share = min(figures["top_1"] for figures in asked)
-    note = "and all others that were looked at"
+    note = "and so do all further neighbours that were compared"
     if share < 1 or finding.measured > 0:
         limit = number(finding.limit)
         note = f"neighbours that changed places differ by {number(finding.measured)} of cosine; limit {limit}"

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,10 @@ def self_test_line(result: Path, limits: Mapping[str, Any]) -> str:
     return f"Self-test: {told if tested['passed'] else 'FAILED. ' + tested['sentence']} See {where}"
 
 
-def page_to_open(folder: Path) -> Path | None:
-    """The page with everything in a folder of results: the report, unless it is older than the summary."""
-    pages = [page for page in (folder / "summary.html", folder / "report.html") if page.exists()]
-    return max(pages, key=lambda page: page.stat().st_mtime_ns, default=None)
+def page_to_open(folder: Path, variants: Collection[str]) -> Path | None:
+    """The page to begin with in a folder of results: that of the only variant, or else the summary."""
+    page = folder / next(iter(variants)) / "parity.html" if len(variants) == 1 else folder / "summary.html"
+    return page if page.exists() else None
 
 
 def print_summary(
@@ -117,7 +117,7 @@ def print_summary(
     _print_lines(console, lines)
     pages = [results / variant / "parity.html" for variant in dict.fromkeys(failed["variant"])]
     _print_lines(console, [f"More in {os.path.relpath(page)}" for page in pages if page.exists()])
-    if page := page_to_open(results):
+    if page := page_to_open(results, set(summary["variant"])):
         console.print(f"\nOpen {os.path.relpath(page)}", soft_wrap=True)
     style = "bold green" if complete and failed.empty else "bold red"
     console.print(f"\n{verdict_line(summary, complete=complete)}", style=style)

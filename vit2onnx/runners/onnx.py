@@ -119,15 +119,16 @@ def ports_of(session: ort.InferenceSession) -> dict[str, tuple[str, list[int | s
 def filled_batches(images: Mapping[str, np.ndarray], batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
     """Batches of images of one size, with the names of these.
 
-    The last batch of a size is filled up from the front. An image alone is put beside its mirror image, so that a graph
-    that mixes the images of a batch shows, and in two batches, so that it is in every place.
+    The last batch of a size is filled up from the front. An image alone is put beside the negative of its mirror
+    image, which no image equals, so that a graph that mixes the images of a batch shows; and in two batches, so that it
+    is in every place.
     """
     for shape in dict.fromkeys(image.shape for image in images.values()):
         same = {name: image for name, image in images.items() if image.shape == shape}
         starts = range(0, len(same), batch)
         if len(same) == 1 < batch:
             (image,) = same.values()
-            same, starts = {**same, MIRROR: image[..., ::-1]}, range(2)
+            same, starts = {**same, MIRROR: -image[..., ::-1]}, range(2)
         names = list(same)
         for start in starts:
             given = [names[i % len(names)] for i in range(start, start + batch)]

@@ -58,9 +58,15 @@ def compute(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def origin_of_constants(path: Path) -> onnx.ModelProto | None:
-    """The graph that computes the constants of an ONNX file; none if the file has no such constants."""
+    """The graph that computes the constants of an ONNX file; none if the file has no such constants.
+
+    Raises `InputError` if the file does not tell it well.
+    """
     text = metadata(path).get(COMPUTED)
-    return None if text is None else onnx.parser.parse_model(text)
+    try:
+        return None if text is None else onnx.parser.parse_model(text)
+    except onnx.parser.ParseError:
+        raise InputError(f"{path}: its metadata {COMPUTED} is damaged; delete the file and run again.") from None
 
 
 def computed_constants(path: Path) -> Mapping[str, np.ndarray]:

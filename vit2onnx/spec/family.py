@@ -54,7 +54,11 @@ def missing_of(family: str, name: str) -> str:
     where = f"vit2onnx/families/{family}/{name}.py"
     if not has_part(family, name):
         return f"there is no {where}"
-    lacking = sorted(set(PARTS.get(name, ())) - set(_names(_file(family, name))))
+    try:
+        names = set(_names(_file(family, name)))
+    except SyntaxError as error:
+        return f"{where}, line {error.lineno}: {error.msg}"
+    lacking = sorted(set(PARTS.get(name, ())) - names)
     return f"{where} lacks {', '.join(lacking)}" if lacking else ""
 
 
@@ -64,7 +68,7 @@ def _file(family: str, name: str) -> Path:
 
 def _names(path: Path) -> Iterator[str]:
     """The names that a module defines or imports at its top."""
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(), str(path)).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.ImportFrom | ast.Import):

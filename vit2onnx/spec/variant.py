@@ -1,5 +1,6 @@
 """A variant, built from its YAML file. Standard library and PyYAML only, because the Snakefile imports this module."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ import yaml
 from vit2onnx.errors import InputError
 from vit2onnx.spec.family import part
 from vit2onnx.spec.interface import Interface
+
+# Names of variants, which become those of folders, wildcards and words of a shell.
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ def read_variants(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(folder.glob("*/*.yaml"), key=lambda path: path.name):
         family, name = path.parent.name, path.stem
         file = variant_file(family, name)
+        if not re.fullmatch(NAME, name):
+            raise InputError(f"{file}: name it with letters, digits, _, . and - only, because files are called by it.")
         mapping = read_yaml(path, file)
         if not isinstance(mapping, dict):
             raise InputError(f"{file}: it must hold keys with values.")

@@ -57,4 +57,4 @@ rule copy_licence:
     message:
         "{wildcards.variant}: copying the licence of its weights"
     shell:
-        "cp {input.licence} {output.licence} 2> {log}"
+        "cp -- {input.licence:q} {output.licence:q} 2> {log:q}"

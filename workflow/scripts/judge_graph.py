@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of, write_json
 from vit2onnx.logs import logging_to
 from vit2onnx.parity.comparison import Comparison
@@ -17,14 +18,17 @@ from vit2onnx.self_test.verdict import finding_of
 def judge(evidence: Mapping[str, Path], limits: Mapping[str, Mapping[str, Any]], verdict: Path) -> None:
     """Write the verdict; `evidence` has the rule's inputs by name."""
     stages, self_test = evidence.get("stages"), evidence.get("self_test")
+    comparison, graph = Comparison.read(evidence["comparison"]), evidence["graph"]
+    if comparison.graph_sha256 != sha256_of(graph):
+        raise InputError(f"{evidence['comparison']} is of another {graph.name}; delete it and run again.")
     result = judge_graph(
-        Comparison.read(evidence["comparison"]),
+        comparison,
         limits,
         json.loads(evidence["record"].read_text()),
         json.loads(evidence["preprocessing"].read_text())["differences"],
         StageComparison.read(stages) if stages else None,
         finding_of(json.loads(self_test.read_text())) if self_test else None,
-        bytes=evidence["graph"].stat().st_size,
+        bytes=graph.stat().st_size,
         evidence={os.path.relpath(path, verdict.parent): sha256_of(path) for path in evidence.values()},
     )
     write_json(verdict, result.as_data())
