@@ -358,6 +358,31 @@ def test_another_output_than_the_recorded_one_is_seen(graph: Path, monkeypatch, 
     assert "max |difference| 1.0e-04" in printed
 
 
+def test_noise_floors_that_no_rounding_has_are_seen(graph: Path, monkeypatch, capsys):
+    sample, passport = graph.with_name("static.sample.npz"), graph.with_suffix(".passport.json")
+    with np.load(sample) as arrays:
+        changed = {name: 1e9 * array if name.startswith("noise_floors/") else array for name, array in arrays.items()}
+    write_arrays(sample, changed)
+    text = json.loads(passport.read_text())
+    text["sample"]["sha256"] = sha256_of(sample)
+    passport.write_text(json.dumps(text))
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 1
+    assert "pooler_output was recorded with noise floors that no rounding has" in printed
+
+
+def test_an_output_that_the_file_lacks_is_seen(graph: Path, monkeypatch, capsys):
+    sample, passport = graph.with_name("static.sample.npz"), graph.with_suffix(".passport.json")
+    with np.load(sample) as arrays:
+        write_arrays(sample, {**arrays, "logits/cat@48x64": np.zeros((1, 3), np.float32)})
+    text = json.loads(passport.read_text())
+    text["sample"]["sha256"] = sha256_of(sample)
+    passport.write_text(json.dumps(text))
+    status, printed = verified(graph, monkeypatch, capsys)
+    assert status == 1
+    assert "FAIL  the outputs logits were recorded and are not in the file" in printed
+
+
 @pytest.mark.parametrize("kept", ["pixel_values", "last_hidden_state", "noise_floors"])
 def test_a_sample_that_holds_too_little_verifies_nothing(graph: Path, monkeypatch, capsys, kept: str):
     sample, passport = graph.with_name("static.sample.npz"), graph.with_suffix(".passport.json")
@@ -395,6 +420,8 @@ def test_a_missing_file_is_one_sentence(graph: Path, monkeypatch, capsys, name: 
         lambda passport: passport["sample"].update(limit_in_floors=float("inf")),
         lambda passport: passport["sample"].update(limit_in_floors=None),
         lambda passport: passport.update(weights={}),
+        lambda passport: passport["parity"].update(findings=[]),
+        lambda passport: passport["parity"]["findings"][0].update(measured=1e9),
         lambda passport: passport.pop("constants"),
         lambda passport: passport.update(file="static.onnx"),
         lambda passport: passport.update(passport=1),

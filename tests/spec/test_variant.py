@@ -40,8 +40,12 @@ def test_variants_are_named_by_their_files(tmp_path):
         ({"one/a.yaml": "family: two"}, r"config/variants/one/a\.yaml: delete the key 'family'; the folder says it\."),
         ({"one/a.yaml": "- x"}, r"config/variants/one/a\.yaml: it must hold keys with values\."),
         ({"one/a.yaml": ""}, r"config/variants/one/a\.yaml: it must hold keys with values\."),
+        # Names become words of a shell.
+        ({"one/x;touch T.yaml": "x: 1"}, r"config/variants/one/x;touch T\.yaml: name it with letters, digits"),
+        ({"one/-rf.yaml": "x: 1"}, r"config/variants/one/-rf\.yaml: name it with letters, digits"),
+        ({"one/a{b}.yaml": "x: 1"}, r"config/variants/one/a{b}\.yaml: name it with letters, digits"),
     ],
-    ids=["in no folder", "twice", "family", "list", "empty"],
+    ids=["in no folder", "twice", "family", "list", "empty", "shell", "option", "braces"],
 )
 def test_a_misplaced_variant_file_is_named(tmp_path, files, fault):
     for name, text in files.items():
