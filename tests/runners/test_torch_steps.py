@@ -108,11 +108,11 @@ def test_readers_widen_cut_and_reshape():
 )
 def test_names_that_only_one_side_has_are_told(change: dict, names: str):
     model = torch.nn.Linear(2, 3)
-    state = {key: value for key, value in ({"weight": 1, "bias": 1} | change).items() if value}
+    state = {key: torch.Tensor for key, value in ({"weight": 1, "bias": 1} | change).items() if value}
     with pytest.raises(InputError) as caught:
         check_names("file.pth does not fit", model, state)
     assert str(caught.value) == f"file.pth does not fit: only one of the two has {names}."
-    check_names("file.pth does not fit", model, {"bias": 1, "weight": 1})
+    check_names("file.pth does not fit", model, {"bias": torch.Tensor, "weight": torch.Tensor})
 
 
 @pytest.mark.parametrize("name", ["vits16plus", "convnext_tiny"])
