@@ -14,10 +14,13 @@ import torch
 
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.detect import tables_of
+from vit2onnx.checkpoints.identity import describe
 from vit2onnx.checkpoints.synthetic import write_synthetic
+from vit2onnx.exporting.graph import export
 from vit2onnx.nn.model import Model
 from vit2onnx.self_test.chain import shrink
 from vit2onnx.spec.family import part
+from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec, read_variants
 from vit2onnx.weights.archive import read_archive
 from vit2onnx.weights.model_file import load_model, map_model, write_model
@@ -70,6 +73,16 @@ class Spine:
         """The inference model."""
         path = self.folder / "model.eqx"
         write_model(path, self.spec, map_model(self.spec, read_archive(self.archive, self.spec)))
+        return path
+
+    def export(self, recipe: Recipe, *, external: bool = False) -> Path:
+        """The graph of a recipe, beside the inference model; written once, if several tests ask."""
+        # Recipes of one name differ between tests.
+        known = recipe.name, recipe.opset, *recipe.sizes.values(), "external" if external else "embedded"
+        path = self.folder / f"{'_'.join(map(str, known))}.onnx"
+        if not path.exists():
+            record = describe(self.spec, self.checkpoints["meta"], origin={"kind": "synthetic"}, official=False)
+            export(self.spec, recipe, self.model_file, path, record, external=external)
         return path
 
     @cached_property

@@ -12,8 +12,6 @@ import pytest
 
 from tests import transformers_model
 from tests.rounding import MODEL_LIMIT, floors
-from vit2onnx.checkpoints.fetch import describe
-from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.runners.onnx_constants import computed_constants
 from vit2onnx.spec.recipe import Recipe
@@ -57,24 +55,6 @@ def expected() -> Callable[..., Features]:
     return run
 
 
-@pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Export a small model by a recipe, as the workflow does; once, if several tests ask."""
-    folder = tmp_path_factory.mktemp("graphs")
-
-    def run(spine, recipe: Recipe) -> Path:
-        path = folder / f"{spine.spec.name}_{recipe.name}.onnx"
-        if not path.exists():
-            skeleton, tensors = open_model(spine.model_file)
-            record = describe(spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic"}, official=False)
-            metadata = metadata_of(spine.spec, recipe, record, "")
-            graph, interface = trace(skeleton, spine.spec, recipe), spine.spec.interface()
-            write(graph, path, interface, recipe, metadata, tensors, weights=spine.model_file, external=False)
-        return path
-
-    return run
-
-
 def run_graph(path: Path, pixel_values: np.ndarray, level: str) -> list[np.ndarray]:
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
@@ -84,8 +64,8 @@ def run_graph(path: Path, pixel_values: np.ndarray, level: str) -> list[np.ndarr
 
 
 @pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
-def test_the_dynamic_graph_is_within_the_limit_of_the_reference_at_every_size(small, export, expected, level: str):
-    path = export(small, DYNAMIC)
+def test_the_dynamic_graph_is_within_the_limit_of_the_reference_at_every_size(small, expected, level: str):
+    path = small.export(DYNAMIC)
     interface = small.spec.interface()
     for size in SIZES:
         tokens, pooled = run_graph(path, noise(*size), level)
@@ -99,18 +79,18 @@ def test_the_dynamic_graph_is_within_the_limit_of_the_reference_at_every_size(sm
         assert floors(alone, *expected(small, size)) <= MODEL_LIMIT, size
 
 
-def test_the_static_graph_is_too(small, export, expected):
-    path = export(small, STATIC)
+def test_the_static_graph_is_too(small, expected):
+    path = small.export(STATIC)
     outputs = [run_graph(path, image[None], "ORT_ENABLE_ALL") for image in noise(70, 101)]
     tokens, pooled = map(np.concatenate, zip(*outputs, strict=True))
     assert floors(tokens, *expected(small, (70, 101))) <= MODEL_LIMIT
     np.testing.assert_array_equal(pooled, tokens[:, 0])
 
 
-def test_what_has_an_operator_is_one_node(small, export):
+def test_what_has_an_operator_is_one_node(small):
     arch = small.spec.architecture
     for recipe in (DYNAMIC, STATIC):
-        model = onnx.load(export(small, recipe))
+        model = onnx.load(small.export(recipe))
         found = Counter(node.op_type for node in model.graph.node)
         if small.spec.family == "dinov3_convnext":
             blocks, stages = sum(arch.depths), len(arch.depths)
@@ -130,11 +110,11 @@ def test_what_has_an_operator_is_one_node(small, export):
         assert {node.domain for node in model.graph.node} == {""}
 
 
-def test_every_weight_of_the_model_is_in_the_graph(small, export):
+def test_every_weight_of_the_model_is_in_the_graph(small):
     _, tensors = open_model(small.model_file)
     for recipe in (DYNAMIC, STATIC):
-        held = {tensor.name: tensor for tensor in onnx.load(export(small, recipe)).graph.initializer}
-        computed = computed_constants(export(small, recipe))
+        held = {tensor.name: tensor for tensor in onnx.load(small.export(recipe)).graph.initializer}
+        computed = computed_constants(small.export(recipe))
         # Of the periods, only tables are left where the size is fixed.
         left = tensors.keys() - ({"rope_periods"} if computed else set())
         for name in left:
@@ -142,8 +122,8 @@ def test_every_weight_of_the_model_is_in_the_graph(small, export):
         assert all(np.prod(held[name].dims) <= 6 for name in held.keys() - left - computed.keys())
 
 
-def test_what_a_graph_says_of_itself_is_its_variants(small, export):
-    check_metadata(small.spec, {entry.key: entry.value for entry in onnx.load(export(small, DYNAMIC)).metadata_props})
+def test_what_a_graph_says_of_itself_is_its_variants(small):
+    check_metadata(small.spec, {entry.key: entry.value for entry in onnx.load(small.export(DYNAMIC)).metadata_props})
 
 
 def test_what_would_be_said_of_each_release_is_its_own(released):
@@ -160,10 +140,10 @@ def check_metadata(spec: VariantSpec, metadata: Mapping[str, str]) -> None:
         assert str(value) in metadata["preprocessing"]
 
 
-def test_a_size_below_a_patch_is_refused_by_the_graph(small, export):
+def test_a_size_below_a_patch_is_refused_by_the_graph(small):
     patch = small.spec.architecture.patch_size
     with pytest.raises(Exception, match=r"Conv|ShapeInfer|shape|Reshape|dim"):
-        run_graph(export(small, DYNAMIC), noise(patch - 1, 64), "ORT_ENABLE_ALL")
+        run_graph(small.export(DYNAMIC), noise(patch - 1, 64), "ORT_ENABLE_ALL")
 
 
 @pytest.mark.parametrize(
@@ -180,14 +160,12 @@ def test_a_size_below_a_patch_is_refused_by_the_graph(small, export):
         ("convnext_tiny", {"embed_dims": (6, 10, 14), "depths": (2, 1, 3), "norm_eps": 1e-5}),
     ],
 )
-def test_a_release_that_there_is_none_of_yet_goes_all_the_way(
-    released, tiny, export, tmp_path, name: str, change: dict
-):
+def test_a_release_that_there_is_none_of_yet_goes_all_the_way(released, tiny, tmp_path, name: str, change: dict):
     """With all that a variant file can say of its architecture, in every layout."""
     spec = released[f"dinov3_{name}_pretrain_lvd1689m"]
     spec = replace(spec, name=f"dinov3_new_{name}", architecture=replace(spec.architecture, **change))
     new = type(tiny)(spec, tmp_path)
-    tokens, _ = run_graph(export(new, DYNAMIC), noise(70, 101), "ORT_ENABLE_ALL")
+    tokens, _ = run_graph(new.export(DYNAMIC), noise(70, 101), "ORT_ENABLE_ALL")
     for layout, path in new.checkpoints.items():
         if layout != "timm" or not getattr(spec.architecture, "qkv_bias", False):
             assert floors(tokens, *references(spec, path, (70, 101))) <= MODEL_LIMIT, layout

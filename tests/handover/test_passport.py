@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -342,15 +342,19 @@ def test_a_limit_that_says_nothing_is_refused(graph: Path, monkeypatch, capsys, 
     assert f"FAIL  a limit of {limit:g} noise floors says nothing; passports have 100 at most" in printed
 
 
-def test_another_output_than_the_recorded_one_is_seen(graph: Path, monkeypatch, capsys):
+def change_sample(graph: Path, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> None:
+    """Change the sample of a graph, and its hash in the passport."""
     sample, passport = graph.with_name("static.sample.npz"), graph.with_suffix(".passport.json")
     with np.load(sample) as arrays:
-        changed = dict(arrays)
-    changed["last_hidden_state/cat@48x64"] = changed["last_hidden_state/cat@48x64"] + np.float32(1e-4)
-    write_arrays(sample, changed)
+        write_arrays(sample, change(dict(arrays)))
     text = json.loads(passport.read_text())
     text["sample"]["sha256"] = sha256_of(sample)
     passport.write_text(json.dumps(text))
+
+
+def test_another_output_than_the_recorded_one_is_seen(graph: Path, monkeypatch, capsys):
+    name = "last_hidden_state/cat@48x64"
+    change_sample(graph, lambda arrays: {**arrays, name: arrays[name] + np.float32(1e-4)})
     status, printed = verified(graph, monkeypatch, capsys)
     assert status == 1
     assert printed.count("FAIL") == 1
@@ -359,25 +363,14 @@ def test_another_output_than_the_recorded_one_is_seen(graph: Path, monkeypatch, 
 
 
 def test_noise_floors_that_no_rounding_has_are_seen(graph: Path, monkeypatch, capsys):
-    sample, passport = graph.with_name("static.sample.npz"), graph.with_suffix(".passport.json")
-    with np.load(sample) as arrays:
-        changed = {name: 1e9 * array if name.startswith("noise_floors/") else array for name, array in arrays.items()}
-    write_arrays(sample, changed)
-    text = json.loads(passport.read_text())
-    text["sample"]["sha256"] = sha256_of(sample)
-    passport.write_text(json.dumps(text))
+    change_sample(graph, lambda arrays: {x: 1e9 * y if x.startswith("noise_floors/") else y for x, y in arrays.items()})
     status, printed = verified(graph, monkeypatch, capsys)
     assert status == 1
     assert "pooler_output was recorded with noise floors that no rounding has" in printed
 
 
 def test_an_output_that_the_file_lacks_is_seen(graph: Path, monkeypatch, capsys):
-    sample, passport = graph.with_name("static.sample.npz"), graph.with_suffix(".passport.json")
-    with np.load(sample) as arrays:
-        write_arrays(sample, {**arrays, "logits/cat@48x64": np.zeros((1, 3), np.float32)})
-    text = json.loads(passport.read_text())
-    text["sample"]["sha256"] = sha256_of(sample)
-    passport.write_text(json.dumps(text))
+    change_sample(graph, lambda arrays: {**arrays, "logits/cat@48x64": np.zeros((1, 3), np.float32)})
     status, printed = verified(graph, monkeypatch, capsys)
     assert status == 1
     assert "FAIL  the outputs logits were recorded and are not in the file" in printed
@@ -385,12 +378,7 @@ def test_an_output_that_the_file_lacks_is_seen(graph: Path, monkeypatch, capsys)
 
 @pytest.mark.parametrize("kept", ["pixel_values", "last_hidden_state", "noise_floors"])
 def test_a_sample_that_holds_too_little_verifies_nothing(graph: Path, monkeypatch, capsys, kept: str):
-    sample, passport = graph.with_name("static.sample.npz"), graph.with_suffix(".passport.json")
-    with np.load(sample) as arrays:
-        write_arrays(sample, {name: array for name, array in arrays.items() if name.startswith(kept)})
-    text = json.loads(passport.read_text())
-    text["sample"]["sha256"] = sha256_of(sample)
-    passport.write_text(json.dumps(text))
+    change_sample(graph, lambda arrays: {name: array for name, array in arrays.items() if name.startswith(kept)})
     status, printed = verified(graph, monkeypatch, capsys)
     assert status == 1
     assert re.search("FAIL  (no input|.*) was(?: not)? recorded", printed) or printed.count("error: ") == 1

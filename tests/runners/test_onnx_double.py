@@ -21,10 +21,7 @@ from tests import transformers_model
 from tests.conftest import DISTINCT, Spine, short
 from tests.planted import AMPLIFIED, IN_GRAPH, MODELS
 from tests.rounding import floors
-from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.errors import InputError
-from vit2onnx.exporting.graph import trace, write
-from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.families.fault import InGraph
 from vit2onnx.parity.floors import rms
 from vit2onnx.parity.outputs import Check, outputs_of
@@ -34,7 +31,6 @@ from vit2onnx.runners.onnx_double import Conv, Gelu, LayerNormalization, run_in_
 from vit2onnx.self_test.chain import shrink
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.weights.model_file import open_model
 
 DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 # A batch of two, because all of it is repeated in every place.
@@ -43,18 +39,6 @@ STATIC = Recipe("static", 23, {"batch": 2, "height": 70, "width": 101})
 SIZES = [(70, 101), (32, 96), (131, 47)]
 IMAGES = {str(Case("noise", *size)): np.random.default_rng(0).standard_normal((3, *size), np.float32) for size in SIZES}
 FIRST = next(iter(IMAGES))
-
-
-def export(spine: Spine, recipe: Recipe, external: bool = False) -> Path:
-    """A small model's graph beside the file of its weights; written once, if several tests ask."""
-    path = spine.folder / f"{recipe.name}_{'external' if external else 'embedded'}.onnx"
-    if not path.exists():
-        skeleton, tensors = open_model(spine.model_file)
-        record = describe(spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic"}, official=False)
-        metadata = metadata_of(spine.spec, recipe, record, "")
-        graph, interface = trace(skeleton, spine.spec, recipe), spine.spec.interface()
-        write(graph, path, interface, recipe, metadata, tensors, weights=spine.model_file, external=external)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +67,7 @@ def test_the_graph_of_every_release_is_the_reference(spines, truth, name: str):
     expected = truth(spine)
     for recipe, external in product((DYNAMIC, STATIC), (False, True)):
         accepted = {c: x for c, x in IMAGES.items() if recipe.accepts(Case.parse(c).sizes)}
-        found = features(export(spine, recipe, external), accepted, recipe.batch or 1)
+        found = features(spine.export(recipe, external=external), accepted, recipe.batch or 1)
         assert found.keys() == accepted.keys()
         for case, x in found.items():
             assert x.dtype == np.float64
@@ -110,7 +94,7 @@ def of_model(released, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
 @pytest.mark.parametrize("fault", IN_GRAPH, ids=[f"{fault.model}: {fault.name}" for fault in IN_GRAPH])
 def test_a_planted_fault_is_far_beyond_double_precision(of_model, truth, tmp_path: Path, fault: InGraph):
     spine = of_model(fault.model)
-    path, spoilt, image = export(spine, DYNAMIC), tmp_path / "spoilt.onnx", {FIRST: IMAGES[FIRST]}
+    path, spoilt, image = spine.export(DYNAMIC), tmp_path / "spoilt.onnx", {FIRST: IMAGES[FIRST]}
     model = onnx.load(path)
     fault.change(model)
     onnx.save(model, spoilt)
@@ -149,7 +133,7 @@ def other_origin(old: str, new: str) -> Callable[[onnx.ModelProto], None]:
 
 
 def spoilt(spine: Spine, plant: Callable[[onnx.ModelProto], None], path: Path) -> Path:
-    model = onnx.load(export(spine, STATIC))
+    model = onnx.load(spine.export(STATIC))
     plant(model)
     onnx.save(model, path)
     return path
@@ -177,7 +161,7 @@ def test_a_constant_that_is_not_the_rounding_of_its_origin_is_refused(tiny: Spin
 
 
 def test_a_wrong_element_shows_in_single_precision_too(tiny: Spine, truth, tmp_path: Path):
-    healthy, wrong = export(tiny, STATIC), spoilt(tiny, OTHER_CONSTANTS["off by 1e-3"], tmp_path / "spoilt.onnx")
+    healthy, wrong = tiny.export(STATIC), spoilt(tiny, OTHER_CONSTANTS["off by 1e-3"], tmp_path / "spoilt.onnx")
     images = np.repeat(IMAGES[FIRST][None], 2, axis=0)
     found = [session_of(path).run(None, {"pixel_values": images})[0][0] for path in (healthy, wrong)]
     expected = truth(tiny)[FIRST]
@@ -198,7 +182,7 @@ def test_a_constant_that_is_as_wrong_as_its_origin_is_another_model(tiny: Spine,
 
 
 def test_all_places_of_a_batch_and_all_outputs_are_given(tiny: Spine):
-    model = onnx.load(export(tiny, DYNAMIC))
+    model = onnx.load(tiny.export(DYNAMIC))
     (norm,) = [node for node in model.graph.node if "last_hidden_state" in node.output]
     norm.output[0] = "normed"
     # What is added to an image depends on its place.
@@ -209,7 +193,7 @@ def test_all_places_of_a_batch_and_all_outputs_are_given(tiny: Spine):
     )
     path = tiny.folder / "places.onnx"
     onnx.save(model, path)
-    alone = features(export(tiny, DYNAMIC), {FIRST: IMAGES[FIRST]})[FIRST]
+    alone = features(tiny.export(DYNAMIC), {FIRST: IMAGES[FIRST]})[FIRST]
     both = run_in_double(path, {FIRST: IMAGES[FIRST]}, 2)[FIRST]["last_hidden_state"]
     np.testing.assert_allclose(both, [alone, alone + 1], rtol=0, atol=1e-13)
 
@@ -365,7 +349,7 @@ def tried(path: Path, spine: Spine, recipe: Recipe = DYNAMIC) -> tuple[dict[Case
     "plant", [without_a_kernel, unknown_operator, of_other_width], ids=lambda plant: plant.__name__
 )
 def test_a_graph_that_does_not_run_is_a_finding(tiny: Spine, tmp_path: Path, plant: Callable[[onnx.ModelProto], None]):
-    model = onnx.load(export(tiny, DYNAMIC))
+    model = onnx.load(tiny.export(DYNAMIC))
     plant(model)
     onnx.save(model, tmp_path / "spoilt.onnx")
     features, check = tried(tmp_path / "spoilt.onnx", tiny)
@@ -374,14 +358,14 @@ def test_a_graph_that_does_not_run_is_a_finding(tiny: Spine, tmp_path: Path, pla
 
 
 def test_a_graph_without_its_weights_is_a_finding(tiny: Spine, tmp_path: Path):
-    shutil.copy(export(tiny, DYNAMIC, external=True), tmp_path / "graph.onnx")
+    shutil.copy(tiny.export(DYNAMIC, external=True), tmp_path / "graph.onnx")
     features, check = tried(tmp_path / "graph.onnx", tiny)
     assert (features, check.name, check.passed) == ({}, "runs", False)
     assert "model.eqx" in check.detail
 
 
 def test_features_of_a_wrong_shape_are_left_out(tiny: Spine, tmp_path: Path):
-    model = onnx.load(export(tiny, DYNAMIC))
+    model = onnx.load(tiny.export(DYNAMIC))
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = ["all" if name == "last_hidden_state" else name for name in names]
@@ -395,6 +379,6 @@ def test_features_of_a_wrong_shape_are_left_out(tiny: Spine, tmp_path: Path):
 
 
 def test_a_graph_that_runs_is_a_finding_too(tiny: Spine):
-    features, check = tried(export(tiny, DYNAMIC), tiny)
+    features, check = tried(tiny.export(DYNAMIC), tiny)
     assert list(features) == [Case.parse(FIRST)]
     assert (check.name, check.passed, check.detail) == ("shapes", True, "batch 1: 1 inputs")
