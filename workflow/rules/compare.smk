@@ -41,10 +41,8 @@ rule run_reference:
         "../../envs/torch.yaml"
     threads: 2
     resources:
-        # One layer at a time, however deep the model; but the publisher's code is run as a whole.
-        mem_mb=memory_for(
-            base=1200, layers=5, weights=lambda wildcards: 3 * (wildcards.reference == "publisher"), cases=8
-        ),
+        # One layer at a time, however deep the model.
+        mem_mb=memory_for(base=1200, layers=5, cases=8),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         repository=repository_of,
