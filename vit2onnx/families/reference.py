@@ -1,8 +1,11 @@
 """The words in which a family describes its PyTorch references: steps, and where their stages are seen."""
 
+import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -99,6 +102,20 @@ def reader(tensor: LazyTensor, part: slice = slice(None), shape: tuple[int, ...]
         return torch.from_numpy(array if shape is None else array.reshape(shape))
 
     return read
+
+
+def import_from(repository: Path | None, file: str, name: str) -> None:
+    """Let the publisher's code `name` be imported from a user's clone, which has `file`.
+
+    Raises `InputError` if it is no such clone.
+    """
+    clone = repository or Path()
+    if not (clone / file).is_file():
+        raise InputError(
+            f"reference.repositories: {clone} is no clone of github.com/{name}; name one or leave the entry out."
+        )
+    sys.path.insert(0, str(clone))
+    logging.getLogger(name.rpartition("/")[2]).setLevel(logging.WARNING)
 
 
 def check_names(name: str, model: nn.Module, state: Mapping[str, Reader]) -> None:

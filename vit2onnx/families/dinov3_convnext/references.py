@@ -3,9 +3,7 @@
 The publisher's own code is run when the user has a clone of it. Nothing of it is part of this project.
 """
 
-import logging
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,10 +12,18 @@ import torch
 from torch import nn
 from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
 
-from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_convnext.architecture import REPOSITORY, Architecture
 from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations
-from vit2onnx.families.reference import Reader, Reference, Step, Tap, check_names, native_convolutions, reader
+from vit2onnx.families.reference import (
+    Reader,
+    Reference,
+    Step,
+    Tap,
+    check_names,
+    import_from,
+    native_convolutions,
+    reader,
+)
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
 
@@ -136,15 +142,9 @@ def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor]
     return Reference(model, state, partial(transformers_steps, model))
 
 
-def publisher_model(arch: Architecture, repository: Path) -> nn.Module:
+def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
     """The publisher's model, without memory for its weights. Raises `InputError` if there is no clone of its code."""
-    if not (repository / "dinov3" / "models" / "convnext.py").is_file():
-        raise InputError(
-            f"reference.repositories: {repository} is no clone of github.com/{REPOSITORY}; name one or"
-            " leave the entry out."
-        )
-    sys.path.insert(0, str(repository))
-    logging.getLogger("dinov3").setLevel(logging.WARNING)
+    import_from(repository, "dinov3/models/convnext.py", REPOSITORY)
     with torch.device("meta"):
         from dinov3.models.convnext import ConvNeXt
 
@@ -181,7 +181,7 @@ def publisher_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[St
 def publisher(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], repository: Path | None) -> Reference:
     """The publisher's model of a variant. Raises `InputError` for a checkpoint in another layout than its own."""
     arch: Architecture = spec.architecture  # type: ignore[assignment]
-    model = publisher_model(arch, repository or Path())
+    model = publisher_model(arch, repository)
     state = {key: reader(tensor) for key, tensor in tensors.items()}
     what = f"{name} is not in the publisher's own layout, which is all that its code reads"
     check_names(f"{what} (leave reference.repositories empty for it)", model, state)
