@@ -28,7 +28,7 @@ from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import torch as torch_runner
 from vit2onnx.runners.onnx_stages import run_stage_graphs
 from vit2onnx.spec.case import Case, layer_inputs
-from vit2onnx.spec.family import part
+from vit2onnx.spec.family import PUBLISHER, layout_of, part
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.model_file import open_model, write_model
@@ -118,9 +118,7 @@ class Chain:
         self.image = next(iter(self.images.values()))
         folder.mkdir()
         self.checkpoint = folder / "checkpoint.pth"
-        self.record = fetch_synthetic(
-            spec, self.checkpoint, seed=seed, layout=next(iter(part(spec.family, "architecture").LAYOUTS))
-        )
+        self.record = fetch_synthetic(spec, self.checkpoint, seed=seed, layout=layout_of(spec.family, PUBLISHER))
         if amplify:
             tensors = torch.load(self.checkpoint, weights_only=True)
             amplify(tensors)

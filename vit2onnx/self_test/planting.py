@@ -49,7 +49,7 @@ def plant_faults(
     `specs` are those of the released variants, which are made small. `folder` takes what is written on the way. Raises
     `InputError` if a variant is missing.
     """
-    if missing := [variant for variant in self_test_models().values() if variant not in specs]:
+    if missing := [variant for variant in dict.fromkeys(self_test_models().values()) if variant not in specs]:
         raise InputError(
             f"The self-test needs {', '.join(missing)} in config/variants; put them back, or do not ask for it."
         )

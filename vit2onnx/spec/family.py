@@ -42,8 +42,7 @@ def has_part(family: str, name: str) -> bool:
 @cache
 def part(family: str, name: str) -> ModuleType:
     """A part of a family, imported. Raises `InputError` if there is no such family, or the part is not complete."""
-    if family not in families():
-        raise InputError(f"There is no family {family!r} in vit2onnx/families, only {', '.join(families())}.")
+    _check(family)
     if missing := missing_of(family, name):
         raise InputError(f"The family {family} is not complete: {missing}.")
     return import_module(f"vit2onnx.families.{family}.{name}")
@@ -60,6 +59,12 @@ def missing_of(family: str, name: str) -> str:
         return f"{where}, line {error.lineno}: {error.msg}"
     lacking = sorted(set(PARTS.get(name, ())) - names)
     return f"{where} lacks {', '.join(lacking)}" if lacking else ""
+
+
+def _check(family: str) -> None:
+    """Raise `InputError` if there is no such family."""
+    if family not in families():
+        raise InputError(f"There is no family {family!r} in vit2onnx/families, only {', '.join(families())}.")
 
 
 def _file(family: str, name: str) -> Path:
@@ -80,8 +85,7 @@ def _names(path: Path) -> Iterator[str]:
 
 def architecture_schema(family: str) -> Path:
     """The JSON schema of the `architecture` block of a family's variants. Raises `InputError` if there is none."""
-    if family not in families():
-        raise InputError(f"There is no family {family!r} in vit2onnx/families, only {', '.join(families())}.")
+    _check(family)
     path = FOLDER / family / SCHEMA
     if not path.is_file():
         raise InputError(f"The family {family} is not complete: there is no vit2onnx/families/{family}/{SCHEMA}.")
