@@ -72,8 +72,8 @@ def run_in_double(spec: VariantSpec, folder: Path) -> Work:
 
     from vit2onnx.runners.onnx_double import run_in_double
 
-    image = np.random.default_rng(0).standard_normal((3, 224, 224), np.float32)
-    return lambda: run_in_double(folder / "dynamic.onnx", {"noise@224x224": image})
+    images = np.random.default_rng(0).standard_normal((2, 3, 224, 224), np.float32)
+    return lambda: run_in_double(folder / "dynamic.onnx", [images])
 
 
 def graph_without_weights(spec: VariantSpec, folder: Path) -> Work:

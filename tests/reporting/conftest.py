@@ -207,7 +207,7 @@ def tested() -> Plain:
 @pytest.fixture
 def healthy() -> Comparison:
     """A comparison that passes."""
-    pairs = pairs_of(["transformers"], batches=[1, 3], own_batch=1)
+    pairs = pairs_of(["transformers"], batches=[1, 3], batch_in_double=2)
     in_double = {"max_abs": DOUBLE, "floors": DOUBLE_FLOORS}
     return Comparison(
         variant="dinov3_tiny",

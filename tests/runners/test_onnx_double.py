@@ -55,10 +55,10 @@ def truth() -> Callable[[Spine], Mapping[str, np.ndarray]]:
 
 def features(path: Path, images: Mapping[str, np.ndarray], batch: int = 1) -> dict[str, np.ndarray]:
     """Those of every image, at the first place of the batch, of whose outputs all but the first are rows."""
-    found = run_in_double(path, images, batch)
-    for outputs in found.values():
+    found = run_in_double(path, [np.stack([image] * batch) for image in images.values()])
+    for outputs in found:
         np.testing.assert_array_equal(outputs["last_hidden_state"][:, 0], outputs["pooler_output"])
-    return {case: outputs["last_hidden_state"][0] for case, outputs in found.items()}
+    return {case: outputs["last_hidden_state"][0] for case, outputs in zip(images, found, strict=True)}
 
 
 @pytest.mark.parametrize("name", DISTINCT, ids=short)
@@ -155,7 +155,7 @@ OTHER_CONSTANTS = {
 def test_a_constant_that_is_not_the_rounding_of_its_origin_is_refused(tiny: Spine, tmp_path: Path, plant):
     path = spoilt(tiny, plant, tmp_path / "spoilt.onnx")
     with pytest.raises(InputError, match="is not what its origin computes"):
-        run_in_double(path, {FIRST: IMAGES[FIRST]}, 2)
+        run_in_double(path, [np.stack([IMAGES[FIRST]] * 2)])
     given, check = tried(path, tiny, STATIC)
     assert (given, check.name, check.passed) == ({}, "runs", False)
 
@@ -194,8 +194,8 @@ def test_all_places_of_a_batch_and_all_outputs_are_given(tiny: Spine):
     path = tiny.folder / "places.onnx"
     onnx.save(model, path)
     alone = features(tiny.export(DYNAMIC), {FIRST: IMAGES[FIRST]})[FIRST]
-    both = run_in_double(path, {FIRST: IMAGES[FIRST]}, 2)[FIRST]["last_hidden_state"]
-    np.testing.assert_allclose(both, [alone, alone + 1], rtol=0, atol=1e-13)
+    (both,) = run_in_double(path, [np.stack([IMAGES[FIRST]] * 2)])
+    np.testing.assert_allclose(both["last_hidden_state"], [alone, alone + 1], rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -375,10 +375,10 @@ def test_features_of_a_wrong_shape_are_left_out(tiny: Spine, tmp_path: Path):
     onnx.save(model, tmp_path / "spoilt.onnx")
     features, check = tried(tmp_path / "spoilt.onnx", tiny)
     assert (features, check.name, check.passed) == ({}, "shapes", False)
-    assert check.detail == "noise@70x101: last_hidden_state 1 x 28 x 48 float64"
+    assert check.detail == "; ".join(["noise@70x101: last_hidden_state 2 x 28 x 48 float64"] * 2)
 
 
 def test_a_graph_that_runs_is_a_finding_too(tiny: Spine):
     features, check = tried(tiny.export(DYNAMIC), tiny)
     assert list(features) == [Case.parse(FIRST)]
-    assert (check.name, check.passed, check.detail) == ("shapes", True, "batch 1: 1 inputs")
+    assert (check.name, check.passed, check.detail) == ("shapes", True, "batch 2: 1 inputs")

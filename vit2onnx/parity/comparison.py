@@ -30,15 +30,15 @@ class Pair:
     batch: int = 1
 
 
-def pairs_of(references: Sequence[str], batches: Iterable[int], own_batch: int) -> list[Pair]:
-    """All that is compared, by subject, of a graph that is run in such batches, and in double precision in its own."""
+def pairs_of(references: Sequence[str], batches: Iterable[int], batch_in_double: int) -> list[Pair]:
+    """All that is compared, by subject, of a graph that is run in batches of such sizes."""
     first, *others = references
     pairs = [Pair(first, TRUTH, "original")]
     for name in others:
         doubles = Pair(f"{name}{DOUBLE}", TRUTH, "double")
         pairs += [Pair(name, TRUTH, "original"), Pair(name, first, "shown"), doubles]
     pairs += [Pair("equinox", TRUTH, "model"), *(Pair("equinox", name, "reference") for name in references)]
-    pairs += [Pair(f"equinox{DOUBLE}", TRUTH, "double"), Pair(DOUBLE_GRAPH, TRUTH, "double", own_batch)]
+    pairs += [Pair(f"equinox{DOUBLE}", TRUTH, "double"), Pair(DOUBLE_GRAPH, TRUTH, "double", batch_in_double)]
     for run, batch in product(GRAPH_RUNS, batches):
         pairs += [Pair(run, TRUTH, "graph", batch), Pair(run, "equinox", "shown", batch)]
         pairs += [Pair(run, name, "reference", batch) for name in references]

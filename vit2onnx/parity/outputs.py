@@ -322,7 +322,7 @@ def compare_outputs(
     seen = json.loads(str(graph["seen"]))
     runs = {(run["run"], run["batch"]): run for run in seen["runs"]}
     asked = accepted(cases, recipe)
-    pairs = pairs_of(list(references), recipe.batches(batch_sizes), recipe.batch or 1)
+    pairs = pairs_of(list(references), recipe.batches(batch_sizes), recipe.batch_in_double)
 
     implementations = {name: by_kind(arrays) for name, arrays in {**references, "equinox": equinox}.items()}
     wrong = wrong_shapes(implementations, asked, interface)

@@ -54,12 +54,12 @@ def run_graph(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """All outputs of a graph for images [3, height, width] of sizes that it accepts, in every run.
 
-    The runs are those of `RUNS`, in batches of every size, and one in double precision, each image by itself. Outputs
-    are called `{run}/{batch}/{number}/{output}`, by the number of the batch. The last array, `seen`, is JSON: what the
-    file says of itself, the runtime, and of every run its ports, the images in each batch, and the error, if any. A
-    graph that does not load or run is something seen, and no error here.
+    The runs are those of `RUNS`, in batches of every size, and one in double precision. Outputs are called
+    `{run}/{batch}/{number}/{output}`, by the number of the batch. The last array, `seen`, is JSON: what the file says
+    of itself, the runtime, and of every run its ports, the images in each batch, and the error, if any. A graph that
+    does not load or run is something seen, and no error here.
     """
-    (image,), batches, least = interface.inputs, recipe.batches(batch_sizes), recipe.batch or 1
+    (image,), batches, in_double = interface.inputs, recipe.batches(batch_sizes), recipe.batch_in_double
     runs: list[dict[str, Any]] = []
 
     def begin(run: str, batch: int) -> dict[str, Any]:
@@ -86,15 +86,16 @@ def run_graph(
                     yield from ((f"{level}/{batch}/{number}/{x}", y) for x, y in zip(names, outputs, strict=True))
             except Exception as problem:
                 end(run, problem)
-    run = begin(DOUBLE_GRAPH, least)
+    run = begin(DOUBLE_GRAPH, in_double)
     # Any exception, because a faulty graph makes numpy raise what it likes.
     try:
         # Here, because it needs more than `verify` has.
         from vit2onnx.runners.onnx_double import run_in_double
 
-        for number, (case, outputs) in enumerate(run_in_double(path, images, least).items()):
-            run["batches"].append([case] * least)
-            yield from ((f"{DOUBLE_GRAPH}/{least}/{number}/{x}", y) for x, y in outputs.items())
+        named = list(filled_batches(images, in_double))
+        for number, outputs in enumerate(run_in_double(path, [values for _, values in named])):
+            run["batches"].append(named[number][0])
+            yield from ((f"{DOUBLE_GRAPH}/{in_double}/{number}/{x}", y) for x, y in outputs.items())
     except Exception as problem:
         end(run, problem)
     seen = {

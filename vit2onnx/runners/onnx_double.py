@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,13 @@ class LayerNormalization(SinglePrecisionLayerNormalization):
         return found
 
 
-def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -> dict[str, dict[str, np.ndarray]]:
-    """All outputs [batch, ...] by name, in float64, of every case [3, height, width], which fills a batch alone.
+def run_in_double(path: Path, batches: Iterable[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """All outputs [batch, ...] by name, in float64, of every batch [batch, 3, height, width].
 
     Constants that were computed from parameters are proved to be roundings, and run in double precision too. Raises
     `InputError` if they are not.
 
-    Runs the nodes in order, each on all cases, and reads a weight when its node comes. So memory grows with what is
+    Runs the nodes in order, each on all batches, and reads a weight when its node comes. So memory grows with what is
     between nodes, and not with the model.
     """
     model = onnx.load(path, load_external_data=False)
@@ -89,21 +89,18 @@ def run_in_double(path: Path, cases: Mapping[str, np.ndarray], batch: int = 1) -
     evaluator = ReferenceEvaluator(model, new_ops=[Conv, Erf, Gelu, LayerNormalization])
     image_name, outputs = model.graph.input[0].name, [output.name for output in model.graph.output]
     uses = Counter([*outputs, *(name for node in evaluator.rt_nodes_ for name in node.input)])
-    states: dict[str, dict[str, Any]] = {
-        case: {"": None, image_name: np.repeat(image[None].astype(np.float64), batch, axis=0)}
-        for case, image in cases.items()
-    }
+    states: list[dict[str, Any]] = [{"": None, image_name: images.astype(np.float64)} for images in batches]
     for node in evaluator.rt_nodes_:
         read_now = {name: weights[name]() for name in node.input if name in weights and name not in computed}
         shared = {**evaluator.rt_inits_, **read_now, **computed}
         uses.subtract(node.input)
-        for state in states.values():
+        for state in states:
             given = [shared[name] if name in shared else state[name] for name in node.input]
             state.update(zip(node.output, node.run(*given), strict=False))
             for name in node.input:
                 if name and not uses[name]:
                     state.pop(name, None)
-    return {case: {name: state[name] for name in outputs} for case, state in states.items()}
+    return [{name: state[name] for name in outputs} for state in states]
 
 
 def _take_off_weights(graph: onnx.GraphProto, stored: Mapping[str, Initializer]) -> dict[str, Callable[[], np.ndarray]]:

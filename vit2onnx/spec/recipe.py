@@ -30,6 +30,11 @@ class Recipe:
         """The batch sizes to run a graph with: its own, or `sizes` if its own is free."""
         return list(sizes) if self.batch is None else [self.batch]
 
+    @property
+    def batch_in_double(self) -> int:
+        """The batch size to run a graph with in double precision: its own, or two images that could mix."""
+        return self.batch or 2
+
     def accepts(self, sizes: Mapping[str, int]) -> bool:
         """Whether an input of these sizes fits the graph."""
         return all(self.sizes.get(axis) in (None, size) for axis, size in sizes.items())
