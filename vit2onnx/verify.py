@@ -72,7 +72,7 @@ def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool
     yield not differing, f"passport and metadata agree{', but not on ' + ', '.join(differing) if differing else ''}"
 
 
-def check_sample(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, str]]:
+def check_sample(graph: Path, passport: dict[str, Any], threads: int = 0) -> Iterator[tuple[bool, str]]:
     """Whether the graph computes all recorded outputs from the recorded inputs."""
     sample = sample_beside(graph)
     if not sample.is_file():
@@ -82,7 +82,7 @@ def check_sample(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, 
     if not 0 < limit <= HIGHEST_LIMIT:
         yield False, f"a limit of {limit:g} noise floors says nothing; passports have {HIGHEST_LIMIT:g} at most"
     arrays = read_arrays(sample)
-    session = session_of(graph)
+    session = session_of(graph, threads=threads)
     image_name, outputs = session.get_inputs()[0].name, [port.name for port in session.get_outputs()]
     cases = [name.removeprefix(f"{image_name}/") for name in arrays if name.startswith(f"{image_name}/")]
     if not cases:

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,6 @@ def proven(tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path,
         tuple(Finding(leg, "as it should be", 0.0, 1.0) for leg in LEGS),
         references=["transformers"],
         limits={"floors": {"limit": 10.0}},
-        evidence={"static.onnx": sha256_of(graph)},
     )
     files = {"graph": graph, "checkpoint": tiny_checkpoint, "model": model_file, "record": record, "ledger": ledger}
     return {"spec": tiny_spec, "verdict": verdict, "sample": sample, "official": False, **files}
@@ -194,10 +192,14 @@ def test_a_changed_table_is_refused(proven: Mapping[str, Any]):
         weights_of(proven["spec"], proven["checkpoint"], proven["graph"], proven["model"])
 
 
-def test_a_graph_that_changed_after_it_was_judged_gets_none(proven: Mapping[str, Any]):
-    verdict = replace(proven["verdict"], evidence={"static.onnx": "0" * 64})
-    with pytest.raises(InputError, match=r"static\.onnx was changed after it was judged"):
-        passport_of(**proven | {"verdict": verdict})
+def test_a_graph_that_does_not_compute_its_sample_gets_none(proven: Mapping[str, Any]):
+    model = onnx.load(proven["graph"], load_external_data=False)
+    norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+    next(attribute for attribute in norm.attribute if attribute.name == "epsilon").f = 1e-2
+    proven["graph"].write_bytes(model.SerializeToString())
+    told = r"static\.onnx does not compute its sample: cat@48x64: last_hidden_state, worst token .* noise floors"
+    with pytest.raises(InputError, match=told):
+        passport_of(**proven)
 
 
 @pytest.mark.parametrize(

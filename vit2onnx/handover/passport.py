@@ -23,6 +23,7 @@ from vit2onnx.spec.case import accepted, of_first_image
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.verify import check_sample
 from vit2onnx.weights.archive import archive_skeleton
 from vit2onnx.weights.keytable import assign, raise_faults, value_of
 from vit2onnx.weights.leaves import array_shapes
@@ -83,12 +84,13 @@ def passport_of(
     ledger: Path,
     sample: Path,
     official: bool,
+    threads: int = 0,
 ) -> dict[str, Any]:
     """The passport of a graph, which is the gate that it must pass.
 
     `record` is the file that says what the checkpoint is, which is `official` or synthetic, and `sample` that of the
     graph's recorded inputs, outputs and noise floors. Raises `InputError` if a weight is not the checkpoint's, if the
-    graph did not pass, or if a file is not the one that was judged or that it says it is.
+    graph did not pass or does not compute its sample, or if a file is not the one that it says it is.
     """
     weights = weights_of(spec, checkpoint, graph, model)
     if not verdict.passed:
@@ -96,9 +98,7 @@ def passport_of(
             f"{spec.name}/{graph.name} did not pass: {'; '.join(verdict.faults)}. All that was found is in"
             f" {graph.with_suffix('.verdict.json')}."
         )
-    digest, own = sha256_of(graph), described(graph)
-    if digest != verdict.evidence.get(graph.name):
-        raise InputError(f"{graph} was changed after it was judged; delete it and run again.")
+    own = described(graph)
     if sha256_of(ledger) != own["ledger_sha256"]:
         raise InputError(f"{ledger} is not the one from which {graph} was made; delete both and run again.")
     told = json.loads(record.read_text())
@@ -108,13 +108,13 @@ def passport_of(
             f"{record} or the metadata of {graph} says something else of {checkpoint} than is true"
             f" ({described_anew['identity']}); delete {record} and run again."
         )
-    return {
+    passport = {
         **{key: value for key, value in own.items() if key not in ("version", "weights")},
         "passport": PASSPORT_FORMAT,
         "file": {
             "name": graph.name,
             "bytes": graph.stat().st_size,
-            "sha256": digest,
+            "sha256": sha256_of(graph),
             "external": sorted({one.file.name for one in initializers(graph).values()} - {graph.name}),
         },
         "checkpoint": told,
@@ -127,6 +127,9 @@ def passport_of(
         "versions": own["versions"] | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},
         **weights,
     }
+    if wrong := [sentence for good, sentence in check_sample(graph, passport, threads) if not good]:
+        raise InputError(f"{graph} does not compute its sample: {'; '.join(wrong)}; delete features/ and run again.")
+    return passport
 
 
 def sample_of(

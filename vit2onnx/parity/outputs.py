@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vit2onnx.files import open_arrays
 from vit2onnx.parity.comparison import Comparison, Pair, pairs_of
 from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors
 from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
@@ -302,6 +305,21 @@ def own_rounding(
             multiple = finite(max(own, unit) / first) if 0 < first < np.inf else None
             rows.append({"subject": name, **asdict(case), "rms": finite(own), "multiple": multiple})
     return rows, floors
+
+
+def compare_files(
+    spec: VariantSpec,
+    recipe: Recipe,
+    arrays: Mapping[str, Path],
+    references: Mapping[str, Path],
+    batch_sizes: Sequence[int],
+) -> Comparison:
+    """The comparison of what runners have written; `arrays` are the files of all but the references."""
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(open_arrays(path)) for name, path in {**arrays, **references}.items()}
+        named = {name: opened[name] for name in references}
+        cases = list(opened["pixel_values"])
+        return compare_outputs(spec, recipe, cases, named, opened["equinox"], opened["onnx"], batch_sizes)
 
 
 def compare_outputs(

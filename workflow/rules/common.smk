@@ -30,6 +30,18 @@ LISTED = names_of(config, VARIANTS)
 IMAGES, _ = image_files(config["images"], ROOT)
 RECIPES = {name: Recipe.from_mapping(name, recipe) for name, recipe in config["exports"].items()}
 
+# What the verdict on a graph is made from, by name.
+EVIDENCE = {
+    "graph": "<results>/{variant}/{export}.onnx",
+    "record": "<results>/{variant}/checkpoint.json",
+    "comparison": "<results>/{variant}/parity/{export}.json",
+    "preprocessing": "<results>/{variant}/preprocessing.json",
+}
+if config["parity"]["stages"]:
+    EVIDENCE["stages"] = "<results>/{variant}/parity/{export}.stages.json"
+if config["parity"]["self_test"]:
+    EVIDENCE["self_test"] = "<results>/self_test.json"
+
 # Jobs on this machine share the memory that is free, unless --resources mem_mb=… says otherwise; one that asks for more
 # runs alone.
 if workflow.local_exec and "mem_mb" not in workflow.global_resources:
@@ -69,6 +81,12 @@ def clone_of(variant):
 def references(wildcards):
     """Names of the implementations that a variant's exports are compared with. Every variant has the first."""
     return ["transformers", *(["publisher"] if clone_of(wildcards.variant) else [])]
+
+
+def features_of_references(wildcards):
+    """The features of all references of a variant."""
+    pattern = "<results>/{variant}/features/{reference}.npz"
+    return expand(pattern, variant=wildcards.variant, reference=references(wildcards))
 
 
 def repository_of(wildcards):
@@ -140,6 +158,11 @@ def archive():
 def weights_are_external(wildcards):
     """Whether a variant's weights stay in model.eqx, to which all its graphs refer, instead of in each graph."""
     return 4 * VARIANTS[wildcards.variant]["parameters"] > 1e6 * config["external_weights_above_mb"]
+
+
+def packed_weights(wildcards):
+    """How many copies of a graph's weights onnxruntime holds: external weights are mapped from their file."""
+    return 0 if weights_are_external(wildcards) else 2
 
 
 def show_summary(complete):

@@ -84,7 +84,7 @@ rule run_onnx:
         model="<results>/{variant}/model.eqx",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
     output:
-        outputs=temp("<results>/{variant}/features/{export}.onnx.npz"),
+        outputs="<results>/{variant}/features/{export}.onnx.npz",
     log:
         "<logs>/{variant}/run_onnx_{export}.log",
     benchmark:
@@ -93,8 +93,7 @@ rule run_onnx:
         "../../envs/onnx.yaml"
     threads: 2
     resources:
-        # External weights are mapped, so that they need no memory of their own.
-        mem_mb=memory_for(base=1200, weights=lambda wildcards: 0 if weights_are_external(wildcards) else 2, cases=6),
+        mem_mb=memory_for(base=1200, weights=packed_weights, cases=6),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
@@ -109,11 +108,7 @@ rule run_onnx:
 rule compare_outputs:
     input:
         pixel_values="<results>/{variant}/features/pixel_values.npz",
-        references=lambda wildcards: expand(
-            "<results>/{variant}/features/{reference}.npz",
-            variant=wildcards.variant,
-            reference=references(wildcards),
-        ),
+        references=features_of_references,
         equinox="<results>/{variant}/features/equinox.npz",
         onnx="<results>/{variant}/features/{export}.onnx.npz",
     output:

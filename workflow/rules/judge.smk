@@ -3,12 +3,7 @@
 
 rule judge_graph:
     input:
-        graph="<results>/{variant}/{export}.onnx",
-        record="<results>/{variant}/checkpoint.json",
-        comparison="<results>/{variant}/parity/{export}.json",
-        preprocessing="<results>/{variant}/preprocessing.json",
-        stages=branch(config["parity"]["stages"], then="<results>/{variant}/parity/{export}.stages.json"),
-        self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
+        **EVIDENCE,
     output:
         verdict="<results>/{variant}/{export}.verdict.json",
     log:

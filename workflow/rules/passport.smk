@@ -1,20 +1,21 @@
 """Write what goes along with a graph that passed: its passport, a sample to verify it by, and the weights' licence.
 
-The passport is the gate: a graph that did not pass gets none, and fails the run.
+The passport is the gate: the graph is judged once more from its features and run on the sample. A graph that does not
+pass gets none, and fails the run.
 """
 
 
 rule write_passport:
     input:
-        graph="<results>/{variant}/{export}.onnx",
+        **EVIDENCE,
         checkpoint="<results>/{variant}/checkpoint",
-        record="<results>/{variant}/checkpoint.json",
         ledger="<results>/{variant}/ledger.csv",
         verdict="<results>/{variant}/{export}.verdict.json",
         model="<results>/{variant}/model.eqx",
         pixel_values="<results>/{variant}/features/pixel_values.npz",
-        reference="<results>/{variant}/features/transformers.npz",
+        references=features_of_references,
         equinox="<results>/{variant}/features/equinox.npz",
+        onnx="<results>/{variant}/features/{export}.onnx.npz",
     output:
         passport=report(
             "<results>/{variant}/{export}.passport.json",
@@ -31,11 +32,16 @@ rule write_passport:
         "../../envs/checkpoint.yaml"
     threads: 1
     resources:
-        mem_mb=memory_for(base=800, layers=2),
+        # Of the weights, the checkpoint's are read one by one; onnxruntime holds those that are not external.
+        mem_mb=memory_for(base=1200, layers=2, weights=packed_weights, cases=13),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
         official=config["weights"] == "official",
+        references=references,
+        batch_sizes=config["parity"]["batch_sizes"],
+        evidence=list(EVIDENCE),
+        limits=limits(),
         code=code_of("write_passport"),
     message:
         "{wildcards.variant}: writing the passport of {wildcards.export}.onnx"

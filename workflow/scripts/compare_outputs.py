@@ -1,12 +1,11 @@
 """Measure how far an exported graph is from references, Equinox model and truth."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
-from vit2onnx.files import open_arrays, write_text
+from vit2onnx.files import write_text
 from vit2onnx.logs import logging_to
-from vit2onnx.parity.outputs import compare_outputs
+from vit2onnx.parity.outputs import compare_files
 from vit2onnx.parity.tables import csv_of, flat_semantics
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
@@ -23,11 +22,7 @@ def compare(
     semantics: Path,
 ) -> None:
     """Write the comparison as JSON and its rows as tables; `arrays` are the files of all but the references."""
-    with ExitStack() as stack:
-        opened = {name: stack.enter_context(open_arrays(path)) for name, path in (arrays | references).items()}
-        named = {name: opened[name] for name in references}
-        cases = list(opened["pixel_values"])
-        result = compare_outputs(spec, recipe, cases, named, opened["equinox"], opened["onnx"], batch_sizes)
+    result = compare_files(spec, recipe, arrays, references, batch_sizes)
     result.write(comparison)
     for path, rows in ((differences, result.differences), (semantics, flat_semantics(result.semantics))):
         write_text(path, csv_of(rows))
