@@ -26,7 +26,7 @@ from vit2onnx.spec.family import (
     self_test_models,
 )
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.spec.variant import VariantSpec, read_variants, read_yaml, variant_file
+from vit2onnx.spec.variant import VariantSpec, read_variants, variant_file
 
 # JSON Schema takes 224.0 for an integer, JAX does not; and nan for a number that is no larger than any maximum.
 STRICT = extend(
@@ -66,16 +66,11 @@ class Asked:
 Check = Callable[[Asked], Iterable[str]]
 
 
-def check_configuration(config: Mapping[str, Any], root: Path, files: Iterable[Path] = ()) -> dict[str, dict[str, Any]]:
+def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict[str, Any]]:
     """Check the config and the variant files of the project at `root`, and return what the latter hold, by name.
 
-    `files` are those that the config was read from. Raises `InputError` that names every wrong key of the first file
-    that has one.
+    Raises `InputError` that names every wrong key of the first file that has one.
     """
-    for path in files:
-        if path.suffix in (".yaml", ".yml"):
-            # Only for keys that are there twice, of which Snakemake has kept the last.
-            read_yaml(path, str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
     schemas = root / "workflow" / "schemas"
     limits = {key: value for key, value in config.items() if key == "limits"}
     _check("config", {key: value for key, value in config.items() if key not in limits}, schemas / "config.schema.yaml")

@@ -1,11 +1,14 @@
 """All layers of the config as one. Standard library and PyYAML only, because the Snakefile imports this module."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from vit2onnx.errors import InputError
 from vit2onnx.spec.variant import read_yaml
 
 # The files of `config/` that hold the defaults.
@@ -14,20 +17,48 @@ DEFAULTS = ("config.yaml", "limits.yaml")
 ENTRIES = (("exports",), ("images",), ("official", "checkpoints"), ("reference", "repositories"))
 
 
-def settings_of(config: Mapping[str, Any], root: Path, command_line: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(
+    config: Mapping[str, Any], root: Path, command_line: Mapping[str, Any], files: Iterable[Path] = ()
+) -> dict[str, Any]:
     """The defaults of the project at `root`, with the user's config over them, and without entries that are `null`.
 
-    `config` is all that Snakemake has read, and `command_line` the part of it that was given by `--config`. Snakemake
-    takes nested values of that for texts; here they get the type that they would have in a YAML file.
+    `config` is all that Snakemake has read, from `files` and from `--config`; `command_line` is what the latter gave.
+    Snakemake takes nested values of that for texts; here they get the type that they would have in a YAML file. Raises
+    `InputError` if a file has a key twice, or if a `null` removes nothing.
     """
+    defaults = [path for path in (root / "config" / name for name in DEFAULTS) if path.is_file()]
+    layers = [_read_layer(path, f"config/{path.name}") for path in defaults]
     found: dict[str, Any] = {}
-    for path in (root / "config" / name for name in DEFAULTS):
-        if path.is_file():
-            found = _laid_over(found, read_yaml(path, f"config/{path.name}"))
+    for layer in layers:
+        found = _laid_over(found, layer)
     found = _laid_over(found, _typed(config, command_line))
+    here = Path.cwd()
+    layers += [_read_layer(path, str(path.relative_to(here) if path.is_relative_to(here) else path)) for path in files]
+    if faults := [fault for entry in ENTRIES for fault in _removes_nothing(found, entry, layers)]:
+        raise InputError(f"config: {'; '.join(faults)}.")
     for entry in ENTRIES:
         found = _without_null(found, entry)
     return found
+
+
+def _read_layer(path: Path, name: str) -> Any:
+    return json.loads(path.read_text()) if path.suffix == ".json" else read_yaml(path, name)
+
+
+def _removes_nothing(config: Any, path: tuple[str, ...], layers: Iterable[Any]) -> Iterator[str]:
+    """Entries of the mapping at `path` that are `null` and that no layer has."""
+    known = {str(name) for layer in layers for name, value in _entries(layer, path).items() if value is not None}
+    for name in (str(name) for name, value in _entries(config, path).items() if value is None):
+        if name not in known:
+            near = ", ".join(get_close_matches(name, known) or sorted(known) or ["nothing"])
+            yield f"{'.'.join((*path, name))}: null removes nothing, because there is no {name!r}, only {near}"
+
+
+def _entries(layer: Any, path: tuple[str, ...]) -> Mapping[str, Any]:
+    """The mapping at `path`; an empty one if there is none."""
+    for key in path:
+        layer = layer.get(key) if isinstance(layer, Mapping) else None
+    return layer if isinstance(layer, Mapping) else {}
 
 
 def _laid_over(below: Any, above: Any) -> Any:

@@ -20,8 +20,8 @@ from vit2onnx.spec.variant import VariantSpec
 ROOT = Path(workflow.current_basedir).parents[1]
 
 try:
-    config = settings_of(config, ROOT, workflow.config_settings.config)
-    VARIANTS = check_configuration(config, ROOT, files=map(Path, workflow.configfiles))
+    config = settings_of(config, ROOT, workflow.config_settings.config, map(Path, workflow.configfiles))
+    VARIANTS = check_configuration(config, ROOT)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
