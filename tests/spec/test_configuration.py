@@ -12,7 +12,7 @@ import yaml
 from vit2onnx.checkpoints.detect import tables_of
 from vit2onnx.errors import InputError
 from vit2onnx.spec.configuration import check_configuration
-from vit2onnx.spec.family import FOLDER, part
+from vit2onnx.spec.family import FOLDER, PARTS, SCHEMA, part, self_test_models
 from vit2onnx.spec.variant import VariantSpec, read_variants
 
 ROOT = Path(__file__).parents[2]
@@ -138,7 +138,7 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         "reference.repositories.facebookresearch/dinov3: there is no folder gone",
     ),
     "layout that the family lacks": (
-        lambda c: (c.update(variants=[CONVNEXT]), c["synthetic"].update(layout="timm_qkvb")),
+        lambda c: (c.update(variants=[VIT, CONVNEXT]), c["synthetic"].update(layout="timm_qkvb")),
         f"there is no timm_qkvb layout of {CONVNEXT}",
     ),
 }
@@ -195,16 +195,23 @@ def test_a_key_that_is_there_twice_is_named(tmp_path: Path):
         check_configuration(CONFIG, tmp_path)
 
 
-def test_a_family_without_a_schema_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("file", [*(f"{name}.py" for name in PARTS), SCHEMA])
+def test_what_a_family_lacks_is_named_where_the_family_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+):
     copied = shutil.copytree(FOLDER, tmp_path / "families")
-    (copied / "dinov3_vit" / "architecture.schema.yaml").unlink()
+    (copied / "dinov3_convnext" / file).unlink()
     monkeypatch.setattr("vit2onnx.spec.family.FOLDER", copied)
-    sentence = (
-        r"^config/variants/dinov3_vit/\w+\.yaml: The family dinov3_vit is not complete: there is no"
-        r" vit2onnx/families/dinov3_vit/architecture\.schema\.yaml\."
-    )
-    with pytest.raises(InputError, match=sentence):
-        check_configuration(CONFIG, ROOT)
+    part.cache_clear()
+    assert VIT in check_configuration(CONFIG, ROOT)
+    sentence = rf"The family dinov3_convnext is not complete: there is no vit2onnx/families/dinov3_convnext/{file}\.$"
+    of_self_test = CONFIG | {"parity": CONFIG["parity"] | {"self_test": True}}
+    for config in (CONFIG | {"variants": [VIT, CONVNEXT]}, of_self_test):
+        with pytest.raises(InputError, match=f"^config: {sentence}"):
+            check_configuration(config, ROOT)
+    # The target self_test is there whatever the config says.
+    with pytest.raises(InputError, match=f"^{sentence}"):
+        self_test_models()
 
 
 def test_all_faults_are_named_at_once_and_each_once():

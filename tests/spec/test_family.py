@@ -6,7 +6,7 @@ import pytest
 
 from vit2onnx.errors import InputError
 from vit2onnx.spec import family as register
-from vit2onnx.spec.family import PARTS, families, has_part, missing_of, part, self_test_models
+from vit2onnx.spec.family import PARTS, families, has_part, incomplete, missing_of, part, self_test_models
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_there_are_two_families_and_they_are_complete():
     assert families() == ["dinov3_convnext", "dinov3_vit"]
     for family in families():
         for name, promised in PARTS.items():
-            assert missing_of(family, name) == ""
+            assert missing_of(family, name) == incomplete(family) == ""
             assert all(hasattr(part(family, name), wanted) for wanted in promised)
 
 
@@ -55,6 +55,13 @@ def test_a_part_that_is_not_there_is_named(folder: Path):
     assert sentence("half", "layouts") == (
         "The family half is not complete: there is no vit2onnx/families/half/layouts.py."
     )
+
+
+def test_all_that_a_family_lacks_is_one_sentence(folder: Path):
+    there_is_no = [f"there is no vit2onnx/families/half/{name}.py" for name in ("architecture", "interface", "layouts")]
+    assert incomplete("half").startswith(f"The family half is not complete: {'; '.join(there_is_no)}; ")
+    assert incomplete("half").endswith("; there is no vit2onnx/families/half/architecture.schema.yaml.")
+    assert "vit2onnx/families/half/model.py lacks Model; " in incomplete("half")
 
 
 def test_what_a_part_lacks_is_named_and_the_part_is_not_imported(folder: Path):

@@ -15,10 +15,10 @@ from jsonschema.validators import extend
 from vit2onnx.errors import InputError
 from vit2onnx.spec.case import GOLDEN, image_files
 from vit2onnx.spec.family import (
-    PARTS,
     PUBLISHER,
     architecture_schema,
     families,
+    incomplete,
     layout_of,
     missing_of,
     part,
@@ -84,7 +84,9 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
             schema = architecture_schema(family)
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
-        _check(file, own["architecture"], schema, "architecture")
+        # A family that is not complete is no fault before it is used.
+        if schema.is_file():
+            _check(file, own["architecture"], schema, "architecture")
     asked = Asked(config, root, variants)
     # The other checks look into variants and families.
     for checks in ([unknown_variants, incomplete_families], CHECKS):
@@ -109,12 +111,12 @@ def unknown_variants(asked: Asked) -> Iterator[str]:
 
 
 def incomplete_families(asked: Asked) -> Iterator[str]:
-    """Families of listed variants that lack a part, or a name in one."""
+    """Families that lack something: those of listed variants, and all for the self-test."""
     listed = [name for name in names_of(asked.config, asked.variants) if name in asked.variants]
-    for family in dict.fromkeys(asked.variants[name]["family"] for name in listed):
-        for name in PARTS:
-            if missing := missing_of(family, name):
-                yield f"the family {family} is not complete: {missing}"
+    used = [asked.variants[name]["family"] for name in listed]
+    for family in dict.fromkeys([*used, *(families() if asked.config["parity"]["self_test"] else ())]):
+        if sentence := incomplete(family):
+            yield sentence.rstrip(".")
 
 
 def recipes_without_variant(asked: Asked) -> Iterator[str]:
@@ -177,9 +179,9 @@ def sizes_of_photographs(asked: Asked) -> Iterator[str]:
 
 
 def layouts(asked: Asked) -> Iterator[str]:
-    """A layout of synthetic weights that no family has, or not that of a listed variant."""
+    """A layout of synthetic weights that no listed variant has, or not all."""
     layout = asked.config["synthetic"]["layout"]
-    known = {name: None for family in families() for name in (PUBLISHER, *part(family, "architecture").LAYOUTS)}
+    known = {name: None for spec in asked.specs for name in (PUBLISHER, *part(spec.family, "architecture").LAYOUTS)}
     if layout not in known:
         yield f"synthetic.layout: {layout!r} is not one of {', '.join(known)}"
     elif asked.config["weights"] == "synthetic":
@@ -217,7 +219,7 @@ def self_test_variants(asked: Asked) -> Iterator[str]:
 
 def repositories(asked: Asked) -> Iterator[str]:
     """Clones of publishers' code that no family has, or that are not there."""
-    known = sorted({publisher_repository(family) for family in families()})
+    known = sorted({publisher_repository(one) for one in families() if not missing_of(one, "architecture")})
     for name, path in asked.config["reference"]["repositories"].items():
         if name not in known:
             yield f"reference.repositories: {name!r} is not one of {', '.join(known)}"

@@ -44,7 +44,7 @@ def part(family: str, name: str) -> ModuleType:
     """A part of a family, imported. Raises `InputError` if there is no such family, or the part is not complete."""
     _check(family)
     if missing := missing_of(family, name):
-        raise InputError(f"The family {family} is not complete: {missing}.")
+        raise InputError(_not_complete(family, missing))
     return import_module(f"vit2onnx.families.{family}.{name}")
 
 
@@ -59,6 +59,17 @@ def missing_of(family: str, name: str) -> str:
         return f"{where}, line {error.lineno}: {error.msg}"
     lacking = sorted(set(PARTS.get(name, ())) - names)
     return f"{where} lacks {', '.join(lacking)}" if lacking else ""
+
+
+def incomplete(family: str) -> str:
+    """All that a family lacks of its parts and its schema, as a sentence; nothing if it is complete."""
+    missing = [missing_of(family, name) for name in PARTS]
+    missing += [] if architecture_schema(family).is_file() else [f"there is no vit2onnx/families/{family}/{SCHEMA}"]
+    return _not_complete(family, "; ".join(filter(None, missing))) if any(missing) else ""
+
+
+def _not_complete(family: str, missing: str) -> str:
+    return f"The family {family} is not complete: {missing}."
 
 
 def _check(family: str) -> None:
@@ -84,12 +95,9 @@ def _names(path: Path) -> Iterator[str]:
 
 
 def architecture_schema(family: str) -> Path:
-    """The JSON schema of the `architecture` block of a family's variants. Raises `InputError` if there is none."""
+    """The JSON schema of the `architecture` block of a family's variants. Raises `InputError` if there is no family."""
     _check(family)
-    path = FOLDER / family / SCHEMA
-    if not path.is_file():
-        raise InputError(f"The family {family} is not complete: there is no vit2onnx/families/{family}/{SCHEMA}.")
-    return path
+    return FOLDER / family / SCHEMA
 
 
 def publisher_repository(family: str) -> str:
@@ -104,5 +112,10 @@ def layout_of(family: str, name: str) -> str:
 
 
 def self_test_models() -> dict[str, str]:
-    """The models of the self-test of all families, by name, with the variant from which each is made."""
+    """The models of the self-test of all families, by name, with the variant from which each is made.
+
+    Raises `InputError` if a family is not complete.
+    """
+    for sentence in filter(None, map(incomplete, families())):
+        raise InputError(sentence)
     return {model: variant for family in families() for model, variant in part(family, "architecture").MODELS.items()}

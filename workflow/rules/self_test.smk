@@ -34,7 +34,7 @@ rule plant_faults:
     resources:
         mem_mb=2500,
     params:
-        specs={name: VARIANTS[name] for name in self_test_models().values() if name in VARIANTS},
+        specs=lambda _: {name: VARIANTS[name] for name in self_test_models().values() if name in VARIANTS},
         # So many healthy models of each kind.
         seeds=30,
         limits=config["limits"]["float32"],
