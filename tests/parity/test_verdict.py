@@ -46,7 +46,7 @@ def semantics(subject: str, share: float = 0.5) -> dict[str, Any]:
 
 def healthy() -> Comparison:
     """A comparison in which everything is right: two references, two runs of the graph, two groups of tokens."""
-    pairs = pairs_of(REFERENCES, batches=[1], own_batch=1)
+    pairs = pairs_of(REFERENCES, batches=[1], batch_in_double=1)
     patches = {"group": "patches", "columns": 7, "token": 3, "channel": 5}
     return Comparison(
         variant="dinov3_tiny",
