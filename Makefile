@@ -28,7 +28,7 @@ proof: run
 
 # Two test files at a time, because most of them use one core.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # In two minutes: format, lint, types, and the tests that run no large model and no workflow.
 check: .venv/installed

@@ -4,11 +4,16 @@ Tests that change a file copy it first. `tiny` is the smallest. A test that asks
 each architecture that is left when all are made small; what is told of each release is tested for all of them.
 """
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 
+import jax
 import pytest
 import torch
 
@@ -25,6 +30,14 @@ from vit2onnx.spec.variant import VariantSpec, read_variants
 from vit2onnx.weights.archive import read_archive
 from vit2onnx.weights.model_file import load_model, map_model, write_model
 
+# What XLA has compiled for one test is not compiled again for another, in another worker, or in a job of a workflow.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.mkdtemp(prefix="vit2onnx_compiled_")
+    atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    jax.config.update("jax_compilation_cache_dir", COMPILED)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
 # Models are so small that more threads only wait for each other.
 torch.set_num_threads(1)
 
@@ -34,6 +47,11 @@ RELEASED = {name: VariantSpec.from_mapping(name, mapping) for name, mapping in r
 # One release of each architecture that is left when all are made small: the last by name, which is the smallest.
 DISTINCT = sorted({(spec.family, shrink(spec).architecture): name for name, spec in RELEASED.items()}.values())
 SEED = 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have whole runs of the workflow first, so that no worker is still at one when the others are done."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
 
 
 def short(name: str) -> str:

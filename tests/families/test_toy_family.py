@@ -45,6 +45,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     shutil.copy(HERE / "toy_tiny.yaml", folder)
     edit_config(project, lambda config: config.update(variants=["toy_tiny"]))
+    # The family is what is new here, not the photographs.
+    edit_config(project, lambda config: config["images"].pop("coffee"))
+    edit_config(project, lambda config: config["parity"].update(sizes=[[48, 112]]))
     return project
 
 
@@ -67,26 +70,16 @@ def test_its_faults_are_planted_by_the_self_test(project: Path):
     assert result["healthy"][0]["flagged"] == []
 
 
-@pytest.mark.parametrize("name", PARTS)
-def test_a_missing_part_is_named_before_any_job(project: Path, tmp_path: Path, name: str):
+def test_parts_that_are_missing_or_not_complete_are_named_before_any_job(project: Path, tmp_path: Path):
     copy = tmp_path / "project"
     shutil.copytree(project, copy, ignore=shutil.ignore_patterns("results", ".snakemake"))
-    path = copy / "vit2onnx" / "families" / "toy" / f"{name}.py"
-    path.unlink()
+    folder = copy / "vit2onnx" / "families" / "toy"
+    missing = PARTS.keys() - {"faults"}
+    for name in missing:
+        (folder / f"{name}.py").unlink()
+    faults = folder / "faults.py"
+    faults.write_text(faults.read_text().replace("FAULTS", "OTHERS"))
     said = snakemake(copy, "-n", fails=True)
-    assert f"there is no vit2onnx/families/toy/{name}.py" in said
-
-
-def test_a_part_that_is_not_complete_is_named_before_any_job(project: Path, tmp_path: Path):
-    copy = tmp_path / "project"
-    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("results", ".snakemake"))
-    path = copy / "vit2onnx" / "families" / "toy" / "faults.py"
-    path.write_text(path.read_text().replace("FAULTS", "OTHERS"))
-    assert "vit2onnx/families/toy/faults.py lacks FAULTS" in snakemake(copy, "-n", fails=True)
-
-
-def test_a_missing_schema_is_named_before_any_job(project: Path, tmp_path: Path):
-    copy = tmp_path / "project"
-    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("results", ".snakemake"))
-    (copy / "vit2onnx" / "families" / "toy" / "architecture.schema.yaml").unlink()
-    assert "there is no vit2onnx/families/toy/architecture.schema.yaml" in snakemake(copy, "-n", fails=True)
+    for name in missing:
+        assert f"there is no vit2onnx/families/toy/{name}.py" in said
+    assert "vit2onnx/families/toy/faults.py lacks FAULTS" in said

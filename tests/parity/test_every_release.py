@@ -13,7 +13,7 @@ from vit2onnx.exporting.graph import export
 from vit2onnx.parity.outputs import compare_outputs
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners.onnx import run_graph
-from vit2onnx.spec.case import Case, accepted
+from vit2onnx.spec.case import Case
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec, read_variants
 from vit2onnx.spine import convert
@@ -22,10 +22,11 @@ from vit2onnx.weights.model_file import open_model
 ROOT = Path(__file__).parents[2]
 RELEASES = read_variants(ROOT / "config" / "variants")
 RECIPES = (
-    Recipe("static", 23, {"batch": 1, "height": 160, "width": 224}),
+    Recipe("static", 23, {"batch": 1, "height": 150, "width": 97}),
     Recipe("dynamic", 23, {"batch": None, "height": None, "width": None}),
 )
-CASES = [Case("noise", 160, 224), Case("noise", 150, 97)]
+# One size, neither square nor a multiple of the patch; others are for small models to show.
+CASE = Case("noise", 150, 97)
 
 
 def shallow(name: str) -> VariantSpec:
@@ -46,15 +47,13 @@ def test_release_is_at_parity_at_full_width(spec: VariantSpec, tmp_path: Path):
     checkpoint = tmp_path / "c.pth"
     record = fetch_synthetic(spec, checkpoint, seed=0, layout="meta")
     model = convert(spec, checkpoint, tmp_path)
-    rng = np.random.default_rng(0)
-    images = {str(case): rng.standard_normal((3, case.height, case.width), np.float32) for case in CASES}
-    reference = transformers_model.features(spec, checkpoint, images, native=[str(CASES[0])])
+    images = {str(CASE): np.random.default_rng(0).standard_normal((3, CASE.height, CASE.width), np.float32)}
+    reference = transformers_model.features(spec, checkpoint, images, native=images)
     checkpoint.unlink()
-    equinox = equinox_runner.features(*open_model(model), images, native=[str(CASES[0])])
+    equinox = equinox_runner.features(*open_model(model), images, native=images)
     for recipe in RECIPES:
         graph = export(spec, recipe, model, tmp_path / f"{recipe.name}.onnx", record, external=True)
-        own = {str(case): images[str(case)] for case in accepted(images, recipe)}
-        outputs = dict(run_graph(graph, spec.interface(), recipe, own, [2], threads=2))
+        outputs = dict(run_graph(graph, spec.interface(), recipe, images, [2], threads=2))
         found = compare_outputs(spec, recipe, images, {"transformers": reference}, equinox, outputs, [2])
         verdict = judge(found)
         assert verdict.passed, verdict.faults

@@ -29,21 +29,23 @@ def write_checkpoint(project: Path, name: str, layout: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "layout"), [(f"{TINY}.pth", "meta"), (f"{TINY}.safetensors", "huggingface")], ids=["pth", "safetensors"]
-)
-def test_a_checkpoint_of_either_format_is_converted(project: Path, name: str, layout: str) -> None:
+def convert(project: Path, name: str, layout: str) -> Path:
+    """Convert a checkpoint in `checkpoints/`, whose path this returns."""
     source = write_checkpoint(project, name, layout)
     snakemake(project, LEDGER, "--config", "weights=official")
     fetched = (project / LEDGER).with_name("checkpoint")
     assert fetched.readlink() == source
     record = json.loads(fetched.with_name("checkpoint.json").read_text())
     assert (record["layout"], record["origin"]) == (layout, {"kind": "file", "name": name})
+    return source
 
 
-def test_a_checkpoint_that_was_moved_away_is_fetched_again(project: Path) -> None:
-    source = write_checkpoint(project, f"{TINY}.pth", "meta")
-    snakemake(project, LEDGER, "--config", "weights=official")
+def test_a_checkpoint_in_safetensors_is_converted(project: Path) -> None:
+    convert(project, f"{TINY}.safetensors", "huggingface")
+
+
+def test_a_checkpoint_in_pth_is_converted_and_fetched_again_when_it_was_moved_away(project: Path) -> None:
+    source = convert(project, f"{TINY}.pth", "meta")
     cache = project / "torch" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     moved = source.rename(cache / source.name)
