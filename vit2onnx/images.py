@@ -58,19 +58,29 @@ def preprocess(
 ) -> Float32[np.ndarray, "3 {height} {width}"]:
     """Turn an RGB photograph into the model's input, as the publisher's transform does.
 
-    The photograph is resized to exactly `height` x `width` pixels, whatever its aspect ratio, with
-    antialiasing, and rounded to uint8; one that has this size is not resampled. Then it is scaled to [0, 1]
-    and normalised per channel. Source: `make_transform` in the DINOv3 README, whose steps are torchvision's
-    `v2.Resize`, `v2.ToDtype(scale=True)` and `v2.Normalize`.
+    The photograph is resized with antialiasing and rounded to uint8; one that has the right size already is not
+    resampled. Without `crop_pct` it is resized to exactly `height` x `width` pixels, whatever its aspect ratio. With
+    `crop_pct` it is resized as `Preprocessing.size_of_whole` says, and its middle is taken. Then it is scaled to
+    [0, 1] and normalised per channel. Source: `make_transform` in the DINOv3 README, whose steps are torchvision's
+    `v2.Resize`, `v2.ToDtype(scale=True)` and `v2.Normalize`; `make_classification_eval_transform` of DINOv2 for the
+    crop.
     """
     resampling = RESAMPLING[preprocessing.interpolation]
+    whole = preprocessing.size_of_whole(image.size[::-1], (height, width))
     # PARITY: horizontally, then vertically, as torchvision does. Not in one call, because Pillow 13 begins
     # vertically where the height shrinks most, and one value in eight comes out a grey level apart.
-    resized = image.resize((width, image.height), resampling).resize((width, height), resampling)
-    pixels = np.asarray(resized).transpose(2, 0, 1).astype(np.float32, order="C")
+    resized = image.resize((whole[1], image.height), resampling).resize(whole[::-1], resampling)
+    top, left = crop_start(whole[0], height), crop_start(whole[1], width)
+    pixels = np.asarray(resized)[top : top + height, left : left + width].transpose(2, 0, 1)
+    pixels = pixels.astype(np.float32, order="C")
     # PARITY: times the reciprocal, not divided by 255, because torchvision's ToDtype multiplies; the last bit
     # differs for 126 of the 256 grey levels.
     return normalise(pixels * np.float32(1 / 255), preprocessing)
+
+
+def crop_start(whole: int, part: int) -> int:
+    """Where the middle begins, to the even number if there is a choice, as torchvision's `CenterCrop` has it."""
+    return round((whole - part) / 2)
 
 
 def normalise(

@@ -102,7 +102,7 @@ def test_another_file_is_not_the_official_one(tiny_spec, release, official, tmp_
     fetch_synthetic(tiny_spec, tmp_path / "mine.pth", seed=1, layout="meta")
     record = fetch(release, Source("file", str(tmp_path / "mine.pth")), tmp_path / "results")
     assert record["official_file"] is None
-    assert record["identity"] == "a file that is none of those whose hashes the publisher states"
+    assert record["identity"] == "a file that is none of those whose hashes are known"
 
 
 def test_another_variants_file_is_refused_and_named(release, official, results):

@@ -266,7 +266,8 @@ def test_published_features_are_held_against_every_implementation(
     image = np.random.default_rng(1).standard_normal((3, GOLDEN.height, GOLDEN.width), np.float32)
     reference = by_kind(transformers_model.features(tiny_spec, tiny_checkpoint, {str(GOLDEN): image}))
     values = reference["float64"][GOLDEN]
-    published = Golden(tuple(values[0, :5]), tuple(values[5, :5]))
+    tokens = [(0, tuple(values[0, :5])), (5, tuple(values[5, :5]))]
+    published = Golden(tuple(tokens), tiny_spec.preprocessing)
     given = {
         "spec": replace(tiny_spec, golden=published),
         "pixel_values": {GOLDEN: image},
@@ -277,7 +278,7 @@ def test_published_features_are_held_against_every_implementation(
     seen = {row["subject"] for row in found.differences if row["other"] == "published"}
     assert seen == {"equinox", "transformers", "onnx", "onnx_unoptimized"}
     assert judge(found, LIMITS).passed
-    off = replace(published, patch=(*published.patch[:4], published.patch[4] + 0.01))
+    off = replace(published, tokens=(tokens[0], (5, (*values[5, :4], values[5, 4] + 0.01))))
     given["spec"] = replace(tiny_spec, golden=off)
     faults = judge(compare(graph, **given), LIMITS).faults
     assert [fault.partition(":")[0] for fault in faults] == [

@@ -27,7 +27,7 @@ def describe(
     sha256 = sha256 or sha256_of(path)
     if official:
         check_identity(spec, path, tensors, sha256)
-    is_release = official and sha256.startswith(spec.release.sha256_prefix)
+    is_release = official and spec.release.is_file(sha256)
     return {
         "variant": spec.name,
         "weights": "official" if official else "synthetic",
@@ -40,7 +40,7 @@ def describe(
         "identity": (
             f"the publisher's {spec.release.file}"
             if is_release
-            else "a file that is none of those whose hashes the publisher states"
+            else "a file that is none of those whose hashes are known"
             if official
             else "synthetic weights, made here"
         ),
@@ -58,13 +58,13 @@ def check_identity(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTens
     """Raise `InputError` if a file is another variant's, by its hash, its tensors or the name that it came under."""
     others = [other for other in known_variants().values() if other.name != spec.name]
     for other in others:
-        if sha256.startswith(other.release.sha256_prefix):
+        if other.release.is_file(sha256):
             raise InputError(f"{path} is not {spec.name} but {other.name}: it is the publisher's {other.release.file}.")
     try:
         faults_of(spec, path, tensors)
     except InputError as error:
         raise InputError(f"{error} {closest(path, tensors, others)}") from error
-    if sha256.startswith(spec.release.sha256_prefix):
+    if spec.release.is_file(sha256):
         return
     # Two releases of one architecture differ in their values only, of which the file's name is all that speaks.
     for other in others:

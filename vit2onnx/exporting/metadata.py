@@ -18,7 +18,7 @@ def metadata_of(spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any]
     `checkpoint` is the content of `checkpoint.json`.
     """
     licence = {"id": spec.licence.id, "url": spec.licence.url, "file": LICENCE_FILE}
-    interface = spec.interface(recipe.interface)
+    interface, prepared = spec.interface(recipe.interface), spec.preprocessing
     image = interface.inputs[0]
     structured = {
         "checkpoint": {key: checkpoint[key] for key in ("origin", "layout", "sha256", "official_file", "identity")},
@@ -26,11 +26,12 @@ def metadata_of(spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any]
         "licence": licence if checkpoint["weights"] == "official" else None,
         "preprocessing": {
             "input": f"{image.dtype} RGB, [{', '.join(map(str, image.axes))}]",
-            "interpolation": spec.preprocessing.interpolation,
+            "interpolation": prepared.interpolation,
             "antialias": True,
+            **({"crop_pct": prepared.crop_pct} if prepared.crop_pct else {}),
             "scale": "1/255",
-            "mean": spec.preprocessing.mean,
-            "std": spec.preprocessing.std,
+            "mean": prepared.mean,
+            "std": prepared.std,
         },
         **interface.facts,
         "outputs": {port.name: port.meaning for port in interface.outputs},

@@ -72,6 +72,7 @@ def check_promises(graph: Mapping[str, Any], spec: VariantSpec, recipe: Recipe) 
         "mean": list(prepared.mean),
         "std": list(prepared.std),
         "interpolation": prepared.interpolation,
+        **({"crop_pct": prepared.crop_pct} if prepared.crop_pct else {}),
         **facts,
     }
     structured = {key: json.loads(own.get(key, "null")) for key in facts} | json.loads(own.get("preprocessing", "{}"))
@@ -244,14 +245,12 @@ def error_maps(
 
 
 def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: int) -> Iterator[dict[str, Any]]:
-    """Two rows, CLS and the first patch, on the image whose features are published; none without it."""
+    """One row per token whose features are published, on the image that they are of; none without it."""
     if not spec.golden or GOLDEN not in features:
         return
-    published = {
-        "cls": (0, spec.golden.cls),
-        "patches": (spec.interface().features.groups[-1].start, spec.golden.patch),
-    }
-    for group, (token, values) in published.items():
+    groups = spec.interface().features.groups
+    for token, values in spec.golden.tokens:
+        group = next(group.name for group in reversed(groups) if group.start <= token)
         ours = features[GOLDEN][token : token + 1, : len(values)]
         row = {"subject": subject, "other": PUBLISHED, **asdict(GOLDEN), "batch": batch, "group": group}
         yield row | asdict(difference(ours, np.array([values])))

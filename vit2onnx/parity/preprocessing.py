@@ -48,7 +48,7 @@ def compare_preprocessing(
     """One row per other way, photograph and size.
 
     `images` are names and photographs, and `prepare` is our way. `references` is the part of the variant's family that
-    has the others. `enlarged` is how many times larger than the photograph the input is, at least one.
+    has the others. `enlarged` is how many times a photograph is enlarged, at least one.
     """
     rows = []
     others, (_, std) = references.preparations(spec), references.published_constants(spec)
@@ -57,7 +57,8 @@ def compare_preprocessing(
             ours = prepare(image, height, width, spec.preprocessing)
             for other, theirs in others.items():
                 row = {"other": other, "image": name, "height": height, "width": width}
-                row["enlarged"] = round(max(1.0, height / image.height, width / image.width), 2)
+                whole = spec.preprocessing.size_of_whole(image.size[::-1], (height, width))
+                row["enlarged"] = round(max(1.0, whole[0] / image.height, whole[1] / image.width), 2)
                 rows.append(row | difference_of_inputs(ours, theirs(image, height, width), std))
     return rows
 

@@ -40,6 +40,8 @@ def own_words_section(metadata: Mapping[str, str], operator_sets: Mapping[str, i
     structured = ("checkpoint", "licence", "preprocessing", "tokens", "outputs", "versions")
     checkpoint, licence, prepared, tokens, outputs, versions = (json.loads(metadata[name]) for name in structured)
     steps = [prepared["input"], f"{prepared['interpolation']}, {'' if prepared['antialias'] else 'not '}antialiased"]
+    if share := prepared.get("crop_pct"):
+        steps.append(f"the central {100 * share:g} % of the shorter side")
     steps += [f"times {prepared['scale']}", f"mean {_listed(prepared['mean'])}", f"std {_listed(prepared['std'])}"]
     lines = {
         "variant": f"{metadata['variant']}, recipe {metadata['export']}, made by vit2onnx {metadata['version']}",
@@ -72,7 +74,7 @@ def ledger_section(lines: Iterable[str]) -> dict[str, Any]:
     # What is left out and made anew under the same name.
     replaced = {source: target for source in ignored for target in restored if f".{source}".endswith(f".{target}")}
     return {
-        "tensors": sum(bool(row["source"]) for row in rows),
+        "tensors": len({row["source"] for row in rows if row["source"]}),
         "copied": len(copied),
         "changed": len(placed) - len(copied),
         "ignored": [(name, why) for name, why in ignored.items() if name not in replaced],

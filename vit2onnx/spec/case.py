@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.spec.variant import Preprocessing
 
 
 @dataclass(frozen=True, order=True)
@@ -33,9 +32,8 @@ class Case:
         return cls(image, int(height), int(width))
 
 
-# The image whose features are published, prepared as it was for that: for all variants as for ImageNet.
+# The image whose features are published.
 GOLDEN = Case("golden", 224, 224)
-GOLDEN_PREPROCESSING = Preprocessing("bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 # The input of a layer when stages are compared: the output of the layer before it, or, in all implementations alike,
 # the truth rounded to single precision.

@@ -33,28 +33,66 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the publisher turns a photograph into the model's input: resize, divide by 255, normalise per channel."""
+    """How the publisher turns a photograph into the model's input: resize, crop, divide by 255, normalise per channel.
+
+    `crop_pct` is how much of the resized photograph, along its shorter side, the input shows. Without it the photograph
+    is resized to the input's size, whatever its aspect ratio.
+    """
 
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    crop_pct: float | None = None
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> "Preprocessing":
+        """Build it from its part of a variant file."""
+        mean, std = tuple(mapping["mean"]), tuple(mapping["std"])
+        return cls(mapping["interpolation"], mean, std, mapping.get("crop_pct"))
+
+    def size_of_whole(self, photograph: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+        """The height and width to which a photograph of some height and width is resized for an input of some `size`.
+
+        With `crop_pct` it keeps its aspect ratio, and the input is that share of it along the side of which it has
+        less. For a square input this is what torchvision's `Resize` and `CenterCrop` do.
+        """
+        if self.crop_pct is None:
+            return size
+        # ASSUME: an input that is not square is cut out of the middle in the same way; the publisher's are all square.
+        height, width = (round(side / self.crop_pct) for side in size)
+        if photograph[0] * width <= photograph[1] * height:
+            return height, height * photograph[1] // photograph[0]
+        return width * photograph[0] // photograph[1], width
 
 
 @dataclass(frozen=True)
 class Release:
     """Where the publisher offers the weights, and how their official file is recognised.
 
-    `file` is the publisher's own file name; the eight hexadecimal digits at its end begin the file's SHA-256.
+    `file` is the publisher's own file name. The file's SHA-256 is `sha256`, or begins with the eight hexadecimal digits
+    at the end of the name.
     """
 
     file: str
     url: str
     huggingface: str
     timm: str
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sha256 and not self._digits:
+            raise InputError(
+                f"release.file {self.file} does not end in the first eight digits of its SHA-256; add release.sha256."
+            )
 
     @property
-    def sha256_prefix(self) -> str:
-        return Path(self.file).stem.rpartition("-")[2]
+    def _digits(self) -> str:
+        found = re.search(r"-([0-9a-f]{8})$", Path(self.file).stem)
+        return found[1] if found else ""
+
+    def is_file(self, sha256: str) -> bool:
+        """Whether a file of this SHA-256 is the publisher's."""
+        return sha256.startswith(self.sha256 or self._digits)
 
 
 @dataclass(frozen=True)
@@ -68,10 +106,17 @@ class Licence:
 
 @dataclass(frozen=True)
 class Golden:
-    """Published features of one image: the first channels of CLS and of the first patch."""
+    """Published features of one image: places of tokens with their first channels, and how the image was prepared."""
 
-    cls: tuple[float, ...]
-    patch: tuple[float, ...]
+    tokens: tuple[tuple[int, tuple[float, ...]], ...]
+    preprocessing: Preprocessing
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], preprocessing: Preprocessing) -> "Golden":
+        """Build it from its part of a variant file; `preprocessing` is the variant's, which holds unless it has one."""
+        tokens = tuple((token["index"], tuple(token["features"])) for token in mapping["tokens"])
+        own = mapping.get("preprocessing")
+        return cls(tokens, Preprocessing.from_mapping(own) if own else preprocessing)
 
 
 @dataclass(frozen=True)
@@ -93,10 +138,11 @@ class VariantSpec:
 
         Raises `InputError` where fields contradict each other, which a schema cannot see.
         """
-        preprocessing = mapping["preprocessing"]
+        preprocessing = Preprocessing.from_mapping(mapping["preprocessing"])
         golden = mapping.get("golden")
         try:
             architecture = architecture_of(mapping["family"], mapping["architecture"])
+            release = Release(**mapping["release"])
         except InputError as error:
             raise InputError(f"{variant_file(mapping['family'], name)}: {error}") from None
         return cls(
@@ -104,12 +150,10 @@ class VariantSpec:
             family=mapping["family"],
             parameters=mapping["parameters"],
             architecture=architecture,
-            preprocessing=Preprocessing(
-                preprocessing["interpolation"], tuple(preprocessing["mean"]), tuple(preprocessing["std"])
-            ),
-            release=Release(**mapping["release"]),
+            preprocessing=preprocessing,
+            release=release,
             licence=Licence(**mapping["licence"]),
-            golden=Golden(**{key: tuple(value) for key, value in golden.items()}) if golden else None,
+            golden=Golden.from_mapping(golden, preprocessing) if golden else None,
         )
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 from vit2onnx.files import write_arrays
 from vit2onnx.images import check_image, load_image, preprocess
 from vit2onnx.logs import logging_to
-from vit2onnx.spec.case import GOLDEN, GOLDEN_PREPROCESSING, Case
+from vit2onnx.spec.case import GOLDEN, Case
 from vit2onnx.spec.variant import VariantSpec
 
 
@@ -23,8 +23,9 @@ def preprocess_images(
         check_image(path, image, spec.interface().least["height"])
         for height, width in sizes:
             arrays[str(Case(name, height, width))] = preprocess(image, height, width, spec.preprocessing)
-    if golden:
-        arrays[str(GOLDEN)] = preprocess(load_image(golden), GOLDEN.height, GOLDEN.width, GOLDEN_PREPROCESSING)
+    if golden and spec.golden:
+        image = load_image(golden)
+        arrays[str(GOLDEN)] = preprocess(image, GOLDEN.height, GOLDEN.width, spec.golden.preprocessing)
     write_arrays(pixel_values, arrays)
 
 
