@@ -25,8 +25,8 @@ from vit2onnx.weights.keytable import (
     assign,
     chained,
     check,
+    part_of,
     restoring,
-    third,
     value_of,
 )
 
@@ -164,7 +164,7 @@ def test_all_faults_are_raised_together_and_the_first_three_are_in_the_sentence(
 
 
 def test_a_source_may_be_shared_by_different_transforms_only():
-    parts = [third(name, index) for index, name in enumerate("qkv")]
+    parts = [part_of(name, index) for index, name in enumerate("qkv")]
     split = KeyTable("fused", tuple(Entry(part.name, ("qkv",), part) for part in parts))
     targets = dict.fromkeys("qkv", (2, 5))
     assert check("the file", split, assign(split, targets), lazy({"qkv": (6, 5)})) == {}
@@ -200,13 +200,13 @@ def test_transforms_put_each_element_where_it_belongs():
     assert np.array_equal(fused[4:8], key)
     assert np.array_equal(fused[8:], value)
     for index, part in enumerate((query, key, value)):
-        assert third("part", index).shapes((4, 5)) == ((12, 5),)
-        assert np.array_equal(third("part", index).apply([fused], (4, 5)), part)
+        assert part_of("part", index).shapes((4, 5)) == ((12, 5),)
+        assert np.array_equal(part_of("part", index).apply([fused], (4, 5)), part)
 
 
 def test_chained_transforms_follow_one_another():
     fused = noise((12, 5))
-    second = chained(third("second", 1), TRANSPOSE)
+    second = chained(part_of("second", 1), TRANSPOSE)
     assert second.name == "second, transpose"
     assert second.shapes((5, 4)) == ((12, 5),)
     assert np.array_equal(second.apply([fused], (5, 4)), fused[4:8].T)
@@ -223,8 +223,8 @@ def test_fusing_query_and_value_puts_a_key_of_zeros_between():
 
 
 def test_taking_a_third_has_no_inverse():
-    with pytest.raises(NotImplementedError, match="take_query drops two thirds"):
-        third("take_query", 0).invert(noise((4,)))
+    with pytest.raises(NotImplementedError, match="take_query drops the other parts"):
+        part_of("take_query", 0).invert(noise((4,)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])

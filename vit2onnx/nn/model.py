@@ -66,8 +66,8 @@ class Model(Protocol):
     def __call__(self, pixel_values: Images, /) -> Features:
         """All parts, one after the other."""
 
-    def natively(self, tensors: Mapping[str, Any], /) -> Mapping[str, Any] | None:
-        """The parameters of references as installed, if these differ by design: lazy tensors by name."""
+    def natively(self, tensors: Mapping[str, Any], /) -> "tuple[Model, Mapping[str, Any]] | None":
+        """Model and parameters as references are installed, if they differ by design; the latter as lazy tensors."""
 
 
 def run(model: Model, pixel_values: Images) -> Features:

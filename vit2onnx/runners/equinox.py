@@ -21,15 +21,14 @@ def features(
     """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`.
 
     `model` is a model of shapes, and `tensors` has the parameters that it is filled with. The cases in `native` are run
-    once more in double precision with the parameters of references as installed, if these differ by design:
-    `native/{case}`.
+    once more in double precision as references are installed, if they differ by design: `native/{case}`.
     """
     found = {f"float32/{case}": value for case, value in _features(model, tensors, cases, "float32").items()}
     with jax.enable_x64(True):
         found |= {f"float64/{case}": value for case, value in _features(model, tensors, cases, "float64").items()}
         if native and (other := model.natively(tensors)):
             few = {case: cases[case] for case in native}
-            found |= {f"native/{case}": value for case, value in _features(model, other, few, "float64").items()}
+            found |= {f"native/{case}": value for case, value in _features(*other, few, "float64").items()}
     return found
 
 

@@ -98,6 +98,8 @@ class Interface:
 def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interface:
     """The interface of a model that turns images of any size into CLS, registers and patches of `embed_dim` channels.
 
+    `registers` is how many there are, which may be none.
+
     Names are those of Hugging Face. Pixels beyond the last whole patch are dropped.
     """
     first_patch = 1 + registers
@@ -110,9 +112,10 @@ def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interfa
 
     groups = (
         Group("cls", 0, 1),
-        Group("registers", 1, first_patch),
+        *([Group("registers", 1, first_patch)] if registers else []),
         Group("patches", first_patch, None, grid=("grid_height", "grid_width")),
     )
+    order = "CLS, registers, patches row by row" if registers else "CLS, patches row by row"
     return Interface(
         "images",
         inputs=(Port("pixel_values", ("batch", 3, "height", "width"), "normalised RGB images"),),
@@ -120,7 +123,7 @@ def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interfa
             Port(
                 "last_hidden_state",
                 ("batch", "tokens", embed_dim),
-                "all tokens after the final norm: CLS, registers, patches row by row",
+                f"all tokens after the final norm: {order}",
                 groups=groups,
             ),
             Port(
@@ -138,7 +141,7 @@ def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interfa
         },
         facts={
             "tokens": {
-                "order": "CLS, registers, patches row by row",
+                "order": order,
                 "registers": registers,
                 "first_patch": first_patch,
                 "patch_size": patch_size,

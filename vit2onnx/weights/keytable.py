@@ -53,7 +53,8 @@ class Transform:
 
     `shapes` gives the source shapes for a target shape; `apply` makes the target of a given shape from the
     sources; `invert` makes the sources from the target, which is how synthetic files of every layout are written.
-    If some of a source is not used, `fill_unused` puts noise there, of the shape of the last source.
+    Sources that other lines give come last, and `invert` leaves them out. If some of a source is not used,
+    `fill_unused` puts noise there, of the shape of the last source.
     """
 
     name: str
@@ -73,16 +74,16 @@ def reshaping(name: str, source_shape: Callable[[Shape], Shape]) -> Transform:
     )
 
 
-def third(name: str, index: int) -> Transform:
-    """A transform that takes the first, second or third part of a fused tensor."""
+def part_of(name: str, index: int, count: int = 3) -> Transform:
+    """A transform that takes one of the equal parts of a fused tensor."""
 
     def take(sources: list[np.ndarray], target: Shape) -> np.ndarray:
         return sources[0][index * target[0] : (index + 1) * target[0]]
 
     def invert(value: np.ndarray) -> list[np.ndarray]:
-        raise NotImplementedError(f"{name} drops two thirds of its source")
+        raise NotImplementedError(f"{name} drops the other parts of its source")
 
-    return Transform(name, lambda target: ((3 * target[0], *target[1:]),), take, invert)
+    return Transform(name, lambda target: ((count * target[0], *target[1:]),), take, invert)
 
 
 def chained(first: Transform, second: Transform) -> Transform:

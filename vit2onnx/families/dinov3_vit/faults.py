@@ -43,6 +43,7 @@ from vit2onnx.families.fault import (
 from vit2onnx.nn import layers
 from vit2onnx.nn.primitives import attention, linear, rotary_embedding
 from vit2onnx.nn.rope import rope_periods
+from vit2onnx.nn.transformer import Block
 
 VIT, SWIGLU, UNBIASED, SHARP, SHARPER, OUTLIERS = MODELS
 
@@ -182,7 +183,7 @@ class UnscaledAttention(vit.Attention):
         return self.proj(attention(query * root, key, value, num_heads=self.num_heads))
 
 
-class ParallelBlock(vit.Block):
+class ParallelBlock(Block):
     """With the second residual taken from the block's input."""
 
     def stages(self, x: Array, rope: Any) -> dict[str, Array]:

@@ -7,9 +7,9 @@ from jax2onnx.plugins.examples.eqx.dino import VisionTransformer
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_vit.architecture import Architecture
 from vit2onnx.families.dinov3_vit.layouts import BLOCK, model_table, same
-from vit2onnx.weights.keytable import ADD_FIRST_AXIS, Entry, KeyTable, third
+from vit2onnx.weights.keytable import ADD_FIRST_AXIS, Entry, KeyTable, part_of
 
-_THIRDS = {name: third(f"take_{name}", index) for index, name in enumerate(("query", "key", "value"))}
+_THIRDS = {name: part_of(f"take_{name}", index) for index, name in enumerate(("query", "key", "value"))}
 
 ENTRIES = (
     *same("patch_embed.proj", "patch_embed.proj"),

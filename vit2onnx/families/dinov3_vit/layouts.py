@@ -31,8 +31,8 @@ from vit2onnx.weights.keytable import (
     Shape,
     Transform,
     chained,
+    part_of,
     restoring,
-    third,
 )
 
 BLOCK = "blocks.0.blocks.{i}"
@@ -197,7 +197,7 @@ def _linear(target: str, source: str) -> tuple[Entry, Entry]:
 def _thirds(target: str, source: str) -> Iterator[Entry]:
     """Queries, keys and values, which Equimo stores as one layer, as three. Keys have no bias."""
     for index, letter in enumerate("qkv"):
-        part = third(f"take_{letter}", index)
+        part = part_of(f"take_{letter}", index)
         yield Entry(f"{target}.{letter}.weight", (f"{source}.weight",), chained(part, TRANSPOSE))
         if letter != "k":
             yield Entry(f"{target}.{letter}.bias", (f"{source}.bias",), _beside_zero_keys(part))
