@@ -1,5 +1,6 @@
 """Make constants of what does not depend on a graph's input."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 
@@ -15,6 +16,8 @@ from vit2onnx.weights.keytable import LazyTensor
 
 # What comes of a weight by these alone is still that weight, which a graph holds as the checkpoint does.
 LAYOUT = {"Concat", "Expand", "Reshape", "Transpose"}
+# Elements of a parameter from which constants are computed, for the file's metadata repeats it in text.
+LARGEST = 1024
 
 
 def fold(model: ir.Model, tensors: Mapping[str, LazyTensor], inputs: Collection[str]) -> dict[str, LazyTensor]:
@@ -30,7 +33,7 @@ def fold(model: ir.Model, tensors: Mapping[str, LazyTensor], inputs: Collection[
         for node in graph
         for value in node.outputs
         if origins.get(value) in ("constant", "computed")
-        and any(origins.get(user.outputs[0]) in (None, "layout") for user in value.consumers())
+        and any(origins.get(user.outputs[0]) in (None, "layout", "large") for user in value.consumers())
     ]
     read = cache(lambda name: tensors[name].read())
     exact = compute(_origin(model, folded, read))
@@ -61,15 +64,21 @@ def fold(model: ir.Model, tensors: Mapping[str, LazyTensor], inputs: Collection[
 def _origins(graph: ir.Graph, inputs: Collection[str]) -> dict[ir.Value, str]:
     """What every value comes of that does not depend on the `inputs`: constants alone, weights, or both computed.
 
-    A `layout` is a weight in another place or shape, or several times; it stays a node.
+    A `layout` is a weight in another place or shape, or several times; it stays a node. So does all that is computed of
+    a weight that is `large`.
     """
     origins = dict.fromkeys(graph.initializers.values(), "constant")
-    origins |= {value: "layout" for value in graph.inputs if value.name not in inputs}
+    for value in graph.inputs:
+        if value.name not in inputs:
+            origins[value] = "layout" if math.prod(value.shape) <= LARGEST else "large"
     for node in graph:
         found = {origins.get(value) for value in node.inputs if value is not None}
-        if None not in found:
-            of_weights = "layout" if node.op_type in LAYOUT and "computed" not in found else "computed"
-            origins |= dict.fromkeys(node.outputs, "constant" if found <= {"constant"} else of_weights)
+        if found <= {"constant"}:
+            origins |= dict.fromkeys(node.outputs, "constant")
+        elif None not in found and node.op_type in LAYOUT and "computed" not in found:
+            origins |= dict.fromkeys(node.outputs, "large" if "large" in found else "layout")
+        elif not found & {None, "large"}:
+            origins |= dict.fromkeys(node.outputs, "computed")
     return origins
 
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from jax.extend.core import Primitive
 from jax2onnx.plugins.plugin_system import PrimitiveLeafPlugin, register_primitive
 
-from vit2onnx.nn import primitives, rope
+from vit2onnx.nn import positions, primitives, rope
 
 # The key under which a node notes its part of the model, until it is named.
 PART = "part"
@@ -131,6 +131,52 @@ def rope_angles(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any],
     )
 
 
+@lowers(positions.with_positions_p)
+def with_positions(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    patches, table = inputs
+    entries, _, channels = table.shape
+    antialias, tenths, a = (params[name] for name in ("antialias", "tenths", "a"))
+    height, width = (_size(builder, patches, axis) for axis in (1, 2))
+    half, one = _scalar(builder, 0.5), _scalar(builder, 1.0)
+    beyond = 0 if antialias else 2
+    places = range(-beyond, entries + beyond)
+    if tenths:
+        kept = (builder.Equal(size, _integers(builder, entries)) for size in (height, width))
+        shift = builder.Where(builder.And(*kept), _integers(builder, 0), _integers(builder, 2 * tenths))
+    if not antialias:
+        edges = _integers(builder, *(min(max(place, 0), entries - 1) for place in places))
+        edges = builder.Reshape(edges, _integers(builder, -1, 1))
+        clamping = _float(builder, builder.Equal(edges, _integers(builder, *range(entries))))
+
+    def matrix(size: ir.Value) -> ir.Value:
+        row = builder.Range(_scalar(builder, 0), builder.Squeeze(size), _scalar(builder, 1))
+        row = builder.Reshape(row, _integers(builder, -1, 1))
+        over = builder.Add(builder.Mul(row, _integers(builder, 20 * entries)), _integers(builder, 10 * entries))
+        under = builder.Mul(size, _integers(builder, 20))
+        under = builder.Add(under, shift) if tenths else under
+        fraction = builder.Div(_float(builder, builder.Mod(over, under)), _float(builder, under))
+        # Negative, because jax2onnx takes a difference to have the shape of its first operand, if that is known.
+        distance = builder.Sub(builder.Div(over, under), _integers(builder, *places))
+        distance = builder.Add(_float(builder, distance), builder.Sub(fraction, half))
+        if not antialias:
+            return builder.MatMul(cubic(distance), clamping)
+        stretch = builder.Max(builder.Div(_scalar(builder, float(entries)), _float(builder, size)), one)
+        weights = cubic(builder.Div(distance, stretch))
+        return builder.Div(weights, builder.ReduceSum(weights, _integers(builder, 1), keepdims=1))
+
+    def cubic(distance: ir.Value) -> ir.Value:
+        two = _scalar(builder, 2.0)
+        away = builder.Abs(distance)
+        outer, inner = (builder.Relu(builder.Sub(reach, away)) for reach in (two, one))
+        far = builder.Mul(builder.Mul(outer, outer), builder.Sub(one, outer))
+        near = builder.Sub(_scalar(builder, 4 * a + 3), builder.Mul(two, inner))
+        return builder.Add(builder.Mul(_scalar(builder, a), far), builder.Mul(builder.Mul(inner, inner), near))
+
+    rows = builder.MatMul(matrix(height), builder.Reshape(table, _integers(builder, entries, entries * channels)))
+    rows = builder.Reshape(rows, _integers(builder, -1, entries, channels))
+    return builder.Add(patches, builder.MatMul(matrix(width), rows), _outputs=[name])
+
+
 def _size(builder: Any, value: ir.Value, axis: int) -> ir.Value:
     """The size of an axis, with one element: a constant if it is known."""
     size = value.shape[axis]
@@ -142,7 +188,8 @@ def _float(builder: Any, value: ir.Value) -> ir.Value:
 
 
 def _integers(builder: Any, *numbers: int) -> ir.Value:
-    return _constant(builder, "_".join(["int64", *map(str, numbers)]), ir.tensor(numbers, dtype=ir.DataType.INT64))
+    name = "_".join(["int64", *map(str, numbers)]) if len(numbers) < 9 else f"int64_{len(numbers)}_from_{numbers[0]}"
+    return _constant(builder, name, ir.tensor(numbers, dtype=ir.DataType.INT64))
 
 
 def _scalar(builder: Any, number: int | float) -> ir.Value:

@@ -1,0 +1,105 @@
+"""Learned position tables, resized to the grid of an image's patches.
+
+The table is resized by two matrices, one for rows and one for columns, which follow from the sizes of both grids
+alone. Place i of n lies at the point (i + 1/2) * entries / (n + offset) - 1/2 of the table. Its whole part and its
+fraction are computed in whole numbers, so that only the weights of the kernel are rounded.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vit2onnx.nn.primitives import primitive
+
+# The constant of Keys' cubic kernel in PyTorch's bicubic resizing, by whether that is antialiased.
+CUBIC = {False: -0.75, True: -0.5}
+
+
+def cubic(distance: Array, a: float) -> Array:
+    """Keys' cubic convolution kernel with the constant `a`, by which PyTorch resizes in `bicubic` mode.
+
+    Without branches: outside [-2, 2] both terms are zero, outside [-1, 1] the second is. At whole numbers it is exact.
+    """
+    # Not jnp.maximum, which becomes double precision while a graph is traced.
+    outer, inner = (jax.lax.max(reach - jnp.abs(distance), jnp.zeros_like(distance)) for reach in (2, 1))
+    return a * outer * outer * (1 - outer) + inner * inner * (4 * a + 3 - 2 * inner)
+
+
+def clamping(entries: int) -> np.ndarray:
+    """Adds what lies up to two entries beyond an edge to the edge: [entries + 4, entries] of zeros and ones."""
+    places = np.clip(np.arange(-2, entries + 2), 0, entries - 1)
+    return (places[:, None] == np.arange(entries)).astype(np.float32)
+
+
+def distances(size: Any, other: Any, entries: int, *, beyond: int, tenths: int, dtype: Any) -> Array:
+    """How far each of `size` places is from each entry of a table, and from `beyond` more at both ends.
+
+    `tenths` are those of the offset. A table that keeps its size on this axis and the `other` stays as it is, whatever
+    the offset.
+    """
+    shape = (size, entries + 2 * beyond)
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
+    size, other = (jnp.asarray(number, jnp.int32) for number in (size, other))
+    under = 20 * size
+    if tenths:
+        under = under + jnp.where((size == entries) & (other == entries), 0, 2 * tenths)
+    under = jnp.broadcast_to(under, shape)
+    over = (2 * row + 1) * (10 * entries)
+    whole = jax.lax.div(over, under)
+    fraction = (over - whole * under).astype(dtype) / under.astype(dtype)
+    return (column - beyond - whole).astype(dtype) + (0.5 - fraction)
+
+
+def resize_matrix(size: Any, other: Any, entries: int, *, antialias: bool, tenths: int, a: float, dtype: Any) -> Array:
+    """The matrix [size, entries] that resizes one axis of a table, of which the `other` axis is resized to `other`."""
+    how: dict[str, Any] = {"tenths": tenths, "dtype": dtype}
+    if not antialias:
+        return cubic(distances(size, other, entries, beyond=2, **how), a) @ clamping(entries).astype(dtype)
+    # A table that shrinks is smoothed by a kernel as much wider, and the weights within the table sum up to one.
+    stretch = jax.lax.max(entries / jnp.asarray(size, dtype), jnp.ones((), dtype))
+    weights = cubic(distances(size, other, entries, beyond=0, **how) / stretch, a)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def resized(
+    table: Float[Array, "rows columns channels"], height: Any, width: Any, *, antialias: bool, tenths: int, a: float
+) -> Array:
+    """A table resized to [height, width, channels]; see `Positions`."""
+    rows, columns, channels = table.shape
+    how: dict[str, Any] = {"antialias": antialias, "tenths": tenths, "a": a, "dtype": table.dtype}
+    of_rows = resize_matrix(height, width, rows, **how) @ table.reshape(rows, columns * channels)
+    return jnp.matmul(resize_matrix(width, height, columns, **how), of_rows.reshape(height, columns, channels))
+
+
+def _with_positions(patches: Array, table: Array, **how: Any) -> Array:
+    return patches + resized(table, *patches.shape[1:3], **how)
+
+
+with_positions_p = primitive("with_positions", _with_positions)
+
+
+class Positions(eqx.Module):
+    """A learned square table, which is resized to the grid of an image's patches and added to them.
+
+    By the cubic kernel of PyTorch's `interpolate` in `bicubic` mode, with `antialias` or without. `offset` is added to
+    the rows and columns of the grid before the scale is taken, in tenths; a grid of the table's own size gets the table
+    itself.
+    """
+
+    table: Float[Array, "entries entries embed_dim"]
+    antialias: bool = eqx.field(static=True)
+    offset: float = eqx.field(static=True)
+
+    def __call__(
+        self, patches: Float[Array, "batch grid_height grid_width embed_dim"]
+    ) -> Float[Array, "batch grid_height grid_width embed_dim"]:
+        return with_positions_p.bind(patches, self.table, **self.how)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The parameters of `resized`."""
+        return {"antialias": self.antialias, "tenths": round(10 * self.offset), "a": CUBIC[self.antialias]}
