@@ -4,20 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.checkpoints.names import Shapes, affine, under
+from tests.families.dinov2.published import shapes_by_layout
+from vit2onnx.families.dinov2.architecture import Architecture as Dinov2
 from vit2onnx.families.dinov3_convnext.architecture import Architecture as ConvNeXt
 from vit2onnx.families.dinov3_vit.architecture import Architecture as ViT
 from vit2onnx.spec.variant import VariantSpec
-
-Shapes = dict[str, tuple[int, ...]]
-
-
-def affine(name: str, *weight: int) -> Shapes:
-    """A weight and a bias that is as long as the weight's first axis."""
-    return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
-
-
-def under(prefix: str, shapes: Shapes) -> Shapes:
-    return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
 
 
 def vit_meta(arch: ViT) -> Shapes:
@@ -179,6 +171,8 @@ def published() -> Callable[[VariantSpec], dict[str, Shapes]]:
 
     def shapes(spec: VariantSpec) -> dict[str, Shapes]:
         arch = spec.architecture
+        if isinstance(arch, Dinov2):
+            return shapes_by_layout(arch)
         if isinstance(arch, ConvNeXt):
             return {
                 "meta": convnext_meta(arch),

@@ -19,9 +19,13 @@ from vit2onnx.runners import torch as torch_runner
 from vit2onnx.spec.case import layer_inputs
 from vit2onnx.spec.variant import VariantSpec
 
+HERE = Path(__file__).parent
+DINOV2 = HERE.parent / "families" / "dinov2" / "publisher_stand_in.py"
 STAND_INS = {
-    "vision_transformer.py": Path(__file__).with_name("publisher_stand_in.py"),
-    "convnext.py": Path(__file__).with_name("publisher_convnext_stand_in.py"),
+    "dinov2/layers.py": DINOV2,
+    "dinov2/models/vision_transformer.py": DINOV2,
+    "dinov3/models/vision_transformer.py": HERE / "publisher_stand_in.py",
+    "dinov3/models/convnext.py": HERE / "publisher_convnext_stand_in.py",
 }
 # Wide, tall, and no multiple of the patch.
 SIZES = [(48, 112), (112, 48), (50, 37)]
@@ -30,13 +34,13 @@ SIZES = [(48, 112), (112, 48), (50, 37)]
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that looks like a clone; what is imported from it is forgotten after the test."""
-    models = tmp_path / "clone" / "dinov3" / "models"
-    models.mkdir(parents=True)
     for name, stand_in in STAND_INS.items():
-        shutil.copy(stand_in, models / name)
+        path = tmp_path / "clone" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(stand_in, path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     yield tmp_path / "clone"
-    for name in [name for name in sys.modules if name.partition(".")[0] == "dinov3"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("dinov2", "dinov3")]:
         del sys.modules[name]
 
 
@@ -99,7 +103,9 @@ def test_stages_of_every_release_are_those_of_the_other_reference(small, reposit
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_step_by_step_is_the_models_own_forward_to_the_bit(small, repository: Path, dtype: torch.dtype):
-    image = np.random.default_rng(0).standard_normal((3, 134, 165), np.float32)
+    # DINOv2's own code takes multiples of its patch only.
+    size = (126, 154) if small.spec.family == "dinov2" else (134, 165)
+    image = np.random.default_rng(0).standard_normal((3, *size), np.float32)
     path = small.checkpoints["meta"]
     precision = str(dtype).removeprefix("torch.")
     streamed = features(small.spec, path, repository, {"x": image})[f"{precision}/x"]
@@ -110,7 +116,8 @@ def test_step_by_step_is_the_models_own_forward_to_the_bit(small, repository: Pa
     is_convnext = small.spec.family == "dinov3_convnext"
     with torch.inference_mode(), native_convolutions() if is_convnext else nullcontext():
         out = model.forward_features(torch.from_numpy(image[None]).to(dtype))
-    parts = [out["x_norm_clstoken"][:, None], out["x_storage_tokens"], out["x_norm_patchtokens"]]
+    registers = out["x_norm_regtokens" if small.spec.family == "dinov2" else "x_storage_tokens"]
+    parts = [out["x_norm_clstoken"][:, None], registers, out["x_norm_patchtokens"]]
     np.testing.assert_array_equal(streamed, torch.cat(parts, 1)[0])
 
 

@@ -131,7 +131,7 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
     ),
     "clone of nothing": (
         lambda c: c["reference"]["repositories"].update({"facebookresearch/dinov4": "."}),
-        "reference.repositories: 'facebookresearch/dinov4' is not one of facebookresearch/dinov3",
+        "repositories: 'facebookresearch/dinov4' is not one of facebookresearch/dinov2, facebookresearch/dinov3",
     ),
     "clone that is not there": (
         lambda c: c["reference"]["repositories"].update({"facebookresearch/dinov3": "gone"}),
@@ -165,7 +165,12 @@ def test_the_config_as_it_comes_has_no_fault():
         (lambda v: v["architecture"].pop("depth"), "architecture: 'depth' is a required property.$"),
         (lambda v: v["architecture"].update(depth="12"), "architecture.depth: '12' is not of type 'integer'.$"),
         (lambda v: v["architecture"].update(embed_dims=[1]), "architecture: .*'embed_dims' was unexpected"),
-        (lambda v: v["release"].update(file="vits16.pth"), "release.file: 'vits16.pth' does not match"),
+        (
+            lambda v: v["release"].update(file="vits16.pth"),
+            "release.file vits16.pth does not end in the first eight digits",
+        ),
+        (lambda v: v["release"].update(file="vits16.bin"), "release.file: 'vits16.bin' does not match"),
+        (lambda v: v["release"].update(sha256="08c60483"), "release.sha256: '08c60483' does not match"),
         (lambda v: v["architecture"].update(num_heads=7), "must be a multiple of 4 x num_heads"),
     ],
 )
@@ -216,12 +221,12 @@ def test_what_a_family_lacks_is_named_where_the_family_is_used(
 
 def test_all_faults_are_named_at_once_and_each_once():
     config = copy.deepcopy(CONFIG) | {"variants": "all", "images": {"gone": "gone.jpg"}}
-    config["exports"]["static"] |= {"width": 15, "depth": 3}
+    config["exports"]["static"] |= {"width": 13, "depth": 3}
     with pytest.raises(InputError) as error:
         check_configuration(config, ROOT)
     text = str(error.value)
     assert text.count("'depth' was unexpected") == text.count("images.gone: there is no file gone.jpg") == 1
-    assert "exports.static.width: 15 is smaller" in text
+    assert "exports.static.width: 13 is smaller" in text
 
 
 @pytest.mark.parametrize("name", [VIT, CONVNEXT])

@@ -16,6 +16,7 @@ import pytest
 import torch
 from jax2onnx.plugins.examples.eqx.dino import VisionTransformer
 
+from tests.families.dinov2 import published as dinov2
 from tests.rounding import MODEL_LIMIT, floors
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.synthetic import write_synthetic
@@ -68,6 +69,8 @@ def published_leaves(spec: VariantSpec, checkpoint: Path) -> dict[str, np.ndarra
         leaves.update({f"{target}.{name}": state[f"{source}.{name}"] for name in names or ("weight", "bias")})
 
     arch = spec.architecture
+    if spec.family == "dinov2":
+        return dinov2.leaves(arch, state)
     if spec.family == "dinov3_convnext":
         for i, depth in enumerate(arch.depths):
             conv, norm = ("0", "1") if i == 0 else ("1", "0")
@@ -119,12 +122,14 @@ def test_the_model_uses_the_whole_archive_but_what_is_for_training(released):
         assignments = assign(model_table(spec), leaves)
         assert [assignment.target for assignment in assignments] == list(leaves)
         used = Counter(key for assignment in assignments for key in assignment.sources)
-        # All of queries, keys and values; of their biases not the keys'.
+        # All of queries, keys and values; of their biases DINOv3 has not the keys'.
+        of_bias = 3 if spec.family == "dinov2" else 2
         for key, times in used.items():
-            assert times == (3 if key.endswith("qkv.weight") else 2 if key.endswith("qkv.bias") else 1), key
+            parts = {"qkv.weight": 3, "qkv.bias": of_bias, "w12.weight": 2, "w12.bias": 2}
+            assert times == parts.get(".".join(key.split(".")[-2:]), 1), key
         unused = set(array_shapes(archive_skeleton(spec))) - set(used)
         arch = spec.architecture
-        training = {"mask_token"} if spec.family == "dinov3_vit" else set()
+        training = set() if spec.family == "dinov3_convnext" else {"mask_token"}
         if getattr(arch, "local_cls_norm", False):
             training |= {"local_cls_norm.weight", "local_cls_norm.bias"}
         assert unused == training
@@ -242,8 +247,8 @@ def test_the_example_class_of_jax2onnx_loads_the_file_and_gives_our_features(exa
 def test_a_variant_that_the_example_class_cannot_hold_is_refused(small, tmp_path):
     """Its feed-forward layers are always four times as wide as its tokens, and never SwiGLU."""
     why = "MLP four times as wide as its tokens; this variant is not"
-    if small.spec.family == "dinov3_convnext":
-        why = "jax2onnx ships no example class for dinov3_convnext"
+    if small.spec.family != "dinov3_vit":
+        why = f"jax2onnx ships no example class for {small.spec.family}"
     with pytest.raises(InputError, match=why):
         map_jax2onnx_example(small.spec, small.archive, tmp_path / "results" / "jax2onnx_example.eqx")
     assert not (tmp_path / "results").exists()

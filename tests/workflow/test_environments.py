@@ -33,7 +33,7 @@ def imports_of(script: Path) -> set[str]:
     """
     modules = (script, *closure(script, families()))
     names = {name.split(".")[0] for path in modules for name in imported(path)[0]}
-    return names - set(sys.stdlib_module_names) - {"vit2onnx", "snakemake", "dinov3"}
+    return names - set(sys.stdlib_module_names) - {"vit2onnx", "snakemake", "dinov2", "dinov3"}
 
 
 def environment_of(script: Path) -> Path:

@@ -1,0 +1,67 @@
+"""What a DINOv2 is. Standard library only, because the Snakefile imports this module."""
+
+from dataclasses import dataclass
+
+from vit2onnx.errors import InputError
+from vit2onnx.spec import variant
+
+# The layouts in which checkpoints are published, the publisher's own first, each with the format of its files.
+LAYOUTS = {
+    "meta": ".pth",
+    "huggingface": ".safetensors",
+    "huggingface5": ".safetensors",
+    "timm": ".safetensors",
+}
+# The publisher's code, of which a user may have a clone.
+REPOSITORY = "facebookresearch/dinov2"
+# In what a reference differs by itself, by design, from the releases without registers.
+KNOWN_DIFFERENCE: str | None = "the reference's own resizing of the position table (without the publisher's offset)"
+
+# The models of the self-test, each a variant made small: both ways of resizing, both kinds of feed-forward layer.
+MODELS = {
+    "DINOv2": "dinov2_vits14_pretrain",
+    "DINOv2, registers, SwiGLU": "dinov2_vitg14_reg4_pretrain",
+}
+
+
+@dataclass(frozen=True)
+class Architecture(variant.Architecture):
+    """Dimensions of a vision transformer with a learned position table, and how that table is resized."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    num_registers: int
+    ffn: str
+    ffn_hidden: int
+    norm_eps: float
+    position_grid: int
+    position_antialias: bool
+    position_offset: float
+
+    def __post_init__(self) -> None:
+        if self.embed_dim % self.num_heads:
+            raise InputError(
+                f"architecture.embed_dim {self.embed_dim} must be a multiple of num_heads ({self.num_heads})."
+            )
+        if self.position_antialias and self.position_offset:
+            raise InputError(
+                "architecture.position_offset must be 0 with position_antialias, because no release has both."
+            )
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of one block without its biases and norms, or of the position table if that is larger."""
+        block = self.embed_dim * (4 * self.embed_dim + (3 if self.ffn == "swiglu" else 2) * self.ffn_hidden)
+        return max(block, self.embed_dim * self.position_grid**2)
+
+    @property
+    def departure(self) -> str:
+        """A position table that is resized as transformers does it."""
+        as_released = self.position_antialias or self.position_offset
+        return "" if as_released else "position table resized without the offset 0.1, NOT as in the releases"
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads

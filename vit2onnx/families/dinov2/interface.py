@@ -1,0 +1,12 @@
+"""What goes into a DINOv2 and comes out of it. Standard library only, because the Snakefile imports this module."""
+
+from vit2onnx.families.dinov2.architecture import Architecture
+from vit2onnx.spec.interface import Interface, images_to_tokens
+
+
+def images(arch: Architecture) -> Interface:
+    """Images to features."""
+    return images_to_tokens(arch.embed_dim, arch.patch_size, arch.num_registers)
+
+
+INTERFACES = {"images": images}
