@@ -73,8 +73,8 @@ def preprocess(
     top, left = crop_start(whole[0], height), crop_start(whole[1], width)
     pixels = np.asarray(resized)[top : top + height, left : left + width].transpose(2, 0, 1)
     pixels = pixels.astype(np.float32, order="C")
-    # PARITY: times the reciprocal, not divided by 255, because torchvision's ToDtype multiplies; the last bit
-    # differs for 126 of the 256 grey levels.
+    # PARITY: times the reciprocal, not divided by 255, because DINOv3's publisher multiplies (ToDtype). DINOv2's
+    # divides (ToTensor); the last bit differs for 126 of the 256 grey levels.
     return normalise(pixels * np.float32(1 / 255), preprocessing)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors
 
+from tests.checkpoints.test_convert import used_twice
 from tests.families.dinov2 import published as dinov2
 from vit2onnx.checkpoints.detect import detect, tables_of
 from vit2onnx.checkpoints.reading import open_checkpoint
@@ -36,7 +37,6 @@ PARAMETERS = {
     **{name: (count, count) for name, (count, _) in dinov2.RELEASES.items()},
 }
 BUFFERS = ("bias_mask", "periods")
-TWICE = {"pos_embed", "embeddings.position_embeddings"}
 
 
 def layouts_of(spec) -> list[str]:
@@ -76,7 +76,8 @@ def sources_of(spec, layout: str) -> dict[str, tuple[int, ...]]:
         for pair in zip(assignment.sources, assignment.transform.shapes(assignment.shape), strict=True)
     ]
     shapes += [(key, entry.shape) for key, entry in table.ignored.items()]
-    assert {key for key, times in Counter(key for key, _ in shapes).items() if times > 1} <= TWICE
+    times = Counter(key for key, _ in shapes)
+    assert times == Counter(times.keys()) + Counter(used_twice(spec, layout))
     return dict(shapes)
 
 

@@ -155,14 +155,13 @@ def test_convnexts_are_as_published(released, name):
 def test_pictures_are_normalised_as_the_training_images_were(released):
     for name, spec in released.items():
         found = spec.preprocessing
-        if spec.family == "dinov2":
-            continue
-        assert (found.interpolation, found.crop_pct) == ("bilinear", None)
+        is_dinov2 = spec.family == "dinov2"
+        assert (found.interpolation, found.crop_pct) == (("bicubic", 0.875) if is_dinov2 else ("bilinear", None))
         if name.endswith("sat493m"):
             assert (found.mean, found.std) == ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
         else:
             assert (found.mean, found.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        assert spec.licence.id == "DINOv3-License"
+        assert spec.licence.id == ("Apache-2.0" if is_dinov2 else "DINOv3-License")
         assert hash(spec) == hash(spec)
 
 

@@ -283,7 +283,7 @@ def test_an_archive_that_is_not_kept_goes_when_the_model_is_made(copied: Path) -
 
 
 def test_all_variants_are_those_that_have_a_file(copied: Path) -> None:
-    assert planned(copied, "--config", "variants=all")["fetch_checkpoint"] == 12
+    assert planned(copied, "--config", "variants=all")["fetch_checkpoint"] == 20
 
 
 STAGE_RULES = ("run_reference_stages", "run_equinox_stages", "export_stages", "compare_stages")

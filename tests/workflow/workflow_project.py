@@ -15,7 +15,7 @@ TINY = "dinov3_tiny"
 
 def make_tiny_project(project: Path) -> None:
     """Copy the project to an empty folder, with a tiny variant only, and two photographs at two sizes."""
-    for name in ("Snakefile", "workflow", "vit2onnx", "config", "profiles", "resources", "envs"):
+    for name in ("LICENSE", "Snakefile", "workflow", "vit2onnx", "config", "profiles", "resources", "envs"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, project / name)
     add_variant(

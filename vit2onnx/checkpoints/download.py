@@ -79,7 +79,7 @@ def download_huggingface(repo_id: str, *, token: str | None) -> Path:
     except (HTTPError, EntryNotFoundError) as error:
         refused = getattr(error, "response", None) is not None
         way_out = (
-            f"accept the licence at https://huggingface.co/{repo_id} and set HF_TOKEN"
+            f"if https://huggingface.co/{repo_id} asks for it, accept the licence there and set HF_TOKEN"
             if refused
             else "check the network, and that HF_HUB_OFFLINE is not set, and run again"
         )

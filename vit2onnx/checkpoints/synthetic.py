@@ -59,7 +59,7 @@ def synthetic_tensors(spec: VariantSpec, *, seed: int, layout: str) -> Iterator[
             # What is not used is large, so that a reader that uses it is far off.
             last = assignment.sources[-1]
             assignment.transform.fill_unused(sources, 3 * synthetic_value(spec.family, last, sources[-1].shape, seed))
-        # Not strict, because what other lines give is left out.
+        # Not strict, because `invert` leaves out sources that other lines give.
         yield from zip(assignment.sources, sources, strict=False)
         for key, entry in table.ignored.items():
             if entry.same_as in assignment.sources:

@@ -16,7 +16,8 @@ from vit2onnx.weights.keytable import LazyTensor
 
 # What comes of a weight by these alone is still that weight, which a graph holds as the checkpoint does.
 LAYOUT = {"Concat", "Expand", "Reshape", "Transpose"}
-# Elements of a parameter from which constants are computed, for the file's metadata repeats it in text.
+# Constants are computed from parameters of at most this many elements, because the file's metadata repeats the
+# parameter as text.
 LARGEST = 1024
 
 

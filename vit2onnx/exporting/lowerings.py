@@ -1,6 +1,7 @@
 """Which ONNX operator each of our primitives becomes. Importing this module registers them with jax2onnx."""
 
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -188,8 +189,8 @@ def _float(builder: Any, value: ir.Value) -> ir.Value:
 
 
 def _integers(builder: Any, *numbers: int) -> ir.Value:
-    name = "_".join(["int64", *map(str, numbers)]) if len(numbers) < 9 else f"int64_{len(numbers)}_from_{numbers[0]}"
-    return _constant(builder, name, ir.tensor(numbers, dtype=ir.DataType.INT64))
+    name = "_".join(map(str, numbers)) if len(numbers) < 9 else f"{len(numbers)}_{zlib.crc32(repr(numbers).encode()):x}"
+    return _constant(builder, f"int64_{name}", ir.tensor(numbers, dtype=ir.DataType.INT64))
 
 
 def _scalar(builder: Any, number: int | float) -> ir.Value:

@@ -1,8 +1,8 @@
 """Preprocessing as others do it: torchvision's transform and the image processors of transformers.
 
-Two of them need torchvision, of which there is no build for the torch that is used here. Their steps stand here in
-terms of torch. They were held against torchvision 0.28 and transformers' `DINOv3ViTImageProcessor` on the bundled
-photographs at seven sizes and gave the same bits.
+Some of them need torchvision, of which there is no build for the torch that is used here. Their steps stand here in
+terms of torch. The bilinear ones were held against torchvision 0.28 and transformers' `DINOv3ViTImageProcessor` on the
+bundled photographs at seven sizes and gave the same bits.
 """
 
 from collections.abc import Callable
@@ -35,66 +35,61 @@ def bilinear_preparations(mean: Channels, std: Channels) -> dict[str, Prepare]:
         return normalised(_resized(_pixels(image) * (1 / 255), height, width))
 
     def transformers_pil(image: Image.Image, height: int, width: int) -> np.ndarray:
-        processor = PilBackend(
-            do_resize=True,
-            size={"height": height, "width": width},
-            resample=Image.Resampling.BILINEAR,
-            do_rescale=True,
-            rescale_factor=1 / 255,
-            do_normalize=True,
-            image_mean=mean,
-            image_std=std,
-        )
-        pixel_values: np.ndarray = processor(image, return_tensors="np")["pixel_values"][0]
-        return pixel_values
+        return _by_pillow(image, height, width, Image.Resampling.BILINEAR, mean, std)
 
     named = (publisher, publisher_float, transformers, transformers_pil)
     return {prepare.__name__: prepare for prepare in named}
 
 
 def cropping_preparations(mean: Channels, std: Channels, shown: float) -> dict[str, Prepare]:
-    """The same by a bicubic filter, of a photograph that keeps its aspect ratio and of which the middle is `shown`.
+    """The same with a bicubic filter. The photograph keeps its aspect ratio, and the input is its middle.
 
-    A size that is not square is cut out as `Preprocessing.size_of_whole` says; no publisher has one. Where the middle
-    can begin at two pixels, torchvision takes the even one, and so do all of these; transformers itself takes the
-    first.
+    `shown` is the input's share of the shorter side. The size is computed here again, so that a mistake in
+    `Preprocessing.size_of_whole` shows. Where the middle can begin at two pixels, all take the even one, as torchvision
+    does; transformers itself takes the first. Its processor on torch is not among them: it resizes as Pillow does
+    within a grey level, but further apart where a photograph is enlarged.
     """
-    normalised = partial(_normalised, mean=mean, std=std)
 
-    def resized(image: Image.Image, height: int, width: int) -> tuple[int, int, int, int]:
-        """Height and width of the whole, and the first row and column of the middle."""
-        least = round(height / shown), round(width / shown)
-        factor = max(least[0] / image.height, least[1] / image.width)
-        whole = [
-            size if size / side == factor else int(factor * side)
-            for size, side in zip(least, (image.height, image.width), strict=True)
-        ]
-        top, left = (round((size - part) / 2.0) for size, part in zip(whole, (height, width), strict=True))
-        return whole[0], whole[1], top, left
+    def whole(image: Image.Image, height: int, width: int) -> tuple[int, int, int, int]:
+        """Height and width of the resized photograph, and the first row and column of its middle."""
+        sides, least = (image.height, image.width), (round(height / shown), round(width / shown))
+        short = 0 if least[0] * sides[1] >= least[1] * sides[0] else 1
+        # As in torchvision's Resize. Not by a factor, whose rounding can lose a pixel.
+        rows, columns = (int(least[short] * side / sides[short]) for side in sides)
+        return rows, columns, round((rows - height) / 2.0), round((columns - width) / 2.0)
 
     # torchvision's Resize, CenterCrop, ToTensor and Normalize, for a photograph as Pillow opens it.
     def publisher(image: Image.Image, height: int, width: int) -> np.ndarray:
-        *whole, top, left = resized(image, height, width)
-        small = image.resize((whole[1], whole[0]), Image.Resampling.BICUBIC)
-        return normalised(_pixels(small.crop((left, top, left + width, top + height))).float().div(255))
+        rows, columns, top, left = whole(image, height, width)
+        small = image.resize((columns, rows), Image.Resampling.BICUBIC)
+        middle = small.crop((left, top, left + width, top + height))
+        return _normalised(_pixels(middle).float().div(255), mean, std)
 
     def transformers_pil(image: Image.Image, height: int, width: int) -> np.ndarray:
-        *whole, top, left = resized(image, height, width)
-        processor = PilBackend(
-            do_resize=True,
-            size={"height": whole[0], "width": whole[1]},
-            resample=Image.Resampling.BICUBIC,
-            do_rescale=True,
-            rescale_factor=1 / 255,
-            do_normalize=True,
-            image_mean=mean,
-            image_std=std,
-        )
-        pixel_values: np.ndarray = processor(image, return_tensors="np")["pixel_values"][0]
-        return pixel_values[:, top : top + height, left : left + width]
+        rows, columns, top, left = whole(image, height, width)
+        small = _by_pillow(image, rows, columns, Image.Resampling.BICUBIC, mean, std)
+        return small[:, top : top + height, left : left + width]
 
     named = (publisher, transformers_pil)
     return {prepare.__name__: prepare for prepare in named}
+
+
+def _by_pillow(
+    image: Image.Image, height: int, width: int, resample: Image.Resampling, mean: Channels, std: Channels
+) -> np.ndarray:
+    """By transformers' image processor on Pillow."""
+    processor = PilBackend(
+        do_resize=True,
+        size={"height": height, "width": width},
+        resample=resample,
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=mean,
+        image_std=std,
+    )
+    pixel_values: np.ndarray = processor(image, return_tensors="np")["pixel_values"][0]
+    return pixel_values
 
 
 def _normalised(pixels: torch.Tensor, mean: Channels, std: Channels) -> np.ndarray:

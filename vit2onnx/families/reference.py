@@ -1,11 +1,14 @@
 """The words in which a family describes its PyTorch references: steps, and where their stages are seen."""
 
 import logging
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,25 +30,6 @@ class Tap:
     module: nn.Module | None = None
     is_input: bool = False
     axis: int = -1
-
-
-def vit_taps(
-    norm1: nn.Module, attn: nn.Module, ls1: nn.Module, norm2: nn.Module, mlp: nn.Module, ls2: nn.Module
-) -> dict[str, Tap | None]:
-    """The stages of a transformer block, seen at these of its modules."""
-    return {
-        "input": Tap(is_input=True),
-        "attn_in": Tap(norm1),
-        "q": None,
-        "k": None,
-        "attn_raw": Tap(attn),
-        "attn_scaled": Tap(ls1),
-        "post_attn": Tap(norm2, is_input=True),
-        "mlp_in": Tap(norm2),
-        "mlp_raw": Tap(mlp),
-        "mlp_scaled": Tap(ls2),
-        "output": Tap(),
-    }
 
 
 @dataclass(frozen=True)
@@ -75,6 +59,34 @@ class Step:
         return cls((path,), run, name, {f"{name}.{stage}": tap for stage, tap in taps.items()}, axis)
 
 
+# What a block's norms, attention, LayerScales and feed-forward layer are called, in order: by transformers and by Meta.
+TRANSFORMERS_PARTS = ("norm1", "attention", "layer_scale1", "norm2", "mlp", "layer_scale2")
+META_PARTS = ("norm1", "attn", "ls1", "norm2", "mlp", "ls2")
+
+
+def vit_steps(path: str, layers: nn.ModuleList, parts: Sequence[str], **context: Any) -> list[Step]:
+    """The blocks of a vision transformer at `path`, which are all given the `context`; `parts` names their modules."""
+    steps = []
+    for index, layer in enumerate(layers):
+        norm1, attn, ls1, norm2, mlp, ls2 = (layer.get_submodule(name) for name in parts)
+        taps = {
+            "input": Tap(is_input=True),
+            "attn_in": Tap(norm1),
+            "q": None,
+            "k": None,
+            "attn_raw": Tap(attn),
+            "attn_scaled": Tap(ls1),
+            "post_attn": Tap(norm2, is_input=True),
+            "mlp_in": Tap(norm2),
+            "mlp_raw": Tap(mlp),
+            "mlp_scaled": Tap(ls2),
+            "output": Tap(),
+        }
+        run = partial(layer, **context)
+        steps.append(Step.of_layer(f"{path}.{index}", run, f"blocks.{index}", taps, axis=-1))
+    return steps
+
+
 # The steps for an input [1, 3, height, width]: the same parts of a model in the same order for every input.
 Steps = Callable[[torch.Tensor], Sequence[Step]]
 
@@ -102,6 +114,22 @@ def reader(tensor: LazyTensor, part: slice = slice(None), shape: tuple[int, ...]
         return torch.from_numpy(array if shape is None else array.reshape(shape))
 
     return read
+
+
+# Patterns with what takes their place, after the name of a tensor that only one layout has.
+Renames = Sequence[tuple[str, Sequence[tuple[str, str]]]]
+
+
+def renamed(tensors: Iterable[str], renames: Renames) -> dict[str, str]:
+    """The new names of a checkpoint's tensors by the patterns of its layout; in an unknown layout none changes."""
+    tensors = list(tensors)
+    patterns = next((own for mark, own in renames if any(re.search(mark, name) for name in tensors)), ())
+    found = {}
+    for name in tensors:
+        found[name] = name
+        for pattern, replacement in patterns:
+            found[name] = re.sub(pattern, replacement, found[name])
+    return found
 
 
 def import_from(repository: Path | None, file: str, name: str) -> None:

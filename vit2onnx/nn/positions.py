@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from vit2onnx.nn.primitives import primitive
 
-# The constant of Keys' cubic kernel in PyTorch's bicubic resizing, by whether that is antialiased.
+# PARITY: the constant of Keys' cubic kernel in PyTorch's bicubic resizing, by whether that is antialiased.
 CUBIC = {False: -0.75, True: -0.5}
 
 
@@ -36,7 +36,7 @@ def clamping(entries: int) -> np.ndarray:
 
 
 def distances(size: Any, other: Any, entries: int, *, beyond: int, tenths: int, dtype: Any) -> Array:
-    """How far each of `size` places is from each entry of a table, and from `beyond` more at both ends.
+    """[size, entries + 2 * beyond]: how far each place is from each entry, and from `beyond` more at both ends.
 
     `tenths` are those of the offset. A table that keeps its size on this axis and the `other` stays as it is, whatever
     the offset.
@@ -44,6 +44,7 @@ def distances(size: Any, other: Any, entries: int, *, beyond: int, tenths: int, 
     shape = (size, entries + 2 * beyond)
     row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
     size, other = (jnp.asarray(number, jnp.int32) for number in (size, other))
+    # PARITY: whole numbers, because a coordinate in single precision moves features as far as all other rounding does.
     under = 20 * size
     if tenths:
         under = under + jnp.where((size == entries) & (other == entries), 0, 2 * tenths)

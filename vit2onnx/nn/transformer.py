@@ -40,7 +40,7 @@ class Attention(eqx.Module):
         return self.q(x), self.k(x), self.v(x)
 
     def mix(self, query: Tokens, key: Tokens, value: Tokens) -> Tokens:
-        """What every token takes from all others."""
+        """Attention over all tokens, then the output projection."""
         return self.proj(attention(query, key, value, num_heads=self.num_heads))
 
 

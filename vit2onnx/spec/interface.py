@@ -96,9 +96,9 @@ class Interface:
 
 
 def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interface:
-    """The interface of a model that turns images of any size into CLS, registers and patches of `embed_dim` channels.
+    """The interface of a model that turns images of any size into tokens of `embed_dim` channels.
 
-    `registers` is how many there are, which may be none.
+    These are CLS, as many `registers` (0 for none), and patches.
 
     Names are those of Hugging Face. Pixels beyond the last whole patch are dropped.
     """

@@ -35,8 +35,8 @@ class Architecture:
 class Preprocessing:
     """How the publisher turns a photograph into the model's input: resize, crop, divide by 255, normalise per channel.
 
-    `crop_pct` is how much of the resized photograph, along its shorter side, the input shows. Without it the photograph
-    is resized to the input's size, whatever its aspect ratio.
+    With `crop_pct` the photograph keeps its aspect ratio and covers `size / crop_pct`; the input is the middle of it.
+    Without, it is resized to the input's size, whatever its aspect ratio.
     """
 
     interpolation: str

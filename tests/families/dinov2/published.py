@@ -137,10 +137,7 @@ def leaves(arch: Architecture, state: dict[str, np.ndarray]) -> dict[str, np.nda
         block = f"blocks.{i}"
         for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "ls1.gamma", "ls2.gamma"):
             found[f"{block}.{name}"] = state[f"{block}.{name}"]
-        parts = {"attn.proj": state, "mlp.fc1": state, "mlp.fc2": state}
-        if arch.ffn == "swiglu":
-            parts = {"attn.proj": state, "mlp.w3": state}
-        for name in parts:
+        for name in ("attn.proj", *(("mlp.w3",) if arch.ffn == "swiglu" else ("mlp.fc1", "mlp.fc2"))):
             found[f"{block}.{name}.weight"] = state[f"{block}.{name}.weight"].T
             found[f"{block}.{name}.bias"] = state[f"{block}.{name}.bias"]
         fused = {"attn.qkv": ("attn.q", "attn.k", "attn.v")}

@@ -15,15 +15,17 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from tests import transformers_model
 from tests.conftest import RELEASED, Spine
 from tests.families.dinov2 import published
 from tests.rounding import MODEL_LIMIT, floors
-from vit2onnx.families.dinov2.references import resized as resized_by_torch
+from vit2onnx.families.dinov2 import references
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.nn.positions import CUBIC, resized
 from vit2onnx.parity.outputs import compare_golden
+from vit2onnx.parity.preprocessing import compare_preprocessing
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import torch as torch_runner
 from vit2onnx.runners.onnx import session_of
@@ -66,7 +68,7 @@ def table_of(seed: int, channels: int = 3) -> np.ndarray:
 def by_torch(spec: VariantSpec, table: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """PyTorch's resizing of a table in its own precision, [rows, columns, channels]."""
     rows = torch.from_numpy(np.concatenate([np.zeros_like(table[:1, 0]), table.reshape(37 * 37, -1)]))[None]
-    return resized_by_torch(rows, grid, spec.architecture)[0, 1:].reshape(*grid, -1).numpy()
+    return references.resized(rows, grid, spec.architecture)[0, 1:].reshape(*grid, -1).numpy()
 
 
 def ours(spec: VariantSpec, table: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -95,12 +97,6 @@ def test_the_table_is_resized_as_pytorch_does(name: str, grid: tuple[int, int]):
 def test_a_table_of_the_right_size_is_left_as_it_is(name: str):
     table = table_of(1).astype(np.float32)
     np.testing.assert_array_equal(ours(RELEASED[name], table, (37, 37)), table)
-
-
-def test_the_offset_counts_where_one_axis_has_the_right_size():
-    spec, table = RELEASED[PLAIN], table_of(2)
-    without = replace(spec, architecture=replace(spec.architecture, position_offset=0.0))
-    assert np.abs(by_torch(spec, table, (37, 24)) - by_torch(without, table, (37, 24))).max() > 1e-2
 
 
 def test_features_are_the_references(spine: Spine, images: Mapping[str, np.ndarray]):
@@ -143,7 +139,7 @@ def test_graphs_are_the_model(spine: Spine, recipe: Recipe, images: Mapping[str,
         double = truth[f"float64/{case}"]
         np.testing.assert_allclose(outputs["last_hidden_state"][0], double, rtol=0, atol=1e-12)
         (found, pooled) = session.run(None, {"pixel_values": x[None]})
-        assert np.abs(found[0] - double).max() < 1e-5
+        assert floors(found[0], double, truth[f"float32/{case}"]) <= MODEL_LIMIT
         np.testing.assert_array_equal(pooled, found[:, 0])
 
 
@@ -153,6 +149,7 @@ def test_a_batch_is_its_images(spines, images: Mapping[str, np.ndarray]):
     batch = np.stack([image, image[::-1], image[:, ::-1]])
     together = session.run(None, {"pixel_values": batch})[0]
     for place, x in enumerate(batch):
+        # Other kernels may be taken for another size: measured 1e-6.
         np.testing.assert_allclose(session.run(None, {"pixel_values": x[None]})[0][0], together[place], atol=1e-5)
 
 
@@ -167,15 +164,15 @@ def test_the_table_stays_a_weight_and_its_matrices_are_constants(spine: Spine):
     assert "positions.table" not in computed and len(computed) < 10_000
 
 
-@pytest.mark.parametrize("recipe, most", [(DYNAMIC, 410), (STATIC, 350)], ids=["dynamic", "static"])
+@pytest.mark.parametrize("recipe, most", [(DYNAMIC, 330), (STATIC, 255)], ids=["dynamic", "static"])
 def test_graphs_of_twelve_blocks_are_small(spines, recipe: Recipe, most: int):
     for name in (PLAIN, REGISTERED):
         nodes = [node.name for node in onnx.load(spines(name).export(recipe)).graph.node]
-        of_a_block = sum(name.startswith("blocks.1/") for name in nodes)
-        assert len(nodes) + 10 * of_a_block <= most
+        # Two blocks here, twelve in a ViT-S, whose graphs have 322 and 251 nodes.
+        assert len(nodes) + 10 * sum(name.startswith("blocks.1/") for name in nodes) <= most
 
 
-def test_the_position_of_cls_is_part_of_the_token(spines, tmp_path: Path):
+def test_the_position_of_cls_is_part_of_the_token(spines):
     spine = spines(REGISTERED)
     leaves = dict(read_archive(spine.archive, spine.spec))
     state = torch.load(spine.checkpoints["meta"], weights_only=True)
@@ -250,6 +247,8 @@ def test_published_features_are_compared_token_by_token():
         ((640, 480), (224, 224), (341, 256)),
         ((512, 512), (224, 224), (256, 256)),
         ((300, 451), (518, 518), (592, 889)),
+        # Where a factor in floating point would lose a pixel.
+        ((206, 412), (224, 224), (256, 512)),
         # A size that is not square is covered.
         ((300, 451), (160, 288), (218, 329)),
         ((512, 512), (48, 112), (128, 128)),
@@ -273,3 +272,14 @@ def test_the_middle_of_a_photograph_is_taken():
     levels = np.abs((found * std + mean) * 255 - middle)
     # Both round to grey levels; measured 0.6 % of the values, one level apart.
     assert levels.max() < 1.01 and np.mean(levels > 0.05) < 0.02
+
+
+def test_the_publishers_way_to_a_size_is_ours():
+    """On photographs some of which a factor in floating point would miss by a pixel."""
+    rng = np.random.default_rng(0)
+    photographs = [
+        (f"{height}x{width}", Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)))
+        for height, width in [(206, 412), (249, 498), (474, 237), (257, 300), (600, 451)]
+    ]
+    for row in compare_preprocessing(photographs, [(224, 224), (112, 70)], RELEASED[PLAIN], references, preprocess):
+        assert row["differing_share"] == 0, row

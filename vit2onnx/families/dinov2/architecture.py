@@ -14,7 +14,7 @@ LAYOUTS = {
 }
 # The publisher's code, of which a user may have a clone.
 REPOSITORY = "facebookresearch/dinov2"
-# In what a reference differs by itself, by design, from the releases without registers.
+# The difference between transformers as installed and the releases without registers.
 KNOWN_DIFFERENCE: str | None = "the reference's own resizing of the position table (without the publisher's offset)"
 
 # The models of the self-test, each a variant made small: both ways of resizing, both kinds of feed-forward layer.
@@ -52,9 +52,8 @@ class Architecture(variant.Architecture):
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of one block without its biases and norms, or of the position table if that is larger."""
-        block = self.embed_dim * (4 * self.embed_dim + (3 if self.ffn == "swiglu" else 2) * self.ffn_hidden)
-        return max(block, self.embed_dim * self.position_grid**2)
+        """Weights of one block, without its biases and norms."""
+        return self.embed_dim * (4 * self.embed_dim + (3 if self.ffn == "swiglu" else 2) * self.ffn_hidden)
 
     @property
     def departure(self) -> str:

@@ -50,17 +50,17 @@ def shrink(arch: Architecture) -> Architecture:
     return dataclasses.replace(arch, embed_dim=width, depth=2, num_heads=2, ffn_hidden=hidden, position_grid=8)
 
 
-def position_of_cls(tensors: Tensors, file: Tensors) -> np.ndarray:
+def position_of_cls(file: Tensors) -> np.ndarray:
     """The first position of a file, which is part of the CLS token."""
     return file["pos_embed"][:, :1]
 
 
 def position_twice(tensors: Tensors, file: Tensors) -> Tensors:
-    return {"cls_token": tensors["cls_token"] + position_of_cls(tensors, file)}
+    return {"cls_token": tensors["cls_token"] + position_of_cls(file)}
 
 
 def position_never(tensors: Tensors, file: Tensors) -> Tensors:
-    return {"cls_token": tensors["cls_token"] - position_of_cls(tensors, file)}
+    return {"cls_token": tensors["cls_token"] - position_of_cls(file)}
 
 
 def from_cls_on(tensors: Tensors, file: Tensors) -> Tensors:

@@ -7,15 +7,14 @@ The mask token is used in training only. The archive holds its initial value, th
 """
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
-import equinox as eqx
-import jax
 import numpy as np
 
 from vit2onnx.errors import InputError
+from vit2onnx.families import vit_layouts
 from vit2onnx.families.dinov2.architecture import Architecture
+from vit2onnx.families.vit_layouts import BLOCK, MASK_TOKEN, NO_MASK_TOKEN, same
 from vit2onnx.weights.keytable import (
     ADD_FIRST_AXIS,
     ADD_PIXEL_AXES,
@@ -31,12 +30,9 @@ from vit2onnx.weights.keytable import (
     Transform,
     chained,
     part_of,
-    restoring,
 )
 
-BLOCK = "blocks.0.blocks.{i}"
 TABLE = "global_pos_embed.weight"
-MASK_TOKEN = "replaces patches in training only"
 
 FUSE_HALVES = Transform(
     "fuse_halves",
@@ -91,128 +87,103 @@ TAKE_GRID = Transform(
 )
 
 
-def same(target: str, source: str, transform: Transform = COPY) -> tuple[Entry, Entry]:
-    """Lines for weight and bias, which are called so on both sides; `transform` is the weight's."""
-    return Entry(f"{target}.weight", (f"{source}.weight",), transform), Entry(f"{target}.bias", (f"{source}.bias",))
-
-
-def _common(
-    arch: Architecture, *, embeddings: str, patch_embed: str, position: str, register: str, block: str, scale: str
+def _lines(
+    arch: Architecture,
+    *,
+    embeddings: str,
+    patch_embed: str,
+    position: str,
+    register: str,
+    position_is_added: bool,
+    block: str,
+    scale: str,
+    proj: str,
+    w3: str,
+    norm: str,
 ) -> tuple[Entry, ...]:
     """The lines that differ between layouts in names only, and how the position of CLS is told."""
-    table = f"{embeddings}{position}"
-    cls, registers = f"{embeddings}cls_token", f"{embeddings}{register}"
-    is_added = register == "reg_token" and arch.num_registers > 0
+    cls, table, registers = (f"{embeddings}{name}" for name in ("cls_token", position, register))
+    added = Entry("cls_token", (cls,), DROP_FIRST_AXIS), Entry(TABLE, (table,), NO_POSITION)
+    apart = (
+        Entry("cls_token", (cls, table), _add_position(arch.position_grid**2 + 1)),
+        Entry(TABLE, (table,), ZERO_POSITION),
+    )
     return (
         Entry("patch_embed.proj.weight", (f"{embeddings}{patch_embed}.weight",)),
         Entry("patch_embed.proj.bias", (f"{embeddings}{patch_embed}.bias",), ADD_PIXEL_AXES),
-        *(
-            (Entry("cls_token", (cls,), DROP_FIRST_AXIS), Entry(TABLE, (table,), NO_POSITION))
-            if is_added
-            else (
-                Entry("cls_token", (cls, table), _add_position(arch.position_grid**2 + 1)),
-                Entry(TABLE, (table,), ZERO_POSITION),
-            )
-        ),
+        *(added if position_is_added else apart),
         Entry("reg_tokens", (registers,), DROP_FIRST_AXIS),
-        Entry("mask_token", (), restoring("zeros, as before training", partial(np.zeros, dtype=np.float32))),
+        NO_MASK_TOKEN,
         *same(f"{BLOCK}.prenorm", f"{block}.norm1"),
         *same(f"{BLOCK}.norm", f"{block}.norm2"),
         *(Entry(f"{BLOCK}.ls{i}.gamma", (f"{block}.{scale.format(i)}",)) for i in (1, 2)),
+        *same(f"{BLOCK}.attn.proj", f"{block}.{proj}"),
         *same(f"{BLOCK}.mlp.fc1", f"{block}.mlp.fc1"),
         *same(f"{BLOCK}.mlp.fc2", f"{block}.mlp.fc2"),
+        *same(f"{BLOCK}.mlp.w3", f"{block}.mlp.{w3}"),
+        *same("norm", norm),
+    )
+
+
+def _original(arch: Architecture, register: str, w12: str, w3: str, *, position_is_added: bool) -> tuple[Entry, ...]:
+    """Lines by the publisher's names, of which timm has changed a few."""
+    block = "blocks.{i}"
+    return (
+        *_lines(
+            arch,
+            embeddings="",
+            patch_embed="patch_embed.proj",
+            position="pos_embed",
+            register=register,
+            position_is_added=position_is_added,
+            block=block,
+            scale="ls{}.gamma",
+            proj="attn.proj",
+            w3=w3,
+            norm="norm",
+        ),
+        *same(f"{BLOCK}.attn.qkv", f"{block}.attn.qkv"),
+        *same(f"{BLOCK}.mlp.w12", f"{block}.mlp.{w12}"),
     )
 
 
 def meta(arch: Architecture) -> KeyTable:
     """The publisher's own files."""
-    block = "blocks.{i}"
-    return KeyTable(
-        "meta",
-        entries=(
-            *_common(
-                arch,
-                embeddings="",
-                patch_embed="patch_embed.proj",
-                position="pos_embed",
-                register="register_tokens",
-                block=block,
-                scale="ls{}.gamma",
-            ),
-            *same(f"{BLOCK}.attn.qkv", f"{block}.attn.qkv"),
-            *same(f"{BLOCK}.attn.proj", f"{block}.attn.proj"),
-            *same(f"{BLOCK}.mlp.w12", f"{block}.mlp.w12"),
-            *same(f"{BLOCK}.mlp.w3", f"{block}.mlp.w3"),
-            *same("norm", "norm"),
-        ),
-        ignored={"mask_token": Ignored(MASK_TOKEN, (1, arch.embed_dim))},
-    )
-
-
-def huggingface(arch: Architecture, layout: str, qkv: tuple[str, str, str], proj: str) -> KeyTable:
-    """Hugging Face's files; `qkv` and `proj` are the names within a block's attention."""
-    block = "encoder.layer.{i}"
-    attention = f"{block}.attention"
-    leaves = "weight", "bias"
-    fused = layout == "huggingface"
-    return KeyTable(
-        layout,
-        entries=(
-            *_common(
-                arch,
-                embeddings="embeddings.",
-                patch_embed="patch_embeddings.projection",
-                position="position_embeddings",
-                register="register_tokens",
-                block=block,
-                scale="layer_scale{}.lambda1",
-            ),
-            *(
-                Entry(f"{BLOCK}.attn.qkv.{leaf}", tuple(f"{attention}.{name}.{leaf}" for name in qkv), FUSE_QKV)
-                for leaf in leaves
-            ),
-            *same(f"{BLOCK}.attn.proj", f"{attention}.{proj}"),
-            *(
-                same(f"{BLOCK}.mlp.w12", f"{block}.mlp.weights_in")
-                if fused
-                else (
-                    Entry(
-                        f"{BLOCK}.mlp.w12.{leaf}",
-                        (f"{block}.mlp.gate_proj.{leaf}", f"{block}.mlp.up_proj.{leaf}"),
-                        FUSE_HALVES,
-                    )
-                    for leaf in leaves
-                )
-            ),
-            *same(f"{BLOCK}.mlp.w3", f"{block}.mlp.{'weights_out' if fused else 'down_proj'}"),
-            *same("norm", "layernorm"),
-        ),
-        ignored={"embeddings.mask_token": Ignored(MASK_TOKEN, (1, arch.embed_dim))},
-    )
+    lines = _original(arch, "register_tokens", "w12", "w3", position_is_added=False)
+    return KeyTable("meta", lines, {"mask_token": Ignored(MASK_TOKEN, (1, arch.embed_dim))})
 
 
 def timm(arch: Architecture) -> KeyTable:
     """timm's files, which hold no mask token."""
-    block = "blocks.{i}"
-    return KeyTable(
-        "timm",
-        entries=(
-            *_common(
-                arch,
-                embeddings="",
-                patch_embed="patch_embed.proj",
-                position="pos_embed",
-                register="reg_token",
-                block=block,
-                scale="ls{}.gamma",
-            ),
-            *same(f"{BLOCK}.attn.qkv", f"{block}.attn.qkv"),
-            *same(f"{BLOCK}.attn.proj", f"{block}.attn.proj"),
-            *same(f"{BLOCK}.mlp.w12", f"{block}.mlp.fc1"),
-            *same(f"{BLOCK}.mlp.w3", f"{block}.mlp.fc2"),
-            *same("norm", "norm"),
-        ),
+    return KeyTable("timm", _original(arch, "reg_token", "fc1", "fc2", position_is_added=arch.num_registers > 0))
+
+
+def huggingface(
+    arch: Architecture, layout: str, qkv: tuple[str, ...], proj: str, w12: tuple[str, ...], w3: str
+) -> KeyTable:
+    """Hugging Face's files; the names from `qkv` on are those within a block's attention and feed-forward layer."""
+    block = "encoder.layer.{i}"
+    lines = _lines(
+        arch,
+        embeddings="embeddings.",
+        patch_embed="patch_embeddings.projection",
+        position="position_embeddings",
+        register="register_tokens",
+        position_is_added=False,
+        block=block,
+        scale="layer_scale{}.lambda1",
+        proj=f"attention.{proj}",
+        w3=w3,
+        norm="layernorm",
     )
+    for leaf in ("weight", "bias"):
+        queries = tuple(f"{block}.attention.{name}.{leaf}" for name in qkv)
+        gates = tuple(f"{block}.mlp.{name}.{leaf}" for name in w12)
+        lines += (
+            Entry(f"{BLOCK}.attn.qkv.{leaf}", queries, FUSE_QKV),
+            Entry(f"{BLOCK}.mlp.w12.{leaf}", gates, FUSE_HALVES if len(w12) == 2 else COPY),
+        )
+    return KeyTable(layout, lines, {"embeddings.mask_token": Ignored(MASK_TOKEN, (1, arch.embed_dim))})
 
 
 def tables(arch: Architecture) -> tuple[KeyTable, ...]:
@@ -226,8 +197,12 @@ def tables(arch: Architecture) -> tuple[KeyTable, ...]:
             "huggingface",
             ("attention.query", "attention.key", "attention.value"),
             "output.dense",
+            ("weights_in",),
+            "weights_out",
         ),
-        huggingface(arch, "huggingface5", ("q_proj", "k_proj", "v_proj"), "o_proj"),
+        huggingface(
+            arch, "huggingface5", ("q_proj", "k_proj", "v_proj"), "o_proj", ("gate_proj", "up_proj"), "down_proj"
+        ),
     )
 
 
@@ -290,10 +265,7 @@ def archive_config(arch: Architecture) -> dict[str, Any]:
 
 def archive_skeleton(arch: Architecture) -> Any:
     """Equimo's model with a shape in place of every array."""
-    from equimo.models import VisionTransformer
-
-    config, key = archive_config(arch), jax.random.PRNGKey(0)
-    return eqx.filter_eval_shape(lambda: VisionTransformer(**config, key=key))
+    return vit_layouts.archive_skeleton(archive_config(arch))
 
 
 def synthetic_value(name: str, noise: np.ndarray) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """DINOv2 in PyTorch, as Hugging Face and as its publisher wrote it; code and names are not ours.
 
 The publisher's own code is run when the user has a clone of it. Nothing of it is part of this project. Both cast the
-position table to single precision before they resize it, in a model of double precision too, which is done anew here.
+position table to single precision before they resize it. In double precision this module resizes it instead.
 """
 
 import os
@@ -18,14 +18,26 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 
 from vit2onnx.families.dinov2.architecture import REPOSITORY, Architecture
 from vit2onnx.families.preparation import Channels, Prepare, cropping_preparations
-from vit2onnx.families.reference import Reader, Reference, Step, Tap, check_names, import_from, reader, vit_taps
+from vit2onnx.families.reference import (
+    META_PARTS,
+    TRANSFORMERS_PARTS,
+    Reader,
+    Reference,
+    Step,
+    Tap,
+    check_names,
+    import_from,
+    reader,
+    renamed,
+    vit_steps,
+)
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
 
 # From the names of a file to those of transformers 5; the first pattern is a name that only this layout has. Written
 # apart from the key tables in layouts.py, because a reference that is filled through the table under test would repeat
 # its mistakes.
-BLOCKS = (
+META_AND_TIMM = (
     (r"^(cls_token|mask_token|register_tokens)$", r"embeddings.\1"),
     (r"^reg_token$", "embeddings.register_tokens"),
     (r"^pos_embed$", "embeddings.position_embeddings"),
@@ -36,7 +48,7 @@ BLOCKS = (
     (r"^norm\.", "layernorm."),
 )
 RENAMES = (
-    (r"^blocks\.", BLOCKS),
+    (r"^blocks\.", META_AND_TIMM),
     (
         r"\.attention\.attention\.query\.",
         (
@@ -48,8 +60,8 @@ RENAMES = (
 )
 # Layers that a file holds as one, and their names in transformers 5. timm calls the two layers of a SwiGLU as those of
 # an MLP.
-FUSED = ((r"\.attn\.qkv\.", ("attention.q_proj", "attention.k_proj", "attention.v_proj")),)
-FUSED_SWIGLU = (r"\.mlp\.(w12|weights_in|fc1)\.", ("mlp.gate_proj", "mlp.up_proj"))
+QKV = (r"\.attn\.qkv\.", ("attention.q_proj", "attention.k_proj", "attention.v_proj"))
+W12 = (r"\.mlp\.(w12|weights_in|fc1)\.", ("mlp.gate_proj", "mlp.up_proj"))
 DOWN = r"\.mlp\.(w3|weights_out|fc2)\."
 
 # Mean and standard deviation that the publisher names, kept apart from those of config/variants, which are to be
@@ -97,16 +109,13 @@ def transformers_model(arch: Architecture) -> nn.Module:
 
 def to_transformers(arch: Architecture, tensors: Mapping[str, LazyTensor]) -> dict[str, Reader]:
     """A checkpoint's tensors under the names of transformers 5."""
-    renames = next((r for mark, r in RENAMES if any(re.search(mark, key) for key in tensors)), ())
     is_swiglu = arch.ffn == "swiglu"
     state: dict[str, Reader] = {}
-    for key, tensor in tensors.items():
-        name = key
-        for pattern, replacement in renames:
-            name = re.sub(pattern, replacement, name)
+    for key, name in renamed(tensors, RENAMES).items():
+        tensor = tensors[key]
         if is_swiglu:
             name = re.sub(DOWN, ".mlp.down_proj.", name)
-        for pattern, parts in (*FUSED, *([FUSED_SWIGLU] if is_swiglu else [])):
+        for pattern, parts in (QKV, *([W12] if is_swiglu else [])):
             if re.search(pattern, name):
                 size = tensor.shape[0] // len(parts)
                 for index, part in enumerate(parts):
@@ -133,14 +142,9 @@ def _resize_with(module: nn.Module, resize: Callable[..., torch.Tensor]) -> None
 
 def transformers_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
     """The vision transformer step by step."""
-
-    def layer_step(index: int, layer: nn.Module) -> Step:
-        taps = vit_taps(layer.norm1, layer.attention, layer.layer_scale1, layer.norm2, layer.mlp, layer.layer_scale2)
-        return Step.of_layer(f"encoder.layer.{index}", layer, f"blocks.{index}", taps, axis=-1)
-
     return [
         Step(("embeddings",), model.embeddings, "patch_embed", {"patch_embed": Tap()}),
-        *(layer_step(index, layer) for index, layer in enumerate(model.encoder.layer)),
+        *vit_steps("encoder.layer", model.encoder.layer, TRANSFORMERS_PARTS),
         Step(("layernorm",), model.layernorm, "norm", {"norm": Tap()}),
     ]
 
@@ -160,11 +164,11 @@ def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor]
         del embeddings.interpolate_pos_encoding
 
     in_double = partial(_resize_with, embeddings, as_released)
-    if not arch.position_offset:
-        # Transformers resizes as the releases with registers do.
-        return Reference(model, state, partial(transformers_steps, model), in_double)
-    in_double()
-    return Reference(model, state, partial(transformers_steps, model), in_double, natively)
+    differs = bool(arch.position_offset)
+    if differs:
+        # Transformers by itself resizes without the offset.
+        in_double()
+    return Reference(model, state, partial(transformers_steps, model), in_double, natively if differs else None)
 
 
 def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
@@ -203,14 +207,10 @@ def publisher_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[St
         tokens: torch.Tensor = model.prepare_tokens_with_masks(x[:, :, :height, :width])
         return tokens
 
-    def block_step(index: int, block: nn.Module) -> Step:
-        taps = vit_taps(block.norm1, block.attn, block.ls1, block.norm2, block.mlp, block.ls2)
-        return Step.of_layer(f"blocks.{index}", block, f"blocks.{index}", taps, axis=-1)
-
     embedding = ("cls_token", "register_tokens", "mask_token", "pos_embed", "patch_embed")
     return [
         Step(embedding, embed, "patch_embed", {"patch_embed": Tap()}),
-        *(block_step(index, block) for index, block in enumerate(model.blocks)),
+        *vit_steps("blocks", model.blocks, META_PARTS),
         Step(("norm",), model.norm, "norm", {"norm": Tap()}),
     ]
 

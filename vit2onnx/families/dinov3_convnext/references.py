@@ -23,6 +23,7 @@ from vit2onnx.families.reference import (
     import_from,
     native_convolutions,
     reader,
+    renamed,
 )
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
@@ -96,15 +97,8 @@ def transformers_model(arch: Architecture) -> nn.Module:
 
 def to_transformers(tensors: Mapping[str, LazyTensor]) -> dict[str, Reader]:
     """A checkpoint's tensors under the names of transformers 5."""
-    renames = next((r for mark, r in RENAMES if any(re.search(mark, key) for key in tensors)), ())
-    state: dict[str, Reader] = {}
-    for key, tensor in tensors.items():
-        if not re.fullmatch(TRAINING_ONLY, key):
-            name = key
-            for pattern, replacement in renames:
-                name = re.sub(pattern, replacement, name)
-            state[name] = reader(tensor)
-    return state
+    names = renamed(tensors, RENAMES).items()
+    return {name: reader(tensors[key]) for key, name in names if not re.fullmatch(TRAINING_ONLY, key)}
 
 
 def transformers_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:

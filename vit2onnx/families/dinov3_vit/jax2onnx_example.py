@@ -6,7 +6,8 @@ from jax2onnx.plugins.examples.eqx.dino import VisionTransformer
 
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_vit.architecture import Architecture
-from vit2onnx.families.dinov3_vit.layouts import BLOCK, model_table, same
+from vit2onnx.families.dinov3_vit.layouts import model_table
+from vit2onnx.families.vit_layouts import BLOCK, same
 from vit2onnx.weights.keytable import ADD_FIRST_AXIS, Entry, KeyTable, part_of
 
 _THIRDS = {name: part_of(f"take_{name}", index) for index, name in enumerate(("query", "key", "value"))}
@@ -26,8 +27,8 @@ ENTRIES = (
     *same("blocks.{i}.norm2", f"{BLOCK}.norm"),
     *same("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1"),
     *same("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2"),
-    *same("blocks.{i}.ls1", f"{BLOCK}.ls1", "gamma"),
-    *same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
+    Entry("blocks.{i}.ls1.gamma", (f"{BLOCK}.ls1.gamma",)),
+    Entry("blocks.{i}.ls2.gamma", (f"{BLOCK}.ls2.gamma",)),
     *same("norm", "norm"),
 )
 

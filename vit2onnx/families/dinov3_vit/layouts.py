@@ -10,12 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import equinox as eqx
-import jax
 import numpy as np
 
 from vit2onnx.errors import InputError
+from vit2onnx.families import vit_layouts
 from vit2onnx.families.dinov3_vit.architecture import Architecture
+from vit2onnx.families.vit_layouts import BLOCK, MASK_TOKEN, NO_MASK_TOKEN, same
 from vit2onnx.nn.rope import rope_periods
 from vit2onnx.weights.keytable import (
     ADD_FIRST_AXIS,
@@ -35,13 +35,10 @@ from vit2onnx.weights.keytable import (
     restoring,
 )
 
-BLOCK = "blocks.0.blocks.{i}"
-
-MASK_TOKEN = "replaces patches in training only"
 OTHER_PERIODS = "the variant asks for periods in another precision"
 LOCAL_CLS_NORM = "norms the CLS token of local crops in training only"
 TRAINING_ONLY = (
-    Entry("mask_token", (), restoring("zeros, as before training", partial(np.zeros, dtype=np.float32))),
+    NO_MASK_TOKEN,
     Entry("local_cls_norm.weight", (), restoring("ones, as before training", partial(np.ones, dtype=np.float32))),
     Entry("local_cls_norm.bias", (), restoring("zeros, as before training", partial(np.zeros, dtype=np.float32))),
 )
@@ -74,11 +71,6 @@ def _fill_masked(sources: list[np.ndarray], noise: np.ndarray) -> None:
 
 
 MASK_KEY_BIAS = Transform("multiply_by_mask", lambda target: (target, target), _mask, _unmask, _fill_masked)
-
-
-def same(target: str, source: str, *leaves: str) -> tuple[Entry, ...]:
-    """Lines for leaves that are the same on both sides: weight and bias, if none are named."""
-    return tuple(Entry(f"{target}.{leaf}", (f"{source}.{leaf}",)) for leaf in leaves or ("weight", "bias"))
 
 
 def _renamed(
@@ -189,11 +181,6 @@ def tables(arch: Architecture) -> tuple[KeyTable, ...]:
     )
 
 
-def _linear(target: str, source: str) -> tuple[Entry, Entry]:
-    """A linear layer: Equimo stores [out, in], our model [in, out]."""
-    return Entry(f"{target}.weight", (f"{source}.weight",), TRANSPOSE), Entry(f"{target}.bias", (f"{source}.bias",))
-
-
 def _thirds(target: str, source: str) -> Iterator[Entry]:
     """Queries, keys and values, which Equimo stores as one layer, as three. Keys have no bias."""
     for index, letter in enumerate("qkv"):
@@ -226,15 +213,15 @@ def model_table(arch: Architecture) -> KeyTable:
             Entry("rope_periods", ("local_pos_embed.patch_rope.freqs",)),
             *same("blocks.{i}.norm1", f"{BLOCK}.prenorm"),
             *_thirds("blocks.{i}.attn", f"{BLOCK}.attn.qkv"),
-            *_linear("blocks.{i}.attn.proj", f"{BLOCK}.attn.proj"),
-            *same("blocks.{i}.ls1", f"{BLOCK}.ls1", "gamma"),
+            *same("blocks.{i}.attn.proj", f"{BLOCK}.attn.proj", TRANSPOSE),
+            Entry("blocks.{i}.ls1.gamma", (f"{BLOCK}.ls1.gamma",)),
             *same("blocks.{i}.norm2", f"{BLOCK}.norm"),
-            *_linear("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1"),
-            *_linear("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2"),
-            *_linear("blocks.{i}.mlp.w1", f"{BLOCK}.mlp.w1"),
-            *_linear("blocks.{i}.mlp.w2", f"{BLOCK}.mlp.w2"),
-            *_linear("blocks.{i}.mlp.w3", f"{BLOCK}.mlp.w3"),
-            *same("blocks.{i}.ls2", f"{BLOCK}.ls2", "gamma"),
+            *same("blocks.{i}.mlp.fc1", f"{BLOCK}.mlp.fc1", TRANSPOSE),
+            *same("blocks.{i}.mlp.fc2", f"{BLOCK}.mlp.fc2", TRANSPOSE),
+            *same("blocks.{i}.mlp.w1", f"{BLOCK}.mlp.w1", TRANSPOSE),
+            *same("blocks.{i}.mlp.w2", f"{BLOCK}.mlp.w2", TRANSPOSE),
+            *same("blocks.{i}.mlp.w3", f"{BLOCK}.mlp.w3", TRANSPOSE),
+            Entry("blocks.{i}.ls2.gamma", (f"{BLOCK}.ls2.gamma",)),
             *same("norm", "norm"),
         ),
         # Equimo has a place for them, our model has none.
@@ -273,10 +260,7 @@ def archive_config(arch: Architecture) -> dict[str, Any]:
 
 def archive_skeleton(arch: Architecture) -> Any:
     """Equimo's model with a shape in place of every array."""
-    from equimo.models import VisionTransformer
-
-    config, key = archive_config(arch), jax.random.PRNGKey(0)
-    return eqx.filter_eval_shape(lambda: VisionTransformer(**config, key=key))
+    return vit_layouts.archive_skeleton(archive_config(arch))
 
 
 def synthetic_value(name: str, noise: np.ndarray) -> np.ndarray | None:

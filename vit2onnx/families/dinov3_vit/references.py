@@ -16,7 +16,19 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import get_patches_cente
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_vit.architecture import REPOSITORY, Architecture
 from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations
-from vit2onnx.families.reference import Reader, Reference, Step, Tap, check_names, import_from, reader, vit_taps
+from vit2onnx.families.reference import (
+    META_PARTS,
+    TRANSFORMERS_PARTS,
+    Reader,
+    Reference,
+    Step,
+    Tap,
+    check_names,
+    import_from,
+    reader,
+    renamed,
+    vit_steps,
+)
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
 
@@ -106,14 +118,11 @@ def transformers_model(arch: Architecture) -> nn.Module:
 
 def to_transformers(arch: Architecture, tensors: Mapping[str, LazyTensor]) -> dict[str, Reader]:
     """A checkpoint's tensors under the names of transformers 5."""
-    renames = next((r for mark, r in RENAMES if any(re.search(mark, key) for key in tensors)), ())
     state: dict[str, Reader] = {}
-    for key, tensor in tensors.items():
+    for key, name in renamed(tensors, RENAMES).items():
+        tensor = tensors[key]
         if re.fullmatch(TRAINING_ONLY, key):
             continue
-        name = key
-        for pattern, replacement in renames:
-            name = re.sub(pattern, replacement, name)
         if match := re.fullmatch(r"(.*)\.attn\.qkv\.(weight|bias)", name):
             third = tensor.shape[0] // 3
             for index, letter in enumerate("qkv"):
@@ -151,14 +160,9 @@ def transformers_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence
     """The vision transformer step by step."""
     rope = model.rope_embeddings(pixel_values)
 
-    def layer_step(index: int, layer: nn.Module) -> Step:
-        taps = vit_taps(layer.norm1, layer.attention, layer.layer_scale1, layer.norm2, layer.mlp, layer.layer_scale2)
-        run = partial(layer, position_embeddings=rope)
-        return Step.of_layer(f"model.layer.{index}", run, f"blocks.{index}", taps, axis=-1)
-
     return [
         Step(("embeddings",), model.embeddings, "patch_embed", {"patch_embed": Tap()}),
-        *(layer_step(index, layer) for index, layer in enumerate(model.model.layer)),
+        *vit_steps("model.layer", model.model.layer, TRANSFORMERS_PARTS, position_embeddings=rope),
         Step(("norm",), model.norm, "norm", {"norm": Tap()}),
     ]
 
@@ -214,15 +218,10 @@ def publisher_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[St
         tokens: torch.Tensor = model.prepare_tokens_with_masks(x)[0]
         return tokens
 
-    def block_step(index: int, block: nn.Module) -> Step:
-        taps = vit_taps(block.norm1, block.attn, block.ls1, block.norm2, block.mlp, block.ls2)
-        run = partial(block, rope_or_rope_list=rope)
-        return Step.of_layer(f"blocks.{index}", run, f"blocks.{index}", taps, axis=-1)
-
     embedding = ("cls_token", "storage_tokens", "mask_token", "patch_embed")
     return [
         Step(embedding, embed, "patch_embed", {"patch_embed": Tap()}),
-        *(block_step(index, block) for index, block in enumerate(model.blocks)),
+        *vit_steps("blocks", model.blocks, META_PARTS, rope_or_rope_list=rope),
         Step(("norm",), model.norm, "norm", {"norm": Tap()}),
     ]
 

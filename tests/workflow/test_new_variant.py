@@ -8,17 +8,22 @@ import pytest
 import yaml
 from workflow_project import TINY, edit_config, snakemake, variant_file
 
-# The publisher's hub names a ViT-L with SwiGLU that was never released (MODELS.md C.1); the ConvNeXt is made up.
+# The publisher's hub names a ViT-L with SwiGLU that was never released; the others are made up.
 NEW = {
     "dinov3_vitl16plus_pretrain_lvd1689m": (
         "dinov3_vith16plus_pretrain_lvd1689m",
         {"embed_dim": 1024, "depth": 24, "num_heads": 16, "ffn_hidden": 4096},
-        "46503df0",
+        {"file": "dinov3_vitl16plus_pretrain_lvd1689m-46503df0.pth"},
     ),
     "dinov3_convnext_femto_pretrain_lvd1689m": (
         "dinov3_convnext_tiny_pretrain_lvd1689m",
         {"embed_dims": [48, 96, 192, 384], "depths": [2, 2, 6, 2]},
-        "0123abcd",
+        {"file": "dinov3_convnext_femto_pretrain_lvd1689m-0123abcd.pth"},
+    ),
+    "dinov2_vitt14_pretrain": (
+        "dinov2_vits14_pretrain",
+        {"embed_dim": 192, "num_heads": 3, "ffn_hidden": 768},
+        {"file": "dinov2_vitt14_pretrain.pth", "sha256": 64 * "a"},
     ),
 }
 
@@ -32,11 +37,11 @@ def project(tiny_project: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", NEW)
 def test_a_new_variant_is_one_file(project: Path, name: str) -> None:
-    like, architecture, digits = NEW[name]
+    like, architecture, release = NEW[name]
     path = variant_file(project, like)
     variant = yaml.safe_load(path.read_text())
     variant["architecture"] |= architecture
-    variant["release"] |= {"file": f"{name}-{digits}.pth", "huggingface": f"facebook/{name}", "timm": "new"}
+    variant["release"] |= {**release, "huggingface": f"facebook/{name}", "timm": "new"}
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     path.with_name(f"{name}.yaml").write_text(yaml.safe_dump(variant))
     # On the command line, so that not even the config is edited.
