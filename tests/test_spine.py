@@ -30,5 +30,11 @@ def test_a_checkpoint_becomes_a_graph_that_passes(tiny, tmp_path: Path):
 def test_a_checkpoint_of_another_variant_is_refused(tiny, tmp_path: Path, released):
     other = released["dinov3_vits16_pretrain_lvd1689m"]
     with pytest.raises(InputError, match=r"is no complete dinov3_vits16_pretrain_lvd1689m"):
-        prove(other, RECIPE, tiny.checkpoints["meta"], tmp_path, PHOTOGRAPHS, LIMITS)
+        prove(other, RECIPE, tiny.checkpoints["meta"], tmp_path, PHOTOGRAPHS, LIMITS, sizes=[(48, 112)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_without_a_size_to_compare_at_is_refused(tiny, tmp_path: Path):
+    with pytest.raises(InputError, match="The recipe wide accepts none of the sizes"):
+        prove(tiny.spec, RECIPE, tiny.checkpoints["meta"], tmp_path, PHOTOGRAPHS, LIMITS, official=False)
     assert not list(tmp_path.iterdir())

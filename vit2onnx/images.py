@@ -67,6 +67,11 @@ def preprocess(
     """
     resampling = RESAMPLING[preprocessing.interpolation]
     whole = preprocessing.size_of_whole(image.size[::-1], (height, width))
+    if whole[0] * whole[1] > 2 * (Image.MAX_IMAGE_PIXELS or 0):
+        raise InputError(
+            f"A photograph of {image.height} x {image.width} pixels is too narrow for an input of {height} x {width}:"
+            f" it would be enlarged to {whole[0]} x {whole[1]} before it is cropped; use one of another shape."
+        )
     # PARITY: horizontally, then vertically, as torchvision does. Not in one call, because Pillow 13 begins
     # vertically where the height shrinks most, and one value in eight comes out a grey level apart.
     resized = image.resize((whole[1], image.height), resampling).resize(whole[::-1], resampling)

@@ -8,6 +8,7 @@ import numpy as np
 
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.identity import describe
+from vit2onnx.errors import InputError
 from vit2onnx.exporting.graph import export
 from vit2onnx.files import atomic
 from vit2onnx.images import load_image, preprocess
@@ -17,7 +18,7 @@ from vit2onnx.parity.preprocessing import compare_preprocessing
 from vit2onnx.parity.verdict import Verdict, judge_graph
 from vit2onnx.runners import equinox, torch
 from vit2onnx.runners.onnx import run_graph
-from vit2onnx.spec.case import Case
+from vit2onnx.spec.case import Case, sizes_of
 from vit2onnx.spec.family import part
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
@@ -42,9 +43,13 @@ def prove(
 ) -> Verdict:
     """Convert a checkpoint to `{recipe}.onnx` in a folder, and judge it on photographs, all in memory.
 
-    `limits` are those of `config/limits.yaml` for the recipe's precision and for the preprocessing. The reference is
-    transformers. Raises `InputError` if the checkpoint is not the variant's.
+    `limits` are those of `config/limits.yaml` for the recipe's precision and for the preprocessing. What is compared
+    are those `sizes` that the recipe accepts, its own if it is fixed, and those that the family adds. The reference is
+    transformers. Raises `InputError` if the checkpoint is not the variant's, or if the recipe accepts no size.
     """
+    sizes = sizes_of([recipe], [*sizes, *spec.architecture.telling_sizes])
+    if not sizes:
+        raise InputError(f"The recipe {recipe.name} accepts none of the sizes; give one that it accepts.")
     record = describe(spec, checkpoint, origin={"kind": "file", "name": checkpoint.name}, official=official)
     model = convert(spec, checkpoint, folder)
     graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record)

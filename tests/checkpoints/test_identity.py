@@ -3,6 +3,7 @@
 Files of full size are stood for by the names and shapes of their tensors, which is all that is looked at.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,10 @@ def test_another_variants_file_is_named_as_what_it_is(identify, name, given_for,
     sentence = str(caught.value)
     assert sentence.startswith(f"{FILE} ")
     assert fault in sentence
-    assert f" It is a {full(name)}, or another model of its shape; name that variant in the config." in sentence
+    assert (
+        f" It is a {full(name)}, or another model of its shape; name that variant (VARIANT=, or the config)."
+        in sentence
+    )
 
 
 # Releases of one architecture; Meta's of ViT-L alone show by their tensors.
@@ -147,3 +151,11 @@ def test_synthetic_weights_are_asked_no_name(tiny_spec, tiny_checkpoint, tmp_pat
     path = tmp_path / "dinov3_vitb16_pretrain_lvd1689m.pth"
     path.symlink_to(tiny_checkpoint)
     assert describe(tiny_spec, path, origin={}, official=False)["identity"] == "synthetic weights, made here"
+
+
+def test_two_variants_may_be_of_one_release(identify, released, monkeypatch: pytest.MonkeyPatch):
+    """Such as a copy that asks for other periods."""
+    name = full("vits16_lvd1689m")
+    copy = replace(released[name], name="copied")
+    monkeypatch.setattr("vit2onnx.checkpoints.identity.known_variants", lambda: {**released, "copied": copy})
+    identify("vits16_lvd1689m", "vits16_lvd1689m", "meta", FILE, Path(copy.release.file).stem[-8:] + "0" * 56)

@@ -125,7 +125,10 @@ def proven(tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path,
         limits={"floors": {"limit": 10.0}},
     )
     files = {"graph": graph, "checkpoint": tiny_checkpoint, "model": model_file, "record": record, "ledger": ledger}
-    return {"spec": tiny_spec, "verdict": verdict, "sample": sample, "official": False, **files}
+    return {
+        **{"spec": tiny_spec, "recipe": STATIC, "verdict": verdict, "sample": sample, "official": False},
+        **files,
+    }
 
 
 NAMED = (("cat", 64), ("cat", 80), ("dog", 64))
@@ -156,6 +159,17 @@ def test_a_passport_says_what_the_file_is(proven: Mapping[str, Any]):
     assert found["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
     assert found["constants"]
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(passport_of(**proven)))
+
+
+@pytest.mark.parametrize(
+    "key, text", [("departure", "none at all"), ("outputs", "{}"), ("version", "99"), ("licence", '{"id": "MIT"}')]
+)
+def test_edited_metadata_is_refused(proven: Mapping[str, Any], key: str, text: str):
+    model = onnx.load(proven["graph"], load_external_data=False)
+    next(entry for entry in model.metadata_props if entry.key == key).value = text
+    proven["graph"].write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=rf"The metadata of .*static\.onnx was edited \({key}\)"):
+        passport_of(**proven)
 
 
 def test_of_periods_that_are_folded_the_tables_are_proved(proven: Mapping[str, Any]):

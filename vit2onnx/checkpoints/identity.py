@@ -23,10 +23,10 @@ def describe(
 ) -> dict[str, Any]:
     """What a checkpoint file is: origin, layout, size, hash (unless given), and which official file."""
     tensors = open_checkpoint(path)
-    layout = detect(str(path), spec, tensors).layout
     sha256 = sha256 or sha256_of(path)
     if official:
         check_identity(spec, path, tensors, sha256)
+    layout = detect(str(path), spec, tensors).layout
     is_release = official and spec.release.is_file(sha256)
     return {
         "variant": spec.name,
@@ -58,7 +58,8 @@ def check_identity(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTens
     """Raise `InputError` if a file is another variant's, by its hash, its tensors or the name that it came under."""
     others = [other for other in known_variants().values() if other.name != spec.name]
     for other in others:
-        if other.release.is_file(sha256):
+        # Two variants may be of one release.
+        if other.release.is_file(sha256) and not spec.release.is_file(sha256):
             raise InputError(f"{path} is not {spec.name} but {other.name}: it is the publisher's {other.release.file}.")
     try:
         faults_of(spec, path, tensors)
@@ -67,9 +68,9 @@ def check_identity(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTens
     if spec.release.is_file(sha256):
         return
     # Two releases of one architecture differ in their values only, of which the file's name is all that speaks.
+    where = path.resolve().as_posix()
     for other in others:
-        where = path.resolve().as_posix()
-        if _is_named(other, where) and not _is_named(spec, where):
+        if _is_named(other, where) and not _is_named(spec, where) and _fits(other, path, tensors):
             raise InputError(
                 f"{path} calls itself {other.name}, not {spec.name}, and its tensors fit both; build that variant, or"
                 " rename the file if its name is wrong."
@@ -79,12 +80,18 @@ def check_identity(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTens
 def closest(path: Path, tensors: Mapping[str, LazyTensor], others: list[VariantSpec]) -> str:
     """One sentence on which of other variants the tensors fit, if any."""
     for other in others:
-        try:
-            faults_of(other, path, tensors)
-        except InputError:
-            continue
-        return f"It is a {other.name}, or another model of its shape; name that variant in the config."
+        if _fits(other, path, tensors):
+            return f"It is a {other.name}, or another model of its shape; name that variant (VARIANT=, or the config)."
     return "It is none of the other variants either."
+
+
+def _fits(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTensor]) -> bool:
+    """Whether a file is complete for a variant, in some layout."""
+    try:
+        faults_of(spec, path, tensors)
+    except InputError:
+        return False
+    return True
 
 
 def faults_of(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTensor]) -> None:

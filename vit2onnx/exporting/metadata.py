@@ -17,6 +17,14 @@ def metadata_of(spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any]
 
     `checkpoint` is the content of `checkpoint.json`.
     """
+    made_with = versions(["jax", "equinox", "jax2onnx", "onnx", "onnx-ir"])
+    return statements_of(spec, recipe, checkpoint, ledger_sha256) | {"versions": json.dumps(made_with)}
+
+
+def statements_of(
+    spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any], ledger_sha256: str
+) -> dict[str, str]:
+    """The metadata of a file but for the versions that it was made with."""
     licence = {"id": spec.licence.id, "url": spec.licence.url, "file": LICENCE_FILE}
     interface, prepared = spec.interface(recipe.interface), spec.preprocessing
     image = interface.inputs[0]
@@ -35,7 +43,6 @@ def metadata_of(spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any]
         },
         **interface.facts,
         "outputs": {port.name: port.meaning for port in interface.outputs},
-        "versions": versions(["jax", "equinox", "jax2onnx", "onnx", "onnx-ir"]),
     }
     plain = {
         "version": vit2onnx.__version__,

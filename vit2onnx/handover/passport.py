@@ -13,8 +13,9 @@ from vit2onnx.checkpoints.detect import detect
 from vit2onnx.checkpoints.identity import describe
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
+from vit2onnx.exporting.metadata import statements_of
 from vit2onnx.files import sha256_of
-from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, described, initializers
+from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, described, initializers, metadata
 from vit2onnx.parity.floors import error, noise_floors
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.provenance import versions
@@ -75,6 +76,7 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path, model: Path) ->
 
 def passport_of(
     spec: VariantSpec,
+    recipe: Recipe,
     verdict: Verdict,
     *,
     graph: Path,
@@ -108,6 +110,10 @@ def passport_of(
             f"{record} or the metadata of {graph} says something else of {checkpoint} than is true"
             f" ({described_anew['identity']}); delete {record} and run again."
         )
+    stated = metadata(graph)
+    wanted = statements_of(spec, recipe, told, own["ledger_sha256"])
+    if other := sorted(key for key, text in wanted.items() if stated.get(key) != text):
+        raise InputError(f"The metadata of {graph} was edited ({', '.join(other)}); delete it and run again.")
     passport = {
         **{key: value for key, value in own.items() if key not in ("version", "weights")},
         "passport": PASSPORT_FORMAT,

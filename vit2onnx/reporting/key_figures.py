@@ -109,7 +109,7 @@ def _preprocessing(section: Mapping[str, Any]) -> KeyFigure:
     if own is None:
         return KeyFigure(UNKNOWN, what, "nothing was compared", False)
     least = percent(1 - section["limits"]["differing_share"]["limit"])
-    note = f"at least {least}; the rest is at most {number(own['grey_levels'])} of 255 grey levels off"
+    note = f"limit: at least {least}; the largest difference is {number(own['grey_levels'])} of 255 grey levels"
     return KeyFigure(percent(1 - own["differing_share"]), what, note, not section["faults"])
 
 

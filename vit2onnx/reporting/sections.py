@@ -41,7 +41,7 @@ def own_words_section(metadata: Mapping[str, str], operator_sets: Mapping[str, i
     checkpoint, licence, prepared, tokens, outputs, versions = (json.loads(metadata[name]) for name in structured)
     steps = [prepared["input"], f"{prepared['interpolation']}, {'' if prepared['antialias'] else 'not '}antialiased"]
     if share := prepared.get("crop_pct"):
-        steps.append(f"the central {100 * share:g} % of the shorter side")
+        steps.append(f"keeping its aspect ratio, as large as covers the input divided by {share:g}; the middle of it")
     steps += [f"times {prepared['scale']}", f"mean {_listed(prepared['mean'])}", f"std {_listed(prepared['std'])}"]
     lines = {
         "variant": f"{metadata['variant']}, recipe {metadata['export']}, made by vit2onnx {metadata['version']}",

@@ -26,6 +26,11 @@ class Architecture:
         raise NotImplementedError
 
     @property
+    def telling_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Heights and widths at which a model computes in another way than at others, so that they must be compared."""
+        return ()
+
+    @property
     def departure(self) -> str:
         """What differs from the releases by the user's choice, in words; empty if nothing does."""
         return ""

@@ -255,6 +255,8 @@ def raise_faults(name: str, faults: list[str]) -> None:
     """Raise one `InputError` for all faults, the first few in its sentence and all of them in its notes."""
     if not faults:
         return
+    # Once, though two lines may take the same tensor.
+    faults = list(dict.fromkeys(faults))
     shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more (see the log)" if len(faults) > 3 else "")
     error = InputError(f"{name}: {shown}.")
     for fault in faults:

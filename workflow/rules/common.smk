@@ -112,7 +112,8 @@ def listed_sizes():
 
 def compared_sizes(wildcards):
     """The sizes at which a variant's graphs are compared."""
-    return sizes_of([RECIPES[export] for export in exports_of(wildcards.variant)], listed_sizes())
+    sizes = [*listed_sizes(), *spec_of(wildcards.variant).architecture.telling_sizes]
+    return sizes_of([RECIPES[export] for export in exports_of(wildcards.variant)], sizes)
 
 
 def stages_case(wildcards):

@@ -34,7 +34,7 @@ def write_passport(
     with open_arrays(files[0]) as images, open_arrays(files[1]) as reference, open_arrays(files[2]) as equinox:
         write_arrays(sample, sample_of(spec.interface(recipe.interface), recipe, images, reference, equinox))
     files_of_graph = {name: evidence[name] for name in ("graph", "record")}
-    write_json(passport, passport_of(spec, judged, sample=sample, **files_of_graph, **given))
+    write_json(passport, passport_of(spec, recipe, judged, sample=sample, **files_of_graph, **given))
 
 
 if __name__ == "__main__":

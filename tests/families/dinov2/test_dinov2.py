@@ -31,6 +31,7 @@ from vit2onnx.runners import torch as torch_runner
 from vit2onnx.runners.onnx import session_of
 from vit2onnx.runners.onnx_constants import COMPUTED
 from vit2onnx.runners.onnx_double import run_in_double
+from vit2onnx.self_test.chain import shrink
 from vit2onnx.spec.case import GOLDEN
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
@@ -131,6 +132,10 @@ def test_transformers_own_resizing_is_a_known_difference(spines, images: Mapping
 def test_graphs_are_the_model(spine: Spine, recipe: Recipe, images: Mapping[str, np.ndarray]):
     graph = spine.export(recipe)
     inputs = {case: x for case, x in images.items() if recipe is DYNAMIC}
+    if recipe is DYNAMIC:
+        # Of the table's own size, on both sides or one, and larger.
+        sizes = spine.spec.architecture.telling_sizes
+        inputs |= {str(size): np.random.default_rng(2).standard_normal((3, *size), np.float32) for size in sizes}
     inputs |= {"(70, 98)": np.random.default_rng(1).standard_normal((3, 70, 98), np.float32)}
     exact = run_in_double(graph, [x[None] for x in inputs.values()])
     truth = equinox_runner.features(*open_model(spine.model_file), inputs)
@@ -222,9 +227,41 @@ def test_releases_are_as_published(name: str):
     assert spec.interface().size("tokens", {"height": 518, "width": 518}) == 1370 + arch.num_registers
 
 
-def test_a_table_resized_as_transformers_does_is_a_departure():
-    spec = RELEASED[PLAIN]
-    assert "NOT as in the releases" in replace(spec.architecture, position_offset=0.0).departure
+def test_a_table_resized_in_another_way_is_a_departure():
+    plain, registered = RELEASED[PLAIN].architecture, RELEASED[REGISTERED].architecture
+    for arch in (
+        replace(plain, position_offset=0.0),
+        replace(plain, position_offset=0.0, position_antialias=True),
+        replace(registered, position_offset=0.1, position_antialias=False),
+    ):
+        assert "NOT as in the releases" in arch.departure
+
+
+@pytest.mark.parametrize("name, antialias, offset", [(PLAIN, True, 0.0), (REGISTERED, False, 0.1), (PLAIN, False, 0.0)])
+def test_every_way_of_resizing_has_its_reference(tmp_path: Path, name: str, antialias: bool, offset: float):
+    """Training of one's own may have any, and transformers has one by registers."""
+    spec = shrink(RELEASED[name])
+    spec = replace(spec, architecture=replace(spec.architecture, position_antialias=antialias, position_offset=offset))
+    spine = Spine(spec, tmp_path)
+    x = {"x": np.random.default_rng(0).standard_normal((3, 70, 98), np.float32)}
+    ours = equinox_runner.features(*open_model(spine.model_file), x, ["x"])
+    load = torch_runner.reference_of(spec, "transformers", spine.checkpoints["meta"])
+    theirs = torch_runner.features(load, x, ["x"])
+    np.testing.assert_allclose(ours["float64/x"], theirs["float64/x"], rtol=0, atol=1e-12)
+    assert ("native/x" in ours) == ("native/x" in theirs) == ((antialias, offset) != (name == REGISTERED, 0.0))
+    if "native/x" in ours:
+        assert np.abs(ours["native/x"] - theirs["native/x"]).max() < 1e-5
+
+
+def test_the_sum_of_token_and_position_is_rounded_once(spines):
+    """As in every run in single precision; the parts in double precision would be another model."""
+    spine = spines(PLAIN)
+    state = torch.load(spine.checkpoints["meta"], weights_only=True)
+    token, position = state["cls_token"][0], state["pos_embed"][0, :1]
+    assert (token.double() + position.double() != (token + position).double()).any()
+    load = torch_runner.reference_of(spine.spec, "transformers", spine.checkpoints["meta"])
+    torch.testing.assert_close(load.state["embeddings.cls_token"]()[0], token + position, rtol=0, atol=0)
+    assert not load.state["embeddings.position_embeddings"]()[0, 0].any()
 
 
 def test_published_features_are_compared_token_by_token():

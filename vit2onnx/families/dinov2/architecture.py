@@ -15,7 +15,7 @@ LAYOUTS = {
 # The publisher's code, of which a user may have a clone.
 REPOSITORY = "facebookresearch/dinov2"
 # The difference between transformers as installed and the releases without registers.
-KNOWN_DIFFERENCE: str | None = "the reference's own resizing of the position table (without the publisher's offset)"
+KNOWN_DIFFERENCE: str | None = "the reference's own resizing of the position table"
 
 # The models of the self-test, each a variant made small: both ways of resizing, both kinds of feed-forward layer.
 MODELS = {
@@ -56,10 +56,19 @@ class Architecture(variant.Architecture):
         return self.embed_dim * (4 * self.embed_dim + (3 if self.ffn == "swiglu" else 2) * self.ffn_hidden)
 
     @property
+    def telling_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The position table's own size, that of one of its sides, and one in which it is enlarged."""
+        side, patch = self.position_grid * self.patch_size, self.patch_size
+        return (side, side), (side, 8 * patch), (side + 2 * patch, 5 * patch)
+
+    @property
     def departure(self) -> str:
-        """A position table that is resized as transformers does it."""
-        as_released = self.position_antialias or self.position_offset
-        return "" if as_released else "position table resized without the offset 0.1, NOT as in the releases"
+        """A position table that is resized in another way."""
+        released = (True, 0.0) if self.num_registers else (False, 0.1)
+        if (self.position_antialias, self.position_offset) == released:
+            return ""
+        how = "antialiased" if self.position_antialias else "not antialiased"
+        return f"position table resized with the offset {self.position_offset} and {how}, NOT as in the releases"
 
     @property
     def head_dim(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, InternalError
 from vit2onnx.families import vit_layouts
 from vit2onnx.families.dinov2.architecture import Architecture
 from vit2onnx.families.vit_layouts import BLOCK, MASK_TOKEN, NO_MASK_TOKEN, same
@@ -43,8 +43,21 @@ FUSE_HALVES = Transform(
 
 
 def _synthetic_position(channels: int) -> np.ndarray:
-    """The position of CLS in synthetic files: of few digits, so that adding it and taking it off are exact."""
-    return (np.arange(channels) % 7 - 3).astype(np.float32) / 4
+    """The position of CLS in synthetic files, of all digits, so that adding it rounds as it does in the releases."""
+    return (np.sin(np.arange(1, channels + 1)) / 8).astype(np.float32)
+
+
+def _without_position(value: np.ndarray) -> np.ndarray:
+    """A CLS token that gives `value` with its position, in single precision."""
+    position = _synthetic_position(value.shape[-1])
+    token = value - position
+    # The difference is rounded too, so the token may be an ulp off.
+    for _ in range(4):
+        off = value - (token + position)
+        token = np.where(off == 0, token, np.nextafter(token, np.copysign(np.float32(np.inf), off)))
+    if np.any(token + position != value):
+        raise InternalError("a synthetic CLS token is not what its sum with the position gives back")
+    return token
 
 
 def _add_position(rows: int) -> Transform:
@@ -54,7 +67,7 @@ def _add_position(rows: int) -> Transform:
         shapes=lambda target: ((1, *target), (1, rows, *target[1:])),
         apply=lambda sources, target: sources[0][0] + sources[1][0, :1],
         # The table is given by its own line.
-        invert=lambda value: [(value - _synthetic_position(value.shape[-1]))[None]],
+        invert=lambda value: [_without_position(value)[None]],
     )
 
 
@@ -275,8 +288,7 @@ def synthetic_value(name: str, noise: np.ndarray) -> np.ndarray | None:
         # Rougher tables than the releases' amplify the rounding of any resizing, the publisher's as well.
         return 0.1 * noise
     if leaf == "cls_token":
-        # Of few digits, see above.
-        return np.round(0.3 * noise * 1024) / np.float32(1024)
+        return 0.3 * noise + _synthetic_position(noise.shape[-1])
     # What enters the first norm is small, as in the releases, so that another epsilon shows there.
     if leaf == "reg_tokens":
         return 0.3 * noise

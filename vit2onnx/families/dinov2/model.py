@@ -51,8 +51,8 @@ class Model(VisionTransformer):
 
     def natively(self, tensors: Mapping[str, LazyTensor]) -> tuple["Model", Mapping[str, LazyTensor]] | None:
         """With the table resized as transformers resizes it; nothing if that is the same."""
-        if not self.positions.offset:
+        ours, antialias = self.positions, self.register_tokens is not None
+        if (ours.antialias, ours.offset) == (antialias, 0.0):
             return None
-        ours = self.positions
-        positions = eqx.filter_eval_shape(lambda: Positions(jnp.zeros(ours.table.shape), ours.antialias, 0.0))
+        positions = eqx.filter_eval_shape(lambda: Positions(jnp.zeros(ours.table.shape), antialias, 0.0))
         return eqx.tree_at(lambda model: model.positions, self, positions), tensors

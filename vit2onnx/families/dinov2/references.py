@@ -129,10 +129,23 @@ def to_transformers(arch: Architecture, tensors: Mapping[str, LazyTensor]) -> di
         # What timm has added to the CLS token, and left out.
         of_patches = state[table]
         state[table] = lambda: torch.cat([torch.zeros(1, 1, arch.embed_dim), of_patches()], dim=1)
+    elif table in state and cls in state:
+        add_position(state, cls, table)
     if cls in state and "embeddings.mask_token" not in state:
         # What timm leaves out because it is used in training only.
         state["embeddings.mask_token"] = lambda: torch.zeros(1, arch.embed_dim)
     return state
+
+
+def add_position(state: dict[str, Reader], cls: str, table: str) -> None:
+    """Add the position of CLS to the token once, in single precision.
+
+    Every run in single precision rounds this sum, and some files hold nothing else. In double precision the parts would
+    be another model.
+    """
+    apart, whole = state[cls], state[table]
+    state[cls] = lambda: apart() + whole()[:, :1]
+    state[table] = lambda: torch.cat([torch.zeros_like(whole()[:, :1]), whole()[:, 1:]], dim=1)
 
 
 def _resize_with(module: nn.Module, resize: Callable[..., torch.Tensor]) -> None:
@@ -164,9 +177,9 @@ def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor]
         del embeddings.interpolate_pos_encoding
 
     in_double = partial(_resize_with, embeddings, as_released)
-    differs = bool(arch.position_offset)
+    # Transformers by itself resizes without an offset, and antialiased exactly if there are registers.
+    differs = (arch.position_antialias, arch.position_offset) != (arch.num_registers > 0, 0.0)
     if differs:
-        # Transformers by itself resizes without the offset.
         in_double()
     return Reference(model, state, partial(transformers_steps, model), in_double, natively if differs else None)
 
@@ -222,6 +235,7 @@ def publisher(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], r
     state = {key: reader(tensor) for key, tensor in tensors.items()}
     what = f"{name} is not in the publisher's own layout, which is all that its code reads"
     check_names(f"{what} (leave reference.repositories empty for it)", model, state)
+    add_position(state, "cls_token", "pos_embed")
 
     def as_released(_: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         return resized(model.pos_embed, (rows // arch.patch_size, columns // arch.patch_size), arch)
