@@ -13,7 +13,7 @@ from tests.planted import IN_CHAIN, IN_PREPROCESSING, MODELS
 from vit2onnx.self_test.planting import TELLING
 
 FAULTS = [*IN_CHAIN, *IN_PREPROCESSING]
-# Healthy models of each kind: those of the rule, and those here, because 28 more take three minutes.
+# Healthy models of each kind: those of the rule, and those here, because 28 more take four minutes.
 SEEDS = 30
 SEEDS_HERE = 2
 
