@@ -15,6 +15,11 @@ RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, EOFError)
 
 
+def most_pixels() -> int:
+    """The most pixels that Pillow will open in a photograph."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
+
+
 def load_image(path: Path) -> Image.Image:
     """Open a photograph as 8-bit RGB.
 
@@ -29,7 +34,7 @@ def load_image(path: Path) -> Image.Image:
         raise InputError(f"{path}: there is no such photograph; correct its path or put the file there.") from error
     except Image.DecompressionBombError as error:
         raise InputError(
-            f"{path}: this photograph has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, the most that"
+            f"{path}: this photograph has more than {most_pixels()} pixels, the most that"
             " Pillow will open; make it smaller."
         ) from error
     except DECODING_ERRORS as error:
@@ -67,7 +72,7 @@ def preprocess(
     """
     resampling = RESAMPLING[preprocessing.interpolation]
     whole = preprocessing.size_of_whole(image.size[::-1], (height, width))
-    if whole[0] * whole[1] > 2 * (Image.MAX_IMAGE_PIXELS or 0):
+    if preprocessing.crop_pct and whole[0] * whole[1] > most_pixels():
         raise InputError(
             f"A photograph of {image.height} x {image.width} pixels is too narrow for an input of {height} x {width}:"
             f" it would be enlarged to {whole[0]} x {whole[1]} before it is cropped; use one of another shape."

@@ -57,15 +57,16 @@ def known_variants() -> dict[str, VariantSpec]:
 def check_identity(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTensor], sha256: str) -> None:
     """Raise `InputError` if a file is another variant's, by its hash, its tensors or the name that it came under."""
     others = [other for other in known_variants().values() if other.name != spec.name]
+    is_release = spec.release.is_file(sha256)
     for other in others:
         # Two variants may be of one release.
-        if other.release.is_file(sha256) and not spec.release.is_file(sha256):
+        if other.release.is_file(sha256) and not is_release:
             raise InputError(f"{path} is not {spec.name} but {other.name}: it is the publisher's {other.release.file}.")
     try:
         faults_of(spec, path, tensors)
     except InputError as error:
         raise InputError(f"{error} {closest(path, tensors, others)}") from error
-    if spec.release.is_file(sha256):
+    if is_release:
         return
     # Two releases of one architecture differ in their values only, of which the file's name is all that speaks.
     where = path.resolve().as_posix()

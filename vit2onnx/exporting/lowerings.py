@@ -139,13 +139,13 @@ def with_positions(builder: Any, inputs: list[ir.Value], params: Mapping[str, An
     antialias, tenths, a = (params[name] for name in ("antialias", "tenths", "a"))
     height, width = (_size(builder, patches, axis) for axis in (1, 2))
     half, one = _scalar(builder, 0.5), _scalar(builder, 1.0)
-    beyond = 0 if antialias else 2
+    beyond = 0 if antialias else positions.REACH
     places = range(-beyond, entries + beyond)
     if tenths:
         kept = (builder.Equal(size, _integers(builder, entries)) for size in (height, width))
         shift = builder.Where(builder.And(*kept), _integers(builder, 0), _integers(builder, 2 * tenths))
     if not antialias:
-        edges = _integers(builder, *(min(max(place, 0), entries - 1) for place in places))
+        edges = _integers(builder, *positions.clamped(entries).tolist())
         edges = builder.Reshape(edges, _integers(builder, -1, 1))
         clamping = _float(builder, builder.Equal(edges, _integers(builder, *range(entries))))
 

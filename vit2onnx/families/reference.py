@@ -154,6 +154,17 @@ def check_names(name: str, model: nn.Module, state: Mapping[str, Reader]) -> Non
         )
 
 
+def publisher_state(name: str, model: nn.Module, tensors: Mapping[str, LazyTensor]) -> dict[str, Reader]:
+    """A checkpoint's tensors as the publisher's code reads them: under their own names, all in float32.
+
+    Raises `InputError`, naming `name`, if the checkpoint is in another layout.
+    """
+    state = {key: reader(tensor) for key, tensor in tensors.items()}
+    what = f"{name} is not in the publisher's own layout, which is all that its code reads"
+    check_names(f"{what} (leave reference.repositories empty for it)", model, state)
+    return state
+
+
 @contextmanager
 def native_convolutions() -> Iterator[None]:
     """Let PyTorch run its own convolutions instead of oneDNN's."""

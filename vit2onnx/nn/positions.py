@@ -17,6 +17,8 @@ from vit2onnx.nn.primitives import primitive
 
 # PARITY: the constant of Keys' cubic kernel in PyTorch's bicubic resizing, by whether that is antialiased.
 CUBIC = {False: -0.75, True: -0.5}
+# Entries that the kernel takes in on either side of a place.
+REACH = 2
 
 
 def cubic(distance: Array, a: float) -> Array:
@@ -29,10 +31,9 @@ def cubic(distance: Array, a: float) -> Array:
     return a * outer * outer * (1 - outer) + inner * inner * (4 * a + 3 - 2 * inner)
 
 
-def clamping(entries: int) -> np.ndarray:
-    """Adds what lies up to two entries beyond an edge to the edge: [entries + 4, entries] of zeros and ones."""
-    places = np.clip(np.arange(-2, entries + 2), 0, entries - 1)
-    return (places[:, None] == np.arange(entries)).astype(np.float32)
+def clamped(entries: int) -> np.ndarray:
+    """The entry that stands for each place of a table, and for `REACH` places beyond either edge, which is the edge."""
+    return np.clip(np.arange(-REACH, entries + REACH), 0, entries - 1)
 
 
 def distances(size: Any, other: Any, entries: int, *, beyond: int, tenths: int, dtype: Any) -> Array:
@@ -59,7 +60,9 @@ def resize_matrix(size: Any, other: Any, entries: int, *, antialias: bool, tenth
     """The matrix [size, entries] that resizes one axis of a table, of which the `other` axis is resized to `other`."""
     how: dict[str, Any] = {"tenths": tenths, "dtype": dtype}
     if not antialias:
-        return cubic(distances(size, other, entries, beyond=2, **how), a) @ clamping(entries).astype(dtype)
+        # What lies beyond an edge is added to the edge.
+        clamping = (clamped(entries)[:, None] == np.arange(entries)).astype(dtype)
+        return cubic(distances(size, other, entries, beyond=REACH, **how), a) @ clamping
     # A table that shrinks is smoothed by a kernel as much wider, and the weights within the table sum up to one.
     stretch = jax.lax.max(entries / jnp.asarray(size, dtype), jnp.ones((), dtype))
     weights = cubic(distances(size, other, entries, beyond=0, **how) / stretch, a)

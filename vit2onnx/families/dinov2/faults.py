@@ -132,20 +132,20 @@ class InRegisters(Model):
         return jax.lax.concatenate([tokens[:, :1], registers, tokens[:, 1 + count :]], 1), context
 
 
-def positioned(change: Callable[[Positions], Positions]) -> Callable[[Any], Any]:
-    """With positions that are changed."""
-    return in_parts(lambda model: [model.positions], change)
+def positioned(kind: type[Positions] = Positions, **other: Any) -> Callable[[Any], Any]:
+    """With positions of another kind, or with other fields."""
+    return in_parts(lambda model: [model.positions], lambda positions: of_class(kind, positions, **other))
 
 
 IN_MODEL = (
-    InModel("offset missing", DINOV2, EMBEDDED, positioned(lambda p: of_class(Positions, p, offset=0.0))),
-    InModel("offset too much", WITH_REGISTERS, EMBEDDED, positioned(lambda p: of_class(Positions, p, offset=0.1))),
-    InModel("antialiased", DINOV2, EMBEDDED, positioned(lambda p: of_class(Positions, p, antialias=True, offset=0.0))),
-    InModel("not antialiased", WITH_REGISTERS, EMBEDDED, positioned(lambda p: of_class(Positions, p, antialias=False))),
-    InModel("cubic constant -0.5", DINOV2, EMBEDDED, positioned(lambda p: of_class(OtherKernel, p))),
-    InModel("cubic constant -0.75", WITH_REGISTERS, EMBEDDED, positioned(lambda p: of_class(OtherKernel, p))),
-    InModel("zeros beyond the table", DINOV2, EMBEDDED, positioned(lambda p: of_class(ZerosBeyond, p))),
-    InModel("height and width exchanged", DINOV2, EMBEDDED, positioned(lambda p: of_class(ExchangedSizes, p))),
+    InModel("offset missing", DINOV2, EMBEDDED, positioned(offset=0.0)),
+    InModel("offset too much", WITH_REGISTERS, EMBEDDED, positioned(offset=0.1)),
+    InModel("antialiased", DINOV2, EMBEDDED, positioned(antialias=True, offset=0.0)),
+    InModel("not antialiased", WITH_REGISTERS, EMBEDDED, positioned(antialias=False)),
+    InModel("cubic constant -0.5", DINOV2, EMBEDDED, positioned(OtherKernel)),
+    InModel("cubic constant -0.75", WITH_REGISTERS, EMBEDDED, positioned(OtherKernel)),
+    InModel("zeros beyond the table", DINOV2, EMBEDDED, positioned(ZerosBeyond)),
+    InModel("height and width exchanged", DINOV2, EMBEDDED, positioned(ExchangedSizes)),
     InModel("positions added to registers", WITH_REGISTERS, EMBEDDED, lambda m: of_class(InRegisters, m)),
     InModel("epsilon 1e-5", DINOV2, "blocks.0.attn_in", in_parts(lambda m: [b.norm1 for b in m.blocks], other_epsilon)),
     InModel(

@@ -25,6 +25,7 @@ from vit2onnx.families.reference import (
     Tap,
     check_names,
     import_from,
+    publisher_state,
     reader,
     renamed,
     vit_steps,
@@ -230,9 +231,7 @@ def publisher(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], r
     """The publisher's model of a variant. Raises `InputError` for a checkpoint in another layout than its own."""
     arch: Architecture = spec.architecture  # type: ignore[assignment]
     model = publisher_model(arch, repository)
-    state = {key: reader(tensor) for key, tensor in tensors.items()}
-    what = f"{name} is not in the publisher's own layout, which is all that its code reads"
-    check_names(f"{what} (leave reference.repositories empty for it)", model, state)
+    state = publisher_state(name, model, tensors)
     periods = rope_periods(arch, tensors)
     model.rope_embed.periods = periods
 
