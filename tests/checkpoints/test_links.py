@@ -13,7 +13,9 @@ import pytest
 from vit2onnx.checkpoints.links import is_whole, links_in
 
 FILE = "https://dinov3.llamameta.net/dinov3_vits16/dinov3_vits16_pretrain_lvd1689m-08c60483.pth"
-POLICY = base64.b64encode(b'{"Statement":[{"unique_hash":"a1b2c3","Resource":"https:\\/\\/example.test\\/*"}]}').decode()
+POLICY = base64.b64encode(
+    b'{"Statement":[{"unique_hash":"a1b2c3","Resource":"https:\\/\\/example.test\\/*"}]}'
+).decode()
 SIGNATURE = "rZ3~x-Y_9fQp" * 25 + "__"
 LINK = f"{FILE}?Policy={POLICY.replace('=', '_')}&Signature={SIGNATURE}&Key-Pair-Id=K15QRJLYKIFSLZ"
 ENDS = f"{LINK}&Download-Request-ID=1234567890123456"
@@ -41,7 +43,9 @@ def soft(text: str) -> str:
 def message(subtype: str, encoding: str, charset: str = "utf-8") -> str:
     mail = EmailMessage()
     mail["Subject"], mail["From"], mail["To"] = "DINOv3", "noreply@example.test", "you@example.test"
-    mail.set_content(f"Your links\n{LINK}\n\nGood bye – Meta\n" if subtype == "plain" else PAGE, subtype, charset, encoding)
+    mail.set_content(
+        f"Your links\n{LINK}\n\nGood bye — Meta\n" if subtype == "plain" else PAGE, subtype, charset, encoding
+    )
     return mail.as_string()
 
 
@@ -52,7 +56,9 @@ def safelinks(url: str) -> str:
 
 def proofpoint2(url: str) -> str:
     encoded = quote(url.replace("-", "\0").replace("_", "\1"), safe="/.:")
-    encoded = encoded.replace("%00", "-2D").replace("%01", "-5F").replace("%", "-").replace(":", "-3A").replace("/", "_")
+    encoded = (
+        encoded.replace("%00", "-2D").replace("%01", "-5F").replace("%", "-").replace(":", "-3A").replace("/", "_")
+    )
     return f"https://urldefense.proofpoint.com/v2/url?u={encoded}&d=DwMFaQ&c=5VD0RT&r=a-b_c&m=x&s=y&e="
 
 

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from tqdm import tqdm
 
-from vit2onnx.checkpoints.sources import HUGGINGFACE_FILE, without_query
+from vit2onnx.checkpoints.names import HUGGINGFACE_FILE, without_query
 from vit2onnx.errors import InputError
 
 CHUNK_BYTES = 1 << 18

@@ -1,4 +1,4 @@
-"""By which names a checkpoint is known: those of its publisher, of the Hugging Face hub, and of the shards of one.
+"""The names that checkpoints have: at their publishers, on the Hugging Face hub, and in several files.
 
 Standard library only, because the Snakefile imports this module.
 """
@@ -39,9 +39,30 @@ def shards_of(index: Path) -> list[str]:
     try:
         with index.open("rb") as file:
             found = json.loads(file.read(MOST_INDEX_BYTES))["weight_map"].values()
-        names = sorted(set(found))
+        names = sorted({str(name) for name in found})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         names = []
     if not 0 < len(names) <= MOST_SHARDS or not all(re.fullmatch(r"\w[\w.-]*\.safetensors", name) for name in names):
         raise InputError(f"{index} is no index of a sharded checkpoint; download it again.")
     return names
+
+
+def is_complete(index: Path) -> bool:
+    """Whether all files that an index names lie beside it."""
+    try:
+        return all(is_file(index.with_name(name)) for name in shards_of(index))
+    except InputError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file that is not empty, because a browser reserves a name with an empty one."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def listed(folder: Path) -> list[Path]:
+    """What is in a folder; nothing if it is not there, or not ours to read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
