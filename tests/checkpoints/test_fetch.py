@@ -195,8 +195,8 @@ def test_an_expired_link_leaves_nothing(release, server, results):
 
 
 def from_hub(monkeypatch: pytest.MonkeyPatch, cached: Path) -> Source:
-    """A repository whose file the hub's library has put into its cache."""
-    monkeypatch.setattr(download, "hf_hub_download", lambda *arguments, **options: str(cached))
+    """A repository whose file is in the hub's cache."""
+    monkeypatch.setattr(download, "download_huggingface", lambda *arguments, **options: cached)
     return Source("huggingface", "facebook/dinov3-tiny")
 
 

@@ -6,7 +6,7 @@ import html
 import quopri
 import textwrap
 from email.message import EmailMessage
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, urlsplit
 
 import pytest
 
@@ -75,6 +75,7 @@ FORMS = {
     "windows": f"ViT-S/16:\r\n{LINK}\r\nViT-B/16\r\n",
     "old mac": f"ViT-S/16:\r{LINK}\rThanks\r",
     "a word follows": f"{LINK}\nThanks",
+    "a letter follows": f"{LINK}。",
     "in brackets": f"ViT-S/16 <{LINK}>, enjoy",
     "markdown": f"[ViT-S/16]({LINK})",
     "markdown, escaped": f"[ViT-S/16]({LINK.replace('_', chr(92) + '_').replace('~', chr(92) + '~')})",
@@ -176,11 +177,12 @@ def test_a_link_without_a_signature_ends_with_its_file():
         "https://x.test/?u=aHR0c",
         "https://x.test/?u=https%3A%2F%2F",
         "https://[x/a.pth?Policy=1",
+        "https://x.test/?u=https%3A%2F%2F%5Bx%5D%5D%20%1b[31m",
         "\0\0\0\0",
     ],
 )
 def test_nonsense_is_survived(text):
-    assert all(isinstance(link, str) for link in links_in(text.encode()))
+    assert all(urlsplit(link).scheme == "https" and link.isprintable() for link in links_in(text.encode()))
 
 
 def test_a_large_text_is_read_in_a_moment():

@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from vit2onnx.checkpoints.names import SUFFIXES
 
-URL = r"(?:[\w.~:/?#@!$&*+,;=%-]+)"
+URL = r"(?a:[\w.~:/?#@!$&*+,;=%-]+)"
+LINK = f"(?i:https?://){URL}"
 # Byte order marks; the longer ones first, because UTF-32's begins with UTF-16's.
 MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -70,8 +71,10 @@ def _links_in_block(block: str) -> Iterator[str]:
     # In quoted-printable, each = stands before two digits or a line's end.
     if "=3D" in block.upper() and not re.search(r"=(?![0-9A-Fa-f]{2}|[ \t]*\n|$)", block):
         block = quopri.decodestring(block.encode()).decode("utf-8", "replace")
-    for url in re.findall(f"(?ai:https?://){URL}", _unescaped("\n".join(_unwrapped(block)))):
-        yield _original(url.rstrip(".,:;!?*"))
+    for url in re.findall(LINK, _unescaped("\n".join(_unwrapped(block)))):
+        # Again, because what was encoded in it can be anything.
+        if original := re.match(LINK, _original(url)):
+            yield original[0].rstrip(".,:;!?*")
 
 
 def _from_base64(text: str) -> bytes:
@@ -94,7 +97,7 @@ def _unwrapped(block: str) -> list[str]:
     for before, line in pairwise(lines):
         begun = max(joined[-1].lower().rfind(scheme) for scheme in ("http://", "https://"))
         url = joined[-1][begun:] if begun >= 0 else ""
-        if re.fullmatch(f"(?ai:{URL})", url) and _goes_on(url, line, len(before) == width):
+        if re.fullmatch(LINK, url) and _goes_on(url, line, len(before) == width):
             # A break of quoted-printable, unless it is the = between a parameter and its value.
             own = re.search("[?&](Policy|Signature|Key-Pair-Id|Expires)=$", url) and line[0] != "="
             joined[-1] = (url if own else url.removesuffix("=")).join((joined[-1][:begun], line))
@@ -107,7 +110,7 @@ def _unwrapped(block: str) -> list[str]:
 
 def _goes_on(url: str, line: str, full: bool) -> bool:
     """Whether a link goes on in the next line; `full` says that the line before is as long as the link's first."""
-    if not re.match(f"(?a:{URL})", line) or (re.match("(?i)https?:", line) and not url.endswith("/__")):
+    if not re.match(URL, line) or (re.match("(?i)https?:", line) and not url.endswith("/__")):
         return False
     torn = line[0] in "?&=%" or (url.endswith(".pt") and re.match(r"h\b", line))
     alone = not re.search(r"\s", line)
