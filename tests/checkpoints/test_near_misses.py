@@ -103,7 +103,9 @@ def test_a_name_that_is_nearly_the_publishers_comes_with_the_line_that_mends_it(
         (f"{NAME}_head-08c60483.pth", b"w", "not the publisher's name"),
         ("a\nb\x1b[31m.pth", b"w", "checkpoints/a?b?[31m.pth"),
         (f"{'x' * 20}{QUERY}", b"w", ""),
-        (f"model.pth{QUERY}", b"w", "checkpoints/model.pth?… (not the publisher's name)"),
+        (f"model.pth{QUERY}", b"w", "(not the publisher's name): mv checkpoints/model.pth?* checkpoints/model.pth"),
+        ("model.safetensors?download=true", b"w", "mv checkpoints/model.safetensors?* checkpoints/model.safetensors"),
+        ("run@epoch=3&lr=1.ckpt", b"w", '689m: "checkpoints/run@epoch=3&lr=1.ckpt"'),
     ],
 )
 def test_other_kinds_are_told_apart(name, content, says):

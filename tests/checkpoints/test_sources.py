@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from vit2onnx.checkpoints.names import SUFFIXES
 from vit2onnx.checkpoints.sources import Source, find_link, find_local, hub_sha256, locate
 from vit2onnx.errors import InputError
 from vit2onnx.spec.variant import VariantSpec, read_variants
@@ -82,6 +84,7 @@ SNAPSHOT = "models--facebook--dinov3-vits16-pretrain-lvd1689m/snapshots/0123abc/
         ("XDG_CACHE_HOME", "elsewhere", f"elsewhere/huggingface/hub/{SNAPSHOT}"),
         ("HF_HOME", "elsewhere", f"elsewhere/hub/{SNAPSHOT}"),
         ("HF_HUB_CACHE", "elsewhere", f"elsewhere/{SNAPSHOT}"),
+        ("HUGGINGFACE_HUB_CACHE", "elsewhere", f"elsewhere/{SNAPSHOT}"),
         ("TORCH_HOME", "", f"home/.cache/torch/hub/checkpoints/{OFFICIAL}"),
     ],
 )
@@ -171,7 +174,9 @@ def test_a_cache_variable_may_begin_with_a_tilde(tmp_path):
     assert find(tmp_path, TORCH_HOME="~/torch") == path
 
 
-@pytest.mark.parametrize("name", [OFFICIAL, f"{NAME}.pth", f"{NAME}.pt", f"{NAME}-deadbeef.safetensors"])
+@pytest.mark.parametrize(
+    "name", [OFFICIAL, *(f"{NAME}{suffix}" for suffix in SUFFIXES), f"{NAME}-deadbeef.safetensors"]
+)
 def test_a_file_of_the_variant_is_recognised_by_its_name(tmp_path, name):
     path = touch(tmp_path / "checkpoints" / name)
     assert find(tmp_path) == path
@@ -230,9 +235,19 @@ def test_a_wrong_configured_path_is_an_error_even_if_a_cache_would_serve(tmp_pat
     with pytest.raises(InputError, match=rf"configured for {NAME} does not exist: .*gone\.pth"):
         find(tmp_path, configured=tmp_path / "gone.pth")
     (tmp_path / "empty").mkdir()
-    for configured in (tmp_path / "empty", touch(tmp_path / "weights.zip")):
+    (tmp_path / "nothing.pth").touch()
+    os.mkfifo(tmp_path / "pipe.pth")
+    others = (Path("/"), tmp_path / "empty", tmp_path / "nothing.pth", tmp_path / "pipe.pth", Path("/dev/zero"))
+    for configured in (touch(tmp_path / "weights.zip"), *others):
         with pytest.raises(InputError, match=f"holds no checkpoint: .*{configured.name}"):
             find(tmp_path, configured=configured)
+
+
+def test_a_configured_name_that_holds_a_signature_is_refused_without_it(tmp_path):
+    for name in ("gone.pth?Signature=s3cr3t", touch(tmp_path / f"{OFFICIAL}?Policy=s3cr3t").name):
+        with pytest.raises(InputError, match=r"\.pth; ") as caught:
+            find(tmp_path, configured=tmp_path / name)
+        assert "s3cr3t" not in str(caught.value)
 
 
 def test_a_cache_that_cannot_be_listed_is_passed_over(tmp_path):

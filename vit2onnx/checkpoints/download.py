@@ -46,7 +46,7 @@ def obtain(spec: VariantSpec, source: Source, *, folder: Path) -> Path:
     if source.kind == "file":
         return Path(source.location)
     if source.near_misses:
-        LOG.warning(source.near_misses)
+        LOG.info(source.near_misses)
         print(source.near_misses, file=sys.stderr)
     sizes = sizes_of(spec.parameters)
     try:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     DisabledRepoError,
     FileMetadataError,
@@ -47,7 +47,7 @@ def download_huggingface(repo_id: str, *, token: str | None, sizes: range) -> Pa
     try:
         with logging_off(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _download(repo_id, partial(hf_hub_download, repo_id, token=token), sizes)
+            return _download(repo_id, token, sizes)
     except InputError:
         raise
     # Any, because an exception of any kind may quote the token.
@@ -67,8 +67,11 @@ def cleaned(token: str | None) -> str | None:
     return token or None
 
 
-def _download(repo_id: str, get: Any, sizes: range) -> Path:
+def _download(repo_id: str, token: str | None, sizes: range) -> Path:
+    get = partial(hf_hub_download, repo_id, token=token)
     try:
+        # First, because hf_hub_download tries for twenty seconds to reach a host that cannot be reached.
+        get_hf_file_metadata(hf_hub_url(repo_id, HUGGINGFACE_FILE), token=token)
         _check([get(HUGGINGFACE_FILE, dry_run=True)], repo_id, sizes)
     except RemoteEntryNotFoundError:
         pass

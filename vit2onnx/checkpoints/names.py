@@ -15,6 +15,9 @@ SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".ckpt")
 HUGGINGFACE_FILE = "model.safetensors"
 # What stands in place of that file where its tensors are in several: says which tensor is in which file.
 HUGGINGFACE_INDEX = "model.safetensors.index.json"
+# A name that was made of a link with its query, and where the query begins. Windows has no ? in names.
+QUERIED = re.compile(r"\?|%3F|(?:Policy|Signature|Key-Pair-Id|Expires|X-Amz-\w+|token)=", re.IGNORECASE)
+QUERY = re.compile(r"[?@&]|%3F|\W?[\w-]+=", re.IGNORECASE)
 MOST_INDEX_BYTES = 1 << 26
 MOST_SHARDS = 1000
 
@@ -29,6 +32,12 @@ def without_query(url: str) -> str:
     """Scheme, host and path of a link, which may be shown."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def without_signature(name: str) -> str:
+    """The name of a file up to the query of the link that it was made of, which may hold a signature."""
+    query = QUERY.search(name) if QUERIED.search(name) else None
+    return name[: query.start()] if query else name
 
 
 def shards_of(index: Path) -> list[str]:

@@ -16,6 +16,7 @@ from vit2onnx.checkpoints.names import (
     SUFFIXES,
     is_complete,
     listed,
+    without_signature,
 )
 from vit2onnx.spec.variant import VariantSpec
 
@@ -24,8 +25,6 @@ VARIANTS = Path(__file__).parents[2] / "config" / "variants"
 # How browsers and other programs call a file while it arrives.
 ARRIVING = (".crdownload", ".part", ".partial", ".download", ".opdownload", ".incomplete", ".tmp", ".aria2")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar")
-# Where the query of a link begins in a name that was made of it. Windows has no ? in names.
-QUERY = re.compile(r"[?@&]|%3F|\W?(?:Policy|Signature|Key-Pair-Id|Expires|X-Amz-\w+)=", re.IGNORECASE)
 GATEWAYS = re.compile(r"mimecast|safelinks|urldefense|cudasvc|sophos|trendmicro|fireeye|secure-web|click|track|link\.")
 
 # What was found, the most telling first: how much it tells, its description, and the path, if naming it takes it.
@@ -65,7 +64,8 @@ def near_misses(
 
 def _in_folder(spec: VariantSpec, path: Path) -> Miss | None:
     """Why an entry of a folder is not taken, if it looks like a checkpoint."""
-    name, secret = _without_query(path.name)
+    name = without_signature(path.name)
+    secret = name != path.name
     lower, own, shown = name.lower(), _own(spec, name), _printable(path.with_name(name)) + ("?…" if secret else "")
     if name.startswith(".") or path.with_name(f"{path.name}.from").exists() or lower.endswith(".part.from"):
         return None  # hidden, or the start of a download of ours, which goes on by itself
@@ -81,19 +81,20 @@ def _in_folder(spec: VariantSpec, path: Path) -> Miss | None:
         return None
     if lower.endswith(ARRIVING) or not path.stat().st_size:
         return 1, f"{shown} (a download that has not finished: wait for it, or delete it)", None
-    if own:
-        suffix = next((suffix for suffix in SUFFIXES if suffix in lower), Path(spec.release.file).suffix)
-        target = path.with_name(f"{spec.name}{own[1] or ''}{suffix}".lower())
+    if own or secret:
+        target = path.with_name(name)
+        if own:
+            suffix = next((suffix for suffix in SUFFIXES if suffix in lower), Path(spec.release.file).suffix)
+            target = path.with_name(f"{spec.name}{own[1] or ''}{suffix}".lower())
         old = f"{shlex.quote(str(path.with_name(name)))}?*" if secret else shlex.quote(str(path))
-        return 0, f"{shown} (not exactly the publisher's name): mv {_printable(old)} {shlex.quote(str(target))}", None
+        move = _printable(f"mv {old} {shlex.quote(str(target))}")
+        return 0 if own else 2, f"{shown} (not {'exactly ' if own else ''}the publisher's name): {move}", None
     if lower.endswith(ARCHIVES):
         return 3, f"{shown} (an archive: unpack it)", None
     for other in _variants():
         if re.search(rf"(?<![a-z0-9]){re.escape(other.lower())}(?![a-z0-9_])", lower):
             return 4, f"{shown} (another variant): make run WEIGHTS=official VARIANT={other}", None
-    # Its query would have to be written into the config.
-    nameable = not secret and str(path).isprintable()
-    return 2, f"{shown} (not the publisher's name)", path if nameable else None
+    return 2, f"{shown} (not the publisher's name)", path if str(path).isprintable() else None
 
 
 def _in_snapshot(snapshot: Path) -> Iterator[Miss]:
@@ -143,11 +144,6 @@ def _weights_in(folder: Path) -> Path | None:
         if index.is_file()
         else next((path for path in files if path.name == HUGGINGFACE_FILE), next(iter(files), None))
     )
-
-
-def _without_query(name: str) -> tuple[str, bool]:
-    found = QUERY.search(name)
-    return (name[: found.start()], True) if found else (name, False)
 
 
 def _variants() -> list[str]:

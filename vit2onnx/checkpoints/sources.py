@@ -20,6 +20,7 @@ from vit2onnx.checkpoints.names import (
     is_named_after,
     listed,
     without_query,
+    without_signature,
 )
 from vit2onnx.checkpoints.near_misses import near_misses
 from vit2onnx.errors import InputError
@@ -133,7 +134,8 @@ def _caches(spec: VariantSpec, environ: Mapping[str, str]) -> tuple[list[Path], 
     # By the name of the publisher's repository.
     code = part(spec.family, "architecture").REPOSITORY.rpartition("/")[2]
     caches = [torch_hub / "checkpoints", torch_hub / code / "weights", home / ".cache" / "equimo" / code]
-    return caches, _expand(environ.get("HF_HUB_CACHE") or huggingface / "hub", home)
+    hub = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or huggingface / "hub"
+    return caches, _expand(hub, home)
 
 
 def _snapshots(hub: Path, repository: str) -> list[Path]:
@@ -151,15 +153,17 @@ def _find_in(folder: Path, spec: VariantSpec, *, hub: bool = False) -> Path | No
 
 
 def _resolve_configured(spec: VariantSpec, path: Path) -> Path:
+    shown = path.parent / without_signature(path.name)
     if not path.exists():
         raise InputError(
-            f"The checkpoint configured for {spec.name} does not exist: {path}; correct the path, or remove"
+            f"The checkpoint configured for {spec.name} does not exist: {shown}; correct the path, or remove"
             f" it and put {spec.release.file} in checkpoints/."
         )
     found = _find_in(path, spec, hub=True) if path.is_dir() else path
-    if found is None or not found.name.endswith((*SUFFIXES, ".safetensors.index.json")):
+    # Not a pipe or a device, which may never end.
+    if found is None or not is_file(found) or not found.name.endswith((*SUFFIXES, ".safetensors.index.json")):
         raise InputError(
-            f"The path configured for {spec.name} holds no checkpoint: {path}; name a file that ends in"
+            f"The path configured for {spec.name} holds no checkpoint: {shown}; name a file that ends in"
             f" {', '.join(SUFFIXES)} or .safetensors.index.json, or the directory of {spec.release.file},"
             f" {HUGGINGFACE_FILE} or {HUGGINGFACE_INDEX} with all its files."
         )
