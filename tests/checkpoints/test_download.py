@@ -365,6 +365,8 @@ def test_a_proxy_that_asks_for_a_password_says_so(server, destination, monkeypat
     proxy(monkeypatch, f"http://user:{SECRET}@127.0.0.1:{server.server_port}", "HTTPS_PROXY")
     message = refusal(AWAY, destination)
     assert f"the proxy 127.0.0.1:{server.server_port} asks for a password; put it into HTTPS_PROXY" in message
+    server.status = 407
+    assert "the proxy asks for a password" in refusal(server.url(), destination)
 
 
 def test_a_proxy_that_is_not_there_says_so(destination, monkeypatch):

@@ -206,6 +206,12 @@ def test_an_endpoint_is_shown_without_its_password(hub, monkeypatch):
     assert "it answered 418 at https://hub.example.test/, which HF_ENDPOINT names" in refusal()
 
 
+@pytest.mark.parametrize("address", ["huggingface.co", "ftp://hub.example.test", "http://[", f"{SECRET} x", "https://"])
+def test_an_endpoint_that_is_none_says_so(hub, monkeypatch, address):
+    set_endpoint(monkeypatch, address)
+    assert "HF_ENDPOINT is no address of the web; write it as https://HOST" in refusal()
+
+
 def test_a_name_that_no_repository_has_says_so(hub):
     with pytest.raises(InputError, match="this is no name of a repository; correct release"):
         download_huggingface("a//b", token=None, sizes=SIZES)

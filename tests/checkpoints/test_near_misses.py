@@ -50,7 +50,15 @@ def test_where_there_is_nothing_nothing_is_told():
 
 
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "pytorch_model.bin", "my run/best.ckpt", "last.PT", "m/model.safetensors.index.json"]
+    "name",
+    [
+        "model.safetensors",
+        "pytorch_model.bin",
+        "my run/best.ckpt",
+        "last.PT",
+        "a/b/c/x.pth",
+        "m/model.safetensors.index.json",
+    ],
 )
 def test_a_file_under_another_name_is_told_with_the_lines_that_take_it(name):
     put(f"checkpoints/{name}")
@@ -192,6 +200,14 @@ def test_why_no_link_serves_is_told(text, says):
     assert says in told
     put("config/links.txt", "")
     assert f"VIT2ONNX_LINKS: {says}" in missed(VIT2ONNX_LINKS=text) or not says or "which hide" in says
+
+
+@pytest.mark.parametrize("name", ["config/links.txt.txt", "config/links.eml", "config/links", "links.txt"])
+def test_a_file_that_is_named_nearly_as_the_links_is_told(name):
+    put(name, LINK)
+    assert f"{name} (not read): mv {name} config/links.txt" in missed()
+    Path(name).rename("config/links.txt") if name != "links.txt" else put("config/links.txt", LINK)
+    assert missed() == ""
 
 
 def test_a_link_that_serves_is_not_told_and_a_file_beside_it_is():

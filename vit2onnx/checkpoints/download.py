@@ -141,7 +141,7 @@ def _receive(url: str, part: Path, origin: Path, sizes: range, progress: bool) -
             if span is None or int(span[1]) != start:
                 part.unlink()
                 raise _interrupted(f"the server does not continue a part of {start} bytes")
-        _check_status(status, shown)
+        _check_status(status, url)
         # Not unpacked, because a little that is packed can be without an end, and has no ranges.
         if response.headers.get("Content-Encoding", "").lower() not in ("", "identity"):
             raise InputError(
@@ -203,7 +203,10 @@ def _interrupted(text: str) -> _InterruptedError:
     return _InterruptedError(Cause(text, "run again", lasting=False))
 
 
-def _check_status(status: int, shown: str) -> None:
+def _check_status(status: int, url: str) -> None:
+    shown = without_query(url)
+    if status == 407:
+        raise InputError(f"{shown}: {cause_on_network(OSError('407 Proxy Authentication Required'), url)}.")
     if status in (401, 403, 410):
         raise InputError(
             f"{shown} answered {status}: the link has expired, is incomplete or was refused; ask the"

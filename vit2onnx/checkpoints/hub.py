@@ -105,6 +105,8 @@ def _cause(error: Exception, repo_id: str) -> Cause:
 
     page = f"https://huggingface.co/{repo_id}"
     own = constants.ENDPOINT != "https://huggingface.co"
+    if own and not re.fullmatch(r"https?://[\w.:@-]+(/\S*)?", constants.ENDPOINT):
+        return Cause("HF_ENDPOINT is no address of the web", "write it as https://HOST, or unset it")
     at = f" at {without_query(constants.ENDPOINT)}, which HF_ENDPOINT names" if own else ""
     if refusal := next((one for one in errors if isinstance(one, HfHubHTTPError)), None):
         return _cause_of_refusal(refusal, page, at)

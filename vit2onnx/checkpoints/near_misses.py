@@ -6,6 +6,7 @@ Looks at names and sizes only. A link's signature, also as a part of a file's na
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -32,12 +33,21 @@ Miss = tuple[int, str, Path | None]
 
 
 def near_misses(
-    spec: VariantSpec, *, folder: Path, caches: list[Path], snapshots: list[Path], links: dict[str, list[str]]
+    spec: VariantSpec,
+    *,
+    folder: Path,
+    caches: list[Path],
+    snapshots: list[Path],
+    links: dict[str, list[str]] | None,
+    links_file: Path,
 ) -> str:
     """A few lines on what is in the user's folder, in caches and in texts with links, or "" if there is nothing.
 
-    In caches, which other programs use too, only what is the variant's by its name counts.
+    In caches, which other programs use too, only what is the variant's by its name counts. `links` are by the name of
+    their text, or None if one of them serves; without any, files that are named nearly as `links_file` are told.
     """
+    nearly = [*links_file.parent.glob(f"{links_file.stem}*"), Path(links_file.name), Path(links_file.stem)]
+    strays = [path for path in nearly if links == {} and path != links_file and path.is_file()]
     found = [miss for path in listed(folder)[:MOST_NAMES] if (miss := _in_folder(spec, path))]
     for cache in caches:
         found += [
@@ -45,8 +55,12 @@ def near_misses(
         ]
     for snapshot in snapshots[:MOST_NAMES]:
         found += _in_snapshot(snapshot)
-    for text, urls in links.items():
+    for text, urls in (links or {}).items():
         found += _in_links(spec, text, urls)
+    for stray in strays:
+        found.append(
+            (1, f"{_printable(stray)} (not read): mv {_printable(shlex.quote(str(stray)))} {links_file}", None)
+        )
     if not found:
         return ""
     found.sort(key=lambda miss: miss[0])
@@ -137,8 +151,9 @@ def _own(spec: VariantSpec, name: str) -> re.Match[str] | None:
 
 def _weights_in(folder: Path) -> Path | None:
     """The checkpoint in a folder, as tools for the hub leave it: its index, its only file, or the first."""
-    files = [path for path in listed(folder)[:MOST_NAMES] if path.suffix in SUFFIXES and path.is_file()]
-    index = folder / HUGGINGFACE_INDEX
+    inside = sorted(islice(folder.rglob("*"), MOST_NAMES), key=lambda path: (len(path.parts), path))
+    files = [path for path in inside if path.suffix in SUFFIXES and path.is_file()]
+    index = (files[0].parent if files else folder) / HUGGINGFACE_INDEX
     return (
         index
         if index.is_file()

@@ -69,7 +69,8 @@ def locate(
             *_snapshots(hub, spec.release.huggingface),
             *_snapshots(hub, f"timm/{spec.release.timm.replace('.', '*.')}"),
         ],
-        links={} if link else _links(links_file, environ),
+        links=None if link else _links(links_file, environ),
+        links_file=links_file,
     )
     return Source("link", link, missed) if link else Source("huggingface", spec.release.huggingface, missed)
 
