@@ -101,7 +101,7 @@ def test_a_name_that_is_nearly_the_publishers_comes_with_the_line_that_mends_it(
     [
         (f"{OFFICIAL}.crdownload", b"w", "a download that has not finished"),
         (f"{OFFICIAL}.part", b"w", "a download that has not finished"),
-        (f"{OFFICIAL}{QUERY}.tmp", b"w", "mv "),
+        (f"{OFFICIAL}{QUERY}.tmp", b"w", "a download that has not finished"),
         (OFFICIAL, b"", "a download that has not finished"),
         ("model.safetensors", b"", "a download that has not finished"),
         ("weights.zip", b"w", "an archive: unpack it"),
@@ -190,6 +190,7 @@ def test_a_revision_that_lacks_files_comes_with_the_command_that_completes_it():
         ),
         ("Thank you for your interest. https://example.test/", "no link to a checkpoint"),
         ("I pasted nothing useful", "no link to a checkpoint"),
+        (f"https://click.example.test/s3cr3t {LINK.replace(NAME, PLUS)}", "links of other variants only"),
         (" \n", ""),
     ],
 )

@@ -3,6 +3,7 @@
 Looks at names and sizes only. A link's signature, also as a part of a file's name, is never shown.
 """
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ def near_misses(
     if path := next((path for _, _, path in found[:MOST_LINES] if path), None):
         lines += [
             f"  Line of the config that takes a file for the publisher's: official: {{checkpoints: {{{spec.name}:"
-            f' "{path}"}}}}',
+            f" {json.dumps(str(path), ensure_ascii=False)}}}}}",
             f"  Command for one that you trained yourself: make run CHECKPOINT={shlex.quote(str(path))}",
         ]
     return "\n".join(["Found and not taken:", *lines])
@@ -93,13 +94,13 @@ def _in_folder(spec: VariantSpec, path: Path) -> Miss | None:
     weights = own or bool(re.search("|".join(map(re.escape, SUFFIXES)), lower))
     if not path.is_file() or not (weights or lower.endswith(ARCHIVES)):
         return None
-    if lower.endswith(ARRIVING) or not path.stat().st_size:
+    if path.name.lower().endswith(ARRIVING) or not path.stat().st_size:
         return 1, f"{shown} (a download that has not finished: wait for it, or delete it)", None
     if own or secret:
         target = path.with_name(name)
         if own:
             suffix = next((suffix for suffix in SUFFIXES if suffix in lower), Path(spec.release.file).suffix)
-            target = path.with_name(f"{spec.name}{own[1] or ''}{suffix}".lower())
+            target = path.with_name(f"{spec.name}{(own[1] or '').lower()}{suffix}")
         old = f"{shlex.quote(str(path.with_name(name)))}?*" if secret else shlex.quote(str(path))
         move = _printable(f"mv {old} {shlex.quote(str(target))}")
         return 0 if own else 2, f"{shown} (not {'exactly ' if own else ''}the publisher's name): {move}", None
@@ -127,20 +128,17 @@ def _in_links(spec: VariantSpec, text: str, urls: list[str]) -> Iterator[Miss]:
     """Why the links of a text are not taken."""
     paths = [unquote(urlsplit(url).path) for url in urls]
     hosts = {host for url in urls if (host := urlsplit(url).hostname) and GATEWAYS.search(host)}
-    if any(_own(spec, path.rpartition("/")[2]) and not is_whole(url) for url, path in zip(urls, paths, strict=True)):
-        yield 0, f"{text}: the link of {spec.name} is cut off; copy all of it, up to its Key-Pair-Id", None
+    own = [url for url, path in zip(urls, paths, strict=True) if _own(spec, path.rpartition("/")[2])]
     others = [name for name in _variants() if any(f"/{name}" in path for path in paths) and name != spec.name]
-    if hosts:
-        yield (
-            1,
-            f"{text}: links of {', '.join(sorted(hosts)[:3])}, which hide the publisher's address; open the link in a"
-            " browser and copy the address that it leads to, or download the file there",
-            None,
-        )
+    if not all(map(is_whole, own)):
+        yield 0, f"{text}: the link of {spec.name} is cut off; copy all of it, up to its Key-Pair-Id", None
     elif others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         yield 4, f"{text}: links of other variants only ({', '.join(others[:3])}{more})", None
-    elif not any(_own(spec, path.rpartition("/")[2]) for path in paths):
+    elif hosts:
+        hidden = f"links of {', '.join(sorted(hosts)[:3])}, which hide the publisher's address"
+        yield 1, f"{text}: {hidden}; open one in a browser and download the file, or copy the address there", None
+    elif not own:
         yield 3, f"{text}: no link to a checkpoint", None
 
 
@@ -153,12 +151,9 @@ def _weights_in(folder: Path) -> Path | None:
     """The checkpoint in a folder, as tools for the hub leave it: its index, its only file, or the first."""
     inside = sorted(islice(folder.rglob("*"), MOST_NAMES), key=lambda path: (len(path.parts), path))
     files = [path for path in inside if path.suffix in SUFFIXES and path.is_file()]
+    files.sort(key=lambda path: path.name != HUGGINGFACE_FILE)
     index = (files[0].parent if files else folder) / HUGGINGFACE_INDEX
-    return (
-        index
-        if index.is_file()
-        else next((path for path in files if path.name == HUGGINGFACE_FILE), next(iter(files), None))
-    )
+    return index if index.is_file() else next(iter(files), None)
 
 
 def _variants() -> list[str]:
