@@ -17,6 +17,7 @@ from vit2onnx.checkpoints.names import SUFFIXES
 
 URL = r"(?a:[\w.~:/?#@!$&*+,;=%-]+)"
 LINK = f"(?i:https?://){URL}"
+LONGEST = 1 << 14
 # Byte order marks; the longer ones first, because UTF-32's begins with UTF-16's.
 MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -72,8 +73,8 @@ def _links_in_block(block: str) -> Iterator[str]:
     if "=3D" in block.upper() and not re.search(r"=(?![0-9A-Fa-f]{2}|[ \t]*\n|$)", block):
         block = quopri.decodestring(block.encode()).decode("utf-8", "replace")
     for url in re.findall(LINK, _unescaped("\n".join(_unwrapped(block)))):
-        # Again, because what was encoded in it can be anything.
-        if original := re.match(LINK, _original(url)):
+        # Matched again, because what was encoded in it can be anything.
+        if len(url) <= LONGEST and (original := re.match(LINK, _original(url))):
             yield original[0].rstrip(".,:;!?*")
 
 
@@ -97,7 +98,7 @@ def _unwrapped(block: str) -> list[str]:
     for before, line in pairwise(lines):
         begun = max(joined[-1].lower().rfind(scheme) for scheme in ("http://", "https://"))
         url = joined[-1][begun:] if begun >= 0 else ""
-        if re.fullmatch(LINK, url) and _goes_on(url, line, len(before) == width):
+        if len(url) <= LONGEST and re.fullmatch(LINK, url) and _goes_on(url, line, len(before) == width):
             # A break of quoted-printable, unless it is the = between a parameter and its value.
             own = re.search("[?&](Policy|Signature|Key-Pair-Id|Expires)=$", url) and line[0] != "="
             joined[-1] = (url if own else url.removesuffix("=")).join((joined[-1][:begun], line))
@@ -151,7 +152,7 @@ def _proofpoint2(url: str) -> str:
 
 def _proofpoint3(url: str) -> str:
     """A link in which * stands for one character, and ** with a letter for several, which follow in base64."""
-    found = re.search(r"//urldefense\.\w+/v3/__(.+?)__;(.*?)!", url)
+    found = re.match(r"https?://urldefense\.\w+/v3/__(.+?)__;(.*?)!", url)
     if not found:
         return ""
     characters = iter(_from_base64(found[2]).decode("utf-8", "replace"))
