@@ -189,6 +189,7 @@ def test_a_revision_that_lacks_files_comes_with_the_command_that_completes_it():
             "links of click.example",
         ),
         ("Thank you for your interest. https://example.test/", "no link to a checkpoint"),
+        ("https://urldefense.proohttps-3a__host-3fsignature-3ds3cr3t~x", "no link to a checkpoint"),
         ("I pasted nothing useful", "no link to a checkpoint"),
         (f"https://click.example.test/s3cr3t {LINK.replace(NAME, PLUS)}", "links of other variants only"),
         (" \n", ""),

@@ -127,7 +127,8 @@ def _in_snapshot(snapshot: Path) -> Iterator[Miss]:
 def _in_links(spec: VariantSpec, text: str, urls: list[str]) -> Iterator[Miss]:
     """Why the links of a text are not taken."""
     paths = [unquote(urlsplit(url).path) for url in urls]
-    hosts = {host for url in urls if (host := urlsplit(url).hostname) and GATEWAYS.search(host)}
+    hosts = {host for url in urls if re.fullmatch(r"[a-z0-9.-]{4,60}", host := urlsplit(url).hostname or "")}
+    gateways = sorted(filter(GATEWAYS.search, hosts))
     own = [url for url, path in zip(urls, paths, strict=True) if _own(spec, path.rpartition("/")[2])]
     others = [name for name in _variants() if any(f"/{name}" in path for path in paths) and name != spec.name]
     if not all(map(is_whole, own)):
@@ -135,8 +136,8 @@ def _in_links(spec: VariantSpec, text: str, urls: list[str]) -> Iterator[Miss]:
     elif others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         yield 4, f"{text}: links of other variants only ({', '.join(others[:3])}{more})", None
-    elif hosts:
-        hidden = f"links of {', '.join(sorted(hosts)[:3])}, which hide the publisher's address"
+    elif gateways:
+        hidden = f"links of {', '.join(gateways[:3])}, which hide the publisher's address"
         yield 1, f"{text}: {hidden}; open one in a browser and download the file, or copy the address there", None
     elif not own:
         yield 3, f"{text}: no link to a checkpoint", None
