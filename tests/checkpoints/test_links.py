@@ -130,6 +130,7 @@ FORMS = {
     "cisco": f"https://secure-web.cisco.com/1aBc-_d/{quote(LINK, safe='')}",
     "sophos": f"https://eu-west-1.protection.sophos.com?d=llamameta.net&u={base64.b64encode(LINK.encode()).decode()}&i=x",
     "a service that does not encode": f"https://redirect.example.test/?{LINK}",
+    "encoded in part": f"https://click.example.test/?u={quote(LINK, safe=':')}&x=1",
     "two services": safelinks(proofpoint2(LINK)),
     "encoded twice": f"https://click.example.test/?target={quote(quote(LINK, safe=''), safe='')}",
     "rich text": rf'{{\rtf1\ansi {{\field{{\*\fldinst{{HYPERLINK "{LINK}"}}}}}}}}',

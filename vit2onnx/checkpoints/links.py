@@ -130,8 +130,8 @@ def _original(url: str) -> str:
 
 def _nested(url: str) -> str:
     """A link in a parameter or at the end of the path, plain, percent-encoded or in base64."""
-    if found := re.search(r"(?i)https?(:|%(?:25)*3A)(?:/|%(?:25)*2F){2}.*", url[8:]):
-        if found[1] == ":":
+    if found := re.search(r"(?i)(https?(?::|%(?:25)*3A)(?:/|%(?:25)*2F){2}).*", url[8:]):
+        if "%" not in found[1]:
             return found[0]
         inner = re.split("[&#]", found[0])[0]
         while not re.match("(?i)https?://", inner):
