@@ -20,9 +20,15 @@ SAFETENSORS_DTYPES = {
     **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
     **{f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }
-# An index of shards names one file per tensor, or one shard is told by its number.
+# The name of a checkpoint among the results. An index names the shard of every tensor; a shard has a number.
+LINK = "checkpoint"
 INDEX_SUFFIX = ".index.json"
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+
+
+def followed(path: Path) -> Path:
+    """Where the link `checkpoint` among the results leads, because shards lie beside their index and not beside it."""
+    return path.parent / path.readlink() if path.name == LINK and path.is_symlink() else path
 
 
 def read_heads(path: Path) -> dict[str, Head]:
@@ -32,6 +38,7 @@ def read_heads(path: Path) -> dict[str, Head]:
     In nested mappings a name is the path to the tensor, joined with dots. Raises `InputError` for anything else: an
     empty or truncated file, a web page, a Git LFS pointer, a pickle that holds more than tensors.
     """
+    path = followed(path)
     if not path.is_file():
         raise InputError(
             f"{path} is {'no file' if path.exists() else 'not there'}; name the file of a checkpoint, or its folder."
@@ -59,6 +66,7 @@ def read_heads(path: Path) -> dict[str, Head]:
 
 def files_of(path: Path) -> list[Path]:
     """The files of a checkpoint: itself, or its index and all shards. Raises `InputError` if one is missing."""
+    path = followed(path)
     shards = _shards(path)
     return [path, *shards] if path.name.endswith(INDEX_SUFFIX) else shards
 

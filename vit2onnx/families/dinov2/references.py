@@ -17,7 +17,7 @@ from torch import nn
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from vit2onnx.families.dinov2.architecture import REPOSITORY, Architecture
-from vit2onnx.families.preparation import Channels, Prepare, cropping_preparations
+from vit2onnx.families.preparation import Channels, Prepare, cropping_preparations, own_preparations
 from vit2onnx.families.reference import (
     META_PARTS,
     TRANSFORMERS_PARTS,
@@ -185,6 +185,19 @@ def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor]
     return Reference(model, state, partial(transformers_steps, model), in_double, natively if differs else None)
 
 
+def from_transformers(spec: VariantSpec, model: nn.Module, state: Mapping[str, Reader]) -> Reference:
+    """A model that transformers has built and filled by itself."""
+    arch: Architecture = spec.architecture  # type: ignore[assignment]
+    embeddings, own = model.embeddings, dict(state)
+    add_position(own, "embeddings.cls_token", "embeddings.position_embeddings")
+
+    def in_double_precision(_: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return resized(embeddings.position_embeddings, (height // arch.patch_size, width // arch.patch_size), arch)
+
+    in_double = partial(_resize_with, embeddings, in_double_precision)
+    return Reference(model, own, partial(transformers_steps, model), in_double)
+
+
 def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
     """The publisher's model, without memory for its weights. Raises `InputError` if there is no clone of its code."""
     import_from(repository, "dinov2/models/vision_transformer.py", REPOSITORY)
@@ -245,11 +258,11 @@ def publisher(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], r
 REFERENCES = {"transformers": transformers, "publisher": publisher}
 
 
-def published_constants(_: VariantSpec) -> tuple[Channels, Channels]:
+def published_constants(spec: VariantSpec) -> tuple[Channels, Channels]:
     """Mean and standard deviation per channel that the publisher names."""
-    return PUBLISHED
+    return PUBLISHED if spec.released else (spec.preprocessing.mean, spec.preprocessing.std)
 
 
-def preparations(_: VariantSpec) -> dict[str, Prepare]:
+def preparations(spec: VariantSpec) -> dict[str, Prepare]:
     """By name, how the publisher and transformers prepare photographs."""
-    return cropping_preparations(*PUBLISHED, SHOWN)
+    return cropping_preparations(*PUBLISHED, SHOWN) if spec.released else own_preparations(spec.preprocessing)

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
 
 from vit2onnx.families.dinov3_convnext.architecture import REPOSITORY, Architecture
-from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations
+from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations, own_preparations
 from vit2onnx.families.reference import (
     Reader,
     Reference,
@@ -137,6 +137,11 @@ def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor]
     return Reference(model, state, partial(transformers_steps, model))
 
 
+def from_transformers(_: VariantSpec, model: nn.Module, state: Mapping[str, Reader]) -> Reference:
+    """A model that transformers has built and filled by itself."""
+    return Reference(model, state, partial(transformers_steps, model))
+
+
 def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
     """The publisher's model, without memory for its weights. Raises `InputError` if there is no clone of its code."""
     import_from(repository, "dinov3/models/convnext.py", REPOSITORY)
@@ -184,11 +189,13 @@ def publisher(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], r
 REFERENCES = {"transformers": transformers, "publisher": publisher}
 
 
-def published_constants(_: VariantSpec) -> tuple[Channels, Channels]:
+def published_constants(spec: VariantSpec) -> tuple[Channels, Channels]:
     """Mean and standard deviation per channel that the publisher names for the releases."""
-    return PUBLISHED
+    return PUBLISHED if spec.released else (spec.preprocessing.mean, spec.preprocessing.std)
 
 
 def preparations(spec: VariantSpec) -> dict[str, Prepare]:
     """By name, how the publisher and transformers prepare photographs."""
+    if spec.released is None:
+        return own_preparations(spec.preprocessing)
     return bilinear_preparations(*published_constants(spec))

@@ -15,7 +15,7 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import get_patches_cente
 
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_vit.architecture import REPOSITORY, Architecture
-from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations
+from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations, own_preparations
 from vit2onnx.families.reference import (
     META_PARTS,
     TRANSFORMERS_PARTS,
@@ -186,6 +186,16 @@ def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor]
     return Reference(model, state, partial(transformers_steps, model), in_double, natively if is_other else None)
 
 
+def from_transformers(spec: VariantSpec, model: nn.Module, state: Mapping[str, Reader]) -> Reference:
+    """A model that transformers has built and filled by itself."""
+    arch: Architecture = spec.architecture  # type: ignore[assignment]
+
+    def in_double() -> None:
+        model.rope_embeddings = DoubleRope(rope_periods(arch, {}), arch.patch_size)
+
+    return Reference(model, state, partial(transformers_steps, model), in_double)
+
+
 def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
     """The publisher's model, without memory for its weights. Raises `InputError` if there is no clone of its code."""
     import_from(repository, "dinov3/models/vision_transformer.py", REPOSITORY)
@@ -250,9 +260,13 @@ REFERENCES = {"transformers": transformers, "publisher": publisher}
 
 def published_constants(spec: VariantSpec) -> tuple[Channels, Channels]:
     """Mean and standard deviation per channel that the publisher names for a release."""
+    if spec.released is None:
+        return spec.preprocessing.mean, spec.preprocessing.std
     return next(constants for data, constants in PUBLISHED.items() if data in spec.release.file)
 
 
 def preparations(spec: VariantSpec) -> dict[str, Prepare]:
     """By name, how the publisher and transformers prepare photographs."""
+    if spec.released is None:
+        return own_preparations(spec.preprocessing)
     return bilinear_preparations(*published_constants(spec))
