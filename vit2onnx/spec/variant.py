@@ -26,6 +26,11 @@ class Architecture:
         raise NotImplementedError
 
     @property
+    def trunk_parameters(self) -> int:
+        """Weights of all layers, without their biases and norms."""
+        raise NotImplementedError
+
+    @property
     def telling_sizes(self) -> tuple[tuple[int, int], ...]:
         """Heights and widths at which a model computes in another way than at others, so that they must be compared."""
         return ()

@@ -19,6 +19,7 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 from vit2onnx.families.dinov2.architecture import REPOSITORY, Architecture
 from vit2onnx.families.preparation import Channels, Prepare, cropping_preparations, own_preparations
 from vit2onnx.families.reference import (
+    HIDDEN_ACTS,
     META_PARTS,
     TRANSFORMERS_PARTS,
     Reader,
@@ -65,6 +66,14 @@ QKV = (r"\.attn\.qkv\.", ("attention.q_proj", "attention.k_proj", "attention.v_p
 W12 = (r"\.mlp\.(w12|weights_in|fc1)\.", ("mlp.gate_proj", "mlp.up_proj"))
 DOWN = r"\.mlp\.(w3|weights_out|fc2)\."
 
+# Activations as its publisher's code takes them; in a SwiGLU it has its own.
+ACT_LAYERS: Mapping[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+}
+
 # Mean and standard deviation that the publisher names, kept apart from those of config/variants, which are to be
 # checked; and how much of a photograph the input shows: the central 224 of 256 pixels.
 PUBLISHED = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -97,7 +106,7 @@ def transformers_model(arch: Architecture) -> nn.Module:
         "mlp_ratio": round(arch.ffn_hidden / arch.embed_dim * (1.5 if arch.ffn == "swiglu" else 1.0)),
         "use_swiglu_ffn": arch.ffn == "swiglu",
         "layer_norm_eps": arch.norm_eps,
-        "hidden_act": "gelu",
+        "hidden_act": HIDDEN_ACTS[arch.act],
         "qkv_bias": True,
         "attn_implementation": "sdpa",
     }
@@ -217,6 +226,7 @@ def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
             mlp_ratio=arch.ffn_hidden / arch.embed_dim * (1.5 if arch.ffn == "swiglu" else 1.0),
             ffn_layer="swiglufused" if arch.ffn == "swiglu" else arch.ffn,
             init_values=1.0,
+            act_layer=ACT_LAYERS[arch.act],
             block_fn=partial(NestedTensorBlock, attn_class=MemEffAttention),
             block_chunks=0,
             num_register_tokens=arch.num_registers,
