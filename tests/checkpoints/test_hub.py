@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import logging
+import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_shards_are_brought_together_and_found_again(hub, tmp_path):
 @pytest.mark.parametrize("name", ["../../x.safetensors", "/tmp/x.safetensors", "a/b.safetensors", "x.bin", "..", ""])
 def test_a_shard_by_a_name_that_leads_elsewhere_is_refused(hub, name):
     hub.files, hub.etags = {INDEX: index_of(SHARDS[0], name), SHARDS[0]: b"weights"}, True
-    assert "is no index of a sharded checkpoint" in refusal()
+    assert re.search("names a shard in another folder|names too many files, or some that are no shards", refusal())
     assert not any(SHARDS[0] in path for path in hub.paths)
 
 

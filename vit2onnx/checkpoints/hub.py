@@ -24,15 +24,16 @@ from huggingface_hub.errors import (
 
 from vit2onnx.checkpoints.bounds import check_bytes, check_room
 from vit2onnx.checkpoints.causes import Cause, cause_on_disk, cause_on_network, chain, logging_off
+from vit2onnx.checkpoints.heads import shards_of
 from vit2onnx.checkpoints.names import (
     HUGGINGFACE_FILE,
     HUGGINGFACE_INDEX,
-    MOST_INDEX_BYTES,
-    shards_of,
     without_query,
 )
+from vit2onnx.checkpoints.torch_file import LONGEST_HEAD
 from vit2onnx.errors import InputError
 
+MOST_SHARDS = 1000
 TOKENS = "https://huggingface.co/settings/tokens"
 
 
@@ -77,11 +78,13 @@ def _download(repo_id: str, token: str | None, sizes: range) -> Path:
         pass
     else:
         return Path(get(HUGGINGFACE_FILE))
-    _check([get(HUGGINGFACE_INDEX, dry_run=True)], f"{HUGGINGFACE_INDEX} of {repo_id}", range(MOST_INDEX_BYTES))
+    _check([get(HUGGINGFACE_INDEX, dry_run=True)], f"{HUGGINGFACE_INDEX} of {repo_id}", range(LONGEST_HEAD))
     index = Path(get(HUGGINGFACE_INDEX))
     # All of one revision, whatever is uploaded meanwhile.
     get = partial(get, revision=index.parent.name)
     shards = shards_of(index)
+    if len(shards) > MOST_SHARDS or not all(re.fullmatch(r"\w[\w.-]*\.safetensors", name) for name in shards):
+        raise InputError(f"{index} names too many files, or some that are no shards; use another repository.")
     _check([get(name, dry_run=True) for name in shards], repo_id, sizes)
     for name in shards:
         get(name)

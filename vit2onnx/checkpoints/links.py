@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from vit2onnx.checkpoints.names import SUFFIXES
+from vit2onnx.checkpoints.own import SUFFIXES
 
 URL = r"(?a:[\w.~:/?#@!$&*+,;=%-]+)"
 LINK = f"(?i:https?://){URL}"

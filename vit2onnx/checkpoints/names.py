@@ -1,25 +1,23 @@
-"""The names that checkpoints have: at their publishers, on the Hugging Face hub, and in several files.
+"""The names that checkpoints have at their publishers and on the Hugging Face hub.
 
 Standard library only, because the Snakefile imports this module.
 """
 
-import json
 import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from vit2onnx.checkpoints.heads import files_of
+from vit2onnx.checkpoints.own import SUFFIXES
 from vit2onnx.errors import InputError
 from vit2onnx.spec.variant import VariantSpec
 
-SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".ckpt")
 HUGGINGFACE_FILE = "model.safetensors"
 # What stands in place of that file where its tensors are in several: says which tensor is in which file.
 HUGGINGFACE_INDEX = "model.safetensors.index.json"
 # A name that was made of a link with its query, and where the query begins. Windows has no ? in names.
 QUERIED = re.compile(r"\?|%3F|(?:Policy|Signature|Key-Pair-Id|Expires|X-Amz-\w+|token)=", re.IGNORECASE)
 QUERY = re.compile(r"[?@&]|%3F|\W?[\w-]+=", re.IGNORECASE)
-MOST_INDEX_BYTES = 1 << 26
-MOST_SHARDS = 1000
 
 
 def is_named_after(spec: VariantSpec, path: str) -> bool:
@@ -40,26 +38,10 @@ def without_signature(name: str) -> str:
     return name[: query.start()] if query else name
 
 
-def shards_of(index: Path) -> list[str]:
-    """The names of the files that an index names, which lie beside it.
-
-    Raises `InputError` if it is no index, or if a name leads elsewhere.
-    """
-    try:
-        with index.open("rb") as file:
-            found = json.loads(file.read(MOST_INDEX_BYTES))["weight_map"].values()
-        names = sorted({str(name) for name in found})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        names = []
-    if not 0 < len(names) <= MOST_SHARDS or not all(re.fullmatch(r"\w[\w.-]*\.safetensors", name) for name in names):
-        raise InputError(f"{index} is no index of a sharded checkpoint; download it again.")
-    return names
-
-
 def is_complete(index: Path) -> bool:
     """Whether all files that an index names lie beside it."""
     try:
-        return all(is_file(index.with_name(name)) for name in shards_of(index))
+        return index.is_file() and all(map(is_file, files_of(index)))
     except InputError:
         return False
 

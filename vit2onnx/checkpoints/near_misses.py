@@ -15,11 +15,11 @@ from vit2onnx.checkpoints.links import is_whole
 from vit2onnx.checkpoints.names import (
     HUGGINGFACE_FILE,
     HUGGINGFACE_INDEX,
-    SUFFIXES,
     is_complete,
     listed,
     without_signature,
 )
+from vit2onnx.checkpoints.own import SUFFIXES
 from vit2onnx.spec.variant import VariantSpec
 
 MOST_LINES, MOST_NAMES = 5, 1000

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from vit2onnx.checkpoints.heads import INDEX_SUFFIX
 from vit2onnx.checkpoints.links import is_whole, links_in
 from vit2onnx.checkpoints.names import (
     HUGGINGFACE_FILE,
     HUGGINGFACE_INDEX,
-    SUFFIXES,
     is_complete,
     is_file,
     is_named_after,
@@ -23,6 +23,7 @@ from vit2onnx.checkpoints.names import (
     without_signature,
 )
 from vit2onnx.checkpoints.near_misses import near_misses
+from vit2onnx.checkpoints.own import SUFFIXES, file_of
 from vit2onnx.errors import InputError
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
@@ -160,13 +161,12 @@ def _resolve_configured(spec: VariantSpec, path: Path) -> Path:
             f"The checkpoint configured for {spec.name} does not exist: {shown}; correct the path, or remove"
             f" it and put {spec.release.file} in checkpoints/."
         )
-    found = _find_in(path, spec, hub=True) if path.is_dir() else path
+    found = _find_in(path, spec) or file_of(path) if path.is_dir() else path
     # Not a pipe or a device, which may never end.
-    if found is None or not is_file(found) or not found.name.endswith((*SUFFIXES, ".safetensors.index.json")):
+    if not is_file(found) or not found.name.endswith((*SUFFIXES, INDEX_SUFFIX)):
         raise InputError(
             f"The path configured for {spec.name} holds no checkpoint: {shown}; name a file that ends in"
-            f" {', '.join(SUFFIXES)} or .safetensors.index.json, or the directory of {spec.release.file},"
-            f" {HUGGINGFACE_FILE} or {HUGGINGFACE_INDEX} with all its files."
+            f" {', '.join(SUFFIXES)} or {INDEX_SUFFIX}, or its directory."
         )
     return found
 
