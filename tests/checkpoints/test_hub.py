@@ -188,6 +188,14 @@ def test_each_refusal_has_its_own_sentence(hub, status, code, said, token, says)
     assert "weights: synthetic" in message
 
 
+@pytest.mark.parametrize(("code", "named"), [("GatedRepo", True), ("RepoNotFound", False)])
+def test_a_refusal_names_a_copy_that_needs_no_request(hub, code, named):
+    hub.status, hub.headers = 403, {"X-Error-Code": code}
+    with pytest.raises(InputError) as caught:
+        download_huggingface(REPOSITORY, token=SECRET, sizes=SIZES, copy="timm/x")
+    assert (".venv/bin/hf download timm/x model.safetensors; then run again" in str(caught.value)) == named
+
+
 def test_an_offline_hub_says_which_variable_makes_it_so(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set, and the file is not in the cache; unset it" in refusal()

@@ -51,7 +51,8 @@ def obtain(spec: VariantSpec, source: Source, *, folder: Path) -> Path:
     sizes = sizes_of(spec.parameters)
     try:
         if source.kind == "huggingface":
-            return download_huggingface(source.location, token=os.environ.get("HF_TOKEN"), sizes=sizes)
+            copy = f"timm/{spec.release.timm}"
+            return download_huggingface(source.location, token=os.environ.get("HF_TOKEN"), sizes=sizes, copy=copy)
         path = folder / PurePosixPath(unquote(source.shown)).name
         download_link(source.location, path, sizes=sizes)
     except InputError as error:

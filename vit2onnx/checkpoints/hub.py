@@ -37,11 +37,12 @@ MOST_SHARDS = 1000
 TOKENS = "https://huggingface.co/settings/tokens"
 
 
-def download_huggingface(repo_id: str, *, token: str | None, sizes: range) -> Path:
+def download_huggingface(repo_id: str, *, token: str | None, sizes: range, copy: str = "") -> Path:
     """Download `model.safetensors` of a repository into Hugging Face's cache and return its path there.
 
     Where the repository has its tensors in several files, downloads all of them and returns the path of their index.
-    `sizes` are the bytes that the checkpoint may have. Without a token the library's own login serves. Raises
+    `sizes` are the bytes that the checkpoint may have, and `copy` is a repository with a copy that needs no request,
+    which a refusal names. Without a token the library's own login serves. Raises
     `InputError` when the hub does not give the checkpoint.
     """
     token = cleaned(token)
@@ -54,9 +55,17 @@ def download_huggingface(repo_id: str, *, token: str | None, sizes: range) -> Pa
     # Any, because an exception of any kind may quote the token.
     except Exception as error:
         cause = _cause(error, repo_id)
+        gated = copy and any(isinstance(one, GatedRepoError) for one in chain(error))
+    # Not its path, because where the cache is depends on the machine.
+    open_copy = (
+        f" A copy that needs no request: .venv/bin/hf download {copy} {HUGGINGFACE_FILE}; then run again, and what is"
+        " found and not taken will name it."
+        if gated
+        else ""
+    )
     raise InputError(
-        f"Hugging Face did not give {repo_id}: {cause}. Or put the official file in checkpoints/; with no access"
-        " at all, `weights: synthetic` runs the whole workflow."
+        f"Hugging Face did not give {repo_id}: {cause}.{open_copy} Or put the official file in checkpoints/; with"
+        " no access at all, `weights: synthetic` runs the whole workflow."
     )
 
 

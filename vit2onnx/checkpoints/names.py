@@ -42,7 +42,7 @@ def is_complete(index: Path) -> bool:
     """Whether all files that an index names lie beside it."""
     try:
         return index.is_file() and all(map(is_file, files_of(index)))
-    except InputError:
+    except (InputError, OSError):
         return False
 
 
