@@ -117,6 +117,8 @@ def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
 
 def backbone_of(path: Path, heads: Mapping[str, Head], wanted: str | None = None) -> Backbone:
     """The only backbone of a checkpoint, or the one whose prefix is `wanted`. Raises `InputError` otherwise."""
+    if any(".lora_" in name for name in heads):
+        raise InputError(_lora(path))
     found = backbones_of(path, heads)
     if not found:
         _explain(path, heads)
@@ -143,8 +145,6 @@ def _lora(path: Path) -> str:
 def _explain(path: Path, heads: Mapping[str, Head]) -> NoReturn:
     """Raise `InputError` for a checkpoint in which no backbone was recognised."""
     names = list(heads)
-    if any(".lora_" in name or "lora_A" in name for name in names):
-        raise InputError(_lora(path))
     if names and all("optimizer" in name or "exp_avg" in name or "momentum_buffer" in name for name in names):
         raise InputError(f"{path} holds the state of an optimizer and no weights; give the checkpoint of the model.")
     known = ", ".join(families())
