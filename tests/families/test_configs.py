@@ -161,7 +161,7 @@ def test_models_and_graphs_are_what_the_config_says(config: Config, tmp_path: Pa
         other = config.model(**{key: plain} if plain else {key: {"key_bias": False, "rope_theta": 100.0}[key]})
         other.load_state_dict(state, strict=False)
         moved = run(in_double(other, spec), images)
-        print(key, [np.abs(moved[name] - truth[name]).max() / scale for name in truth])
+        # Measured 7.8e-5 for the approximate GELU, and 0.04 for others.
         assert all(np.abs(moved[name] - truth[name]).max() > 2e-5 * scale for name in truth), key
 
     reference = torch_runner.features(torch_runner.reference_of(spec, "transformers", path), images)
