@@ -155,7 +155,8 @@ def rope_periods(arch: Architecture, tensors: Mapping[str, LazyTensor]) -> torch
     """The RoPE periods that the variant asks for, taken from the checkpoint where its layout holds them."""
     if arch.rope_periods != "float32" and "rope_embed.periods" in tensors:
         return reader(tensors["rope_embed.periods"])()
-    if arch.rope_periods == "checkpoint":
+    # Meta's files hold them.
+    if arch.rope_periods == "checkpoint" or (arch.rope_periods == "bfloat16" and "blocks.0.ls1.gamma" in tensors):
         raise InputError(
             "The checkpoint has no rope_embed.periods; give the file as its publisher offers it, or set"
             " architecture.rope_periods to another value."
