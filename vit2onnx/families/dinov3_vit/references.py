@@ -196,11 +196,13 @@ def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor]
 
 
 def from_transformers(spec: VariantSpec, model: nn.Module, state: Mapping[str, Reader]) -> Reference:
-    """A model that transformers has built and filled by itself."""
+    """A model that transformers has built and filled by itself; its own config says what the periods are."""
     arch: Architecture = spec.architecture  # type: ignore[assignment]
+    theta, count = model.config.rope_theta, len(model.rope_embeddings.inv_freq)
+    periods = (theta ** (torch.arange(count, dtype=torch.float64) / count)).float()
 
     def in_double() -> None:
-        model.rope_embeddings = DoubleRope(rope_periods(arch, {}), arch.patch_size)
+        model.rope_embeddings = DoubleRope(periods, arch.patch_size)
 
     return Reference(model, state, partial(transformers_steps, model), in_double)
 
