@@ -78,8 +78,8 @@ def check_origin(spec: VariantSpec, path: Path, sha256: str) -> None:
     if not known or hub_sha256(path) not in (None, sha256):
         raise InputError(
             f"{path} is none of the publisher's files whose hashes are known, and not from its repository on the hub."
-            f" If it is your own model, run make run CHECKPOINT={path} (or set weights: own), which takes nothing of the"
-            " release for granted; if you know it to be the publisher's, set official.check_hash to false."
+            f" If it is your own model, run make run CHECKPOINT={path} (or set weights: own), which takes nothing of"
+            " the release for granted; if you know it to be the publisher's, set official.check_hash to false."
         )
 
 
