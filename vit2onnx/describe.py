@@ -18,6 +18,7 @@ import yaml
 from vit2onnx.checkpoints.own import in_words, name_of, recognised
 from vit2onnx.errors import InputError
 from vit2onnx.files import write_text
+from vit2onnx.spec.configuration import check_architecture
 from vit2onnx.spec.variant import VariantSpec, read_variants
 
 VARIANTS = Path(__file__).parents[1] / "config" / "variants"
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     name = given.name or name_of(path)
     try:
         mapping = recognised(path, read_variants(VARIANTS), wanted=given.part, ignore=given.ignore)
+        check_architecture(str(path), mapping)
         print("\n".join(described(name, mapping)))
     except InputError as error:
         print(error, file=sys.stderr)

@@ -191,57 +191,71 @@ def config_of(file: Path, backbone: Backbone) -> tuple[str, dict[str, Any]] | No
 
 
 def recognised(
-    path: Path, variants: Mapping[str, Mapping[str, Any]], *, wanted: str | None = None, ignore: Iterable[str] = ()
+    path: Path,
+    variants: Mapping[str, Mapping[str, Any]],
+    *,
+    wanted: str | None = None,
+    ignore: Iterable[str] = (),
+    told: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The variant that a user's own checkpoint is, as a variant file would say it, with what is its `own`.
 
-    `variants` are the released ones, of which the nearest gives what neither tensors nor configs tell.
+    `wanted` is the prefix of one of several backbones, and `ignore` has patterns of other tensors. `variants` are those
+    of the project. Its nearest release gives what neither tensors nor configs tell, unless the user's variant file is
+    `told`. Raises `InputError` if there is not exactly one backbone, or if a config contradicts it.
     """
     file = file_of(path)
     heads = read_heads(file)
     backbone = backbone_of(file, heads, wanted)
-    recognition = part(backbone.family, "recognition")
     config = config_of(file, backbone)
-    seen = dict(backbone.architecture)
     try:
-        said = recognition.read_config(config[1]) if config else {}
-        for key, value in said.items():
-            if key in seen and _plain(seen[key]) != _plain(value):
-                raise InputError(f"it says {key} {value}, but the tensors say {seen[key]}: it belongs to another file")
-    except InputError as error:
-        raise InputError(f"{file.parent / 'config.json'}: {error}.") from None
-    seen |= said
-    nearest = _nearest(path, backbone.family, seen, variants)
-    release = variants[nearest]
-    try:
-        unseen = {
-            key: value for key, value in recognition.assume(seen, release["architecture"]).items() if key not in seen
-        }
+        seen = _seen(file, backbone, config[1] if config else None)
+        nearest = _nearest(path, backbone.family, seen, variants)
+        release = variants[nearest]
+        assume = part(backbone.family, "recognition").assume
+        unseen = {} if told else {k: v for k, v in assume(seen, release["architecture"]).items() if k not in seen}
     except InputError as error:
         raise InputError(f"{file}: {error}.") from None
-    architecture = {key: _plain(value) for key, value in {**seen, **unseen}.items()}
-    preprocessing = _preprocessing(file.parent / "preprocessor_config.json", release["preprocessing"])
-    assumed = [f"{key} {value}" for key, value in unseen.items()]
-    assumed += [] if preprocessing else ["preprocessing"]
+    except (TypeError, ValueError, ArithmeticError):
+        raise InputError(f"{file}: its shapes or its config.json hold numbers that no model has.") from None
+    if told and told["family"] != backbone.family:
+        raise InputError(f"{file} is of the family {backbone.family}, but the variant file of {told['family']}.")
+    prepared = _preprocessing(file.parent / "preprocessor_config.json", release["preprocessing"])
+    found = {
+        "family": backbone.family,
+        "parameters": sum(math.prod(heads[name].shape) for name in backbone.names.values()),
+        "architecture": {key: _plain(value) for key, value in {**seen, **unseen}.items()},
+        "preprocessing": prepared or release["preprocessing"],
+        "licence": release.get("licence"),
+        **(told or {}),
+    }
     own = Own(
         path=str(file),
         layout=backbone.layout,
         prefix=backbone.prefix,
         ignore=tuple(ignore),
         config=config[0] if config else None,
-        preprocessor=preprocessing is not None,
+        preprocessor=prepared is not None and not told,
         nearest=nearest,
-        differs=tuple(_differences(architecture, release["architecture"])),
-        assumed=tuple(assumed),
+        differs=tuple(_differences(found["architecture"], release["architecture"])),
+        assumed=tuple(
+            [f"{key} {value}" for key, value in unseen.items()] + ([] if prepared or told else ["preprocessing"])
+        ),
     )
-    return {
-        "family": backbone.family,
-        "parameters": sum(math.prod(heads[name].shape) for name in backbone.names.values()),
-        "architecture": architecture,
-        "preprocessing": preprocessing or release["preprocessing"],
-        "licence": release.get("licence"),
-        "own": asdict(own),
-    }
+    return {**found, "own": asdict(own)}
+
+
+def _seen(file: Path, backbone: Backbone, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The architecture by names, shapes and config. Raises `InputError` if the config contradicts the others."""
+    seen = dict(backbone.architecture)
+    said = part(backbone.family, "recognition").read_config(config) if config is not None else {}
+    for key, value in said.items():
+        if key in seen and _plain(seen[key]) != _plain(value):
+            raise InputError(
+                f"config.json says {key} {value}, but the tensors say {seen[key]}; put the one beside it that was saved"
+                " with it"
+            )
+    return seen | said
 
 
 def _plain(value: Any) -> Any:
@@ -335,18 +349,20 @@ def own_variants(own: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any
     """
     found, faults = {}, []
     for name, entry in own.items():
-        entry = {"path": entry} if isinstance(entry, str) else dict(entry)
-        path, wanted, ignore = Path(entry["path"]).expanduser(), entry.get("part"), entry.get("ignore", ())
+        entry = {"path": entry} if isinstance(entry, str) else entry
+        told = variants.get(name)
         try:
-            found[name] = recognised(path, variants, wanted=wanted, ignore=ignore)
+            if told and told.get("release"):
+                raise InputError("this is the name of a release, and yours may differ from it; choose another name")
+            found[name] = recognised(
+                Path(entry["path"]).expanduser(),
+                variants,
+                wanted=entry.get("part"),
+                ignore=entry.get("ignore", ()),
+                told=told,
+            )
         except InputError as error:
             faults.append(f"own.{name}: {str(error).rstrip('.')}")
-            continue
-        if name in variants:
-            file = {key: value for key, value in variants[name].items() if key not in ("release", "golden")}
-            if file["family"] != found[name]["family"]:
-                faults.append(f"own.{name}: the file is a {found[name]['family']}, and {name} a {file['family']}")
-            found[name] = {**found[name], **file, "own": found[name]["own"] | {"assumed": (), "differs": ()}}
     if faults:
         raise InputError(f"config: {'; '.join(faults)}.")
     return found

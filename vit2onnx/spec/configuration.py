@@ -97,12 +97,20 @@ def check_configuration(
     if config["weights"] == "own":
         if not config["own"]:
             raise InputError("config: own: name your checkpoint, as in own: {my_model: path/to/file_or_folder}.")
-        variants |= recognise(config["own"], variants)
+        found = recognise(config["own"], variants)
+        for name, mapping in found.items():
+            check_architecture(f"config: own.{name}", mapping)
+        variants |= found
     asked = Asked(config, root, variants)
     # The other checks look into variants and families.
     for checks in ([unknown_variants, incomplete_families], CHECKS):
         _raise("config", [fault for check in checks for fault in check(asked)])
     return variants
+
+
+def check_architecture(where: str, mapping: Mapping[str, Any]) -> None:
+    """Raise `InputError` if the architecture of a variant is not as its family's schema says."""
+    _check(where, mapping["architecture"], architecture_schema(mapping["family"]), "architecture")
 
 
 def names_of(config: Mapping[str, Any], variants: Mapping[str, Any]) -> list[str]:
