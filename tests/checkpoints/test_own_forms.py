@@ -378,7 +378,10 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "config of another depth": (configured(num_hidden_layers=3), "config.json says depth 3, but the tensors say 2"),
     "config of another kind": (configured(model_type="vit"), "is of the type 'vit', but the tensors"),
     "unknown activation": (configured(hidden_act="mish"), "its hidden_act is 'mish'"),
-    "config with a text for a number": (configured(num_attention_heads="many"), "num_heads: 'many' is not of type 'integer'"),
+    "config with a text for a number": (
+        configured(num_attention_heads="many"),
+        "num_heads: 'many' is not of type 'integer'",
+    ),
     "config without heads": (configured(num_attention_heads=0), "0 is less than the minimum of 1"),
     "config with an epsilon of none": (configured(layer_norm_eps=-1.0), "architecture.norm_eps: -1.0 is less than"),
     "config with a list": (configured(layer_norm_eps=[1e-6]), "architecture.norm_eps: [1e-06] is not of type 'number'"),
