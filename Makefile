@@ -1,11 +1,14 @@
-# Everything runs in .venv, made from requirements.lock. `make run` and `make test` need nothing else.
+# Everything runs in .venv, made from requirements.lock. `make run` and `make test` need nothing else. Programs of .venv
+# are called as `python -m`, because the first line of their files cannot name every path of a .venv.
 PYTHON ?= python3
-CORES ?= all
+# These are for the command line, and not taken from the environment, where they may mean something else.
+CORES := all
+CONFIG :=
 # As config/config.yaml says, or for example: make run WEIGHTS=official
-WEIGHTS ?= $(shell sed -n 's/^weights: *\([a-z]*\).*/\1/p' config/config.yaml)
+WEIGHTS := $(shell sed -n 's/^weights: *\([a-z]*\).*/\1/p' config/config.yaml)
 # One variant instead of those in config/config.yaml, and your own checkpoint of it.
-VARIANT ?=
-CHECKPOINT ?=
+VARIANT :=
+CHECKPOINT :=
 ifneq ($(CHECKPOINT),)
   ifeq ($(VARIANT),)
     $(error CHECKPOINT needs VARIANT, the name of a file in config/variants/*/ without .yaml)
@@ -14,12 +17,21 @@ ifneq ($(CHECKPOINT),)
 endif
 BIN := .venv/bin
 
+# The Python of .venv has all that it needs, and knows nothing of another's settings.
+unexport $(filter PYTHON%,$(.VARIABLES))
+# Snakemake needs a folder for its cache, which containers without a home do not have.
+CACHE := $(shell cache="$${XDG_CACHE_HOME:-$${HOME:-/none}/.cache}"; mkdir -p "$$cache" 2> /dev/null && test -w "$$cache" && echo yes)
+ifeq ($(CACHE),)
+  export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
+endif
+
 .PHONY: run proof check test test-slurm benchmark lock
 
 run: .venv/installed
 	rm -f results/$(WEIGHTS)/report.html
-	$(BIN)/snakemake --cores $(CORES) $(CONFIG) --config weights=$(WEIGHTS) $(if $(VARIANT),variants=$(VARIANT)) \
-	  $(if $(CHECKPOINT),'official={checkpoints: {$(VARIANT): "$(CHECKPOINT)"}}') \
+	$(BIN)/python -m snakemake --cores $(CORES) $(CONFIG) --config weights=$(WEIGHTS) \
+	  $(if $(VARIANT),variants=$(VARIANT)) \
+	  $(if $(CHECKPOINT),"official={checkpoints: {$(VARIANT): \"$$CHECKPOINT\"}}") \
 	  --report results/$(WEIGHTS)/report.html --report-after-run
 
 # The same, and where drift begins, stage by stage, and the checks put to the test themselves.
