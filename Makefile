@@ -19,6 +19,7 @@ BIN := .venv/bin
 
 # The Python of .venv has all that it needs, and knows nothing of another's settings.
 unexport $(filter PYTHON%,$(.VARIABLES))
+export PYTHONUTF8 := 1
 # Snakemake needs a folder for its cache, which containers without a home do not have.
 CACHE := $(shell cache="$${XDG_CACHE_HOME:-$${HOME:-/none}/.cache}"; mkdir -p "$$cache" 2> /dev/null && test -w "$$cache" && echo yes)
 ifeq ($(CACHE),)

@@ -34,4 +34,4 @@ def test_what_changes_numbers_does_not_reach_a_job():
     }
     environment = left | users
     machine.settle(environment)
-    assert environment == users | {"JAX_PLATFORMS": "cpu"}
+    assert environment == users | {"JAX_PLATFORMS": "cpu", "PYTHONUTF8": "1"}

@@ -23,6 +23,8 @@ def settle(environment: MutableMapping[str, str]) -> None:
         del environment[name]
     # All implementations are compared on one processor. Named, because JAX would look for others, and warn.
     environment["JAX_PLATFORMS"] = "cpu"
+    # Names of photographs may be of any script, whatever the locale is.
+    environment["PYTHONUTF8"] = "1"
 
 
 def free_memory() -> int:

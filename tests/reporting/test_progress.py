@@ -41,18 +41,23 @@ def test_an_input_error_is_one_sentence_and_is_told_once(tmp_path: Path, words: 
     ]
 
 
-def test_a_job_that_dies_before_its_log_exists_is_one_line_and_snakemakes_own_words(tmp_path: Path, words: InOneLine):
-    own, line = failed(words, "run_onnx", 127, tmp_path / "absent")
-    assert own == "<error>"
-    assert line == "error: run_onnx failed before it could write a log."
+@pytest.mark.parametrize(
+    ("progress", "said"), [(True, "error: run_onnx failed; it wrote no log."), (False, "<job_error>")]
+)
+def test_a_job_that_dies_before_its_log_exists_is_told_of(tmp_path: Path, progress: bool, said: str):
+    words = InOneLine(progress=progress)
+    assert failed(words, "run_onnx", 127, tmp_path / "absent") == ["<error>", said]
+    # The logger `rich` would read it, and fail.
+    record = logging.makeLogRecord({"event": "job_error", "rule_name": "x", "log": [str(tmp_path / "absent")]})
+    assert words.filter(record) and record.log == []
 
 
 @pytest.mark.parametrize("status", [-9, 137])
-def test_a_killed_job_is_told_of_memory_and_the_way_out(tmp_path: Path, words: InOneLine, status: int):
+def test_a_killed_job_is_told_of_memory_and_the_way_out(tmp_path: Path, status: int):
     (tmp_path / "log").write_bytes(b"2026 INFO started \xff\n")
-    told, where = failed(words, "run_onnx", status, tmp_path / "log")
+    told, where = failed(InOneLine(progress=True), "run_onnx", status, tmp_path / "log")
     assert "memory ran out" in told and "CORES=1" in told
-    assert where == f"error: run_onnx failed; its log is {tmp_path / 'log'}"
+    assert where == f"error: run_onnx failed; its log is {tmp_path / 'log'}."
 
 
 @pytest.mark.parametrize("status", [1, 13, 37, 65 + 128, -11])

@@ -33,7 +33,7 @@ class InOneLine(logging.Filter):
             if KILLED.search(text):
                 _say(record, f"{job.SENTENCE}a job was killed: {job.OUT_OF_MEMORY}")
         elif event == "job_error":
-            _say(record, self._failure(record.__dict__["rule_name"], [Path(log) for log in record.__dict__["log"]]))
+            self._tell(record)
         elif event == "job_info" and self.progress:
             told = self.jobs[record.__dict__["jobid"]] = record.__dict__["rule_msg"] or record.__dict__["rule_name"]
             _say(record, f"{time.strftime('%H:%M:%S')}  started: {told}")
@@ -44,17 +44,19 @@ class InOneLine(logging.Filter):
             _say(record, f"{time.strftime('%H:%M:%S')}  {done} of {total} done: {self.last}")
         return True
 
-    def _failure(self, rule: str, logs: list[Path]) -> str:
-        log = next((log for log in logs if log.is_file()), None)
-        if log is None:
-            return f"{job.SENTENCE}{rule} failed before it could write a log."
-        sentence = (log.read_text("utf-8", errors="replace").splitlines() or [""])[-1]
-        if not sentence.startswith(job.SENTENCE):
-            return f"{job.SENTENCE}{rule} failed; its log is {log}"
+    def _tell(self, record: logging.LogRecord) -> None:
+        """Why a job failed, by its log. If it does not say, the handler is left with the logs that there are."""
+        rule = record.__dict__["rule_name"]
+        logs = record.__dict__["log"] = [log for log in record.__dict__["log"] if Path(log).is_file()]
+        lines = Path(logs[0]).read_text("utf-8", errors="replace").splitlines() if logs else []
+        sentence = lines[-1] if lines else ""
         if sentence in self.told:
-            return f"{job.SENTENCE}the same in {rule}; traceback in {log}"
-        self.told.add(sentence)
-        return f"{sentence}\n       traceback in {log}"
+            _say(record, f"{job.SENTENCE}the same in {rule}; traceback in {logs[0]}")
+        elif sentence.startswith(job.SENTENCE):
+            self.told.add(sentence)
+            _say(record, f"{sentence}\n       traceback in {logs[0]}")
+        elif self.progress:
+            _say(record, f"{job.SENTENCE}{rule} failed; {f'its log is {logs[0]}' if logs else 'it wrote no log'}.")
 
 
 def _say(record: logging.LogRecord, message: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-from vit2onnx.spec.case import case_of_stages, image_files, sizes_of
+from vit2onnx.spec.case import case_of_stages, image_files, sizes_of, unread_photographs
 from vit2onnx.spec.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
 from vit2onnx.machine import free_memory, settle
@@ -45,6 +45,8 @@ except InputError as error:
 # What the config asks for: names of variants, and photographs by name.
 LISTED = names_of(config, VARIANTS)
 IMAGES, _ = image_files(config["images"], ROOT)
+if workflow.is_main_process and (unread := unread_photographs(config["images"])):
+    logger.warning(f"Left out: {', '.join(unread)}. Save them as JPEG or PNG to have them compared.")
 RECIPES = {name: Recipe.from_mapping(name, recipe) for name, recipe in config["exports"].items()}
 
 # What the verdict on a graph is made from, by name.
