@@ -6,6 +6,7 @@ import psutil
 import pytest
 
 from vit2onnx import machine
+from vit2onnx.errors import InputError
 
 
 @pytest.mark.parametrize(("text", "limited"), [("400000000\n", True), ("max\n", False)])
@@ -35,3 +36,11 @@ def test_what_changes_numbers_does_not_reach_a_job():
     environment = left | users
     machine.settle(environment)
     assert environment == users | {"JAX_PLATFORMS": "cpu", "PYTHONUTF8": "1"}
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch):
+    machine.check_folder(tmp_path)
+    # As it is for all users but root, whom the tests may run as.
+    monkeypatch.setattr(machine.os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match="cannot be written, and results"):
+        machine.check_folder(tmp_path)

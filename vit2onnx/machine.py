@@ -1,10 +1,13 @@
 """What this machine has, and what of its environment jobs may see."""
 
+import os
 import re
 from collections.abc import MutableMapping
 from pathlib import Path
 
 import psutil
+
+from vit2onnx.errors import InputError
 
 # Of a container, in the second and the first version of control groups.
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -25,6 +28,15 @@ def settle(environment: MutableMapping[str, str]) -> None:
     environment["JAX_PLATFORMS"] = "cpu"
     # Names of photographs may be of any script, whatever the locale is.
     environment["PYTHONUTF8"] = "1"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `InputError` if results cannot be written to a folder."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{folder} cannot be written, and results, logs and .snakemake belong there; copy the project, or run it for"
+            " another folder: snakemake --directory …"
+        )
 
 
 def free_memory() -> int:

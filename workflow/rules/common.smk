@@ -12,7 +12,7 @@ from snakemake.logging import logger
 from vit2onnx.spec.case import case_of_stages, image_files, sizes_of, unread_photographs
 from vit2onnx.spec.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
-from vit2onnx.machine import free_memory, settle
+from vit2onnx.machine import check_folder, free_memory, settle
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
 from vit2onnx.reporting.progress import InOneLine
@@ -27,7 +27,7 @@ ROOT = Path(workflow.current_basedir).parents[1]
 # Every job inherits it.
 settle(os.environ)
 # Snakemake writes this path into the command of every job as it is, and a blank in it would end the command's name.
-if Path(sys.executable).is_file():
+if os.path.isfile(sys.executable):
     sys.executable = shlex.quote(sys.executable)
 
 # The logger `rich`, which only a terminal can show, or Snakemake's own.
@@ -37,6 +37,7 @@ for handler in workflow.logger_manager.get_log_handlers() or logger.handlers:
         handler.addFilter(InOneLine(progress=is_rich and not workflow.dryrun and not sys.stderr.isatty()))
 
 try:
+    check_folder(Path.cwd())
     config = settings_of(config, ROOT, workflow.config_settings.config, map(Path, workflow.configfiles))
     VARIANTS = check_configuration(config, ROOT)
 except InputError as error:
