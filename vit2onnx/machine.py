@@ -34,8 +34,8 @@ def check_folder(folder: Path) -> None:
     """Raise `InputError` if results cannot be written to a folder."""
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(
-            f"{folder} cannot be written, and results, logs and .snakemake belong there; copy the project, or run it for"
-            " another folder: snakemake --directory …"
+            f"{folder} cannot be written, and results, logs and .snakemake belong there; copy the project, or run"
+            " snakemake with --directory and another folder."
         )
 
 
