@@ -31,7 +31,7 @@ def sha256(path: Path) -> str:
 def release(tiny_spec, tiny_checkpoint) -> VariantSpec:
     """A variant whose official file is the synthetic checkpoint."""
     file = f"dinov3_tiny-{sha256(tiny_checkpoint)[:8]}.pth"
-    return replace(tiny_spec, release=replace(tiny_spec.release, file=file))
+    return replace(tiny_spec, released=replace(tiny_spec.release, file=file))
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_another_file_is_not_the_official_one(tiny_spec, release, official, tmp_
 
 def test_the_name_of_a_variant_that_the_tensors_do_not_fit_counts_for_nothing(release, official, results):
     path = official.rename(official.with_name("dinov3_vits16_pretrain_lvd1689m.pth"))
-    other = replace(release, release=replace(release.release, file="dinov3_tiny-0123abcd.pth"))
+    other = replace(release, released=replace(release.release, file="dinov3_tiny-0123abcd.pth"))
     assert fetch(other, Source("file", str(path)), results)["official_file"] is None
     # Nor any name where the hash is the release's.
     assert fetch(release, Source("file", str(path)), results)["official_file"] == release.release.file
@@ -221,7 +221,7 @@ def test_synthetic_weights_say_so(tiny_spec, tiny_checkpoints, tmp_path, layout,
     """Even where the hash would say otherwise."""
     path = tmp_path / "results" / "checkpoint"
     digest = sha256(tiny_checkpoints[layout])
-    spec = replace(tiny_spec, release=replace(tiny_spec.release, file=f"dinov3_tiny-{digest[:8]}.pth"))
+    spec = replace(tiny_spec, released=replace(tiny_spec.release, file=f"dinov3_tiny-{digest[:8]}.pth"))
     record = fetch_synthetic(spec, path, seed=0, layout=layout)
     assert path.read_bytes() == tiny_checkpoints[layout].read_bytes()
     assert record == {

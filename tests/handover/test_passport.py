@@ -109,7 +109,7 @@ def proven(tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path,
     model_file, ledger, record = tmp_path / "model.eqx", tmp_path / "ledger.csv", tmp_path / "checkpoint.json"
     model_file.write_bytes(tiny_model_file.read_bytes())
     ledger.write_text("source,target\n")
-    told = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
+    told = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, weights="synthetic")
     record.write_text(json.dumps(told))
     graph, digest = tmp_path / "static.onnx", sha256_of(ledger)
     export(tiny_spec, STATIC, model_file, graph, told, ledger_sha256=digest, external=True)

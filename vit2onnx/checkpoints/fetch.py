@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vit2onnx.checkpoints.download import download_huggingface, download_link, link_file
+from vit2onnx.checkpoints.heads import files_of
 from vit2onnx.checkpoints.identity import describe
 from vit2onnx.checkpoints.sources import Source
 from vit2onnx.checkpoints.synthetic import write_synthetic
@@ -18,7 +19,22 @@ from vit2onnx.spec.variant import VariantSpec
 def fetch_synthetic(spec: VariantSpec, destination: Path, *, seed: int, layout: str) -> dict[str, Any]:
     """Write synthetic weights to `destination` and describe them."""
     write_synthetic(spec, destination, seed=seed, layout=layout)
-    return describe(spec, destination, origin={"kind": "synthetic", "seed": seed}, official=False)
+    return describe(spec, destination, origin={"kind": "synthetic", "seed": seed}, weights="synthetic")
+
+
+def fetch_own(spec: VariantSpec, destination: Path) -> dict[str, Any]:
+    """Make `destination` a link to the user's own checkpoint, and describe it.
+
+    Raises `InputError` if it is damaged, or if a tensor is missing or one too many.
+    """
+    if spec.own is None:
+        raise InputError(f"{spec.name} is not under own in the config.")
+    path = Path(spec.own.path)
+    record = describe(spec, path, origin={"kind": "own file", "name": path.name}, weights="own")
+    for file in files_of(path):
+        check_records(file)
+    link_file(path, destination)
+    return record
 
 
 def fetch_official(
@@ -44,7 +60,7 @@ def fetch_official(
         path,
         sha256=sha256,
         origin={"kind": source.kind, "name": path.name if source.kind == "file" else source.shown},
-        official=True,
+        weights="official",
     )
     if check_hash and record["official_file"] is None:
         check_records(path)

@@ -25,13 +25,13 @@ def statements_of(
     spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any], ledger_sha256: str
 ) -> dict[str, str]:
     """The metadata of a file but for the versions that it was made with."""
-    licence = {"id": spec.licence.id, "url": spec.licence.url, "file": LICENCE_FILE}
+    licence = {"id": spec.licence.id, "url": spec.licence.url, "file": LICENCE_FILE} if spec.licence else None
     interface, prepared = spec.interface(recipe.interface), spec.preprocessing
     image = interface.inputs[0]
     structured = {
         "checkpoint": {key: checkpoint[key] for key in ("origin", "layout", "sha256", "official_file", "identity")},
         # Random numbers are nobody's work.
-        "licence": licence if checkpoint["weights"] == "official" else None,
+        "licence": licence if checkpoint["weights"] != "synthetic" else None,
         "preprocessing": {
             "input": f"{image.dtype} RGB, [{', '.join(map(str, image.axes))}]",
             "interpolation": prepared.interpolation,
@@ -50,7 +50,7 @@ def statements_of(
         "family": spec.family,
         "weights": checkpoint["weights"],
         "export": recipe.name,
-        "departure": spec.architecture.departure,
+        "departure": spec.departure,
         "ledger_sha256": ledger_sha256,
         "passport": passport_beside(Path(f"{recipe.name}.onnx")).name,
     }

@@ -9,9 +9,9 @@ import numpy as np
 from onnx.numpy_helper import to_array
 
 from vit2onnx.checkpoints.convert import sha256
-from vit2onnx.checkpoints.detect import detect
+from vit2onnx.checkpoints.detect import fitted
 from vit2onnx.checkpoints.identity import describe
-from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.checkpoints.reading import open_variant
 from vit2onnx.errors import InputError
 from vit2onnx.exporting.metadata import statements_of
 from vit2onnx.files import sha256_of
@@ -25,7 +25,6 @@ from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.verify import check_sample
-from vit2onnx.weights.archive import archive_skeleton
 from vit2onnx.weights.keytable import assign, raise_faults, value_of
 from vit2onnx.weights.leaves import array_shapes
 from vit2onnx.weights.model_file import model_table, open_model, skeleton_of
@@ -40,9 +39,9 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path, model: Path) ->
     `InputError` with every weight that differs, and in which file: `model` if it differs there already, from which the
     graph was made.
     """
-    tensors = open_checkpoint(checkpoint)
-    table = detect(str(checkpoint), spec, tensors)
-    leaves = {one.target: one for one in assign(table, array_shapes(archive_skeleton(spec)))}
+    opened = open_variant(spec, checkpoint)
+    tensors = opened.tensors
+    leaves = {one.target: one for one in fitted(spec, opened).assignments}
     stored, (_, of_model), recorded = initializers(graph), open_model(model), origin_of_constants(graph)
     origins = {one.name: to_array(one) for one in recorded.graph.initializer} if recorded else {}
     weights: dict[str, Any] = {}
@@ -56,7 +55,7 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path, model: Path) ->
         way = {
             "shape": assignment.shape,
             "sha256": digest,
-            "sources": {key: sha256(array) for key, array in zip(leaf.sources, sources, strict=True)},
+            "sources": {opened.name(key): sha256(array) for key, array in zip(leaf.sources, sources, strict=True)},
             "transforms": [one.transform.name for one in (leaf, assignment) if one.transform.name != "copy"],
         }
         held, origin = stored.get(name), origins.get(name)
@@ -85,14 +84,15 @@ def passport_of(
     record: Path,
     ledger: Path,
     sample: Path,
-    official: bool,
+    whose: str,
     threads: int = 0,
 ) -> dict[str, Any]:
     """The passport of a graph, which is the gate that it must pass.
 
-    `record` is the file that says what the checkpoint is, which is `official` or synthetic, and `sample` that of the
-    graph's recorded inputs, outputs and noise floors. Raises `InputError` if a weight is not the checkpoint's, if the
-    graph did not pass or does not compute its sample, or if a file is not the one that it says it is.
+    `record` is the file that says what the checkpoint is. Its weights are `whose`: `official`, `own` or `synthetic`.
+    `sample` is the file of the graph's recorded inputs, outputs and noise floors. Raises `InputError` if a weight is
+    not the checkpoint's, if the graph did not pass or does not compute its sample, or if a file is not the one that it
+    says it is.
     """
     weights = weights_of(spec, checkpoint, graph, model)
     if not verdict.passed:
@@ -104,7 +104,7 @@ def passport_of(
     if sha256_of(ledger) != own["ledger_sha256"]:
         raise InputError(f"{ledger} is not the one from which {graph} was made; delete both and run again.")
     told = json.loads(record.read_text())
-    described_anew = describe(spec, checkpoint, origin=told["origin"], official=official)
+    described_anew = describe(spec, checkpoint, origin=told["origin"], weights=whose)
     if described_anew != told or not told.items() >= {**own["checkpoint"], "weights": own["weights"]}.items():
         raise InputError(
             f"{record} or the metadata of {graph} says something else of {checkpoint} than is true"
