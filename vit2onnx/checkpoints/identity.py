@@ -51,7 +51,9 @@ def describe(
 
 def told_of(own: Own) -> dict[str, Any]:
     """What was found out about a user's own checkpoint, without the path of this machine."""
-    return {key: value for key, value in asdict(own).items() if key != "path"}
+    fields = {key: value for key, value in asdict(own).items() if key != "path"}
+    # As JSON has them, with which they are compared.
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
 
 
 def known_variants() -> dict[str, VariantSpec]:

@@ -191,7 +191,7 @@ class VariantSpec:
         return cls(
             name=name,
             family=mapping["family"],
-            parameters=mapping["parameters"],
+            parameters=mapping.get("parameters") or architecture.trunk_parameters,
             architecture=architecture,
             preprocessing=preprocessing,
             released=release,
