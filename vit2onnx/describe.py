@@ -32,10 +32,8 @@ def described(name: str, mapping: Mapping[str, Any]) -> list[str]:
     spec = VariantSpec.from_mapping(name, mapping)
     opened = open_variant(spec, Path(mapping["own"]["path"]))
     fit = fitted(spec, opened)
-    lines = in_words(name, mapping)
-    for key, entry in fit.ignored.items():
-        lines.append(f"{name}: tensor {opened.name(key)} is not needed: it {entry.reason}.")
-    return [*lines, f"{name}: complete; every tensor of the backbone has its place."]
+    unneeded = [f"Tensor {opened.name(key)} is not needed: {entry.reason}." for key, entry in fit.ignored.items()]
+    return [*in_words(spec), *unneeded, "It is complete: every tensor of the backbone has its place."]
 
 
 def variant_file(mapping: Mapping[str, Any]) -> str:

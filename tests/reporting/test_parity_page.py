@@ -200,8 +200,8 @@ def test_weights_are_told_apart(healthy: Comparison, text_of: Text, official: Pl
     unknown = text_of(healthy, record=official | {"official_file": None})
     assert "NOT CONFIRMED" in unknown and "golden_image" in unknown
     # Published features cannot be those of weights that nobody published.
-    own = text_of(healthy, record=official | {"official_file": None, "weights": "own"})
-    assert "If you trained these weights yourself, nothing is missing." in own and "golden_image" not in own
+    own = text_of(healthy, record=official | {"official_file": None, "weights": "own", "told": ["It is a fine-tune."]})
+    assert "YOUR OWN WEIGHTS" in own and "golden_image" not in own
 
 
 def test_periods_of_the_references_own_are_told_of(healthy: Comparison, known_difference: Plain, text_of: Text) -> None:

@@ -32,16 +32,22 @@ def project(tmp_path: Path) -> Path:
 
 
 def made(project: Path, *arguments: str, **environment: str) -> tuple[list[str], dict[str, str]]:
-    """What the program is given by `make`: its arguments and its environment."""
+    """What the only program is given by `make`: its arguments and its environment."""
+    (given,) = all_made(project, *arguments, **environment)
+    return given
+
+
+def all_made(project: Path, *arguments: str, **environment: str) -> list[tuple[list[str], dict[str, str]]]:
+    """What every program is given."""
     command = ["make", "--silent", *arguments]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTHON", "XDG"))}
     done = subprocess.run(command, cwd=project, env=clean | environment, capture_output=True, text=True, check=True)
-    arguments_given, environment_given = json.loads(done.stdout)
-    return arguments_given, environment_given
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def test_what_the_environment_calls_alike_is_not_asked_for(project: Path):
-    left = {"CORES": "3", "WEIGHTS": "official", "VARIANT": "debian", "CHECKPOINT": "/x", "CONFIG": "--unlock"}
+    left = {"CORES": "3", "WEIGHTS": "official", "VARIANT": "debian", "CONFIGS": "/x"}
+    left |= {"CHECKPOINT": "/x", "PART": "teacher", "IGNORE": "head.*"}
     plain = ["-m", "snakemake", "--cores", "all", "--config", "weights=synthetic"]
     report = ["--report", "results/synthetic/report.html", "--report-after-run"]
     assert made(project, "run", **left)[0] == made(project, "run")[0] == plain + report
@@ -67,9 +73,9 @@ def test_a_home_is_used(project: Path, tmp_path: Path):
 @pytest.mark.parametrize("path", ["~/a b.pth", "/tmp/it's a köln/x.pth", "/a;b &c #d: {e}/f,[g].pth"])
 def test_a_checkpoint_may_lie_anywhere(project: Path, path: str):
     arguments, _ = made(project, "run", "VARIANT=v", f"CHECKPOINT={path}")
-    assert arguments[4:8] == [
-        "--config",
-        "weights=official",
-        "variants=v",
-        f'official={{checkpoints: {{v: "{path}"}}}}',
-    ]
+    asked = f'official={{checkpoints: {{v: "{path}"}}}}'
+    assert arguments[4:8] == ["--config", "weights=official", "variants=v", asked]
+    described, run = all_made(project, "run", f"CHECKPOINT={path}", "PART=it's")
+    config = "results/own/config.json"
+    assert described[0] == ["-m", "vit2onnx.describe", path, "--config", config, "--part", "it's"]
+    assert run[0][4:8] == ["--configfile", config, "--config", "weights=own"]

@@ -1,18 +1,17 @@
 """Put a variant's checkpoint in its place, verified, and say what it is."""
 
-import os
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.checkpoints.download import download_huggingface, download_link, link_file
+from vit2onnx.checkpoints.download import link_file, obtain
 from vit2onnx.checkpoints.heads import files_of
 from vit2onnx.checkpoints.identity import describe
+from vit2onnx.checkpoints.reading import checksum
 from vit2onnx.checkpoints.sources import Source
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
-from vit2onnx.files import sha256_of
 from vit2onnx.spec.variant import VariantSpec
 
 
@@ -45,14 +44,8 @@ def fetch_official(
     What an e-mailed link gives is kept in `folder`, out of the results, because the link works for a few days only.
     Raises `InputError` if the file is not what its name says or no checkpoint at all.
     """
-    if source.kind == "huggingface":
-        path = download_huggingface(source.location, token=os.environ.get("HF_TOKEN"))
-    elif source.kind == "link":
-        path = folder / Path(source.shown).name
-        download_link(source.location, path)
-    else:
-        path = Path(source.location)
-    sha256 = sha256_of(path)
+    path = obtain(spec, source, folder=folder)
+    sha256 = checksum(path)
     if check_hash:
         check_sha256_prefix(path, sha256)
     record = describe(
@@ -63,7 +56,8 @@ def fetch_official(
         weights="official",
     )
     if check_hash and record["official_file"] is None:
-        check_records(path)
+        for file in files_of(path):
+            check_records(file)
     link_file(path, destination)
     return record
 

@@ -71,9 +71,14 @@ def files_of(path: Path) -> list[Path]:
     return [path, *shards] if path.name.endswith(INDEX_SUFFIX) else shards
 
 
+def shards_of(index: Path) -> list[str]:
+    """The names of the files that an index names; all lie beside it."""
+    return sorted(set(_weight_map(index).values()))
+
+
 def _shards(path: Path) -> list[Path]:
     if path.name.endswith(INDEX_SUFFIX):
-        names = sorted(set(_weight_map(path).values()))
+        names = shards_of(path)
     elif match := SHARD.fullmatch(path.name):
         count = int(match["count"])
         if not 1 <= count <= 10_000:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vit2onnx.checkpoints.detect import detect, fitted
 from vit2onnx.checkpoints.heads import files_of
+from vit2onnx.checkpoints.own import in_words
 from vit2onnx.checkpoints.reading import Opened, checksum, open_variant
 from vit2onnx.errors import InputError
 from vit2onnx.provenance import PACKAGE
@@ -45,7 +46,7 @@ def describe(
         "sha256": sha256,
         "official_file": is_release.file if is_release else None,
         "identity": f"the publisher's {is_release.file}" if is_release else identities[weights],
-        **({"own": told_of(spec.own)} if spec.own else {}),
+        **({"own": told_of(spec.own), "told": in_words(spec)} if spec.own else {}),
     }
 
 

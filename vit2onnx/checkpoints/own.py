@@ -17,7 +17,7 @@ from vit2onnx.checkpoints.heads import INDEX_SUFFIX, SHARD, read_heads
 from vit2onnx.checkpoints.torch_file import LONGEST_HEAD, Head
 from vit2onnx.errors import InputError
 from vit2onnx.spec.family import families, part
-from vit2onnx.spec.variant import NAME, Own
+from vit2onnx.spec.variant import NAME, Own, VariantSpec
 
 # How files of checkpoints end, and what those of a folder are called that transformers has written, the best first.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -117,6 +117,8 @@ def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
 
 def backbone_of(path: Path, heads: Mapping[str, Head], wanted: str | None = None) -> Backbone:
     """The only backbone of a checkpoint, or the one whose prefix is `wanted`. Raises `InputError` otherwise."""
+    if any(".lora_" in name for name in heads):
+        raise InputError(_lora(path))
     found = backbones_of(path, heads)
     if not found:
         _explain(path, heads)
@@ -143,8 +145,6 @@ def _lora(path: Path) -> str:
 def _explain(path: Path, heads: Mapping[str, Head]) -> NoReturn:
     """Raise `InputError` for a checkpoint in which no backbone was recognised."""
     names = list(heads)
-    if any(".lora_" in name or "lora_A" in name for name in names):
-        raise InputError(_lora(path))
     if names and all("optimizer" in name or "exp_avg" in name or "momentum_buffer" in name for name in names):
         raise InputError(f"{path} holds the state of an optimizer and no weights; give the checkpoint of the model.")
     known = ", ".join(families())
@@ -352,22 +352,24 @@ def own_variants(own: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any
     return found
 
 
-def in_words(name: str, mapping: Mapping[str, Any]) -> list[str]:
+def in_words(spec: VariantSpec) -> list[str]:
     """What an own checkpoint was recognised as, and what was assumed, in sentences."""
-    own, family = mapping["own"], mapping["family"]
-    where = f" at {own['prefix'].rstrip('.')}" if own["prefix"] else ""
-    differs = f", but for {', '.join(own['differs'])}" if own["differs"] else " in its dimensions"
+    own = spec.own
+    if own is None:
+        return []
+    where = f" at {own.prefix.rstrip('.')}" if own.prefix else ""
+    differs = f", but for {', '.join(own.differs)}" if own.differs else " in its dimensions"
     lines = [
-        f"{own['path']}: a backbone of the family {family} in {own['layout']} layout{where},"
-        f" {mapping['parameters']:,} parameters. It is like {own['nearest']}{differs}."
+        f"{Path(own.path).name} holds a backbone of the family {spec.family} in {own.layout} layout{where}, with"
+        f" {spec.parameters:,} parameters. It is like {own.nearest}{differs}."
     ]
-    if own["config"] is not None:
-        lines.append("What shapes do not show is taken from the config.json beside it.")
-    if own["assumed"]:
-        lines.append(f"ASSUMED, as in {own['nearest']}, because nothing tells: {', '.join(own['assumed'])}.")
-    if own["ignore"]:
-        lines.append(f"Left out, as you asked: {', '.join(own['ignore'])}.")
-    return [f"{name}: {line}" for line in lines]
+    if own.config is not None:
+        lines.append("Its config.json tells what shapes do not show.")
+    if own.assumed:
+        lines.append(f"ASSUMED as in {own.nearest}, because nothing tells: {', '.join(own.assumed)}.")
+    if own.ignore:
+        lines.append(f"Left out, as you asked: {', '.join(own.ignore)}.")
+    return lines
 
 
 def name_of(path: Path) -> str:

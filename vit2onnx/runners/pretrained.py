@@ -42,7 +42,8 @@ def _from_files(file: Path, config: Path) -> nn.Module | None:
         for one in [config, *files]:
             Path(folder, one.name).symlink_to(one.absolute())
         if len(files) == 1:
-            is_safe = file.open("rb").read(9)[8:] == b"{"
+            with file.open("rb") as opened:
+                is_safe = opened.read(9)[8:] == b"{"
             Path(folder, file.name).rename(Path(folder, "model.safetensors" if is_safe else "pytorch_model.bin"))
         return _load(folder)
 

@@ -104,7 +104,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def assume(seen: Mapping[str, Any], release: Mapping[str, Any]) -> dict[str, Any]:
     """What neither shapes nor a config show, as in a release."""
     return {
-        "num_heads": number_of_heads(seen["embed_dim"], release),
+        "num_heads": seen.get("num_heads") or number_of_heads(seen["embed_dim"], release),
         "norm_eps": release["norm_eps"],
         "rope_theta": 100.0,
         "activation": "silu" if seen["ffn"] == "swiglu" else "gelu",

@@ -155,7 +155,8 @@ def rope_periods(arch: Architecture, tensors: Mapping[str, LazyTensor]) -> torch
     """The RoPE periods that the variant asks for, taken from the checkpoint where its layout holds them."""
     if arch.rope_periods != "float32" and "rope_embed.periods" in tensors:
         return reader(tensors["rope_embed.periods"])()
-    if arch.rope_periods == "checkpoint":
+    # Meta's files hold them.
+    if arch.rope_periods == "checkpoint" or (arch.rope_periods == "bfloat16" and "blocks.0.ls1.gamma" in tensors):
         raise InputError(
             "The checkpoint has no rope_embed.periods; give the file as its publisher offers it, or set"
             " architecture.rope_periods to another value."
@@ -195,11 +196,13 @@ def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor]
 
 
 def from_transformers(spec: VariantSpec, model: nn.Module, state: Mapping[str, Reader]) -> Reference:
-    """A model that transformers has built and filled by itself."""
+    """A model that transformers has built and filled by itself; its own config says what the periods are."""
     arch: Architecture = spec.architecture  # type: ignore[assignment]
+    theta, count = model.config.rope_theta, len(model.rope_embeddings.inv_freq)
+    periods = (theta ** (torch.arange(count, dtype=torch.float64) / count)).float()
 
     def in_double() -> None:
-        model.rope_embeddings = DoubleRope(rope_periods(arch, {}), arch.patch_size)
+        model.rope_embeddings = DoubleRope(periods, arch.patch_size)
 
     return Reference(model, state, partial(transformers_steps, model), in_double)
 
