@@ -9,9 +9,10 @@ from vit2onnx.checkpoints.download import link_file, obtain
 from vit2onnx.checkpoints.heads import files_of
 from vit2onnx.checkpoints.identity import describe
 from vit2onnx.checkpoints.reading import checksum
-from vit2onnx.checkpoints.sources import Source
+from vit2onnx.checkpoints.sources import Source, hub_sha256
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
+from vit2onnx.spec.family import PUBLISHER, layout_of
 from vit2onnx.spec.variant import VariantSpec
 
 
@@ -58,8 +59,28 @@ def fetch_official(
     if check_hash and record["official_file"] is None:
         for file in files_of(path):
             check_records(file)
+        if source.kind != "huggingface" and record["layout"] != layout_of(spec.family, PUBLISHER):
+            check_origin(spec, path, sha256)
     link_file(path, destination)
     return record
+
+
+def check_origin(spec: VariantSpec, path: Path, sha256: str) -> None:
+    """Raise `InputError` for a file that is not from the release's repositories on the hub, by its place in the cache.
+
+    It may be somebody's own model, to which facts of the release must not be applied: the precision of RoPE periods and
+    the way to resize positions. Files in the publisher's layout hold them or go with the publisher's code.
+    """
+    repositories = (spec.release.huggingface, f"timm/{spec.release.timm}")
+    where = path.absolute().as_posix()
+    known = any(f"/models--{repository.replace('/', '--')}/snapshots/" in where for repository in repositories)
+    # Git's own small files, such as the index of shards, have no hash there.
+    if not known or hub_sha256(path) not in (None, sha256):
+        raise InputError(
+            f"{path} is none of the publisher's files whose hashes are known, and not from its repository on the hub."
+            f" If it is your own model, run make run CHECKPOINT={path} (or set weights: own), which takes nothing of"
+            " the release for granted; if you know it to be the publisher's, set official.check_hash to false."
+        )
 
 
 def check_sha256_prefix(path: Path, found: str) -> None:

@@ -11,7 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.checkpoints.torch_file import BYTES, LONGEST_HEAD, PICKLE, ZIP, Head, damaged, read_legacy, read_zip
+from vit2onnx.checkpoints.torch_file import (
+    BYTES,
+    LONGEST_HEAD,
+    MOST_TENSORS,
+    PICKLE,
+    ZIP,
+    Head,
+    damaged,
+    read_legacy,
+    read_zip,
+)
 from vit2onnx.errors import InputError
 
 # Numpy's names for the dtypes of safetensors.
@@ -98,7 +108,9 @@ def _shards(path: Path) -> list[Path]:
 def _weight_map(path: Path) -> dict[str, str]:
     data = _json(path, _bounded(path, path.stat().st_size))
     listed = data.get("weight_map") if isinstance(data, dict) else None
-    if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
+    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+        listed = {}
+    if not 0 < len(listed) <= MOST_TENSORS:
         raise InputError(f"{path} has no weight_map with the file of every tensor; download it again.")
     if bad := next((file for file in listed.values() if file in ("", ".", "..") or Path(file).name != file), None):
         raise InputError(f"{path} names a shard in another folder, {bad!r}; shards must lie beside their index.")
@@ -181,8 +193,8 @@ def _read_safetensors(path: Path) -> dict[str, Head]:
         if length > min(size - 8, LONGEST_HEAD):
             raise damaged(path, f"its header should be {length} bytes long")
         head = _json(path, file.read(length))
-    if not isinstance(head, dict):
-        raise damaged(path, "its header is no mapping")
+    if not isinstance(head, dict) or len(head) > MOST_TENSORS:
+        raise damaged(path, f"its header is no mapping of at most {MOST_TENSORS} names")
     head.pop("__metadata__", None)
     found: dict[str, Head] = {}
     spans = []
