@@ -1,16 +1,19 @@
-# Everything runs in .venv, made from requirements.lock. `make run` and `make test` need nothing else.
+# Everything runs in .venv, made from requirements.lock. `make run` and `make test` need nothing else. Programs of .venv
+# are called as `python -m`, because the first line of their files cannot name every path of a .venv.
 PYTHON ?= python3
-CORES ?= all
+# These are for the command line, and not taken from the environment, where they may mean something else.
+CORES := all
+CONFIGS :=
 # As config/config.yaml says, or for example: make run WEIGHTS=official
-WEIGHTS ?= $(shell sed -n 's/^weights: *\([a-z]*\).*/\1/p' config/config.yaml)
+WEIGHTS := $(shell sed -n 's/^weights: *\([a-z]*\).*/\1/p' config/config.yaml)
 # One variant instead of those in config/config.yaml.
-VARIANT ?=
+VARIANT :=
 # Your own checkpoint, a file or folder. PART says which backbone of several, IGNORE which other tensors to leave out:
 # make run CHECKPOINT=last.ckpt PART=teacher.backbone IGNORE='head.* center'
 # With VARIANT it is the publisher's file of that variant.
-CHECKPOINT ?=
-PART ?=
-IGNORE ?=
+CHECKPOINT :=
+PART :=
+IGNORE :=
 # In the environment, because there any character of a path is only itself.
 export CHECKPOINT PART IGNORE
 ifneq ($(CHECKPOINT),)
@@ -19,13 +22,22 @@ endif
 OWN := $(if $(filter own,$(WEIGHTS)),$(if $(CHECKPOINT),results/own/config.json))
 BIN := .venv/bin
 
+# The Python of .venv has all that it needs, and knows nothing of another's settings.
+unexport $(filter PYTHON%,$(.VARIABLES))
+export PYTHONUTF8 := 1
+# Snakemake needs a folder for its cache, which containers without a home do not have.
+CACHE := $(shell cache="$${XDG_CACHE_HOME:-$${HOME:-/none}/.cache}"; mkdir -p "$$cache" 2> /dev/null && test -w "$$cache" && echo yes)
+ifeq ($(CACHE),)
+  export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
+endif
+
 .PHONY: run proof check test test-slurm benchmark lock
 
 run: .venv/installed
 	rm -f results/$(WEIGHTS)/report.html
 	$(if $(OWN),set -f; $(BIN)/python -m vit2onnx.describe "$$CHECKPOINT" --config $(OWN) \
 	  $(if $(PART),--part "$$PART") $(if $(IGNORE),--ignore $$IGNORE))
-	$(BIN)/snakemake --cores $(CORES) $(if $(CONFIGS)$(OWN),--configfile $(CONFIGS) $(OWN)) \
+	$(BIN)/python -m snakemake --cores $(CORES) $(if $(CONFIGS)$(OWN),--configfile $(CONFIGS) $(OWN)) \
 	  --config weights=$(WEIGHTS) $(if $(VARIANT),variants=$(VARIANT)) \
 	  $(if $(CHECKPOINT),$(if $(VARIANT),"official={checkpoints: {$(VARIANT): \"$$CHECKPOINT\"}}")) \
 	  --report results/$(WEIGHTS)/report.html --report-after-run

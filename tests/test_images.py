@@ -10,6 +10,7 @@ from PIL import Image
 
 from vit2onnx.errors import InputError
 from vit2onnx.images import check_image, load_image, preprocess
+from vit2onnx.spec.case import SUFFIXES
 from vit2onnx.spec.variant import Preprocessing
 
 FOLDER = Path(__file__).parents[1] / "resources" / "images"
@@ -137,6 +138,12 @@ def test_every_8_bit_mode_becomes_rgb(tmp_path, mode):
     image = load_image(path)
     assert image.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(image), np.asarray(original))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_taken_for_a_photograph_can_be_opened(tmp_path, suffix):
+    noise(20, 24).save(tmp_path / f"a{suffix}")
+    assert load_image(tmp_path / f"a{suffix}").size == (24, 20)
 
 
 @pytest.mark.filterwarnings("error")

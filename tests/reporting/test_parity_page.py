@@ -197,7 +197,11 @@ def test_weights_are_told_apart(healthy: Comparison, text_of: Text, official: Pl
     text = text_of(healthy, record=official)
     assert not re.search("SYNTHETIC|NOT CONFIRMED", text)
     assert "the publisher's dinov3_tiny-feedbeef.pth huggingface, name facebook/dinov3-tiny" in text
-    assert "NOT CONFIRMED" in text_of(healthy, record=official | {"official_file": None})
+    unknown = text_of(healthy, record=official | {"official_file": None})
+    assert "NOT CONFIRMED" in unknown and "golden_image" in unknown
+    # Published features cannot be those of weights that nobody published.
+    own = text_of(healthy, record=official | {"official_file": None, "weights": "own", "told": ["It is a fine-tune."]})
+    assert "YOUR OWN WEIGHTS" in own and "golden_image" not in own
 
 
 def test_periods_of_the_references_own_are_told_of(healthy: Comparison, known_difference: Plain, text_of: Text) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vit2onnx.spec.case import Case, case_of_stages, image_files, layer_inputs, sizes_of
+from vit2onnx.spec.case import Case, case_of_stages, image_files, layer_inputs, sizes_of, unread_photographs
 from vit2onnx.spec.recipe import Recipe
 
 STATIC = Recipe("static", 23, {"batch": 1, "height": 224, "width": 224})
@@ -101,7 +101,7 @@ def test_what_gives_no_photograph_is_named(folder: Path):
     assert image_files(entries) == (
         {},
         [
-            "images.empty: there is no photograph (.jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp) in the folder"
+            "images.empty: there is no photograph (.jpg, .jpeg, .png, .webp, .avif, .tif, .tiff, .bmp) in the folder"
             f" {folder}/deeper.jpg",
             f"images.gone: there is no file {folder}/gone.jpg",
             f"images.none: there is no file {folder}/*.gif",
@@ -109,13 +109,75 @@ def test_what_gives_no_photograph_is_named(folder: Path):
     )
 
 
-def test_photographs_of_one_name_are_named(folder: Path):
-    (folder / "a_2_x.png").touch()
-    _, (fault,) = image_files({"mine": str(folder)})
-    assert (
-        fault
-        == f"images.mine: {folder}/a@2 x.png and {folder}/a_2_x.png would both be named mine-a_2_x.png; rename one"
-    )
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a 2 x.png", "a@2 x.png", "a_2_x.png"],
+        ["кот.jpg", "пёс.jpg", "猫.jpg", "köln.jpg", "ko\u0308ln.jpg"],
+        ["🐈.jpg", "🐕.jpg", "👩‍👩‍👧.jpg"],
+        [
+            "-rf.jpg",
+            "--help.jpg",
+            "$HOME.jpg",
+            "`x`.jpg",
+            "it's.jpg",
+            '"x".jpg',
+            "a;b.jpg",
+            "*.jpg",
+            "[a].jpg",
+            "a?.jpg",
+        ],
+        [" a.jpg", "a .jpg", "%s.jpg", "a\\b.jpg", "a#b.jpg", "a: b.jpg", "@.jpg", "a@48x112.jpg"],
+    ],
+)
+def test_each_photograph_has_a_name_of_its_own(tmp_path: Path, names: list[str]):
+    for name in names:
+        (tmp_path / name).touch()
+    found, faults = image_files({"mine": str(tmp_path)})
+    assert faults == []
+    assert sorted(found.values()) == sorted(f"{tmp_path}/{name}" for name in names)
+    for name in found:
+        # As in files, where nothing but letters of any script and digits comes from the photograph.
+        assert name.replace("_", "").replace("-", "").replace(".", "").isalnum()
+        assert Case.parse(str(Case(name, 16, 32))) == Case(name, 16, 32)
+
+
+def test_scripts_other_than_latin_are_kept_and_composed(tmp_path: Path):
+    for name in ("кот.jpg", "ko\u0308ln.jpg"):
+        (tmp_path / name).touch()
+    assert list(image_files({"mine": str(tmp_path)})[0]) == ["mine-köln.jpg", "mine-кот.jpg"]
+
+
+def test_a_name_that_an_entry_has_is_numbered(folder: Path):
+    found, faults = image_files({"mine-b.JPG": f"{folder}/c.webp", "mine": str(folder)})
+    assert found["mine-b.JPG"] == f"{folder}/c.webp"
+    assert found["mine-b.JPG-2"] == f"{folder}/b.JPG"
+    assert faults == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a{b}.jpg", "{variant}.jpg", "<x>.jpg", "<results>.jpg", "a\nb.jpg", "\x1b[2J.jpg", "\udcff.jpg", "{}.jpg"]
+)
+def test_what_snakemake_would_misread_is_named_with_the_way_out(tmp_path: Path, name: str):
+    (tmp_path / name).touch()
+    for entry in (f"{tmp_path}/{name}", str(tmp_path), f"{tmp_path}/*.jpg"):
+        _, (fault,) = image_files({"mine": entry})
+        assert fault.startswith("images.mine: rename '") and ascii(name)[1:-1] in fault
+        assert fault.isascii() and fault.isprintable()
+
+
+def test_hidden_files_are_no_photographs(tmp_path: Path):
+    for name in ("IMG_1.jpg", "._IMG_1.jpg", ".thumb.png"):
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
+    for entry in (str(tmp_path), f"{tmp_path}/*", f"{tmp_path}/*.jpg"):
+        assert list(image_files({"mine": entry})[0].values()) == [f"{tmp_path}/IMG_1.jpg"]
+
+
+def test_photographs_of_other_formats_are_named(tmp_path: Path):
+    for name in ("a.jpg", "b.HEIC", "c.gif", "d.jxl", "e.CR3", "._f.heic", "notes.txt", "Thumbs.db"):
+        (tmp_path / name).touch()
+    unread = unread_photographs({"mine": str(tmp_path), "one": f"{tmp_path}/a.jpg", "some": f"{tmp_path}/*.jpg"})
+    assert unread == [f"{tmp_path}/{name}" for name in ("b.HEIC", "c.gif", "d.jxl", "e.CR3")]
 
 
 @pytest.mark.parametrize(

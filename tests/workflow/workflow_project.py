@@ -18,6 +18,7 @@ def make_tiny_project(project: Path) -> None:
     for name in ("LICENSE", "Snakefile", "workflow", "vit2onnx", "config", "profiles", "resources", "envs"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, project / name)
+    (project / ".venv").symlink_to(sys.prefix)
     add_variant(
         project,
         TINY,
@@ -64,10 +65,16 @@ def set_limit(project: Path, name: str, value: float) -> None:
     path.write_text(yaml.safe_dump(limits, sort_keys=False))
 
 
+def python_of(project: Path) -> str:
+    """This Python, by its path in a project that has one."""
+    own = project / ".venv" / "bin" / "python"
+    return str(own) if own.exists() else sys.executable
+
+
 def snakemake(project: Path, *arguments: str, fails: bool = False, **environment: str) -> str:
     """Run Snakemake in a project and return what it prints; `fails` says whether it should."""
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+        [python_of(project), "-m", "snakemake", "--cores", "2", *arguments],
         cwd=project,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

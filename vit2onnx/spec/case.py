@@ -1,6 +1,7 @@
 """What is compared: which image at which size. Standard library only, because the Snakefile imports it."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,16 +40,20 @@ GOLDEN = Case("golden", 224, 224)
 # the truth rounded to single precision.
 MODES = ("accumulated", "injected")
 
-# File extensions taken as photographs in a folder.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+# File extensions taken as photographs in a folder, and those of photographs that Pillow does not open, or that move.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp")
+UNREAD = re.compile(r"\.(heic|heif|gif|jxl|jp2|dng|cr2|cr3|nef|arw|raf|orf|rw2|pef|srw|raw)$", re.I)
+# What Snakemake takes for a wildcard or a variable of its own in a path, and what it cannot write down.
+UNSAYABLE = re.compile("[{}<>\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def image_files(images: Mapping[str, str], root: Path = Path()) -> tuple[dict[str, str], list[str]]:
     """The photographs that the config names, by name, and what is wrong with its entries.
 
     An entry is a file, a folder, or a pattern such as `photos/*.jpg`. Those of a folder or pattern are named after
-    entry and file, `photos-IMG_1.jpg`, with `_` for what a name must not hold. What is not in the working directory is
-    looked for at `root`, where the project's own photographs are.
+    entry and file, `photos-IMG_1.jpg`, with `_` for what is no letter or digit of any script, and with a number if that
+    name is taken. What is not in the working directory is looked for at `root`, where the project's own photographs
+    are.
     """
     found: dict[str, str] = {}
     faults = []
@@ -59,12 +64,34 @@ def image_files(images: Mapping[str, str], root: Path = Path()) -> tuple[dict[st
             what = f"photograph ({', '.join(SUFFIXES)}) in the folder" if path.is_dir() else "file"
             faults.append(f"images.{entry}: there is no {what} {text}")
         for file in files:
+            if fault := unsayable(file):
+                faults.append(f"images.{entry}: {fault}")
             is_named = file in (path, root / path)
-            name = entry if is_named else f"{entry}-{re.sub('[^A-Za-z0-9_.-]', '_', file.name)}"
-            if name in found:
-                faults.append(f"images.{entry}: {found[name]} and {file} would both be named {name}; rename one")
+            wanted = name = entry if is_named else f"{entry}-{_safe(file.name)}"
+            number = 1
+            while name in found:
+                number += 1
+                name = f"{wanted}-{number}"
             found[name] = str(file)
     return found, faults
+
+
+def unsayable(path: Path) -> str | None:
+    """Why Snakemake cannot be given a file as input, if so."""
+    if not UNSAYABLE.search(str(path)):
+        return None
+    return f"rename {str(path)!a}, because Snakemake misreads {{ }} < >, control characters and broken Unicode in it"
+
+
+def unread_photographs(images: Mapping[str, str]) -> list[str]:
+    """Photographs in the folders that the config names which are left out because of their format, by their paths."""
+    folders = [folder for text in images.values() if (folder := Path(text).expanduser()).is_dir()]
+    return [str(file) for folder in folders for file in _visible(folder.iterdir()) if UNREAD.search(file.name)]
+
+
+def _safe(name: str) -> str:
+    # Composed, because macOS writes a letter and its accent as two.
+    return re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", name))
 
 
 def _photographs(path: Path) -> list[Path]:
@@ -72,9 +99,14 @@ def _photographs(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        return [file for file in _visible(path.iterdir()) if file.suffix.lower() in SUFFIXES]
     anchor = Path(path.anchor)
-    return sorted(file for file in anchor.glob(str(path.relative_to(anchor))) if file.is_file())
+    return _visible(anchor.glob(str(path.relative_to(anchor))))
+
+
+def _visible(paths: Iterable[Path]) -> list[Path]:
+    """Those that are files and not hidden, in order: macOS puts `._IMG_1.jpg`, which is none, beside a photograph."""
+    return sorted(path for path in paths if not path.name.startswith(".") and path.is_file())
 
 
 def of_first_image(cases: Iterable[str]) -> Sequence[str]:

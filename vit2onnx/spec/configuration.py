@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
 from vit2onnx.errors import InputError
-from vit2onnx.spec.case import GOLDEN, image_files
+from vit2onnx.spec.case import GOLDEN, image_files, unsayable
 from vit2onnx.spec.family import (
     PUBLISHER,
     architecture_schema,
@@ -213,12 +213,14 @@ def layouts(asked: Asked) -> Iterator[str]:
 
 
 def photographs(asked: Asked) -> Iterator[str]:
-    """Photographs that are not there, or whose name is taken."""
+    """Photographs that are not there, that Snakemake cannot be given, or whose name is taken."""
     images, faults = image_files(asked.config["images"], asked.root)
     yield from faults
     golden = asked.config["official"]["golden_image"]
     if golden and not Path(golden).expanduser().is_file():
         yield f"official.golden_image: there is no file {golden}"
+    elif golden and (fault := unsayable(Path(golden).expanduser())):
+        yield f"official.golden_image: {fault}"
     if GOLDEN.image in images:
         yield f"images.{GOLDEN.image}: this name is taken by official.golden_image; choose another"
 
@@ -259,7 +261,10 @@ def releases(asked: Asked) -> Iterator[str]:
 
 
 def checkpoints(asked: Asked) -> Iterator[str]:
-    """Checkpoints that are not there, or where they would be overwritten."""
+    """Checkpoints that are not there, that Snakemake cannot be given, or where they would be overwritten."""
+    for spec in asked.specs:
+        if spec.own and (fault := unsayable(Path(spec.own.path))):
+            yield f"own.{spec.name}: {fault}"
     names = [spec.name for spec in asked.specs]
     results = Path("results").resolve()
     for name, path in asked.config["official"]["checkpoints"].items():

@@ -1,18 +1,23 @@
 """Configuration, checked before any job runs, and what rule files ask about it."""
 
 import atexit
+import os
 import re
+import shlex
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from vit2onnx.checkpoints.heads import files_of
 from vit2onnx.checkpoints.own import own_variants
-from vit2onnx.spec.case import case_of_stages, image_files, sizes_of
+from vit2onnx.spec.case import case_of_stages, image_files, sizes_of, unread_photographs
 from vit2onnx.spec.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
-from vit2onnx.machine import free_memory
+from vit2onnx.machine import check_folder, free_memory, settle
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
+from vit2onnx.reporting.progress import InOneLine
 from vit2onnx.spec.family import families, layout_of, publisher_repository, self_test_models
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.settings import settings_of
@@ -21,7 +26,20 @@ from vit2onnx.spec.variant import VariantSpec
 # Not workflow.basedir, which is the user's own folder where this workflow is a module of theirs.
 ROOT = Path(workflow.current_basedir).parents[1]
 
+# Every job inherits it.
+settle(os.environ)
+# Snakemake writes this path into the command of every job as it is, and a blank in it would end the command's name.
+if os.path.isfile(sys.executable):
+    sys.executable = shlex.quote(sys.executable)
+
+# The logger `rich`, which only a terminal can show, or Snakemake's own.
+for handler in workflow.logger_manager.get_log_handlers() or logger.handlers:
+    if getattr(handler, "writes_to_stream", True) and not any(isinstance(it, InOneLine) for it in handler.filters):
+        is_rich = handler not in logger.handlers
+        handler.addFilter(InOneLine(progress=is_rich and not workflow.dryrun and not sys.stderr.isatty()))
+
 try:
+    check_folder(Path.cwd())
     config = settings_of(config, ROOT, workflow.config_settings.config, map(Path, workflow.configfiles))
     VARIANTS = check_configuration(config, ROOT, own_variants)
 except InputError as error:
@@ -30,6 +48,8 @@ except InputError as error:
 # What the config asks for: names of variants, and photographs by name.
 LISTED = names_of(config, VARIANTS)
 IMAGES, _ = image_files(config["images"], ROOT)
+if workflow.is_main_process and (unread := unread_photographs(config["images"])):
+    logger.warning(f"Left out: {', '.join(unread)}. Save them as JPEG or PNG to have them compared.")
 RECIPES = {name: Recipe.from_mapping(name, recipe) for name, recipe in config["exports"].items()}
 
 # What the verdict on a graph is made from, by name.
@@ -184,8 +204,9 @@ def show_summary(complete):
     # Here, because it takes a second, and every job on a cluster reads the Snakefile.
     from vit2onnx.reporting.terminal import print_summary
 
-    folder = Path("results", config["weights"])
-    paths = [Path(path) for path in per_graph(f"{folder}/{{variant}}/{{export}}.verdict.json")]
+    # Not relative, because Snakemake goes back to where it was called from before it exits.
+    folder = Path("results", config["weights"]).absolute()
+    paths = [folder / path for path in per_graph("{variant}/{export}.verdict.json")]
     atexit.register(print_summary, folder, paths, limits(), config["parity"], complete=complete)
 
 

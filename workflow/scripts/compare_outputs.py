@@ -1,10 +1,11 @@
 """Measure how far an exported graph is from references, Equinox model and truth."""
 
+from vit2onnx.job import snakemake
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vit2onnx.files import write_text
-from vit2onnx.logs import logging_to
 from vit2onnx.parity.outputs import compare_files
 from vit2onnx.parity.tables import csv_of, flat_semantics
 from vit2onnx.spec.recipe import Recipe
@@ -29,12 +30,11 @@ def compare(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        compare(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
-            {name: Path(snakemake.input[name]) for name in ("pixel_values", "equinox", "onnx")},
-            dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True)),
-            snakemake.params.batch_sizes,
-            **{name: Path(path) for name, path in snakemake.output.items()},
-        )
+    compare(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
+        {name: Path(snakemake.input[name]) for name in ("pixel_values", "equinox", "onnx")},
+        dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True)),
+        snakemake.params.batch_sizes,
+        **{name: Path(path) for name, path in snakemake.output.items()},
+    )

@@ -1,5 +1,7 @@
 """Measure how far our preprocessing is from that of others."""
 
+from vit2onnx.job import snakemake
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,7 +9,6 @@ import torch
 
 from vit2onnx.files import write_json, write_text
 from vit2onnx.images import load_image, preprocess
-from vit2onnx.logs import logging_to
 from vit2onnx.parity.preprocessing import compare_preprocessing
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.spec.family import part
@@ -31,12 +32,11 @@ def compare(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        compare(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            dict(zip(snakemake.params.names, map(Path, snakemake.input.images), strict=True)),
-            snakemake.params.sizes,
-            Path(snakemake.output.comparison),
-            Path(snakemake.output.table),
-            threads=snakemake.threads,
-        )
+    compare(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        dict(zip(snakemake.params.names, map(Path, snakemake.input.images), strict=True)),
+        snakemake.params.sizes,
+        Path(snakemake.output.comparison),
+        Path(snakemake.output.table),
+        threads=snakemake.threads,
+    )

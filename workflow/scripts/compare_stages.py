@@ -1,11 +1,12 @@
 """Measure how far all implementations are apart at every stage."""
 
+from vit2onnx.job import snakemake
+
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from vit2onnx.files import open_arrays, write_text
-from vit2onnx.logs import logging_to
 from vit2onnx.parity.stages import compare_implementations
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.runners.onnx_stages import run_stage_graphs
@@ -34,15 +35,14 @@ def compare(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        references = dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True))
-        compare(
-            Path(snakemake.input.accumulated),
-            Path(snakemake.input.injected),
-            Path(snakemake.input.pixel_values),
-            {**references, "equinox": Path(snakemake.input.equinox)},
-            Path(snakemake.output.comparison),
-            Path(snakemake.output.table),
-            about={**snakemake.wildcards, "case": snakemake.params.case},
-            threads=snakemake.threads,
-        )
+    references = dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True))
+    compare(
+        Path(snakemake.input.accumulated),
+        Path(snakemake.input.injected),
+        Path(snakemake.input.pixel_values),
+        {**references, "equinox": Path(snakemake.input.equinox)},
+        Path(snakemake.output.comparison),
+        Path(snakemake.output.table),
+        about={**snakemake.wildcards, "case": snakemake.params.case},
+        threads=snakemake.threads,
+    )

@@ -1,12 +1,13 @@
 """Convert a checkpoint of any layout to the Equinox archive."""
 
+from vit2onnx.job import snakemake
+
 import json
 from pathlib import Path
 
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.reading import checksum
 from vit2onnx.errors import InputError
-from vit2onnx.logs import logging_to
 from vit2onnx.spec.variant import VariantSpec
 
 
@@ -20,11 +21,10 @@ def check_record(checkpoint: Path, record: Path) -> None:
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        check_record(Path(snakemake.input.checkpoint), Path(snakemake.input.record))
-        convert_checkpoint(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            Path(snakemake.input.checkpoint),
-            Path(snakemake.output.archive),
-            Path(snakemake.output.ledger),
-        )
+    check_record(Path(snakemake.input.checkpoint), Path(snakemake.input.record))
+    convert_checkpoint(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        Path(snakemake.input.checkpoint),
+        Path(snakemake.output.archive),
+        Path(snakemake.output.ledger),
+    )

@@ -1,11 +1,12 @@
 """Export the inference model of a variant by one recipe."""
 
+from vit2onnx.job import snakemake
+
 import json
 from pathlib import Path
 
 from vit2onnx.exporting.graph import export
 from vit2onnx.files import sha256_of
-from vit2onnx.logs import logging_to
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
@@ -18,13 +19,12 @@ def export_onnx(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        export_onnx(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
-            Path(snakemake.input.model),
-            Path(snakemake.input.record),
-            Path(snakemake.input.ledger),
-            Path(snakemake.output.graph),
-            external=snakemake.params.external,
-        )
+    export_onnx(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
+        Path(snakemake.input.model),
+        Path(snakemake.input.record),
+        Path(snakemake.input.ledger),
+        Path(snakemake.output.graph),
+        external=snakemake.params.external,
+    )

@@ -1,9 +1,10 @@
 """Write the copies of a graph that also output every stage."""
 
+from vit2onnx.job import snakemake
+
 from pathlib import Path
 
 from vit2onnx.exporting.stages import write_stages
-from vit2onnx.logs import logging_to
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.model_file import open_model
@@ -18,12 +19,11 @@ def export_stages(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        export_stages(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
-            Path(snakemake.input.model),
-            Path(snakemake.input.graph),
-            Path(snakemake.output.accumulated),
-            Path(snakemake.output.injected),
-        )
+    export_stages(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
+        Path(snakemake.input.model),
+        Path(snakemake.input.graph),
+        Path(snakemake.output.accumulated),
+        Path(snakemake.output.injected),
+    )

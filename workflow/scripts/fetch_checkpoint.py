@@ -1,5 +1,7 @@
 """Put a variant's checkpoint in its place and record what it is."""
 
+from vit2onnx.job import snakemake
+
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +10,6 @@ from typing import Any
 from vit2onnx.checkpoints.fetch import fetch_official, fetch_own, fetch_synthetic
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, locate
 from vit2onnx.files import write_json
-from vit2onnx.logs import logging_to
 from vit2onnx.spec.variant import VariantSpec
 
 
@@ -38,12 +39,11 @@ def fetch_checkpoint(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        fetch_checkpoint(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            Path(snakemake.output.checkpoint),
-            Path(snakemake.output.record),
-            synthetic=snakemake.params.synthetic,
-            configured=snakemake.params.configured,
-            check_hash=snakemake.params.check_hash,
-        )
+    fetch_checkpoint(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        Path(snakemake.output.checkpoint),
+        Path(snakemake.output.record),
+        synthetic=snakemake.params.synthetic,
+        configured=snakemake.params.configured,
+        check_hash=snakemake.params.check_hash,
+    )

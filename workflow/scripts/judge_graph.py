@@ -1,12 +1,12 @@
 """Judge all that was measured of a graph; the verdict is written whether it passes or not."""
 
+from vit2onnx.job import snakemake
+
 from pathlib import Path
 
 from vit2onnx.files import write_json
 from vit2onnx.handover.judging import judge_files
-from vit2onnx.logs import logging_to
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        evidence = {name: Path(path) for name, path in snakemake.input.items()}
-        write_json(Path(snakemake.output.verdict), judge_files(evidence, snakemake.params.limits).as_data())
+    evidence = {name: Path(path) for name, path in snakemake.input.items()}
+    write_json(Path(snakemake.output.verdict), judge_files(evidence, snakemake.params.limits).as_data())

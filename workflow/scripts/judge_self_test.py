@@ -1,11 +1,12 @@
 """Fail where the checks do not pass their own test."""
 
+from vit2onnx.job import snakemake
+
 import json
 from pathlib import Path
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import write_json
-from vit2onnx.logs import logging_to
 from vit2onnx.self_test.verdict import finding_of
 
 
@@ -20,5 +21,4 @@ def judge(result: Path, verdict: Path) -> None:
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        judge(Path(snakemake.input.result), Path(snakemake.output.verdict))
+    judge(Path(snakemake.input.result), Path(snakemake.output.verdict))

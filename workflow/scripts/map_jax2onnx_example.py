@@ -1,10 +1,11 @@
 """Write a variant's weights for the example class that jax2onnx ships."""
 
+from vit2onnx.job import snakemake
+
 from pathlib import Path
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import atomic
-from vit2onnx.logs import logging_to
 from vit2onnx.spec.family import has_part, part
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.archive import read_archive
@@ -23,9 +24,8 @@ def map_jax2onnx_example(spec: VariantSpec, archive: Path, model: Path) -> None:
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        map_jax2onnx_example(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            Path(snakemake.input.archive),
-            Path(snakemake.output.model),
-        )
+    map_jax2onnx_example(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        Path(snakemake.input.archive),
+        Path(snakemake.output.model),
+    )

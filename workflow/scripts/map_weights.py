@@ -1,9 +1,10 @@
 """Write the inference model of a variant from its archive."""
 
+from vit2onnx.job import snakemake
+
 from pathlib import Path
 
 from vit2onnx.files import atomic
-from vit2onnx.logs import logging_to
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.archive import read_archive
 from vit2onnx.weights.model_file import map_model, write_model
@@ -15,9 +16,8 @@ def map_weights(spec: VariantSpec, archive: Path, model: Path) -> None:
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        map_weights(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            Path(snakemake.input.archive),
-            Path(snakemake.output.model),
-        )
+    map_weights(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        Path(snakemake.input.archive),
+        Path(snakemake.output.model),
+    )

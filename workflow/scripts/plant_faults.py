@@ -1,5 +1,7 @@
 """Plant faults in small models and note what the checks say."""
 
+from vit2onnx.job import snakemake
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +11,6 @@ import torch
 
 from vit2onnx.files import write_json, write_text
 from vit2onnx.images import load_image
-from vit2onnx.logs import logging_to
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.parity.verdict import numbers_of
 from vit2onnx.self_test.planting import plant_faults
@@ -43,14 +44,13 @@ def plant(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        plant(
-            snakemake.params.specs,
-            [Path(path) for path in snakemake.input.photographs],
-            snakemake.params.limits,
-            snakemake.params.preprocessing_limits,
-            Path(snakemake.output.result),
-            Path(snakemake.output.table),
-            seeds=snakemake.params.seeds,
-            threads=snakemake.threads,
-        )
+    plant(
+        snakemake.params.specs,
+        [Path(path) for path in snakemake.input.photographs],
+        snakemake.params.limits,
+        snakemake.params.preprocessing_limits,
+        Path(snakemake.output.result),
+        Path(snakemake.output.table),
+        seeds=snakemake.params.seeds,
+        threads=snakemake.threads,
+    )

@@ -1,11 +1,12 @@
 """Prepare every photograph at every size that is compared."""
 
+from vit2onnx.job import snakemake
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vit2onnx.files import write_arrays
 from vit2onnx.images import check_image, load_image, preprocess
-from vit2onnx.logs import logging_to
 from vit2onnx.spec.case import GOLDEN, Case
 from vit2onnx.spec.variant import VariantSpec
 
@@ -30,11 +31,10 @@ def preprocess_images(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        preprocess_images(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            dict(zip(snakemake.params.names, map(Path, snakemake.input.images), strict=True)),
-            snakemake.params.sizes,
-            next(map(Path, snakemake.input.golden), None),
-            Path(snakemake.output.pixel_values),
-        )
+    preprocess_images(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        dict(zip(snakemake.params.names, map(Path, snakemake.input.images), strict=True)),
+        snakemake.params.sizes,
+        next(map(Path, snakemake.input.golden), None),
+        Path(snakemake.output.pixel_values),
+    )

@@ -1,12 +1,13 @@
 """Render the page on the parity of a variant's graphs."""
 
+from vit2onnx.job import snakemake
+
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vit2onnx.files import write_text
-from vit2onnx.logs import logging_to
 from vit2onnx.onnx_file import metadata, operator_sets
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.divergence import StageComparison
@@ -39,10 +40,9 @@ def render_parity(files: Any, photographs: Mapping[str, Path], exports: Sequence
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        render_parity(
-            snakemake.input,
-            dict(zip(snakemake.params.names, map(Path, snakemake.input.images), strict=True)),
-            snakemake.params.exports,
-            Path(snakemake.output.page),
-        )
+    render_parity(
+        snakemake.input,
+        dict(zip(snakemake.params.names, map(Path, snakemake.input.images), strict=True)),
+        snakemake.params.exports,
+        Path(snakemake.output.page),
+    )

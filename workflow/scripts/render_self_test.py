@@ -1,10 +1,11 @@
 """Render the page on the self-test."""
 
+from vit2onnx.job import snakemake
+
 import json
 from pathlib import Path
 
 from vit2onnx.files import write_text
-from vit2onnx.logs import logging_to
 from vit2onnx.reporting.self_test import self_test_page
 
 
@@ -14,5 +15,4 @@ def render_self_test(result: Path, page: Path) -> None:
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        render_self_test(Path(snakemake.input.result), Path(snakemake.output.page))
+    render_self_test(Path(snakemake.input.result), Path(snakemake.output.page))

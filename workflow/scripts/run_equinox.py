@@ -1,10 +1,11 @@
 """Features of the Equinox model, in single and in double precision."""
 
+from vit2onnx.job import snakemake
+
 import os
 from pathlib import Path
 
 from vit2onnx.files import read_arrays, write_arrays
-from vit2onnx.logs import logging_to
 from vit2onnx.runners.equinox import features
 from vit2onnx.spec.case import of_first_image
 from vit2onnx.weights.model_file import open_model
@@ -18,10 +19,9 @@ def run_equinox(model: Path, pixel_values: Path, output: Path, *, threads: int) 
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        run_equinox(
-            Path(snakemake.input.model),
-            Path(snakemake.input.pixel_values),
-            Path(snakemake.output.features),
-            threads=snakemake.threads,
-        )
+    run_equinox(
+        Path(snakemake.input.model),
+        Path(snakemake.input.pixel_values),
+        Path(snakemake.output.features),
+        threads=snakemake.threads,
+    )

@@ -1,10 +1,11 @@
 """Every stage of the Equinox model on one image, in single and in double precision."""
 
+from vit2onnx.job import snakemake
+
 import os
 from pathlib import Path
 
 from vit2onnx.files import open_arrays, write_arrays
-from vit2onnx.logs import logging_to
 from vit2onnx.runners.equinox import stages
 from vit2onnx.spec.case import layer_inputs
 from vit2onnx.weights.model_file import open_model
@@ -20,12 +21,11 @@ def run_equinox_stages(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        run_equinox_stages(
-            Path(snakemake.input.model),
-            Path(snakemake.input.pixel_values),
-            Path(snakemake.input.reference),
-            Path(snakemake.output.stages),
-            case=snakemake.params.case,
-            threads=snakemake.threads,
-        )
+    run_equinox_stages(
+        Path(snakemake.input.model),
+        Path(snakemake.input.pixel_values),
+        Path(snakemake.input.reference),
+        Path(snakemake.output.stages),
+        case=snakemake.params.case,
+        threads=snakemake.threads,
+    )

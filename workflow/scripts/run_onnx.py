@@ -1,10 +1,11 @@
 """All outputs of an exported graph, in single and in double precision."""
 
+from vit2onnx.job import snakemake
+
 from collections.abc import Sequence
 from pathlib import Path
 
 from vit2onnx.files import open_arrays, write_arrays
-from vit2onnx.logs import logging_to
 from vit2onnx.runners.onnx import run_graph
 from vit2onnx.spec.case import accepted
 from vit2onnx.spec.recipe import Recipe
@@ -28,13 +29,12 @@ def run_onnx(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        run_onnx(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
-            Path(snakemake.input.graph),
-            Path(snakemake.input.pixel_values),
-            Path(snakemake.output.outputs),
-            batch_sizes=snakemake.params.batch_sizes,
-            threads=snakemake.threads,
-        )
+    run_onnx(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
+        Path(snakemake.input.graph),
+        Path(snakemake.input.pixel_values),
+        Path(snakemake.output.outputs),
+        batch_sizes=snakemake.params.batch_sizes,
+        threads=snakemake.threads,
+    )

@@ -1,11 +1,12 @@
 """Features of a reference implementation, in single and in double precision."""
 
+from vit2onnx.job import snakemake
+
 from pathlib import Path
 
 import torch
 
 from vit2onnx.files import read_arrays, write_arrays
-from vit2onnx.logs import logging_to
 from vit2onnx.runners.torch import features, reference_of
 from vit2onnx.spec.case import of_first_image
 from vit2onnx.spec.variant import VariantSpec
@@ -28,13 +29,12 @@ def run_reference(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        run_reference(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            snakemake.wildcards.reference,
-            Path(snakemake.input.checkpoint),
-            Path(snakemake.input.pixel_values),
-            Path(snakemake.output.features),
-            repository=snakemake.params.repository,
-            threads=snakemake.threads,
-        )
+    run_reference(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        snakemake.wildcards.reference,
+        Path(snakemake.input.checkpoint),
+        Path(snakemake.input.pixel_values),
+        Path(snakemake.output.features),
+        repository=snakemake.params.repository,
+        threads=snakemake.threads,
+    )

@@ -1,11 +1,12 @@
 """Every stage of a reference implementation on one image, in single and in double precision."""
 
+from vit2onnx.job import snakemake
+
 from pathlib import Path
 
 import torch
 
 from vit2onnx.files import open_arrays, write_arrays
-from vit2onnx.logs import logging_to
 from vit2onnx.runners.torch import reference_of, stages
 from vit2onnx.spec.case import layer_inputs
 from vit2onnx.spec.variant import VariantSpec
@@ -35,15 +36,14 @@ def run_reference_stages(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        run_reference_stages(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            snakemake.wildcards.reference,
-            Path(snakemake.input.checkpoint),
-            Path(snakemake.input.pixel_values),
-            Path(snakemake.input.first) if snakemake.input.first else None,
-            Path(snakemake.output.stages),
-            case=snakemake.params.case,
-            repository=snakemake.params.repository,
-            threads=snakemake.threads,
-        )
+    run_reference_stages(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        snakemake.wildcards.reference,
+        Path(snakemake.input.checkpoint),
+        Path(snakemake.input.pixel_values),
+        Path(snakemake.input.first) if snakemake.input.first else None,
+        Path(snakemake.output.stages),
+        case=snakemake.params.case,
+        repository=snakemake.params.repository,
+        threads=snakemake.threads,
+    )

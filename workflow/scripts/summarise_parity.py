@@ -1,10 +1,11 @@
 """Summarise the verdicts on all graphs: as tables, as a page, and for the report's front page."""
 
+from vit2onnx.job import snakemake
+
 from collections.abc import Iterable
 from pathlib import Path
 
 from vit2onnx.files import write_text
-from vit2onnx.logs import logging_to
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.reporting.summary import summarise, summary_csv, summary_json, summary_page, verdict_rst
 
@@ -16,6 +17,5 @@ def summarise_parity(verdicts: Iterable[Path], table: Path, data: Path, page: Pa
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        outputs = {name: Path(path) for name, path in snakemake.output.items()}
-        summarise_parity(map(Path, snakemake.input.verdicts), **outputs)
+    outputs = {name: Path(path) for name, path in snakemake.output.items()}
+    summarise_parity(map(Path, snakemake.input.verdicts), **outputs)

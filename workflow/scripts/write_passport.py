@@ -1,5 +1,7 @@
 """Write the passport of a graph that passed, and the sample by which it can be verified anywhere."""
 
+from vit2onnx.job import snakemake
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,6 @@ from typing import Any
 from vit2onnx.files import open_arrays, write_arrays, write_json
 from vit2onnx.handover.judging import check_verdict, judge_files
 from vit2onnx.handover.passport import passport_of, sample_of
-from vit2onnx.logs import logging_to
 from vit2onnx.parity.outputs import compare_files
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
@@ -38,18 +39,17 @@ def write_passport(
 
 
 if __name__ == "__main__":
-    with logging_to(snakemake.log[0]):
-        files = {name: Path(path) for name, path in snakemake.input.items() if name != "references"}
-        write_passport(
-            VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
-            Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
-            {name: files[name] for name in ("pixel_values", "equinox", "onnx")},
-            dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True)),
-            {name: files[name] for name in snakemake.params.evidence},
-            batch_sizes=snakemake.params.batch_sizes,
-            limits=snakemake.params.limits,
-            whose=snakemake.params.whose,
-            threads=snakemake.threads,
-            **{name: files[name] for name in ("verdict", "checkpoint", "ledger", "model")},
-            **{name: Path(path) for name, path in snakemake.output.items()},
-        )
+    files = {name: Path(path) for name, path in snakemake.input.items() if name != "references"}
+    write_passport(
+        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
+        {name: files[name] for name in ("pixel_values", "equinox", "onnx")},
+        dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True)),
+        {name: files[name] for name in snakemake.params.evidence},
+        batch_sizes=snakemake.params.batch_sizes,
+        limits=snakemake.params.limits,
+        whose=snakemake.params.whose,
+        threads=snakemake.threads,
+        **{name: files[name] for name in ("verdict", "checkpoint", "ledger", "model")},
+        **{name: Path(path) for name, path in snakemake.output.items()},
+    )

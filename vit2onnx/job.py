@@ -1,0 +1,92 @@
+"""The job that a script runs in, and its log. Scripts import this before all else, because other imports can fail too.
+
+Standard library only. Everything goes into the rule's log: the last line is for the person at the keyboard, and
+`reporting/progress.py` shows it on the terminal.
+"""
+
+import atexit
+import errno
+import logging
+import os
+import sys
+import time
+import traceback
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vit2onnx.errors import InputError, InternalError
+
+# The exit status of a job whose log ends with a sentence on why it failed.
+TOLD = 65
+SENTENCE = "error: "
+OUT_OF_MEMORY = (
+    "memory ran out, most likely; close other programs, or run one job at a time (make run CORES=1, or"
+    " snakemake --cores 1), and run again. What is finished has been kept."
+)
+
+log = logging.getLogger("vit2onnx")
+
+
+def log_to(path: str) -> None:
+    """Log to the file at `path` for as long as this process lives.
+
+    An exception that nothing catches leaves its traceback there, then one sentence, and ends the process with `TOLD`.
+    """
+    sys.excepthook = partial(_fail, path)
+    # As the user's files may be named, whatever the locale is.
+    logging.basicConfig(
+        filename=path,
+        filemode="w",
+        encoding="utf-8",
+        errors="backslashreplace",
+        format="%(asctime)s %(levelname)s %(message)s",
+        force=True,
+    )
+    # Or a full disk would be told in many lines, because the log cannot be written either.
+    logging.raiseExceptions = False
+    logging.captureWarnings(True)
+    log.setLevel(logging.INFO)
+    log.info("started")
+    start = time.monotonic()
+    atexit.register(lambda: log.info("finished in %.1f s", time.monotonic() - start))
+
+
+def _fail(path: str, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    log.error("".join(traceback.format_exception(kind, error, trace)))
+    logging.shutdown()
+    sentence = SENTENCE + " ".join(sentence_on(error).split())
+    try:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{sentence}\n")
+    except OSError:
+        # No place for it on a full disk.
+        print(sentence, file=sys.stderr, flush=True)
+    # Python would end with 1, which says nothing, and after `finished`.
+    os._exit(130 if isinstance(error, KeyboardInterrupt) else TOLD)
+
+
+def sentence_on(error: BaseException) -> str:
+    """What the person at the keyboard must know of an exception, and the way out."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, InternalError):
+        return f"This is a fault of vit2onnx, unless a file in results/ was changed by hand: {error}."
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by the user."
+    if isinstance(error, MemoryError):
+        return OUT_OF_MEMORY
+    if isinstance(error, ImportError):
+        return f"{error}. The Python environment is incomplete or mixed with another; delete .venv and run make again."
+    if isinstance(error, OSError) and error.strerror:
+        way_out = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put this right"
+        where = error.filename or Path.cwd()
+        return f"{where}: {error.strerror}; {way_out} and run again, what is finished has been kept."
+    return f"{type(error).__name__}: {error}"
+
+
+# What Snakemake gives to a script; none where something else imports it.
+snakemake: Any = getattr(sys.modules["__main__"], "snakemake", None)
+if snakemake is not None:
+    log_to(snakemake.log[0])
