@@ -21,6 +21,8 @@ from vit2onnx.files import write_text
 from vit2onnx.spec.configuration import check_architecture
 from vit2onnx.spec.variant import VariantSpec, read_variants
 
+# How many of the tensors that do not fit are named.
+MOST_NOTES = 40
 VARIANTS = Path(__file__).parents[1] / "config" / "variants"
 
 
@@ -67,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_architecture(str(path), mapping)
         print("\n".join(described(name, mapping)))
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(error, *getattr(error, "__notes__", [])[:MOST_NOTES], sep="\n  ", file=sys.stderr)
         return 1
     if given.variant_file:
         write_text(given.variant_file, variant_file(mapping))

@@ -307,11 +307,7 @@ def _preprocessing(path: Path, release: Mapping[str, Any]) -> dict[str, Any] | N
     if not path.is_file():
         return None
     config = read_json(path)
-    wrong = [
-        f"{key} is {config[key]}"
-        for key, only in (("do_resize", True), ("do_rescale", True), ("do_normalize", True))
-        if config.get(key, only) is not only
-    ]
+    wrong = [f"{key} is false" for key in ("do_resize", "do_rescale", "do_normalize") if config.get(key) is False]
     scale = config.get("rescale_factor", 1 / 255)
     if not isinstance(scale, int | float) or not math.isclose(scale, 1 / 255, rel_tol=1e-6):
         wrong.append(f"rescale_factor is {scale}")

@@ -1,6 +1,7 @@
 """The user's own model as transformers builds and fills it, by nothing of this project: a wrong reading cannot hide."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,8 +66,11 @@ def _load(folder: str) -> nn.Module | None:
     how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa", "trust_remote_code": False}
     try:
         model, told = AutoModel.from_pretrained(folder, local_files_only=True, output_loading_info=True, **how)
-    # Whatever it raises: a file that it cannot open is given to it tensor by tensor.
+    except MemoryError:
+        raise
+    # Whatever else it raises: a file that it cannot open is given to it tensor by tensor.
     except Exception:
+        logging.getLogger(__name__).info("transformers cannot open the file as it is", exc_info=True)
         return None
     missing = [name for name in told["missing_keys"] if not name.endswith("mask_token")]
     return None if missing or told["mismatched_keys"] else model.eval()
