@@ -375,8 +375,11 @@ def in_words(spec: VariantSpec) -> list[str]:
         f"{Path(own.path).name} holds a backbone of the family {spec.family} in {own.layout} layout{where}, with"
         f" {spec.parameters:,} parameters. It is like {own.nearest}{differs}."
     ]
-    if own.config is not None:
-        lines.append("Its config.json tells what shapes do not show.")
+    lines.append(
+        "No config.json lies beside it, so the original is the family's reference with these dimensions."
+        if own.config is None
+        else "Its config.json tells what shapes do not show, and the original is what transformers makes of both."
+    )
     if own.assumed:
         lines.append(f"ASSUMED as in {own.nearest}, because nothing tells: {', '.join(own.assumed)}.")
     if own.ignore:
