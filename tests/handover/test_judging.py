@@ -1,6 +1,5 @@
 """A verdict that was edited after it was judged, or evidence that was, is named."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.handover.conftest import change_json
 from tests.limits import BY_PRECISION
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of, write_json
@@ -65,9 +65,7 @@ EDITED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize(("edit", "told"), EDITED.values(), ids=EDITED)
 def test_an_edited_verdict_is_named(evidence: dict[str, Path], written: Path, edit, told: str):
-    data = json.loads(written.read_text())
-    edit(data)
-    written.write_text(json.dumps(data))
+    change_json(written, edit)
     sentence = rf"static\.verdict\.json or parity/static\.json was edited: the features give other {told}\. Delete both"
     with pytest.raises(InputError, match=sentence):
         check_verdict(written, judge_files(evidence, LIMITS))

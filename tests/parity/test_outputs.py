@@ -41,7 +41,8 @@ from vit2onnx.parity.tables import csv_of, flat_semantics
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import onnx as onnx_runner
 from vit2onnx.runners import onnx_double
-from vit2onnx.runners.onnx import MIRROR, RUNS, filled_batches, run_graph, session_of
+from vit2onnx.runners.onnx import MIRROR, RUNS, filled_batches, run_graph
+from vit2onnx.runners.session import session_of
 from vit2onnx.spec.case import GOLDEN, Case, accepted
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.subject import GRAPH_RUNS
@@ -617,7 +618,10 @@ def other_metadata(key: str, old: str, new: str) -> Callable[[onnx.ModelProto], 
         (third_output, "pooled is float32 batch x 48 instead of nothing"),
         (renamed_dimension, "pixel_values is float32 n x 3 x height x width instead of float32 batch x 3"),
         (other_operator_set, "opset is 24 instead of 23"),
-        (other_metadata("preprocessing", "0.485", "0.486"), "mean is [0.486, 0.456, 0.406] instead of [0.485, 0.456"),
+        (
+            other_metadata("preprocessing", "0.485", "0.486"),
+            '"mean": [0.486, 0.456, 0.406], "std": [0.229, 0.224, 0.225]} instead of {"input"',
+        ),
         (other_metadata("variant", "tiny", "huge"), "variant is dinov3_huge instead of dinov3_tiny"),
     ],
 )

@@ -1,6 +1,5 @@
 """Judge a graph from the files on it: for its verdict, and once more for its passport, which believes no verdict."""
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vit2onnx.errors import InputError
-from vit2onnx.files import sha256_of
+from vit2onnx.files import read_json, sha256_of
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
@@ -37,10 +36,10 @@ def judge_files(
     return judge_graph(
         comparison,
         limits,
-        json.loads(evidence["record"].read_text()),
-        json.loads(evidence["preprocessing"].read_text())["differences"],
+        read_json(evidence["record"]),
+        read_json(evidence["preprocessing"])["differences"],
         StageComparison.read(stages) if stages else None,
-        finding_of(json.loads(self_test.read_text())) if self_test else None,
+        finding_of(read_json(self_test)) if self_test else None,
         bytes=graph.stat().st_size,
         evidence={os.path.relpath(path, graph.parent): sha256_of(path) for path in evidence.values()},
     )

@@ -1,6 +1,5 @@
 """The passport of an ONNX file: what it is, where its weights come from, and how far it is from the original."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from vit2onnx.checkpoints.detect import detect
 from vit2onnx.checkpoints.identity import describe
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
-from vit2onnx.exporting.metadata import statements_of
-from vit2onnx.files import sha256_of
-from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, described, initializers, metadata
+from vit2onnx.exporting.metadata import statements_of, statements_on_weights
+from vit2onnx.files import read_json, sha256_of
+from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, check_file, described, initializers, metadata
 from vit2onnx.parity.floors import error, noise_floors
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.provenance import versions
@@ -94,26 +93,30 @@ def passport_of(
     graph's recorded inputs, outputs and noise floors. Raises `InputError` if a weight is not the checkpoint's, if the
     graph did not pass or does not compute its sample, or if a file is not the one that it says it is.
     """
+    told = read_json(record)
+    described_anew = describe(spec, checkpoint, origin=told["origin"], official=official)
+    if described_anew != told:
+        raise InputError(
+            f"{record} says something else of {checkpoint} than is true ({described_anew['identity']}); delete"
+            f" {record} and run again."
+        )
+    check_file(graph)
     weights = weights_of(spec, checkpoint, graph, model)
     if not verdict.passed:
         raise InputError(
             f"{spec.name}/{graph.name} did not pass: {'; '.join(verdict.faults)}. All that was found is in"
             f" {graph.with_suffix('.verdict.json')}."
         )
-    own = described(graph)
-    if sha256_of(ledger) != own["ledger_sha256"]:
-        raise InputError(f"{ledger} is not the one from which {graph} was made; delete both and run again.")
-    told = json.loads(record.read_text())
-    described_anew = describe(spec, checkpoint, origin=told["origin"], official=official)
-    if described_anew != told or not told.items() >= {**own["checkpoint"], "weights": own["weights"]}.items():
-        raise InputError(
-            f"{record} or the metadata of {graph} says something else of {checkpoint} than is true"
-            f" ({described_anew['identity']}); delete {record} and run again."
-        )
     stated = metadata(graph)
-    wanted = statements_of(spec, recipe, told, own["ledger_sha256"])
-    if other := sorted(key for key, text in wanted.items() if stated.get(key) != text):
+    wanted = statements_of(spec, recipe) | statements_on_weights(spec, told, sha256_of(ledger))
+    other = sorted(key for key, text in wanted.items() if stated.get(key) != text)
+    if other == ["checkpoint"]:
+        raise InputError(f"{record} says something else of {checkpoint} than {graph} does; delete both and run again.")
+    if other == ["ledger_sha256"]:
+        raise InputError(f"{ledger} is not the one from which {graph} was made; delete both and run again.")
+    if other:
         raise InputError(f"The metadata of {graph} was edited ({', '.join(other)}); delete it and run again.")
+    own = described(graph)
     passport = {
         **{key: value for key, value in own.items() if key not in ("version", "weights")},
         "passport": PASSPORT_FORMAT,
@@ -129,7 +132,11 @@ def passport_of(
             "runtime": verdict.runtime,
             "findings": [finding.as_data() for finding in verdict.findings],
         },
-        "sample": {"sha256": sha256_of(sample), "limit_in_floors": verdict.limits["floors"]["limit"]},
+        "sample": {
+            "bytes": sample.stat().st_size,
+            "sha256": sha256_of(sample),
+            "limit_in_floors": verdict.limits["floors"]["limit"],
+        },
         "versions": own["versions"] | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},
         **weights,
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vit2onnx.exporting.metadata import statements_of
 from vit2onnx.files import open_arrays
 from vit2onnx.parity.comparison import Comparison, Pair, pairs_of
 from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors
@@ -63,20 +64,9 @@ def dimensions(shape: Iterable[int | str]) -> str:
 
 
 def check_promises(graph: Mapping[str, Any], spec: VariantSpec, recipe: Recipe) -> Check:
-    """Whether what a file says of itself is true: its operator set, its variant, and how its input is prepared."""
-    own, facts, prepared = graph["metadata"], spec.interface(recipe.interface).facts, spec.preprocessing
-    wanted = {
-        "opset": recipe.opset,
-        "variant": spec.name,
-        "export": recipe.name,
-        "mean": list(prepared.mean),
-        "std": list(prepared.std),
-        "interpolation": prepared.interpolation,
-        **({"crop_pct": prepared.crop_pct} if prepared.crop_pct else {}),
-        **facts,
-    }
-    structured = {key: json.loads(own.get(key, "null")) for key in facts} | json.loads(own.get("preprocessing", "{}"))
-    said = {**own, **structured, "opset": graph["operator_sets"].get("")}
+    """Whether what a file says of itself is true: its operator set, and all that follows from variant and recipe."""
+    wanted = {"opset": recipe.opset, **statements_of(spec, recipe)}
+    said = {"opset": graph["operator_sets"].get(""), **graph["metadata"]}
     wrong = [
         f"{name} is {said.get(name)} instead of {value}" for name, value in wanted.items() if said.get(name) != value
     ]

@@ -181,7 +181,7 @@ def everything_asked_for():
     per_run = ["summary.csv", "summary.html"]
     if config["parity"]["self_test"]:
         per_run.append("self_test.html")
-    per_variant = ["parity.html"]
+    per_variant = ["parity.html", "verify.py"]
     if config["weights"] == "official":
         per_variant.append(LICENCE_FILE)
     return [

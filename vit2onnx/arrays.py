@@ -1,0 +1,74 @@
+"""Read named arrays from an uncompressed `.npz`. Standard library and numpy only."""
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit2onnx.checksums import REBUILD
+from vit2onnx.errors import InputError
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """The arrays of a file, each read when it is asked for, and compared with its checksum (CRC-32).
+
+    Raises `InputError`, also then, if the file is damaged. What it says of sizes is compared with its own size before
+    anything is read.
+    """
+
+    def __init__(self, path: Path, way_out: str = REBUILD):
+        self._path, self._way_out = path, way_out
+        self._file = path.open("rb")
+        with self._damage_as_input_error():
+            self._zip = zipfile.ZipFile(self._file)
+            self._entries = {entry.filename: entry for entry in self._zip.infolist()}
+            if len(self._entries) != len(self._zip.infolist()):
+                raise ValueError("it holds two arrays of one name")
+            for name, entry in self._entries.items():
+                if not name.endswith(".npy") or entry.compress_type or entry.compress_size != entry.file_size:
+                    raise ValueError(f"{name} is no uncompressed array")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        entry = self._entries[f"{name}.npy"]
+        with self._damage_as_input_error():
+            content = self._zip.read(entry)
+            head = io.BytesIO(content)
+            if np.lib.format.read_magic(head) != (1, 0):
+                raise ValueError(f"{name} is of another format")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+            order: Any = "F" if fortran else "C"
+            array = np.ndarray(shape, dtype, content, head.tell(), order=order)
+            if head.tell() + array.nbytes != len(content):
+                raise ValueError(f"{name} has another size than it says")
+            return array.copy(order)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name[: -len(".npy")] for name in self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __enter__(self) -> "Arrays":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @contextmanager
+    def _damage_as_input_error(self) -> Iterator[None]:
+        try:
+            yield
+        except MemoryError:
+            raise
+        # Any other, because what is raised depends on which byte is broken.
+        except Exception as error:
+            self.close()
+            raise InputError(f"{self._path} is damaged ({error}); {self._way_out}.") from error
