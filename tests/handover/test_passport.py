@@ -68,19 +68,16 @@ def test_one_changed_bit_of_one_weight_is_named(
     graph = only_weights(tmp_path / "graph.onnx", model_file, external=external)
     flip(initializers(graph)["blocks.1.mlp.fc2.weight"])
     file = "model.eqx" if external else "graph.onnx"
-    with pytest.raises(InputError, match=rf"blocks\.1\.mlp\.fc2\.weight in {file} is not what"):
+    with pytest.raises(InputError, match=rf"(blocks\.1\.mlp\.fc2\.weight in |/){file} is (not what|damaged within)"):
         weights_of(tiny_spec, tiny_checkpoint, graph, model_file)
 
 
-def test_a_changed_bit_from_which_a_graph_was_made_is_named_where_it_is(
-    tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path, tmp_path: Path
-):
+def test_no_graph_is_made_from_a_changed_bit(tiny_model_file: Path, tmp_path: Path):
     model_file = tmp_path / "model.eqx"
     model_file.write_bytes(tiny_model_file.read_bytes())
     flip(initializers(only_weights(tmp_path / "other.onnx", model_file, external=True))["norm.bias"])
-    graph = only_weights(tmp_path / "graph.onnx", model_file)
-    with pytest.raises(InputError, match=r"norm\.bias in model\.eqx is not what the checkpoint's norm\.bias gives"):
-        weights_of(tiny_spec, tiny_checkpoint, graph, model_file)
+    with pytest.raises(InputError, match=r"model\.eqx is damaged within norm\.bias"):
+        only_weights(tmp_path / "graph.onnx", model_file)
 
 
 def test_a_passport_says_what_the_file_is(proven: Mapping[str, Any]):
@@ -166,9 +163,7 @@ def test_a_graph_that_does_not_compute_its_sample_gets_none(proven: Mapping[str,
 )
 def test_an_edited_record_is_not_believed(proven: Mapping[str, Any], edited: dict[str, Any]):
     change_json(proven["record"], lambda record: record.update(edited))
-    told = (
-        r"checkpoint\.json says something else of .* than (is true \(synthetic weights, made here\)|.*onnx does); del"
-    )
+    told = r"checkpoint\.json says something else of .* than (is true \(synthetic weights, made here\)|.*onnx does)"
     with pytest.raises(InputError, match=told):
         passport_of(**proven)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from vit2onnx.errors import DamagedError
 from vit2onnx.files import sha256_of
 from vit2onnx.onnx_file import is_external, metadata, operator_sets
 from vit2onnx.runners.onnx_double import run_in_double
@@ -75,6 +76,8 @@ def run_graph(
         for number, outputs in enumerate(run_in_double(path, [values for _, values in named])):
             run["batches"].append(named[number][0])
             yield from ((f"{DOUBLE_GRAPH}/{in_double}/{number}/{x}", y) for x, y in outputs.items())
+    except DamagedError:
+        raise
     except Exception as problem:
         end(run, problem)
     seen = {
