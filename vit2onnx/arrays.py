@@ -16,8 +16,8 @@ from vit2onnx.errors import InputError
 class Arrays(Mapping[str, np.ndarray]):
     """The arrays of a file, each read when it is asked for, and compared with its checksum (CRC-32).
 
-    Raises `InputError`, also then, if the file is damaged. What it says of sizes is compared with its own size before
-    anything is read.
+    Raises `InputError`, also then, if the file is damaged or lacks the array. What it says of sizes is compared with
+    its own size before anything is read.
     """
 
     def __init__(self, path: Path, way_out: str = REBUILD):
@@ -33,6 +33,8 @@ class Arrays(Mapping[str, np.ndarray]):
                     raise ValueError(f"{name} is no uncompressed array")
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self:
+            raise InputError(f"{self._path} lacks {name}; {self._way_out}.")
         entry = self._entries[f"{name}.npy"]
         with self._damage_as_input_error():
             content = self._zip.read(entry)
@@ -45,6 +47,9 @@ class Arrays(Mapping[str, np.ndarray]):
             if head.tell() + array.nbytes != len(content):
                 raise ValueError(f"{name} has another size than it says")
             return array.copy(order)
+
+    def __contains__(self, name: object) -> bool:
+        return f"{name}.npy" in self._entries
 
     def __iter__(self) -> Iterator[str]:
         return (name[: -len(".npy")] for name in self._entries)

@@ -475,8 +475,7 @@ def test_any_flipped_bit_of_a_model_is_named(tiny_model_file, tmp_path):
         flipped[place] ^= 1 << rng.randrange(8)
         path.write_bytes(flipped)
         with pytest.raises(InputError, match=r"model\.eqx is .*; delete it and run again to rebuild it"):
-            for tensor in open_model(path)[1].values():
-                tensor.read()
+            {name: tensor.read() for name, tensor in open_model(path)[1].items()}
 
 
 def test_a_foreign_model_file_is_refused(tiny_model_file, tmp_path):

@@ -41,7 +41,6 @@ def write_external(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
             initializer.external_data.add(key=key, value=str(value))
         complete.graph.initializer.append(initializer)
     path.write_bytes(complete.SerializeToString(deterministic=True))
-    _end_with_checksum(path)
 
 
 def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, LazyTensor]) -> None:
@@ -65,10 +64,10 @@ def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
             file.write(heads[name])
             _start_field(file, TENSOR_RAW_DATA, tensor.nbytes)
             file.write(_bytes_of(name, tensor))
-    _end_with_checksum(path)
 
 
-def _end_with_checksum(path: Path) -> None:
+def end_with_checksum(path: Path) -> None:
+    """Add the checksum of all that a file holds so far, for `check_file`."""
     digest = sha256_of(path)
     with path.open("ab") as file:
         file.write(checksum_entry(digest))

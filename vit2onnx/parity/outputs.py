@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from vit2onnx.files import open_arrays
 from vit2onnx.parity.comparison import Comparison, Pair, pairs_of
 from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors
 from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
+from vit2onnx.parity.photographs import PHOTOGRAPHS, no_evidence, sentence_of
 from vit2onnx.parity.semantics import compare_semantics, view
 from vit2onnx.spec.case import GOLDEN, Case, accepted
 from vit2onnx.spec.family import part
@@ -307,8 +308,18 @@ def compare_files(
     with ExitStack() as stack:
         opened = {name: stack.enter_context(open_arrays(path)) for name, path in {**arrays, **references}.items()}
         named = {name: opened[name] for name in references}
-        cases = list(opened["pixel_values"])
-        return compare_outputs(spec, recipe, cases, named, opened["equinox"], opened["onnx"], batch_sizes)
+        images = opened["pixel_values"]
+        found = compare_outputs(spec, recipe, list(images), named, opened["equinox"], opened["onnx"], batch_sizes)
+        return replace(found, checks=[*found.checks, asdict(check_photographs(images, spec))])
+
+
+def check_photographs(images: Arrays, spec: VariantSpec) -> Check:
+    """Whether a photograph can show a fault, and which ones cannot."""
+    reasons = no_evidence(images, spec.preprocessing)
+    names = {case.image for case in map(Case.parse, images) if case != GOLDEN}
+    told = f"; not evidence: {sentence_of(reasons)}" if reasons else ""
+    count = len(names - reasons.keys())
+    return Check(PHOTOGRAPHS, count > 0, f"{count} of {len(names)} photographs can show a fault{told}")
 
 
 def compare_outputs(

@@ -83,7 +83,7 @@ def write_model(path: Path, spec: VariantSpec, values: Iterable[tuple[str, np.nd
 def open_model(path: Path) -> tuple[Model, dict[str, LazyTensor]]:
     """The skeleton of a model file and its tensors by name, read only when asked for.
 
-    Raises `InputError` if the file is truncated, damaged or no model file. That an array is damaged shows when it is read.
+    Raises `InputError` if the file is truncated, damaged or no model file. A damaged array shows when it is read.
     """
     with path.open("rb") as file:
         header = read_header(path, file)
