@@ -1,6 +1,7 @@
 """The passport proves a graph's weights from the checkpoint alone, and believes no record."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tests.handover.conftest import change_graph, change_json, flip
 from vit2onnx.errors import InputError
 from vit2onnx.exporting.weights import write_embedded, write_external
 from vit2onnx.files import read_json, sha256_of
-from vit2onnx.handover.passport import passport_of, weights_of
+from vit2onnx.handover.passport import check_ledger, passport_of, weights_of
 from vit2onnx.onnx_file import initializers
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.runners.onnx_constants import COMPUTED, compute, computed_constants
@@ -177,6 +178,20 @@ def test_another_ledger_is_seen(proven: Mapping[str, Any]):
     proven["ledger"].write_text(proven["ledger"].read_text() + "\n")
     with pytest.raises(InputError, match=r"ledger\.csv is not the one from which .* was made"):
         passport_of(**proven)
+
+
+@pytest.mark.parametrize("number", [1, 5])
+@pytest.mark.parametrize("edit", ["hash", "row"])
+def test_a_ledger_that_was_edited_before_the_export_is_named(proven: Mapping[str, Any], number: int, edit: str):
+    found = weights_of(*(proven[name] for name in ("spec", "checkpoint", "graph", "model")))
+    ways = [*found["weights"].values(), *found["folded"].values()]
+    check_ledger(proven["ledger"], proven["checkpoint"], ways)
+    lines = proven["ledger"].read_text().splitlines()
+    source, *_, digest, _ = lines[number].split(",")
+    lines[number] = lines[number].replace(digest, "0" * 64) if edit == "hash" else ""
+    proven["ledger"].write_text("\n".join(lines))
+    with pytest.raises(InputError, match=rf"ledger\.csv was edited: it does not have the hash of {re.escape(source)}"):
+        check_ledger(proven["ledger"], proven["checkpoint"], ways)
 
 
 def test_the_sample_is_the_first_image_at_the_sizes_that_fit(proven: Mapping[str, Any]):

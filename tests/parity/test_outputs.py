@@ -24,6 +24,7 @@ from onnx import numpy_helper
 from tests import transformers_model
 from tests.limits import LIMITS, judge
 from vit2onnx.checkpoints.fetch import describe
+from vit2onnx.errors import InputError
 from vit2onnx.exporting.graph import export
 from vit2onnx.parity.comparison import Comparison, Pair, largest
 from vit2onnx.parity.floors import noise_floors, rms
@@ -31,6 +32,7 @@ from vit2onnx.parity.outputs import (
     MAX_ERROR_MAPS,
     by_kind,
     compare_features,
+    compare_golden,
     compare_outputs,
     distribution,
     error_maps,
@@ -40,7 +42,6 @@ from vit2onnx.parity.outputs import (
 from vit2onnx.parity.tables import csv_of, flat_semantics
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import onnx as onnx_runner
-from vit2onnx.runners import onnx_double
 from vit2onnx.runners.onnx import MIRROR, RUNS, filled_batches, run_graph
 from vit2onnx.runners.session import session_of
 from vit2onnx.spec.case import GOLDEN, Case, accepted
@@ -286,6 +287,14 @@ def test_published_features_are_held_against_every_implementation(
         f"{subject}, max |difference| from the published features"
         for subject in ("transformers", "equinox", "onnx", "onnx_unoptimized")
     ]
+
+
+@pytest.mark.parametrize("tokens", [((10**6, (0.1,)),), ((0, (0.1,) * 1000),)], ids=["token", "width"])
+def test_published_features_beyond_the_model_are_one_sentence(tiny_spec: VariantSpec, tokens):
+    spec = replace(tiny_spec, golden=Golden(tokens, tiny_spec.preprocessing))
+    features = {GOLDEN: np.zeros((201, 48), np.float32)}
+    with pytest.raises(InputError, match=r"dinov3_tiny: `golden` has \d+ values of token \d+, and the model has"):
+        list(compare_golden("onnx", features, spec, 1))
 
 
 def test_a_static_graphs_batch_is_its_own(graph: Path, compare, pixel_values: Features):
@@ -559,7 +568,7 @@ def test_a_graph_that_does_not_run_in_double_precision_is_a_finding(
     def fails(*_: Any) -> None:
         raise RuntimeError("no implementation of Attention")
 
-    monkeypatch.setattr(onnx_double, "run_in_double", fails)
+    monkeypatch.setattr(onnx_runner, "run_in_double", fails)
     found = compare(graph)
     json.dumps(asdict(found), allow_nan=False)
     faults = judge(found, LIMITS).faults

@@ -41,7 +41,7 @@ def judge_files(
     tested = read_json(self_test) if self_test else None
     _check_rows(evidence["preprocessing"], _lacking_preparation(comparison, preprocessing))
     if stages and compared:
-        _check_rows(stages, _lacking_stages(compared))
+        _check_rows(stages, lacking_stages(compared))
     if self_test and tested and (wrong := judge_self_test(tested)) != tested["wrong"]:
         _check_rows(self_test, wrong or ["what it says is wrong"])
     return judge_graph(
@@ -71,7 +71,7 @@ def _lacking_preparation(comparison: Comparison, rows: Sequence[Row]) -> list[st
     return [f"{case} as {other} prepares it" for other in others for case in cases if (other, case) not in found]
 
 
-def _lacking_stages(comparison: StageComparison) -> list[str]:
+def lacking_stages(comparison: StageComparison) -> list[str]:
     """Stages of pairs of implementations that have no row in both modes; the input of a layer is given in one."""
     found = {(row["mode"], row["stage"], row["subject"], row["other"]) for row in comparison.stages}
     pairs = dict.fromkeys((row["subject"], row["other"]) for row in comparison.stages)

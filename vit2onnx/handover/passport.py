@@ -1,6 +1,7 @@
 """The passport of an ONNX file: what it is, where its weights come from, and how far it is from the original."""
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,24 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path, model: Path) ->
     return {"weights": weights, "constants": constants, "folded": folded}
 
 
+def check_ledger(ledger: Path, checkpoint: Path, ways: Iterable[Mapping[str, Any]]) -> None:
+    """Raise `InputError` if a ledger says of a tensor that it has another hash than it has, or leaves one out.
+
+    `ways` tell of the tensors that have been read already.
+    """
+    known = {key: digest for way in ways for key, digest in way["sources"].items()}
+    with ledger.open(newline="") as file:
+        told = {row.get("source"): row.get("sha256") for row in csv.DictReader(file)}
+    # Ignored tensors are in the ledger, and no weight comes from them.
+    others = {key: tensor for key, tensor in open_checkpoint(checkpoint).items() if key in told and key not in known}
+    found = known | {key: sha256(tensor.read()) for key, tensor in others.items()}
+    if wrong := [key for key, digest in found.items() if told.get(key) != digest]:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(
+            f"{ledger} was edited: it does not have the hash of {', '.join(wrong[:3])}{more}; delete it and run again."
+        )
+
+
 def passport_of(
     spec: VariantSpec,
     recipe: Recipe,
@@ -102,6 +121,7 @@ def passport_of(
         )
     check_file(graph)
     weights = weights_of(spec, checkpoint, graph, model)
+    check_ledger(ledger, checkpoint, [*weights["weights"].values(), *weights["folded"].values()])
     if not verdict.passed:
         raise InputError(
             f"{spec.name}/{graph.name} did not pass: {'; '.join(verdict.faults)}. All that was found is in"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vit2onnx.errors import InputError
 from vit2onnx.exporting.metadata import statements_of
 from vit2onnx.files import open_arrays
 from vit2onnx.parity.comparison import Comparison, Pair, pairs_of
@@ -243,6 +244,11 @@ def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: i
     for token, values in spec.golden.tokens:
         group = next(group.name for group in reversed(groups) if group.start <= token)
         ours = features[GOLDEN][token : token + 1, : len(values)]
+        if ours.shape != (1, len(values)):
+            raise InputError(
+                f"{spec.name}: `golden` has {len(values)} values of token {token}, and the model has tokens"
+                f" {dimensions(features[GOLDEN].shape)}; correct the file of the variant."
+            )
         row = {"subject": subject, "other": PUBLISHED, **asdict(GOLDEN), "batch": batch, "group": group}
         yield row | asdict(difference(ours, np.array([values])))
 
