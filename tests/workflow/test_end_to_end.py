@@ -362,4 +362,4 @@ def test_a_changed_bit_is_named_with_its_file(copied: Path) -> None:
     content[-1] ^= 64
     model.write_bytes(content)
     output = snakemake(copied, f"results/synthetic/{TINY}/dynamic.passport.json", fails=True)
-    assert "in model.eqx is not what the checkpoint's" in " ".join(output.split())
+    assert "model.eqx is damaged within" in " ".join(output.split())
