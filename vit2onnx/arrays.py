@@ -26,8 +26,10 @@ class Arrays(Mapping[str, np.ndarray]):
         with self._damage_as_input_error():
             self._zip = zipfile.ZipFile(self._file)
             self._entries = {entry.filename: entry for entry in self._zip.infolist()}
-            if len(self._entries) != len(self._zip.infolist()):
-                raise ValueError("it holds two arrays of one name")
+            # As the end of a zip says, because a wrong length may hide the next entry. More do not fit into two bytes.
+            self._file.seek(-12, io.SEEK_END)
+            if min(len(self._entries), 0xFFFF) != int.from_bytes(self._file.read(2), "little"):
+                raise ValueError("it holds another number of arrays than it says")
             for name, entry in self._entries.items():
                 if not name.endswith(".npy") or entry.compress_type or entry.compress_size != entry.file_size:
                     raise ValueError(f"{name} is no uncompressed array")

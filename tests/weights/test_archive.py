@@ -353,6 +353,19 @@ def test_a_foreign_archive_is_refused(tiny_spec, tiny_archive, tmp_path):
     assert [name for name, _ in read_archive(path, tiny_spec)] == list(array_shapes(archive_skeleton(tiny_spec)))
 
 
+def test_any_flipped_bit_of_an_archive_is_named_or_changes_nothing(tiny_spec, tiny_archive, tmp_path):
+    """By the checksums of the lz4 frame, which cover its head and all of its content."""
+    path = tmp_path / "archive.tar.lz4"
+    content = tiny_archive.read_bytes()
+    rng = random.Random(0)
+    places = [*range(40), *range(len(content) - 8, len(content)), *rng.sample(range(len(content)), 40)]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        assert "delete it and run again" in refusal(path, tiny_spec), place
+
+
 def test_the_leaf_at_which_an_archive_is_damaged_is_named(tiny_spec, tiny_archive, tmp_path):
     path = tmp_path / "archive.tar.lz4"
     own = members(tiny_archive)
