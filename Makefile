@@ -3,27 +3,35 @@ PYTHON ?= python3
 CORES ?= all
 # As config/config.yaml says, or for example: make run WEIGHTS=official
 WEIGHTS ?= $(shell sed -n 's/^weights: *\([a-z]*\).*/\1/p' config/config.yaml)
-# One variant instead of those in config/config.yaml, and your own checkpoint of it.
+# One variant instead of those in config/config.yaml.
 VARIANT ?=
+# Your own checkpoint, a file or folder. PART says which backbone of several, IGNORE which other tensors to leave out:
+# make run CHECKPOINT=last.ckpt PART=teacher.backbone IGNORE='head.* center'
+# With VARIANT it is the publisher's file of that variant.
 CHECKPOINT ?=
+PART ?=
+IGNORE ?=
+# In the environment, because there any character of a path is only itself.
+export CHECKPOINT PART IGNORE
 ifneq ($(CHECKPOINT),)
-  ifeq ($(VARIANT),)
-    $(error CHECKPOINT needs VARIANT, the name of a file in config/variants/*/ without .yaml)
-  endif
-  override WEIGHTS := official
+  override WEIGHTS := $(if $(VARIANT),official,own)
 endif
+OWN := $(if $(filter own,$(WEIGHTS)),$(if $(CHECKPOINT),results/own/config.json))
 BIN := .venv/bin
 
 .PHONY: run proof check test test-slurm benchmark lock
 
 run: .venv/installed
 	rm -f results/$(WEIGHTS)/report.html
-	$(BIN)/snakemake --cores $(CORES) $(CONFIG) --config weights=$(WEIGHTS) $(if $(VARIANT),variants=$(VARIANT)) \
-	  $(if $(CHECKPOINT),'official={checkpoints: {$(VARIANT): "$(CHECKPOINT)"}}') \
+	$(if $(OWN),set -f; $(BIN)/python -m vit2onnx.describe "$$CHECKPOINT" --config $(OWN) \
+	  $(if $(PART),--part "$$PART") $(if $(IGNORE),--ignore $$IGNORE))
+	$(BIN)/snakemake --cores $(CORES) $(if $(CONFIGS)$(OWN),--configfile $(CONFIGS) $(OWN)) \
+	  --config weights=$(WEIGHTS) $(if $(VARIANT),variants=$(VARIANT)) \
+	  $(if $(CHECKPOINT),$(if $(VARIANT),"official={checkpoints: {$(VARIANT): \"$$CHECKPOINT\"}}")) \
 	  --report results/$(WEIGHTS)/report.html --report-after-run
 
 # The same, and where drift begins, stage by stage, and the checks put to the test themselves.
-proof: CONFIG := --configfile config/whole_proof.yaml
+proof: CONFIGS := config/whole_proof.yaml
 proof: run
 
 # Two test files at a time, because most of them use one core.

@@ -99,7 +99,7 @@ class Spine:
         known = recipe.name, recipe.opset, *recipe.sizes.values(), "external" if external else "embedded"
         path = self.folder / f"{'_'.join(map(str, known))}.onnx"
         if not path.exists():
-            record = describe(self.spec, self.checkpoints["meta"], origin={"kind": "synthetic"}, official=False)
+            record = describe(self.spec, self.checkpoints["meta"], origin={"kind": "synthetic"}, weights="synthetic")
             export(self.spec, recipe, self.model_file, path, record, external=external)
         return path
 

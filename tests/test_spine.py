@@ -18,7 +18,7 @@ RECIPE = Recipe("wide", opset=23, sizes={"batch": None, "height": 48, "width": N
 def test_a_checkpoint_becomes_a_graph_that_passes(tiny, tmp_path: Path):
     checkpoint = tiny.checkpoints["huggingface5"]
     verdict = prove(
-        tiny.spec, RECIPE, checkpoint, tmp_path, PHOTOGRAPHS, LIMITS, sizes=[(48, 112), (64, 48)], official=False
+        tiny.spec, RECIPE, checkpoint, tmp_path, PHOTOGRAPHS, LIMITS, sizes=[(48, 112), (64, 48)], weights="synthetic"
     )
     assert (verdict.passed, verdict.faults) == (True, [])
     assert verdict.bytes == (tmp_path / "wide.onnx").stat().st_size
@@ -36,5 +36,5 @@ def test_a_checkpoint_of_another_variant_is_refused(tiny, tmp_path: Path, releas
 
 def test_a_recipe_without_a_size_to_compare_at_is_refused(tiny, tmp_path: Path):
     with pytest.raises(InputError, match="The recipe wide accepts none of the sizes"):
-        prove(tiny.spec, RECIPE, tiny.checkpoints["meta"], tmp_path, PHOTOGRAPHS, LIMITS, official=False)
+        prove(tiny.spec, RECIPE, tiny.checkpoints["meta"], tmp_path, PHOTOGRAPHS, LIMITS, weights="synthetic")
     assert not list(tmp_path.iterdir())

@@ -39,19 +39,20 @@ def prove(
     *,
     sizes: Sequence[tuple[int, int]] = ((224, 224), (160, 288)),
     batch_sizes: Sequence[int] = (1, 3),
-    official: bool = True,
+    weights: str = "official",
     threads: int = 2,
 ) -> Verdict:
     """Convert a checkpoint to `{recipe}.onnx` in a folder, and judge it on photographs, all in memory.
 
     `limits` are those of `config/limits.yaml` for the recipe's precision and for the preprocessing. What is compared
-    are those `sizes` that the recipe accepts, its own if it is fixed, and those that the family adds. The reference is
-    transformers. Raises `InputError` if the checkpoint is not the variant's, or if the recipe accepts no size.
+    are those `sizes` that the recipe accepts, its own if it is fixed, and those that the family adds. `weights` says
+    whose they are: `official`, `own` or `synthetic`. The reference is transformers. Raises `InputError` if the
+    checkpoint is not the variant's, or if the recipe accepts no size.
     """
     sizes = sizes_of([recipe], [*sizes, *spec.architecture.telling_sizes])
     if not sizes:
         raise InputError(f"The recipe {recipe.name} accepts none of the sizes; give one that it accepts.")
-    record = describe(spec, checkpoint, origin={"kind": "file", "name": checkpoint.name}, official=official)
+    record = describe(spec, checkpoint, origin={"kind": "file", "name": checkpoint.name}, weights=weights)
     model = convert(spec, checkpoint, folder)
     graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record)
     opened = {name: load_image(path) for name, path in photographs.items()}

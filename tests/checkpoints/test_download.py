@@ -1,104 +1,33 @@
 """Downloads against a server on this machine that breaks, refuses and lies in the ways that servers do."""
 
-import contextlib
-import functools
+import errno
+import gzip
 import logging
-import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
-import huggingface_hub.constants
 import pytest
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HTTPError
 
-from vit2onnx.checkpoints.download import CHUNK_BYTES, download_huggingface, download_link, link_file
+from tests.checkpoints.servers import BODY, CHUNK_BYTES, HALF, QUERY, SECRET, Server, serving
+from vit2onnx.checkpoints.bounds import sizes_of
+from vit2onnx.checkpoints.download import download_link, link_file, obtain
+from vit2onnx.checkpoints.sources import Source
 from vit2onnx.errors import InputError
 
-SECRET = "s3cr3t"
-QUERY = f"?Policy={SECRET}&Signature={SECRET}~-_&Key-Pair-Id={SECRET}"
-BODY = random.Random(0).randbytes(3 * CHUNK_BYTES + 17)
-HALF = 2 * CHUNK_BYTES  # what has been written when a connection breaks in the third chunk
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REPOSITORY = "facebook/dinov3-vits16-pretrain-lvd1689m"
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `body`, with ranges, unless its fields say otherwise; lists each request's Range header."""
-
-    daemon_threads = False  # so that closing waits for the last answer
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.body = BODY
-        self.status = 200
-        self.headers: dict[str, str | None] = {}  # added to each answer, or with None left out of it
-        self.breaks = 0  # how many of the next answers break within the third chunk
-        self.stalls = False
-        self.honours_ranges = True
-        self.range_offset = 0  # an error in where a range starts
-        self.range_bytes = len(BODY)  # the most that one answer to a range has
-        self.ranges: list[str | None] = []
-
-    def url(self, name: str = "model-08c60483.pth") -> str:
-        return f"http://127.0.0.1:{self.server_port}/weights/{name}{QUERY}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        server, wanted = self.server, self.headers["Range"]
-        server.ranges.append(wanted)
-        status, body, headers = server.status, server.body, dict(server.headers)
-        if status == 200 and wanted and server.honours_ranges:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(body):
-                status, headers["Content-Range"], body = 416, f"bytes */{len(body)}", b""
-            else:
-                start += server.range_offset
-                stop = min(start + server.range_bytes, len(body))
-                status, headers["Content-Range"] = 206, f"bytes {start}-{stop - 1}/{len(body)}"
-                body = body[start:stop]
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            if value is not None:
-                self.send_header(name, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if server.breaks > 0:
-            server.breaks -= 1
-            body = body[: HALF + 100]
-        with contextlib.suppress(ConnectionError):  # the client may hang up
-            self.wfile.write(body[: HALF + 100])
-            while server.stalls:
-                time.sleep(0.01)
-            self.wfile.write(body[HALF + 100 :])
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing, so that the captured stderr is the client's."""
+SIZES = range(1, 1 << 20)
+AWAY = f"https://away.invalid/model-08c60483.pth{QUERY}"
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving() as server:
         yield server
-        server.stalls = False
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -119,7 +48,7 @@ def nothing_shows_the_signature(caplog, capfd) -> Iterator[None]:
 
 
 def download(url: str, destination: Path, attempts: int = 3) -> None:
-    download_link(url, destination, attempts=attempts, wait_seconds=0)
+    download_link(url, destination, sizes=SIZES, attempts=attempts, wait_seconds=0)
 
 
 def refusal(url: str, destination: Path, attempts: int = 3) -> str:
@@ -147,7 +76,7 @@ def test_a_link_is_downloaded_with_a_bar_that_names_the_file(server, destination
 
 
 def test_the_bar_can_be_turned_off(server, destination, capfd):
-    download_link(server.url(), destination, progress=False)
+    download_link(server.url(), destination, sizes=SIZES, progress=False)
     assert capfd.readouterr().err == ""
 
 
@@ -179,7 +108,7 @@ def test_a_connection_that_keeps_breaking_leaves_a_part_for_the_next_run(server,
 def test_a_killed_process_leaves_only_a_part(server, destination):
     server.stalls = True
     code = "import sys, pathlib; from vit2onnx.checkpoints.download import download_link as download\n"
-    code += "download(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    code += "download(sys.argv[1], pathlib.Path(sys.argv[2]), sizes=range(1 << 20))"
     process = subprocess.Popen([sys.executable, "-c", code, server.url(), str(destination)])
     part = destination.with_name("checkpoint.pth.part")
     deadline = time.monotonic() + 30
@@ -279,7 +208,7 @@ def test_a_missing_file_is_refused_at_once(server, destination):
 
 def test_a_busy_server_is_asked_again(server, destination):
     server.status = 503
-    assert "broke 3 times, at last by status 503" in refusal(server.url(), destination)
+    assert "broke 3 times, at last because the server answered 503; run again" in refusal(server.url(), destination)
     assert len(server.ranges) == 3
 
 
@@ -310,7 +239,7 @@ def test_a_refused_connection_says_so(server, destination):
     server.shutdown()
     server.server_close()
     message = refusal(url, destination)
-    assert message.endswith("broke 3 times, at last by ConnectionError; check the network and run again.")
+    assert message.endswith("because 127.0.0.1 refused the connection; check the network and run again.")
     assert files(destination) == []
 
 
@@ -331,6 +260,174 @@ def test_a_silent_server_times_out(server, destination, monkeypatch):
     assert "broke 1 times" in refusal(server.url(), destination, attempts=1)
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "x" * 10_000])
+def test_a_packed_answer_is_refused_unread(server, destination, encoding):
+    server.headers, server.body = {"Content-Encoding": encoding}, gzip.compress(bytes(1 << 24))
+    assert "comes packed" in (message := refusal(server.url(), destination))
+    assert len(message) < 300
+    assert files(destination) == []
+
+
+def test_an_answer_may_say_that_it_is_not_packed(server, destination):
+    server.headers = {"Content-Encoding": "identity"}
+    download(server.url(), destination)
+    assert destination.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("length", ["abc", "-1", "", "1e9", "0x10", "٣", "9" * 5000, " 12 12"])
+def test_a_length_that_is_none_is_as_none(server, destination, length):
+    server.headers = {"Content-Length": length.encode().decode("latin-1")}
+    download(server.url(), destination)
+    assert destination.read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("length", "says"), [(str(1 << 20), "at most 1048576"), ("9" * 18, "at most"), ("0", "at least")]
+)
+def test_a_length_that_no_checkpoint_has_is_refused_before_anything_is_written(server, destination, length, says):
+    server.headers = {"Content-Length": length}
+    if length == "0":
+        server.headers, server.body = {"Content-Length": None}, b""
+    assert says in refusal(server.url(), destination)
+    assert files(destination) == []
+
+
+def test_a_range_of_a_file_that_is_too_large_is_refused(server, destination):
+    server.breaks = 1
+    refusal(server.url(), destination, attempts=1)
+    server.body = bytes(1 << 21)
+    assert "at most 1048576" in refusal(server.url(), destination)
+
+
+@pytest.mark.parametrize("length", [None, "abc"])
+def test_a_body_without_an_end_is_cut_and_deleted(server, destination, length):
+    server.headers, server.endless = {"Content-Length": length}, True
+    assert "at most 1048576" in refusal(server.url(), destination)
+    assert files(destination) == []
+
+
+def test_a_short_body_of_unknown_length_is_refused(server, destination):
+    server.headers, server.body = {"Content-Length": None}, b"x"
+    with pytest.raises(InputError, match="only 1 bytes; this model's checkpoint has at least 1000"):
+        download_link(server.url(), destination, sizes=range(1000, 1 << 20), wait_seconds=0)
+    assert files(destination) == []
+
+
+def test_a_full_disk_is_told_before_the_download_starts(server, destination, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=HALF))
+    message = refusal(server.url(), destination)
+    assert (
+        f"The download needs 0.0 GB, and the disk of {destination.parent} has 0.0 GB left; free some space" in message
+    )
+    assert files(destination) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSPC, "the disk of {} is full"),
+        (errno.EDQUOT, "your quota on"),
+        (errno.EACCES, "{} cannot be written to"),
+    ],
+)
+def test_a_disk_that_fills_meanwhile_is_told_at_once_and_the_part_kept(server, destination, monkeypatch, number, says):
+    def fail(*arguments: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr("os.fsync", fail)
+    message = refusal(server.url(), destination)
+    assert says.format(destination.parent) in message
+    assert f"what was received is kept in {destination}.part" in message
+    assert len(server.ranges) == 1
+
+
+@pytest.mark.parametrize(
+    "location", ["file:///etc/passwd", "ftp://127.0.0.1/x.pth", "data:,x", "http://[", "gopher://x"]
+)
+def test_a_redirect_out_of_the_web_is_refused_at_once(server, destination, location):
+    server.status, server.headers = 302, {"Location": f"{location}"}
+    assert "leads to an address that is none of the web" in refusal(server.url(), destination)
+    assert len(server.ranges) == 1
+
+
+def test_a_redirect_without_an_end_is_refused(server, destination):
+    server.status, server.headers = 302, {"Location": server.url()}
+    assert "from address to address without an end" in refusal(server.url(), destination)
+    assert len(server.ranges) == 31
+
+
+def test_a_socks_proxy_names_the_packages_that_it_needs(destination, monkeypatch):
+    proxy(monkeypatch, f"socks5://user:{SECRET}@127.0.0.1:9", "ALL_PROXY")
+    assert "SOCKS proxy, for which Python packages are missing; install them" in refusal(AWAY, destination)
+
+
+def test_a_proxy_that_asks_for_a_password_says_so(server, destination, monkeypatch):
+    proxy(monkeypatch, f"http://user:{SECRET}@127.0.0.1:{server.server_port}", "HTTPS_PROXY")
+    message = refusal(AWAY, destination)
+    assert f"the proxy 127.0.0.1:{server.server_port} asks for a password; put it into HTTPS_PROXY" in message
+    server.status = 407
+    assert "the proxy asks for a password" in refusal(server.url(), destination)
+
+
+def test_a_proxy_that_is_not_there_says_so(destination, monkeypatch):
+    proxy(monkeypatch, f"http://user:{SECRET}@127.0.0.1:9", "HTTPS_PROXY")
+    message = refusal(AWAY, destination)
+    assert "the proxy 127.0.0.1:9 could not be reached or refuses the connection; correct HTTPS_PROXY" in message
+
+
+@pytest.mark.parametrize(
+    "address", [f"abc://user:{SECRET}@h:1", f"http://user:{SECRET}@:8080", f"http://{SECRET}:port"]
+)
+def test_a_proxy_with_a_wrong_address_says_so(destination, monkeypatch, address):
+    proxy(monkeypatch, address, "HTTPS_PROXY")
+    assert "the address of the proxy is wrong" in refusal(AWAY, destination)
+
+
+def test_certificates_that_are_not_there_say_so(destination, monkeypatch):
+    proxy(monkeypatch, "", "HTTPS_PROXY")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
+    assert "the file with trusted certificates is not there" in refusal(AWAY, destination)
+
+
+def test_a_server_that_does_not_speak_tls_says_so(server, destination):
+    message = refusal(server.url().replace("http:", "https:"), destination)
+    assert "no secure connection to 127.0.0.1 could be made" in message
+
+
+def test_what_no_one_foresaw_shows_no_link(destination, monkeypatch):
+    def fail(url: str, **options: object) -> None:
+        raise RuntimeError(url)
+
+    monkeypatch.setattr("requests.get", fail)
+    assert "(RuntimeError)" in refusal(AWAY, destination)
+
+
+def proxy(monkeypatch: pytest.MonkeyPatch, address: str, variable: str) -> None:
+    for name in ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv(variable, address)
+
+
+@pytest.mark.parametrize("kind", ["link", "huggingface"])
+def test_near_misses_are_told_before_a_download_and_when_it_fails(tmp_path, monkeypatch, capfd, kind):
+    def fail(*arguments: object, **options: object) -> None:
+        assert "Found and not taken: x" in capfd.readouterr().err
+        raise InputError("no")
+
+    for name in ("download_link", "download_huggingface"):
+        monkeypatch.setattr(f"vit2onnx.checkpoints.download.{name}", fail)
+    spec = SimpleNamespace(parameters=1, release=SimpleNamespace(timm="x"))
+    with pytest.raises(InputError, match=r"^no\nFound and not taken: x$"):
+        obtain(spec, Source(kind, "https://example.test/a.pth", "Found and not taken: x"), folder=tmp_path)
+    with pytest.raises(AssertionError):
+        obtain(spec, Source(kind, "https://example.test/a.pth"), folder=tmp_path)
+
+
+def test_a_checkpoint_has_from_one_byte_per_parameter_to_three_times_its_own():
+    assert sizes_of(86_000_000) == range(86_000_000, 3 * 4 * 86_000_000 + (64 << 20))
+
+
 def test_a_link_replaces_what_was_there(tmp_path):
     target = tmp_path / "mine.pth"
     target.write_bytes(b"weights")
@@ -340,60 +437,3 @@ def test_a_link_replaces_what_was_there(tmp_path):
         assert destination.is_symlink()
         assert destination.read_bytes() == b"weights"
     assert files(destination) == ["checkpoint.pth"]
-
-
-@pytest.fixture
-def hub(server, tmp_path, monkeypatch) -> Server:
-    """The server as a Hugging Face endpoint, with an empty cache."""
-    here = {"endpoint": f"http://127.0.0.1:{server.server_port}", "cache_dir": tmp_path / "cache"}
-    monkeypatch.setattr("vit2onnx.checkpoints.download.hf_hub_download", functools.partial(hf_hub_download, **here))
-    server.headers = {"ETag": '"abc"', "X-Repo-Commit": COMMIT}
-    return server
-
-
-def test_a_hub_file_stays_in_the_cache(hub, tmp_path):
-    path = download_huggingface(REPOSITORY, token=SECRET)
-    assert path.read_bytes() == BODY
-    assert path.is_relative_to(tmp_path / "cache")
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "reason"),
-    [
-        (401, "GatedRepo", "GatedRepoError"),
-        (403, "GatedRepo", "GatedRepoError"),
-        (401, "", "HfHubHTTPError"),
-        (404, "RepoNotFound", "RepositoryNotFoundError"),
-        (404, "EntryNotFound", "RemoteEntryNotFoundError"),
-    ],
-)
-def test_a_refusing_hub_names_the_ways_out(hub, status, code, reason):
-    hub.status = status
-    hub.headers = {"X-Error-Code": code, "X-Error-Message": "no"}
-    assert f"of {REPOSITORY} ({reason})" in hub_refusal()
-
-
-def test_an_offline_hub_is_a_matter_of_the_network(hub, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "(LocalEntryNotFoundError)" in hub_refusal(offline=True)
-    assert hub.ranges == []
-
-
-def test_a_failed_connection_to_the_hub_is_a_matter_of_the_network(monkeypatch):
-    def fail(*args: object, **kwargs: object) -> None:
-        raise HTTPError(f"proxy refused {SECRET}")
-
-    monkeypatch.setattr("vit2onnx.checkpoints.download.hf_hub_download", fail)
-    assert "Hugging Face could not be reached for model.safetensors" in hub_refusal(offline=True)
-
-
-def hub_refusal(*, offline: bool = False) -> str:
-    with pytest.raises(InputError) as caught:
-        download_huggingface(REPOSITORY, token=SECRET)
-    message = str(caught.value)
-    assert SECRET not in "".join(traceback.format_exception(caught.value))
-    licence = (f"https://huggingface.co/{REPOSITORY}", "HF_TOKEN")
-    for way_out in ("checkpoints/", "weights: synthetic", *(["check the network"] if offline else licence)):
-        assert way_out in message
-    assert ("licence" in message) != offline
-    return message

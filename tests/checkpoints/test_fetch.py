@@ -11,10 +11,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from vit2onnx.checkpoints import download
+from vit2onnx.checkpoints.download import link_file
 from vit2onnx.checkpoints.fetch import check_sha256_prefix, fetch_official, fetch_synthetic
-from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.checkpoints.reading import checksum, open_checkpoint
 from vit2onnx.checkpoints.sources import Source
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of
@@ -31,7 +33,7 @@ def sha256(path: Path) -> str:
 def release(tiny_spec, tiny_checkpoint) -> VariantSpec:
     """A variant whose official file is the synthetic checkpoint."""
     file = f"dinov3_tiny-{sha256(tiny_checkpoint)[:8]}.pth"
-    return replace(tiny_spec, release=replace(tiny_spec.release, file=file))
+    return replace(tiny_spec, released=replace(tiny_spec.release, file=file))
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_another_file_is_not_the_official_one(tiny_spec, release, official, tmp_
 
 def test_the_name_of_a_variant_that_the_tensors_do_not_fit_counts_for_nothing(release, official, results):
     path = official.rename(official.with_name("dinov3_vits16_pretrain_lvd1689m.pth"))
-    other = replace(release, release=replace(release.release, file="dinov3_tiny-0123abcd.pth"))
+    other = replace(release, released=replace(release.release, file="dinov3_tiny-0123abcd.pth"))
     assert fetch(other, Source("file", str(path)), results)["official_file"] is None
     # Nor any name where the hash is the release's.
     assert fetch(release, Source("file", str(path)), results)["official_file"] == release.release.file
@@ -195,8 +197,8 @@ def test_an_expired_link_leaves_nothing(release, server, results):
 
 
 def from_hub(monkeypatch: pytest.MonkeyPatch, cached: Path) -> Source:
-    """A repository whose file the hub's library has put into its cache."""
-    monkeypatch.setattr(download, "hf_hub_download", lambda *arguments, **options: str(cached))
+    """A repository whose file is in the hub's cache."""
+    monkeypatch.setattr(download, "download_huggingface", lambda *arguments, **options: cached)
     return Source("huggingface", "facebook/dinov3-tiny")
 
 
@@ -206,6 +208,25 @@ def test_a_hub_file_is_linked_to_and_named_by_its_repository(tiny_spec, tiny_che
     assert record["origin"] == {"kind": "huggingface", "name": "facebook/dinov3-tiny"}
     assert record["layout"] == "huggingface"
     assert (results / "checkpoint").readlink() == cached
+
+
+def test_shards_of_the_hub_are_linked_to_by_their_index(tiny_spec, tiny_checkpoints, results, monkeypatch, tmp_path):
+    """In a cache, where index and shards are links to blobs."""
+    tensors = sorted(load_file(tiny_checkpoints["huggingface"]).items())
+    snapshot = tmp_path / "models--facebook--tiny" / "snapshots" / "0123abc"
+    weight_map = {}
+    for number, shard in enumerate((tensors[:20], tensors[20:]), 1):
+        name = f"model-{number:05}-of-00002.safetensors"
+        weight_map |= dict.fromkeys(dict(shard), name)
+        save_file(dict(shard), tmp_path / f"{number}")
+        link_file(tmp_path / f"{number}", snapshot / name)
+    (tmp_path / "index").write_text(json.dumps({"weight_map": weight_map}))
+    index = snapshot / "model.safetensors.index.json"
+    link_file(tmp_path / "index", index)
+    record = fetch(tiny_spec, from_hub(monkeypatch, index), results)
+    assert (record["layout"], record["tensors"]) == ("huggingface", 41)
+    assert (results / "checkpoint").readlink() == index
+    assert record["sha256"] == checksum(results / "checkpoint")
 
 
 def test_a_broken_hub_file_leaves_nothing(tiny_spec, tiny_checkpoints, results, monkeypatch):
@@ -221,7 +242,7 @@ def test_synthetic_weights_say_so(tiny_spec, tiny_checkpoints, tmp_path, layout,
     """Even where the hash would say otherwise."""
     path = tmp_path / "results" / "checkpoint"
     digest = sha256(tiny_checkpoints[layout])
-    spec = replace(tiny_spec, release=replace(tiny_spec.release, file=f"dinov3_tiny-{digest[:8]}.pth"))
+    spec = replace(tiny_spec, released=replace(tiny_spec.release, file=f"dinov3_tiny-{digest[:8]}.pth"))
     record = fetch_synthetic(spec, path, seed=0, layout=layout)
     assert path.read_bytes() == tiny_checkpoints[layout].read_bytes()
     assert record == {

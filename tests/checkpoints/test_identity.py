@@ -10,6 +10,7 @@ import pytest
 
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.checkpoints.identity import check_identity, known_variants
+from vit2onnx.checkpoints.reading import Opened
 from vit2onnx.errors import InputError
 from vit2onnx.weights.keytable import LazyTensor
 
@@ -33,7 +34,7 @@ def identify(released, published):
 
         shapes = published(released[full(name)])[layout]
         tensors = {key: LazyTensor(shape, "float32", read) for key, shape in shapes.items()}
-        check_identity(released[full(given_for)], path, tensors, sha256)
+        check_identity(released[full(given_for)], Opened(path, tensors), sha256)
 
     return run
 
@@ -142,7 +143,7 @@ def test_a_model_of_no_release_is_named_as_none(spines, released):
     for layout in ("meta", "huggingface"):
         path = tiny.checkpoints[layout]
         with pytest.raises(InputError) as caught:
-            describe(released[tiny.spec.name], path, origin={"kind": "file", "name": path.name}, official=True)
+            describe(released[tiny.spec.name], path, origin={"kind": "file", "name": path.name}, weights="official")
         assert str(caught.value).startswith(f"{path} is no complete {tiny.spec.name} in {layout} layout: tensor ")
         assert str(caught.value).endswith("It is none of the other variants either.")
 
@@ -150,7 +151,7 @@ def test_a_model_of_no_release_is_named_as_none(spines, released):
 def test_synthetic_weights_are_asked_no_name(tiny_spec, tiny_checkpoint, tmp_path):
     path = tmp_path / "dinov3_vitb16_pretrain_lvd1689m.pth"
     path.symlink_to(tiny_checkpoint)
-    assert describe(tiny_spec, path, origin={}, official=False)["identity"] == "synthetic weights, made here"
+    assert describe(tiny_spec, path, origin={}, weights="synthetic")["identity"] == "synthetic weights, made here"
 
 
 def test_two_variants_may_be_of_one_release(identify, released, monkeypatch: pytest.MonkeyPatch):

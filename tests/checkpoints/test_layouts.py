@@ -182,7 +182,9 @@ def test_an_unknown_layout_is_named_with_its_keys_and_the_way_out(keys, shown, r
     sentence = str(caught.value)
     assert sentence.startswith("folder/model.pth holds no dinov3_vit checkpoint in a known layout (meta, huggingface,")
     assert shown in sentence
-    assert sentence.endswith("give the file as its publisher offers it.")
+    assert sentence.endswith(
+        "give the file as its publisher offers it, or run make run CHECKPOINT=… if it is your own."
+    )
 
 
 @pytest.mark.parametrize("layout", ["meta", "huggingface", "huggingface5", "timm"])

@@ -1,14 +1,16 @@
 """Where a checkpoint is looked for, and how a link is read out of an e-mail."""
 
 import dataclasses
-import html
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from vit2onnx.checkpoints.sources import Source, find_link, find_local, locate
+from vit2onnx.checkpoints.own import SUFFIXES
+from vit2onnx.checkpoints.sources import Source, find_link, find_local, hub_sha256, locate
 from vit2onnx.errors import InputError
 from vit2onnx.spec.variant import VariantSpec, read_variants
 
@@ -82,6 +84,7 @@ SNAPSHOT = "models--facebook--dinov3-vits16-pretrain-lvd1689m/snapshots/0123abc/
         ("XDG_CACHE_HOME", "elsewhere", f"elsewhere/huggingface/hub/{SNAPSHOT}"),
         ("HF_HOME", "elsewhere", f"elsewhere/hub/{SNAPSHOT}"),
         ("HF_HUB_CACHE", "elsewhere", f"elsewhere/{SNAPSHOT}"),
+        ("HUGGINGFACE_HUB_CACHE", "elsewhere", f"elsewhere/{SNAPSHOT}"),
         ("TORCH_HOME", "", f"home/.cache/torch/hub/checkpoints/{OFFICIAL}"),
     ],
 )
@@ -92,12 +95,85 @@ def test_each_usual_cache_is_searched(tmp_path, variable, value, file):
     assert find(tmp_path, **environ) == path
 
 
+def in_shards(folder: Path, *shards: str, index: str | None = None) -> Path:
+    """A checkpoint in two files, of which some are there."""
+    for shard in shards:
+        touch(folder / shard)
+    path = touch(folder / "model.safetensors.index.json")
+    names = {"a": "model-1-of-2.safetensors", "b": "model-1-of-2.safetensors", "c": "model-2-of-2.safetensors"}
+    path.write_text(json.dumps({"weight_map": names}) if index is None else index)
+    return path
+
+
+SHARDS = ("model-1-of-2.safetensors", "model-2-of-2.safetensors")
+
+
+def test_a_checkpoint_in_shards_is_found_by_its_index(tmp_path):
+    snapshot = (tmp_path / "home/.cache/huggingface/hub" / SNAPSHOT).parent
+    index = in_shards(snapshot, *SHARDS)
+    assert find(tmp_path) == index
+    assert find(tmp_path, configured=snapshot) == index
+    assert find(tmp_path, configured=index) == index
+    whole = touch(snapshot / "model.safetensors")
+    assert find(tmp_path) == whole
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        None,
+        "",
+        "[]",
+        "{}",
+        '{"weight_map": []}',
+        '{"weight_map": {}}',
+        '{"weight_map": {"a": 1}}',
+        '{"weight_map": {"a": ["b"]}}',
+        '{"weight_map": {"a": "../x.safetensors"}}',
+        '{"weight_map": {"a": "/etc/passwd"}}',
+        '{"weight_map": {"a": "sub/x.safetensors"}}',
+        '{"weight_map": {"a": "absent.bin"}}',
+        '{"weight_map": ' + "[" * 100_000,
+        json.dumps({"weight_map": {str(number): f"{number}.safetensors" for number in range(2000)}}),
+    ],
+)
+def test_an_index_that_lacks_files_or_is_none_is_passed_over(tmp_path, index):
+    snapshot = (tmp_path / "home/.cache/huggingface/hub" / SNAPSHOT).parent
+    in_shards(snapshot, *SHARDS[: 1 if index is None else 2], index=index)
+    touch(snapshot.parent / "x.safetensors")
+    touch(snapshot / "sub" / "x.safetensors")
+    assert find(tmp_path) is None
+
+
+def test_the_cache_states_the_sha256_of_what_is_in_it(tmp_path):
+    repository = tmp_path / "models--facebook--dinov3"
+    snapshot = repository / "snapshots" / "0123abc"
+    (snapshot / "sub").mkdir(parents=True)
+    digits = "0123456789abcdef" * 4
+    touch(repository / "blobs" / digits)
+    for name, blob, found in [
+        ("model.safetensors", f"../../blobs/{digits}", digits),
+        ("sub/model.safetensors", f"../../../blobs/{digits}", digits),
+        ("absolute.safetensors", str(repository / "blobs" / digits), digits),
+        ("config.json", f"../../blobs/{digits[:40]}", None),
+        ("elsewhere", f"../../other/{digits}", None),
+    ]:
+        (snapshot / name).symlink_to(blob)
+        assert hub_sha256(snapshot / name) == found
+    assert hub_sha256(touch(snapshot / "copied.safetensors")) is None
+    assert hub_sha256(snapshot / "absent") is None
+    (tmp_path / "model.safetensors").symlink_to(repository / "blobs" / digits)
+    assert hub_sha256(tmp_path / "model.safetensors") is None
+
+
 def test_a_cache_variable_may_begin_with_a_tilde(tmp_path):
     path = touch(tmp_path / "home" / "torch" / "hub" / "checkpoints" / OFFICIAL)
     assert find(tmp_path, TORCH_HOME="~/torch") == path
 
 
-@pytest.mark.parametrize("name", [OFFICIAL, f"{NAME}.pth", f"{NAME}.pt", f"{NAME}-deadbeef.safetensors"])
+@pytest.mark.parametrize(
+    "name", [OFFICIAL, *(f"{NAME}{suffix}" for suffix in SUFFIXES), f"{NAME}-deadbeef.safetensors"]
+)
 def test_a_file_of_the_variant_is_recognised_by_its_name(tmp_path, name):
     path = touch(tmp_path / "checkpoints" / name)
     assert find(tmp_path) == path
@@ -156,44 +232,24 @@ def test_a_wrong_configured_path_is_an_error_even_if_a_cache_would_serve(tmp_pat
     with pytest.raises(InputError, match=rf"configured for {NAME} does not exist: .*gone\.pth"):
         find(tmp_path, configured=tmp_path / "gone.pth")
     (tmp_path / "empty").mkdir()
-    for configured in (tmp_path / "empty", touch(tmp_path / "weights.zip")):
-        with pytest.raises(InputError, match=f"holds no checkpoint: .*{configured.name}"):
+    (tmp_path / "nothing.pth").touch()
+    os.mkfifo(tmp_path / "pipe.pth")
+    others = (Path("/"), tmp_path / "empty", tmp_path / "nothing.pth", tmp_path / "pipe.pth", Path("/dev/zero"))
+    for configured in (touch(tmp_path / "weights.zip"), *others):
+        with pytest.raises(InputError, match="holds no checkpoint"):
             find(tmp_path, configured=configured)
+
+
+def test_a_configured_name_that_holds_a_signature_is_refused_without_it(tmp_path):
+    for name in ("gone.pth?Signature=s3cr3t", touch(tmp_path / f"{OFFICIAL}?Policy=s3cr3t").name):
+        with pytest.raises(InputError, match=r"\.pth; ") as caught:
+            find(tmp_path, configured=tmp_path / name)
+        assert "s3cr3t" not in str(caught.value)
 
 
 def test_a_cache_that_cannot_be_listed_is_passed_over(tmp_path):
     touch(tmp_path / "home")
     assert find(tmp_path) is None
-
-
-@pytest.mark.parametrize(
-    "around",
-    [
-        "{}",
-        "  {}\r\n",
-        "ViT-S/16: {}.",
-        "<{}>",
-        '"{}",',
-        "“{}” and more",
-        "[dinov3_vits16]({})",
-        "**{}**",
-        "({});",
-    ],
-)
-def test_a_link_is_read_out_of_its_surroundings(tmp_path, around):
-    assert link_in(tmp_path, around.format(LINK)) == LINK
-
-
-def test_a_signature_keeps_its_own_last_characters(tmp_path):
-    for ending in "~-_=":
-        assert link_in(tmp_path, f"<{LINK}{ending}>") == LINK + ending
-
-
-def test_an_html_email_is_unescaped(tmp_path):
-    assert link_in(tmp_path, f'<a href="{html.escape(LINK)}">{OFFICIAL}</a>') == LINK
-    assert link_in(tmp_path, html.escape(f"<{html.escape(LINK)}>").replace("&amp;amp;", "&amp;")) == LINK
-    bare = f"{LINK}&copy=1&lt=2"
-    assert link_in(tmp_path, bare) == bare
 
 
 def test_each_variant_finds_its_own_link_in_one_email(tmp_path):
@@ -210,6 +266,18 @@ def test_the_last_link_and_the_environment_prevail(tmp_path):
     assert link_in(tmp_path, f"{LINK}\n{newer}\n") == newer
     assert link_in(tmp_path, newer, VIT2ONNX_LINKS=f"Dear user, {LINK}") == LINK
     assert link_in(tmp_path, newer, VIT2ONNX_LINKS=PLUS) == newer
+
+
+def test_a_link_that_is_cut_off_is_passed_over(tmp_path):
+    for cut in (LINK.partition("&")[0], LINK.partition("-08c6")[0], f"{LINK[:60]}\n\n{LINK[60:]}"):
+        assert link_in(tmp_path, f"{cut}\n\nGood bye") is None
+        assert link_in(tmp_path, f"{LINK}\n\n{cut}") == LINK
+
+
+def test_a_links_file_may_be_large_or_none(tmp_path):
+    assert link_in(tmp_path, f"{LINK}\n" + "a" * (1 << 25)) == LINK
+    (tmp_path / "folder").mkdir()
+    assert find_link(SPEC, links_file=tmp_path / "folder", environ={}) is None
 
 
 def test_without_links_there_is_none(tmp_path):

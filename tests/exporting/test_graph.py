@@ -74,7 +74,7 @@ def interface(tiny_spec: VariantSpec) -> Interface:
 
 @pytest.fixture(scope="module")
 def metadata(tiny_spec: VariantSpec, tiny_checkpoint: Path) -> dict[str, str]:
-    record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
+    record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, weights="synthetic")
     return metadata_of(tiny_spec, RECIPES["dynamic"], record, "0123abcd")
 
 
@@ -314,7 +314,7 @@ def test_metadata_says_what_the_file_is(
 
 
 def test_metadata_of_official_weights_names_their_licence(tiny_spec: VariantSpec, tiny_checkpoint: Path):
-    record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
+    record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, weights="synthetic")
     found = metadata_of(tiny_spec, RECIPES["dynamic"], record | {"weights": "official"}, "")
     assert json.loads(found["licence"])["id"] == tiny_spec.licence.id
 

@@ -38,7 +38,7 @@ def written(spines, tmp_path_factory: pytest.TempPathFactory) -> Written:
         paths["weights"] = folder / "model.eqx"
         paths["weights"].write_bytes(spine.model_file.read_bytes())
         record = describe(
-            spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic", "seed": 0}, official=False
+            spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic", "seed": 0}, weights="synthetic"
         )
         skeleton, tensors = open_model(paths["weights"])
         graph, metadata = trace(skeleton, spine.spec, export), metadata_of(spine.spec, export, record, "")

@@ -156,7 +156,7 @@ def test_a_graph_is_written_beside_its_weights(spines, tmp_path: Path):
     spine = spines("dinov3_vits16plus_pretrain_lvd1689m")
     weights = Path(shutil.copy(spine.model_file, tmp_path / "model.eqx"))
     skeleton, tensors = open_model(weights)
-    record = describe(spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic"}, official=False)
+    record = describe(spine.spec, spine.checkpoints["meta"], origin={"kind": "synthetic"}, weights="synthetic")
     metadata = metadata_of(spine.spec, DYNAMIC, record, "")
     for external in (True, False):
         given = {name: unreadable(tensor) for name, tensor in tensors.items()} if external else tensors

@@ -5,6 +5,7 @@ more; the workflow's own comparison does that. `test_equinox.py` compares all th
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -12,9 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from tests import transformers_model
+from tests.conftest import Spine
 from tests.rounding import LAYER_LIMIT, MODEL_LIMIT, floors
+from vit2onnx.checkpoints.convert import convert_checkpoint
+from vit2onnx.errors import InputError
 from vit2onnx.nn.layers import Mlp, SwiGlu
 from vit2onnx.nn.model import Model
 from vit2onnx.runners import equinox as equinox_runner
@@ -196,3 +201,76 @@ def test_swiglu_gates_the_first_map(spines):
 
     # Measured 1.0.
     assert floors(mlp(jnp.asarray(x)), in_numpy(x.astype(np.float64)), in_numpy(x)) <= LAYER_LIMIT
+
+
+@pytest.mark.parametrize(
+    "own, layouts",
+    [
+        ({"key_bias": True}, ["meta", "huggingface", "huggingface5"]),
+        ({"num_registers": 0}, ["meta", "huggingface", "huggingface5", "timm", "timm_qkvb"]),
+        ({"rope_theta": 50.0}, ["meta", "huggingface", "huggingface5", "timm", "timm_qkvb"]),
+        ({"rope_periods": "checkpoint"}, ["meta"]),
+    ],
+    ids=str,
+)
+def test_own_weights_are_the_same_in_every_layout(tiny_spec: VariantSpec, tmp_path: Path, own, layouts):
+    spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, **own))
+    spine, archives = Spine(spec, tmp_path), {}
+    assert list(spine.checkpoints) == layouts
+    for layout, checkpoint in spine.checkpoints.items():
+        path = tmp_path / f"{layout}.tar.lz4"
+        assert convert_checkpoint(spec, checkpoint, path, tmp_path / f"{layout}.csv") == layout
+        archives[layout] = path.read_bytes()
+    # Whose attention has no bias.
+    archives.pop("timm", None)
+    assert len(set(archives.values())) == 1
+    tensors = open_model(spine.model_file)[1]
+    if "key_bias" in own:
+        assert np.abs(tensors["blocks.1.attn.k.bias"].read()).max() > 0.1
+    if "num_registers" in own:
+        assert "register_tokens" not in tensors
+        assert "embeddings.register_tokens,,ignored: empty,1x0x48" in (tmp_path / "huggingface.csv").read_text()
+    if "rope_theta" in own:
+        assert tensors["rope_periods"].read()[1] == pytest.approx(50 ** (1 / 4), rel=2**-8)
+    image = {"x": noise(0, 3, 48, 80)}
+    ours = equinox_runner.features(*open_model(spine.model_file), image)
+    for checkpoint in (spine.checkpoints[layout] for layout in archives):
+        theirs = transformers_model.features(spec, checkpoint, image)
+        np.testing.assert_allclose(ours["float64/x"], theirs["float64/x"], rtol=0, atol=1e-12)
+
+
+def test_periods_can_be_those_of_the_file(tiny_spec: VariantSpec, tiny_checkpoint: Path, tmp_path: Path):
+    """Whatever they are: here of no base, and in no precision that could be computed."""
+    periods = torch.tensor([1.1, 2.7, 9.3, 40.2])
+    path = tmp_path / "file.pth"
+    torch.save(torch.load(tiny_checkpoint, weights_only=True) | {"rope_embed.periods": periods}, path)
+    spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, rope_periods="checkpoint"))
+    assert spec.architecture.departure == ""
+    spine = Spine(spec, tmp_path)
+    spine.checkpoints = {"meta": path}
+    model, tensors = open_model(spine.model_file)
+    np.testing.assert_array_equal(tensors["rope_periods"].read(), periods)
+    image = {"x": noise(0, 3, 48, 80)}
+    ours = equinox_runner.features(model, tensors, image, ["x"])
+    theirs = transformers_model.features(spec, path, image, ["x"])
+    np.testing.assert_allclose(ours["float64/x"], theirs["float64/x"], rtol=0, atol=1e-12)
+    # As installed, transformers computes them.
+    assert np.abs(ours["native/x"] - theirs["native/x"]).max() < 1e-5
+    assert np.abs(ours["native/x"] - ours["float64/x"]).max() > 1e-2
+
+
+def test_periods_of_the_file_need_a_file_that_holds_them(tiny_spec: VariantSpec, tiny_checkpoints):
+    spec = replace(tiny_spec, architecture=replace(tiny_spec.architecture, rope_periods="checkpoint"))
+    with pytest.raises(InputError, match=r"has no rope_embed\.periods; give the file as its publisher offers it, or"):
+        transformers_model.prepare(spec, tiny_checkpoints["huggingface"])
+
+
+def test_keys_alone_have_no_bias(tiny_spec: VariantSpec):
+    with pytest.raises(InputError, match=r"architecture\.key_bias needs qkv_bias"):
+        replace(tiny_spec.architecture, qkv_bias=False, key_bias=True)
+
+
+def test_the_activation_is_by_default_that_of_the_feed_forward_layer(tiny_spec: VariantSpec):
+    arch = tiny_spec.architecture
+    assert (arch.activation, arch.act, replace(arch, ffn="swiglu").act) == (None, "gelu", "silu")
+    assert replace(arch, ffn="swiglu", activation="gelu_tanh").act == "gelu_tanh"

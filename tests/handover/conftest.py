@@ -90,7 +90,7 @@ def made(
     model, ledger, graph = (folder / name for name in ("model.eqx", "ledger.csv", "static.onnx"))
     shutil.copy(tiny_model_file, model)
     convert_checkpoint(tiny_spec, tiny_checkpoint, folder / "archive.tar.lz4", ledger)
-    told = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
+    told = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, weights="synthetic")
     write_json(folder / "checkpoint.json", told)
     export(tiny_spec, STATIC, model, graph, told, ledger_sha256=sha256_of(ledger), external=True)
     rng = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def arguments(folder: Path, spec: VariantSpec, checkpoint: Path) -> dict[str, An
     )
     names = ("static.onnx", "model.eqx", "checkpoint.json", "ledger.csv", "static.sample.npz")
     files = zip(("graph", "model", "record", "ledger", "sample"), (folder / name for name in names), strict=True)
-    about = {"spec": spec, "recipe": STATIC, "verdict": verdict, "checkpoint": checkpoint, "official": False}
+    about = {"spec": spec, "recipe": STATIC, "verdict": verdict, "checkpoint": checkpoint, "whose": "synthetic"}
     return {**about, **dict(files)}
 
 

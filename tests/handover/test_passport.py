@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.handover.conftest import change_graph, change_json, flip
+from vit2onnx.checkpoints.reading import open_variant
 from vit2onnx.errors import InputError
 from vit2onnx.exporting.weights import write_embedded, write_external
 from vit2onnx.files import read_json, sha256_of
@@ -185,13 +186,14 @@ def test_another_ledger_is_seen(proven: Mapping[str, Any]):
 def test_a_ledger_that_was_edited_before_the_export_is_named(proven: Mapping[str, Any], number: int, edit: str):
     found = weights_of(*(proven[name] for name in ("spec", "checkpoint", "graph", "model")))
     ways = [*found["weights"].values(), *found["folded"].values()]
-    check_ledger(proven["ledger"], proven["checkpoint"], ways)
+    opened = open_variant(proven["spec"], proven["checkpoint"])
+    check_ledger(proven["ledger"], opened, ways)
     lines = proven["ledger"].read_text().splitlines()
     source, *_, digest, _ = lines[number].split(",")
     lines[number] = lines[number].replace(digest, "0" * 64) if edit == "hash" else ""
     proven["ledger"].write_text("\n".join(lines))
     with pytest.raises(InputError, match=rf"ledger\.csv was edited: it does not have the hash of {re.escape(source)}"):
-        check_ledger(proven["ledger"], proven["checkpoint"], ways)
+        check_ledger(proven["ledger"], opened, ways)
 
 
 def test_the_sample_is_the_first_image_at_the_sizes_that_fit(proven: Mapping[str, Any]):

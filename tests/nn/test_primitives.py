@@ -104,6 +104,8 @@ def examples() -> dict[str, Example]:
         "mean_tokens": Example(primitives.mean_tokens, (uneven,), lambda x: x.mean(1, keepdims=True)),
         "silu": Example(primitives.silu, (logits,), in_torch(functional.silu)),
         "gelu": Example(primitives.gelu, (logits,), in_torch(functional.gelu)),
+        "gelu_tanh": Example(primitives.gelu_tanh, (logits,), in_torch(partial(functional.gelu, approximate="tanh"))),
+        "relu": Example(primitives.relu, (logits,), in_torch(functional.relu)),
         "rotary_embedding": Example(partial(primitives.rotary_embedding, num_heads=HEADS), (x, cos, sin), rotate_half),
         "attention": Example(
             partial(primitives.attention, num_heads=HEADS), query_key_value, in_torch(torch_attention)

@@ -88,7 +88,7 @@ def graph(
 ) -> Path:
     """The dynamic graph of the tiny model."""
     path = tmp_path_factory.mktemp("graph") / "dynamic.onnx"
-    record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, official=False)
+    record = describe(tiny_spec, tiny_checkpoint, origin={"kind": "synthetic", "seed": 0}, weights="synthetic")
     return export(tiny_spec, DYNAMIC, tiny_model_file, path, record)
 
 

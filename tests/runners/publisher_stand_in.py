@@ -48,10 +48,10 @@ class Scale(Tensors):
 
 
 class Attention(nn.Module):
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool):
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool, mask_k_bias: bool):
         super().__init__()
         self.num_heads = num_heads
-        biases = {"bias": (3 * dim,), "bias_mask": (3 * dim,)} if qkv_bias else {}
+        biases = {name: (3 * dim,) for name in ("bias", *(["bias_mask"] if mask_k_bias else [])) if qkv_bias}
         self.qkv, self.proj = Map(dim, 3 * dim, **biases), Map(dim, dim, bias=(dim,))
 
     def forward(self, x: torch.Tensor, rope: Rope) -> torch.Tensor:
@@ -90,10 +90,10 @@ class SwiGlu(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool, mlp: nn.Module):
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool, mask_k_bias: bool, mlp: nn.Module):
         super().__init__()
         self.norm1, self.norm2 = Norm(dim), Norm(dim)
-        self.attn, self.mlp = Attention(dim, num_heads, qkv_bias), mlp
+        self.attn, self.mlp = Attention(dim, num_heads, qkv_bias, mask_k_bias), mlp
         self.ls1, self.ls2 = Scale(gamma=(dim,)), Scale(gamma=(dim,))
 
     def forward(self, x: torch.Tensor, rope_or_rope_list: Rope) -> torch.Tensor:
@@ -138,14 +138,15 @@ class DinoVisionTransformer(Tensors):
         layerscale_init: float,
         norm_layer: str,
         mask_k_bias: bool,
+        pos_embed_rope_base: float,
         pos_embed_rope_dtype: str,
         ffn_layer: str,
         untie_global_and_local_cls_norm: bool,
     ):
-        super().__init__(
-            cls_token=(1, 1, embed_dim), storage_tokens=(1, n_storage_tokens, embed_dim), mask_token=(1, embed_dim)
-        )
-        assert mask_k_bias
+        registers = {"storage_tokens": (1, n_storage_tokens, embed_dim)} if n_storage_tokens else {}
+        super().__init__(cls_token=(1, 1, embed_dim), **registers, mask_token=(1, embed_dim))
+        self.n_storage_tokens = n_storage_tokens
+        assert pos_embed_rope_base
         assert layerscale_init
         assert norm_layer == "layernormbf16"
         assert pos_embed_rope_dtype == "fp32"
@@ -153,21 +154,22 @@ class DinoVisionTransformer(Tensors):
         self.patch_embed = PatchEmbed(embed_dim, patch_size)
         self.rope_embed = RopeEmbed(periods=(embed_dim // num_heads // 4,))
         mlp, hidden = {"mlp": Mlp, "swiglu": SwiGlu}[ffn_layer], int(embed_dim * ffn_ratio)
-        blocks = [Block(embed_dim, num_heads, qkv_bias, mlp(embed_dim, hidden)) for _ in range(depth)]
+        blocks = [Block(embed_dim, num_heads, qkv_bias, mask_k_bias, mlp(embed_dim, hidden)) for _ in range(depth)]
         self.blocks, self.norm = nn.ModuleList(blocks), Norm(embed_dim)
         if untie_global_and_local_cls_norm:
             self.local_cls_norm = Norm(embed_dim)
 
     def prepare_tokens_with_masks(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         patches = self.patch_embed(images)
-        prefix = torch.cat([self.cls_token, self.storage_tokens], 1).expand(len(images), -1, -1)
+        registers = [self.storage_tokens] if self.n_storage_tokens else []
+        prefix = torch.cat([self.cls_token, *registers], 1).expand(len(images), -1, -1)
         return torch.cat([prefix, patches.flatten(1, 2)], 1), patches.shape[1:3]
 
     def forward_features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         tokens, (grid_height, grid_width) = self.prepare_tokens_with_masks(images)
         for block in self.blocks:
             tokens = block(tokens, self.rope_embed(H=grid_height, W=grid_width))
-        tokens, first_patch = self.norm(tokens), 1 + self.storage_tokens.shape[1]
+        tokens, first_patch = self.norm(tokens), 1 + self.n_storage_tokens
         return {
             "x_norm_clstoken": tokens[:, 0],
             "x_storage_tokens": tokens[:, 1:first_patch],

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from tests import transformers_model
+from tests.conftest import RELEASED, Spine
 from tests.rounding import LAYER_LIMIT, MODEL_LIMIT, floors, rms
 from vit2onnx.errors import InputError
 from vit2onnx.families.reference import Reference, native_convolutions
 from vit2onnx.runners import torch as torch_runner
+from vit2onnx.self_test.chain import shrink
 from vit2onnx.spec.case import layer_inputs
 from vit2onnx.spec.variant import VariantSpec
 
@@ -134,6 +136,42 @@ def test_unrounded_periods_are_a_switch_of_the_variant(
         assert floors(found[f"float32/{size}"], truth, single) <= MODEL_LIMIT
         assert floors(rounded[f"float32/{size}"], truth, single) > 50 * MODEL_LIMIT
         np.testing.assert_allclose(found[f"float64/{size}"], truth, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "release, own",
+    [
+        ("dinov3_vits16", {"key_bias": True, "num_registers": 0, "rope_periods": "checkpoint"}),
+        ("dinov2_vits14", {"activation": "gelu_tanh"}),
+        ("dinov2_vits14", {"activation": "relu"}),
+    ],
+    ids=str,
+)
+def test_own_weights_are_those_of_the_other_reference(repository: Path, tmp_path: Path, release: str, own):
+    spec = shrink(next(spec for name, spec in RELEASED.items() if name.startswith(f"{release}_pretrain")))
+    spec = replace(spec, architecture=replace(spec.architecture, **own))
+    path = Spine(spec, tmp_path).checkpoints["meta"]
+    image = {"x": np.random.default_rng(0).standard_normal((3, 56, 112), np.float32)}
+    found = features(spec, path, repository, image)
+    other = transformers_model.features(spec, path, image)
+    np.testing.assert_allclose(found["float64/x"], other["float64/x"], rtol=0, atol=1e-12)
+    # It has the periods of the file by itself.
+    assert prepare(spec, path, repository).natively is None
+
+
+@pytest.mark.parametrize(
+    "name, own, told",
+    [
+        ("dinov3_vits16_pretrain_lvd1689m", {"activation": "relu"}, "has no relu with ffn: mlp"),
+        ("dinov3_vits16plus_pretrain_lvd1689m", {"activation": "gelu"}, "has no gelu with ffn: swiglu"),
+        ("dinov3_convnext_tiny_pretrain_lvd1689m", {"activation": "silu"}, "has no silu"),
+    ],
+)
+def test_an_activation_that_the_publishers_code_lacks_is_an_error(spines, repository: Path, name: str, own, told: str):
+    spine = spines(name)
+    spec = replace(spine.spec, architecture=replace(spine.spec.architecture, **own))
+    with pytest.raises(InputError, match=rf"^The publisher's code {told}; leave reference\.repositories empty\.$"):
+        prepare(spec, spine.checkpoints["meta"], repository)
 
 
 @pytest.mark.parametrize("content", [None, "README.md", "dinov3/README.md", "dinov3/models/vision_transformer"])

@@ -160,7 +160,7 @@ def test_the_config_as_it_comes_has_no_fault():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda v: v.pop("licence"), "top level: 'licence' is a required property.$"),
+        (lambda v: v.pop("licence"), "top level: 'licence' is a dependency of 'release'.$"),
         (lambda v: v.update(family="dinov3_vit"), "delete the key 'family'; the folder says it.$"),
         (lambda v: v["architecture"].pop("depth"), "architecture: 'depth' is a required property.$"),
         (lambda v: v["architecture"].update(depth="12"), "architecture.depth: '12' is not of type 'integer'.$"),

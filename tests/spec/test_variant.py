@@ -1,14 +1,19 @@
 """Variants and exports as their files describe them."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+import yaml
 
 from vit2onnx.errors import InputError
+from vit2onnx.spec.family import part
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec, read_variants
+from vit2onnx.weights.model_file import skeleton_of
 
 ROOT = Path(__file__).parents[2]
 STATIC = {"batch": 1, "height": 224, "width": 160, "opset": 23}
@@ -233,3 +238,23 @@ def test_the_snakefile_can_import_it_without_the_heavy_libraries():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("family", ["dinov2", "dinov3_convnext", "dinov3_vit"])
+def test_fields_with_a_default_are_optional_in_variant_files(family):
+    schema = yaml.safe_load((ROOT / f"vit2onnx/families/{family}/architecture.schema.yaml").read_text())
+    fields = dataclasses.fields(part(family, "architecture").Architecture)
+    assert list(schema["properties"]) == [field.name for field in fields]
+    assert schema["required"] == [field.name for field in fields if field.default is dataclasses.MISSING]
+    assert all(one.get("description") for one in schema["properties"].values())
+    assert schema["properties"]["activation"]["enum"] == ["gelu", "gelu_tanh", "relu", "silu"]
+
+
+def test_the_weights_of_all_layers_are_counted(released):
+    for spec in released.values():
+        model = skeleton_of(spec.family, spec.architecture)
+        matrices = [
+            leaf.size for _, layer in model.trunk() for leaf in jax.tree_util.tree_leaves(layer) if len(leaf.shape) == 2
+        ]
+        assert spec.architecture.trunk_parameters == sum(matrices), spec.name
+        assert 0.8 * spec.parameters < spec.architecture.trunk_parameters < spec.parameters

@@ -246,7 +246,7 @@ def test_the_example_class_of_jax2onnx_loads_the_file_and_gives_our_features(exa
 
 def test_a_variant_that_the_example_class_cannot_hold_is_refused(small, tmp_path):
     """Its feed-forward layers are always four times as wide as its tokens, and never SwiGLU."""
-    why = "MLP four times as wide as its tokens; this variant is not"
+    why = "GELU, registers, a bias in attention and an MLP four times as wide as its tokens; this variant is not"
     if small.spec.family != "dinov3_vit":
         why = f"jax2onnx ships no example class for {small.spec.family}"
     with pytest.raises(InputError, match=why):

@@ -67,7 +67,7 @@ ROOMS = (
     {"nn", "weights"},
     {"families"},
     {"checkpoints", "exporting", "runners", "parity"},
-    {"handover", "self_test", "reporting", "verify", "spine"},
+    {"handover", "self_test", "reporting", "verify", "spine", "describe"},
 )
 PACKAGE = ROOT / "vit2onnx"
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

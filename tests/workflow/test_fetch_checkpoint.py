@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from workflow_project import TINY, snakemake
 
+from tests.checkpoints.own_models import model_of
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.spec.variant import VariantSpec, read_variants
 
@@ -29,10 +31,10 @@ def write_checkpoint(project: Path, name: str, layout: str) -> Path:
     return path
 
 
-def convert(project: Path, name: str, layout: str) -> Path:
+def convert(project: Path, name: str, layout: str, *settings: str) -> Path:
     """Convert a checkpoint in `checkpoints/`, whose path this returns."""
     source = write_checkpoint(project, name, layout)
-    snakemake(project, LEDGER, "--config", "weights=official")
+    snakemake(project, LEDGER, "--config", "weights=official", *settings)
     fetched = (project / LEDGER).with_name("checkpoint")
     assert fetched.readlink() == source
     record = json.loads(fetched.with_name("checkpoint.json").read_text())
@@ -41,7 +43,29 @@ def convert(project: Path, name: str, layout: str) -> Path:
 
 
 def test_a_checkpoint_in_safetensors_is_converted(project: Path) -> None:
-    convert(project, f"{TINY}.safetensors", "huggingface")
+    # It could be somebody's own model, as nothing tells that it is the release.
+    convert(project, f"{TINY}.safetensors", "huggingface", "official={check_hash: false}")
+
+
+def test_an_own_checkpoint_is_recognised_and_converted_again_when_it_changes(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my runs" / "fine-tune"
+    ledger = "results/own/mine/ledger.csv"
+    model = model_of("vit")
+    model.save_pretrained(folder)
+    own = json.dumps({"weights": "own", "own": {"mine": str(folder)}})
+    (project / "own.json").write_text(own)
+    arguments = (ledger, "--configfile", "own.json")
+    snakemake(project, *arguments)
+    record = json.loads((project / ledger).with_name("checkpoint.json").read_text())
+    assert (record["weights"], record["layout"], record["own"]["config"]) == ("own", "huggingface", "")
+    assert str(tmp_path) not in json.dumps(record)
+    assert "Nothing to be done" in snakemake(project, *arguments)
+    before = (project / ledger).read_text()
+    with torch.no_grad():
+        model.norm.bias.add_(1)
+    model.save_pretrained(folder)
+    snakemake(project, *arguments)
+    assert (project / ledger).read_text() != before
 
 
 def test_a_checkpoint_in_pth_is_converted_and_fetched_again_when_it_was_moved_away(project: Path) -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vit2onnx.checkpoints.detect import detect
-from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.checkpoints.detect import fitted
+from vit2onnx.checkpoints.reading import open_variant
 from vit2onnx.files import atomic
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.archive import archive_skeleton, write_archive
-from vit2onnx.weights.keytable import assign, check, raise_faults, value_of
-from vit2onnx.weights.leaves import array_shapes
+from vit2onnx.weights.keytable import raise_faults, value_of
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,8 @@ def convert_checkpoint(spec: VariantSpec, checkpoint: Path, archive: Path, ledge
     Raises `InputError` with every missing, unknown or misshapen tensor and every tensor that is not finite; then
     neither file is written.
     """
-    tensors = open_checkpoint(checkpoint)
-    table = detect(str(checkpoint), spec, tensors)
-    skeleton = archive_skeleton(spec)
-    assignments = assign(table, array_shapes(skeleton))
-    what = f"{checkpoint} is no complete {spec.name} in {table.layout} layout"
-    ignored = check(what, table, assignments, tensors)
+    opened = open_variant(spec, checkpoint)
+    fit, tensors, skeleton = fitted(spec, opened), opened.tensors, archive_skeleton(spec)
     rows: list[LedgerRow] = []
     faults: list[str] = []
 
@@ -49,10 +44,10 @@ def convert_checkpoint(spec: VariantSpec, checkpoint: Path, archive: Path, ledge
         if not np.isfinite(array.astype(np.float32, copy=False)).all():
             faults.append(f"tensor {source} holds values that are not finite")
         shape = "x".join(map(str, array.shape))
-        return LedgerRow(source, target, transform, shape, array.dtype.name, digest, target_digest)
+        return LedgerRow(opened.name(source), target, transform, shape, array.dtype.name, digest, target_digest)
 
     def values() -> Iterator[tuple[str, np.ndarray]]:
-        for assignment in assignments:
+        for assignment in fit.assignments:
             sources = [tensors[key].read() for key in assignment.sources]
             value = value_of(assignment, sources)
             digests = [sha256(array) for array in sources]
@@ -67,17 +62,20 @@ def convert_checkpoint(spec: VariantSpec, checkpoint: Path, archive: Path, ledge
 
     with atomic(archive) as new_archive, atomic(ledger) as new_ledger:
         write_archive(new_archive, spec, skeleton, values())
-        for key, entry in ignored.items():
+        for key, entry in fit.ignored.items():
             value = tensors[key].read()
             rows.append(row(key, "", f"ignored: {entry.reason}", value, sha256(value), ""))
             if entry.same_as and not np.array_equal(value, tensors[entry.same_as].read()):
                 faults.append(f"tensor {key} is not the same as {entry.same_as}")
         raise_faults(str(checkpoint), faults)
+        for key, (pattern, tensor) in opened.left_out.items():
+            reason = f'ignored: the user\'s ignore "{pattern}"'
+            rows.append(LedgerRow(key, "", reason, "x".join(map(str, tensor.shape)), tensor.dtype, "", ""))
         with new_ledger.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(LedgerRow.__annotations__))
             writer.writeheader()
             writer.writerows(map(asdict, rows))
-    return table.layout
+    return fit.table.layout
 
 
 def sha256(array: np.ndarray) -> str:

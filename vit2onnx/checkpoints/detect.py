@@ -1,11 +1,25 @@
-"""Recognise the layout of a checkpoint."""
+"""Recognise the layout of a checkpoint, and check that every tensor has its place in it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
+from vit2onnx.checkpoints.own import patterns_for
+from vit2onnx.checkpoints.reading import Opened
 from vit2onnx.errors import InputError
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.keytable import KeyTable
+from vit2onnx.weights.archive import archive_skeleton
+from vit2onnx.weights.keytable import Assignment, Ignored, KeyTable, assign, check
+from vit2onnx.weights.leaves import array_shapes
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a checkpoint fills the archive: by which table, each target from which sources, and sources to ignore."""
+
+    table: KeyTable
+    assignments: list[Assignment]
+    ignored: Mapping[str, Ignored]
 
 
 def tables_of(spec: VariantSpec) -> dict[str, KeyTable]:
@@ -20,6 +34,8 @@ def detect(name: str, spec: VariantSpec, keys: Iterable[str]) -> KeyTable:
     """
     keys = list(keys)
     tables = tables_of(spec)
+    if spec.own:
+        return tables[spec.own.layout]
 
     def fit(table: KeyTable) -> tuple[int, int]:
         pattern = table.source_pattern()
@@ -30,6 +46,33 @@ def detect(name: str, spec: VariantSpec, keys: Iterable[str]) -> KeyTable:
     if 3 * fit(best)[0] < max(len(keys), 1):
         raise InputError(
             f"{name} holds no {spec.family} checkpoint in a known layout ({', '.join(tables)}): its {len(keys)} tensors"
-            f" are named like {', '.join(keys[:3]) or 'nothing'}; give the file as its publisher offers it."
+            f" are named like {', '.join(keys[:3]) or 'nothing'}; give the file as its publisher offers it, or run"
+            " make run CHECKPOINT=… if it is your own."
         )
     return best
+
+
+def fitted(spec: VariantSpec, opened: Opened) -> Fit:
+    """How a checkpoint fills a variant. Raises `InputError` with every tensor that is missing, unknown or misshapen."""
+    name = spec.own.path if spec.own else str(opened.path)
+    table = detect(name, spec, opened.tensors)
+    assignments = assign(table, array_shapes(archive_skeleton(spec)))
+    if spec.own:
+        _check_rest(name, spec.name, table, opened)
+    what = f"{name} is no complete {spec.name} in {table.layout} layout"
+    return Fit(table, assignments, check(what, table, assignments, opened.tensors))
+
+
+def _check_rest(path: str, name: str, table: KeyTable, opened: Opened) -> None:
+    """Raise `InputError` for tensors of an own checkpoint that no layout has and of which the user has said nothing."""
+    known = table.source_pattern()
+    kept = [opened.name(key) for key in opened.tensors if known.fullmatch(key)]
+    over = [*(opened.name(key) for key in opened.tensors if not known.fullmatch(key)), *opened.beside]
+    if over:
+        patterns = patterns_for(over, kept)
+        text = ", ".join(f'"{pattern}"' for pattern in patterns)
+        raise InputError(
+            f"{path} holds {len(over)} tensors besides the backbone, such as {', '.join(over[:3])}, which the ONNX file"
+            f" would not have. If that is right, leave them out with IGNORE='{' '.join(patterns)}' (make), or in the"
+            f" config: own: {{{name}: {{path: …, ignore: [{text}]}}}}."
+        )

@@ -1,24 +1,40 @@
 """Put a variant's checkpoint in its place, verified, and say what it is."""
 
-import os
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.checkpoints.download import download_huggingface, download_link, link_file
+from vit2onnx.checkpoints.download import link_file, obtain
+from vit2onnx.checkpoints.heads import files_of
 from vit2onnx.checkpoints.identity import describe
-from vit2onnx.checkpoints.sources import Source
+from vit2onnx.checkpoints.reading import checksum
+from vit2onnx.checkpoints.sources import Source, hub_sha256
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
-from vit2onnx.files import sha256_of
+from vit2onnx.spec.family import PUBLISHER, layout_of
 from vit2onnx.spec.variant import VariantSpec
 
 
 def fetch_synthetic(spec: VariantSpec, destination: Path, *, seed: int, layout: str) -> dict[str, Any]:
     """Write synthetic weights to `destination` and describe them."""
     write_synthetic(spec, destination, seed=seed, layout=layout)
-    return describe(spec, destination, origin={"kind": "synthetic", "seed": seed}, official=False)
+    return describe(spec, destination, origin={"kind": "synthetic", "seed": seed}, weights="synthetic")
+
+
+def fetch_own(spec: VariantSpec, destination: Path) -> dict[str, Any]:
+    """Make `destination` a link to the user's own checkpoint, and describe it.
+
+    Raises `InputError` if it is damaged, or if a tensor is missing or one too many.
+    """
+    if spec.own is None:
+        raise InputError(f"{spec.name} is not under own in the config.")
+    path = Path(spec.own.path)
+    record = describe(spec, path, origin={"kind": "own file", "name": path.name}, weights="own")
+    for file in files_of(path):
+        check_records(file)
+    link_file(path, destination)
+    return record
 
 
 def fetch_official(
@@ -29,14 +45,8 @@ def fetch_official(
     What an e-mailed link gives is kept in `folder`, out of the results, because the link works for a few days only.
     Raises `InputError` if the file is not what its name says or no checkpoint at all.
     """
-    if source.kind == "huggingface":
-        path = download_huggingface(source.location, token=os.environ.get("HF_TOKEN"))
-    elif source.kind == "link":
-        path = folder / Path(source.shown).name
-        download_link(source.location, path)
-    else:
-        path = Path(source.location)
-    sha256 = sha256_of(path)
+    path = obtain(spec, source, folder=folder)
+    sha256 = checksum(path)
     if check_hash:
         check_sha256_prefix(path, sha256)
     record = describe(
@@ -44,12 +54,33 @@ def fetch_official(
         path,
         sha256=sha256,
         origin={"kind": source.kind, "name": path.name if source.kind == "file" else source.shown},
-        official=True,
+        weights="official",
     )
     if check_hash and record["official_file"] is None:
-        check_records(path)
+        for file in files_of(path):
+            check_records(file)
+        if source.kind != "huggingface" and record["layout"] != layout_of(spec.family, PUBLISHER):
+            check_origin(spec, path, sha256)
     link_file(path, destination)
     return record
+
+
+def check_origin(spec: VariantSpec, path: Path, sha256: str) -> None:
+    """Raise `InputError` for a file that is not from the release's repositories on the hub, by its place in the cache.
+
+    It may be somebody's own model, to which facts of the release must not be applied: the precision of RoPE periods and
+    the way to resize positions. Files in the publisher's layout hold them or go with the publisher's code.
+    """
+    repositories = (spec.release.huggingface, f"timm/{spec.release.timm}")
+    where = path.absolute().as_posix()
+    known = any(f"/models--{repository.replace('/', '--')}/snapshots/" in where for repository in repositories)
+    # Git's own small files, such as the index of shards, have no hash there.
+    if not known or hub_sha256(path) not in (None, sha256):
+        raise InputError(
+            f"{path} is none of the publisher's files whose hashes are known, and not from its repository on the hub."
+            f" If it is your own model, run make run CHECKPOINT={path} (or set weights: own), which takes nothing of"
+            " the release for granted; if you know it to be the publisher's, set official.check_hash to false."
+        )
 
 
 def check_sha256_prefix(path: Path, found: str) -> None:

@@ -1,105 +1,109 @@
 """Identify a checkpoint file among the released models."""
 
 import re
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.checkpoints.detect import detect
-from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.checkpoints.detect import detect, fitted
+from vit2onnx.checkpoints.heads import files_of
+from vit2onnx.checkpoints.own import in_words
+from vit2onnx.checkpoints.reading import Opened, checksum, open_variant
 from vit2onnx.errors import InputError
-from vit2onnx.files import sha256_of
 from vit2onnx.provenance import PACKAGE
-from vit2onnx.spec.variant import VariantSpec, read_variants
-from vit2onnx.weights.archive import archive_skeleton
-from vit2onnx.weights.keytable import LazyTensor, assign, check
-from vit2onnx.weights.leaves import array_shapes
+from vit2onnx.spec.variant import Own, VariantSpec, read_variants
 
 VARIANTS = PACKAGE.parent / "config" / "variants"
 
 
 def describe(
-    spec: VariantSpec, path: Path, *, origin: dict[str, Any], official: bool, sha256: str | None = None
+    spec: VariantSpec, path: Path, *, origin: dict[str, Any], weights: str, sha256: str | None = None
 ) -> dict[str, Any]:
-    """What a checkpoint file is: origin, layout, size, hash (unless given), and which official file."""
-    tensors = open_checkpoint(path)
-    sha256 = sha256 or sha256_of(path)
-    if official:
-        check_identity(spec, path, tensors, sha256)
-    layout = detect(str(path), spec, tensors).layout
-    is_release = official and spec.release.is_file(sha256)
+    """What a checkpoint is: origin, layout, size, hash (unless given), and which official file.
+
+    `weights` says whose they are: `synthetic`, `official` or `own`. Raises `InputError` if the file is something else.
+    """
+    opened = open_variant(spec, path)
+    sha256 = sha256 or checksum(path)
+    if weights == "official":
+        check_identity(spec, opened, sha256)
+    layout = (fitted(spec, opened).table if spec.own else detect(str(path), spec, opened.tensors)).layout
+    release = {"official": spec.released if spec.released and spec.released.is_file(sha256) else None}
+    release["own"] = next((one.release for one in known_variants().values() if one.release.is_file(sha256)), None)
+    is_release = release.get(weights)
+    identities = {
+        "synthetic": "synthetic weights, made here",
+        "official": "a file that is none of those whose hashes are known",
+        "own": f"the user's own weights, like {spec.own.nearest}" if spec.own else "the user's own weights",
+    }
     return {
         "variant": spec.name,
-        "weights": "official" if official else "synthetic",
+        "weights": weights,
         "origin": origin,
         "layout": layout,
-        "tensors": len(tensors),
-        "bytes": path.stat().st_size,
+        "tensors": len(opened.tensors) + len(opened.left_out),
+        "bytes": sum(file.stat().st_size for file in files_of(path)),
         "sha256": sha256,
-        "official_file": spec.release.file if is_release else None,
-        "identity": (
-            f"the publisher's {spec.release.file}"
-            if is_release
-            else "a file that is none of those whose hashes are known"
-            if official
-            else "synthetic weights, made here"
-        ),
+        "official_file": is_release.file if is_release else None,
+        "identity": f"the publisher's {is_release.file}" if is_release else identities[weights],
+        **({"own": told_of(spec.own), "told": in_words(spec)} if spec.own else {}),
     }
 
 
+def told_of(own: Own) -> dict[str, Any]:
+    """What was found out about a user's own checkpoint, without the path of this machine."""
+    fields = {key: value for key, value in asdict(own).items() if key != "path"}
+    # As JSON has them, with which they are compared.
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+
+
 def known_variants() -> dict[str, VariantSpec]:
-    """The specs of all variant files of the project."""
+    """The specs of all released variants that the project has a file of."""
     if not VARIANTS.is_dir():
         raise FileNotFoundError(f"{VARIANTS}, against which a checkpoint is identified")
-    return {name: VariantSpec.from_mapping(name, mapping) for name, mapping in read_variants(VARIANTS).items()}
+    found = (VariantSpec.from_mapping(name, mapping) for name, mapping in read_variants(VARIANTS).items())
+    return {spec.name: spec for spec in found if spec.released}
 
 
-def check_identity(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTensor], sha256: str) -> None:
+def check_identity(spec: VariantSpec, opened: Opened, sha256: str) -> None:
     """Raise `InputError` if a file is another variant's, by its hash, its tensors or the name that it came under."""
-    others = [other for other in known_variants().values() if other.name != spec.name]
+    path, others = opened.path, [other for other in known_variants().values() if other.name != spec.name]
     is_release = spec.release.is_file(sha256)
     for other in others:
         # Two variants may be of one release.
         if other.release.is_file(sha256) and not is_release:
             raise InputError(f"{path} is not {spec.name} but {other.name}: it is the publisher's {other.release.file}.")
     try:
-        faults_of(spec, path, tensors)
+        fitted(spec, opened)
     except InputError as error:
-        raise InputError(f"{error} {closest(path, tensors, others)}") from error
+        raise InputError(f"{error} {closest(opened, others)}") from error
     if is_release:
         return
     # Two releases of one architecture differ in their values only, of which the file's name is all that speaks.
     where = path.resolve().as_posix()
     for other in others:
-        if _is_named(other, where) and not _is_named(spec, where) and _fits(other, path, tensors):
+        if _is_named(other, where) and not _is_named(spec, where) and _fits(other, opened):
             raise InputError(
                 f"{path} calls itself {other.name}, not {spec.name}, and its tensors fit both; build that variant, or"
                 " rename the file if its name is wrong."
             )
 
 
-def closest(path: Path, tensors: Mapping[str, LazyTensor], others: list[VariantSpec]) -> str:
+def closest(opened: Opened, others: list[VariantSpec]) -> str:
     """One sentence on which of other variants the tensors fit, if any."""
     for other in others:
-        if _fits(other, path, tensors):
+        if _fits(other, opened):
             return f"It is a {other.name}, or another model of its shape; name that variant (VARIANT=, or the config)."
     return "It is none of the other variants either."
 
 
-def _fits(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTensor]) -> bool:
+def _fits(spec: VariantSpec, opened: Opened) -> bool:
     """Whether a file is complete for a variant, in some layout."""
     try:
-        faults_of(spec, path, tensors)
+        fitted(spec, opened)
     except InputError:
         return False
     return True
-
-
-def faults_of(spec: VariantSpec, path: Path, tensors: Mapping[str, LazyTensor]) -> None:
-    """Raise `InputError` if names, shapes or dtypes of the tensors are not the variant's in any layout."""
-    table = detect(str(path), spec, tensors)
-    assignments = assign(table, array_shapes(archive_skeleton(spec)))
-    check(f"{path} is no complete {spec.name} in {table.layout} layout", table, assignments, tensors)
 
 
 def _is_named(spec: VariantSpec, text: str) -> bool:

@@ -1,153 +1,90 @@
-"""Open a published checkpoint as a mapping of names to lazy tensors, without running any code in it."""
+"""A checkpoint as a mapping of names to lazy tensors."""
 
-import json
-import pickle
-import struct
-import zipfile
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
-import ml_dtypes
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
 
+from vit2onnx.checkpoints.heads import files_of, read_heads
+from vit2onnx.checkpoints.own import backbone_of, beside, is_ignored
+from vit2onnx.checkpoints.torch_file import Head
 from vit2onnx.errors import InputError
-from vit2onnx.weights.keytable import LazyTensor, Shape
+from vit2onnx.files import sha256_of
+from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.weights.keytable import LazyTensor
 
-# How torch's files begin: those of today, and those of torch before 1.6.
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"
-# Numpy's names for the dtypes of safetensors.
-SAFETENSORS_DTYPES = {
-    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
-    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
-    **{f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
-}
+
+@dataclass(frozen=True)
+class Opened:
+    """The tensors of a checkpoint that a variant may have, by the names of their layout, and what became of the rest.
+
+    `origins` has the file's own names where they differ. `left_out` has the file's other tensors that the user wants
+    to be ignored, with the pattern that says so, and `beside` those of which nobody has said anything.
+    """
+
+    path: Path
+    tensors: Mapping[str, LazyTensor]
+    origins: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, tuple[str, LazyTensor]] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+
+    def name(self, key: str) -> str:
+        """What a tensor is called in the file."""
+        return self.origins.get(key, key)
 
 
 def open_checkpoint(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a `.pth` or `.safetensors` file, told apart by their content and not by their name.
-
-    Raises `InputError` for anything else: an empty or truncated file, a web page, a Git LFS pointer, a pickle
-    that holds more than tensors.
-    """
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        raise InputError(f"{path} is empty; download or copy the checkpoint again.")
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise InputError(
-            f"{path} is a web page and not a checkpoint, as happens when a link has expired or asks to log in;"
-            " delete it and download the checkpoint again."
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a Git LFS pointer and not the file itself; run 'git lfs pull' beside it.")
-    # Before the pickle, because the length that stands before the brace may begin like one.
-    if head[8:9] == b"{":
-        return _open_safetensors(path)
-    if head.startswith((ZIP, PICKLE)):
-        return _open_torch(path, is_zip=head.startswith(ZIP))
-    raise InputError(f"{path} is neither a PyTorch nor a safetensors file; download or copy it again.")
+    """All tensors of a checkpoint, each read when it is asked for. Raises `InputError` as `read_heads` does."""
+    return {name: lazy(head) for name, head in read_heads(path).items()}
 
 
-def _open_torch(path: Path, *, is_zip: bool) -> dict[str, LazyTensor]:
-    try:
-        records = _records(path) if is_zip else {}
-        with path.open("rb") as file:
-            # Given the file and not its path, because torch takes a name's ending for its format. Without the values,
-            # which are read from the file one at a time.
-            state = torch.load(file, map_location="meta" if is_zip else "cpu", weights_only=True)
-    except InputError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is damaged or holds Python objects other than tensors, which could run code, and was not loaded;"
-            " get the checkpoint from its publisher."
-        ) from error
-    except NotImplementedError as error:
-        raise InputError(f"{path} holds tensors that are quantized or nested; give plain weights instead.") from error
-    # Any exception, because what torch raises depends on which byte is broken: IndexError, struct.error and others.
-    except Exception as error:
-        raise InputError(f"{path} is damaged or truncated; download or copy the checkpoint again.") from error
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
-    ):
-        raise InputError(f"{path} is no flat mapping of names to tensors; give the file as its publisher offers it.")
-    return {name: _lazy(path, name, tensor, records) for name, tensor in state.items()}
+def open_variant(spec: VariantSpec, path: Path) -> Opened:
+    """The checkpoint of a variant. Of a user's own it is the backbone that was recognised."""
+    if spec.own is None:
+        return Opened(path, open_checkpoint(path))
+    heads = read_heads(path)
+    backbone = backbone_of(path, heads, spec.own.prefix)
+    patterns = spec.own.ignore
+    left_out = {name: pattern for name in heads if (pattern := is_ignored(name, patterns))}
+    if unused := [pattern for pattern in patterns if pattern not in left_out.values()]:
+        raise InputError(f"{spec.own.path}: ignore: {', '.join(unused)} fits no tensor; remove it.")
+    inner = {key: name for key, name in backbone.names.items() if name not in left_out}
+    return Opened(
+        path,
+        {key: lazy(heads[name]) for key, name in inner.items()},
+        {key: name for key, name in inner.items() if key != name},
+        {name: (pattern, lazy(heads[name])) for name, pattern in left_out.items()},
+        tuple(name for name in beside(heads, backbone) if name not in left_out),
+    )
 
 
-def _records(path: Path) -> dict[int, int]:
-    """Where the uncompressed records of a torch file's zip begin, and their sizes."""
-    records = {}
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        for record in archive.infolist():
-            # Torch swaps the bytes of tensors that it was told not to read, which ends the process.
-            if record.filename.endswith("/byteorder") and archive.read(record) != b"little":
-                raise InputError(f"{path} was written on a big-endian machine; save it again on a usual one.")
-            if record.compress_type == zipfile.ZIP_STORED:
-                file.seek(record.header_offset + 26)
-                name, extra = struct.unpack("<HH", file.read(4))
-                records[record.header_offset + 30 + name + extra] = record.file_size
-    return records
+def checksum(path: Path) -> str:
+    """The SHA-256 of a checkpoint; of several files, that of the list of their names with the SHA-256 of each."""
+    files = files_of(path)
+    if len(files) == 1:
+        return sha256_of(files[0])
+    return hashlib.sha256("".join(f"{sha256_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()
 
 
-def _lazy(path: Path, name: str, tensor: torch.Tensor, records: Mapping[int, int]) -> LazyTensor:
-    shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-    plain = tensor.layout is torch.strided and not tensor.is_neg()
-    start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None) if plain else None
-    if not plain or (tensor.is_meta and start is None):
-        raise InputError(f"{path}: tensor {name} is sparse or without values; give plain weights instead.")
-    if start is None:
-        # Torch's format of before 1.6 is loaded as a whole.
-        return LazyTensor(shape, dtype, partial(to_numpy, tensor))
-    offset = start + tensor.storage_offset() * tensor.element_size()
-    # Torch computes where a record begins and does not look, which is wrong once another program has packed the file.
-    if offset + _extent(shape, tensor.stride()) * tensor.element_size() > start + records.get(start, -1):
-        raise InputError(
-            f"{path}: tensor {name} is not where torch puts it, because the file is damaged or was packed anew;"
-            " give the file as its publisher offers it."
-        )
-    if tensor.is_contiguous():
-        return LazyTensor.in_file(path, offset, shape, dtype)
-    return LazyTensor(shape, dtype, partial(_read_strided, path, offset, shape, dtype, tensor.stride()))
+def lazy(head: Head) -> LazyTensor:
+    """A tensor that is read when it is asked for. One that cannot be read has the reason in place of a dtype."""
+    if head.offset < 0:
+        return LazyTensor(head.shape, head.dtype, partial(_refuse, head))
+    if head.strides is None:
+        return LazyTensor.in_file(head.file, head.offset, head.shape, head.dtype)
+    return LazyTensor(head.shape, head.dtype, partial(_read_strided, head))
 
 
-def _extent(shape: Shape, strides: Shape) -> int:
-    """How many elements lie between a tensor's first and last, both included."""
-    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if 0 not in shape else 0
+def _refuse(head: Head) -> NoReturn:
+    raise InputError(f"{head.file} holds a tensor that is {head.dtype}; give plain weights instead.")
 
 
-def _read_strided(path: Path, offset: int, shape: Shape, dtype: str, strides: Shape) -> np.ndarray:
+def _read_strided(head: Head) -> np.ndarray:
     """Read a tensor that was saved transposed, or with its channels last: its elements are in another order."""
-    flat = np.fromfile(path, dtype, count=_extent(shape, strides), offset=offset)
-    return np.lib.stride_tricks.as_strided(flat, shape, [stride * flat.itemsize for stride in strides]).copy("C")
-
-
-def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
-    try:
-        # Only to check the file: its tensors would stay in memory once they are read.
-        with safe_open(path, framework="numpy"):
-            pass
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged or truncated; download or copy the checkpoint again.") from error
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        head = json.loads(file.read(length))
-    head.pop("__metadata__", None)
-    return {
-        name: LazyTensor.in_file(
-            path,
-            8 + length + entry["data_offsets"][0],
-            tuple(entry["shape"]),
-            SAFETENSORS_DTYPES.get(entry["dtype"], entry["dtype"]),
-        )
-        for name, entry in head.items()
-    }
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor as numpy array, bfloat16 included, which torch itself does not hand over."""
-    if tensor.dtype == torch.bfloat16:
-        return tensor.detach().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.detach().numpy()
+    flat = np.fromfile(head.file, head.dtype, count=head.extent, offset=head.offset)
+    strides = [stride * flat.itemsize for stride in head.strides or ()]
+    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, head.shape, strides)).reshape(head.shape)

@@ -3,33 +3,47 @@
 Nothing heavy is imported here, because the Snakefile imports this module.
 """
 
-import html
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
+from vit2onnx.checkpoints.heads import INDEX_SUFFIX
+from vit2onnx.checkpoints.links import is_whole, links_in
+from vit2onnx.checkpoints.names import (
+    HUGGINGFACE_FILE,
+    HUGGINGFACE_INDEX,
+    is_complete,
+    is_file,
+    is_named_after,
+    listed,
+    without_query,
+    without_signature,
+)
+from vit2onnx.checkpoints.near_misses import near_misses
+from vit2onnx.checkpoints.own import SUFFIXES, file_of
 from vit2onnx.errors import InputError
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
-HUGGINGFACE_FILE = "model.safetensors"
 # Where users put checkpoints and e-mailed links, in the working directory.
 FOLDER, LINKS_FILE = Path("checkpoints"), Path("config/links.txt")
+MOST_LINK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class Source:
     """Where a checkpoint is; `location` is a path, a link with its signature, or a Hugging Face repository.
 
-    A link's signature is a credential: show and record `shown`, as `repr` and `str` do.
+    A link's signature is a credential: show and record `shown`, as `repr` and `str` do. `near_misses` says which files
+    and links were found on the way and not taken.
     """
 
     kind: Literal["file", "link", "huggingface"]
     location: str
+    near_misses: str = field(default="", compare=False)
 
     @property
     def shown(self) -> str:
@@ -46,9 +60,20 @@ def locate(
     """The first of a local file, an e-mailed link and the hub; see `find_local` and `find_link`."""
     if path := find_local(spec, configured=configured, folder=folder, environ=environ):
         return Source("file", str(path))
-    if link := find_link(spec, links_file=links_file, environ=environ):
-        return Source("link", link)
-    return Source("huggingface", spec.release.huggingface)
+    link = find_link(spec, links_file=links_file, environ=environ)
+    caches, hub = _caches(spec, environ)
+    missed = near_misses(
+        spec,
+        folder=folder,
+        caches=caches,
+        snapshots=[
+            *_snapshots(hub, spec.release.huggingface),
+            *_snapshots(hub, f"timm/{spec.release.timm.replace('.', '*.')}"),
+        ],
+        links=None if link else _links(links_file, environ),
+        links_file=links_file,
+    )
+    return Source("link", link, missed) if link else Source("huggingface", spec.release.huggingface, missed)
 
 
 def find_local(spec: VariantSpec, *, configured: Path | None, folder: Path, environ: Mapping[str, str]) -> Path | None:
@@ -56,22 +81,12 @@ def find_local(spec: VariantSpec, *, configured: Path | None, folder: Path, envi
 
     A configured directory must hold the file. Raises `InputError` if the configured path has no checkpoint.
     """
-    home = Path(environ.get("HOME") or Path.home())
     if configured is not None:
-        return _resolve_configured(spec, _expand(configured, home))
-    cache = _expand(environ.get("XDG_CACHE_HOME") or home / ".cache", home)
-    torch_hub = _expand(environ.get("TORCH_HOME") or cache / "torch", home) / "hub"
-    huggingface = _expand(environ.get("HF_HOME") or cache / "huggingface", home)
-    huggingface_hub = _expand(environ.get("HF_HUB_CACHE") or huggingface / "hub", home)
-    # Torch hub and Equimo keep weights by the name of the publisher's repository.
-    code = part(spec.family, "architecture").REPOSITORY.rpartition("/")[2]
-    snapshots = huggingface_hub / f"models--{spec.release.huggingface.replace('/', '--')}" / "snapshots"
+        return _resolve_configured(spec, _expand(configured, _home(environ)))
+    caches, hub = _caches(spec, environ)
     found = (
-        _find_in(folder, spec),
-        _find_in(torch_hub / "checkpoints", spec),
-        _find_in(torch_hub / code / "weights", spec),
-        _find_in(home / ".cache" / "equimo" / code, spec),
-        *(_find_in(snapshot, spec, other=HUGGINGFACE_FILE) for snapshot in _list(snapshots)),
+        *(_find_in(place, spec) for place in (folder, *caches)),
+        *(_find_in(snapshot, spec, hub=True) for snapshot in _snapshots(hub, spec.release.huggingface)),
     )
     return next(filter(None, found), None)
 
@@ -79,52 +94,79 @@ def find_local(spec: VariantSpec, *, configured: Path | None, folder: Path, envi
 def find_link(spec: VariantSpec, *, links_file: Path, environ: Mapping[str, str]) -> str | None:
     """The variant's link in `VIT2ONNX_LINKS`, or else in `links_file`: the last, if there are several.
 
-    Either may hold a whole e-mail, as plain text or as HTML.
+    Either may hold a whole e-mail, as text, as HTML or as its source. A link that is cut off does not count.
     """
-    texts = [environ.get("VIT2ONNX_LINKS", "")]
-    if links_file.is_file():
-        texts.append(links_file.read_text(encoding="utf-8", errors="replace"))
-    for text in texts:
-        # Not the whole text at once, because html.unescape also rewrites bare parameters such as "&copy=".
-        plain = re.sub(r"&#?\w+;", lambda entity: html.unescape(entity[0]), text)
-        urls: list[str] = re.findall(r"(?a:https?://[\w.~:/?#@!$&*+,;=%-]+)", plain)
-        links = [url.rstrip(".,:;!?*") for url in urls if _is_named_after(spec, urlsplit(url).path)]
+    for urls in _links(links_file, environ).values():
+        links = [url for url in urls if is_named_after(spec, urlsplit(url).path) and is_whole(url)]
         if links:
             return links[-1]
     return None
 
 
-def without_query(url: str) -> str:
-    """Scheme, host and path of a link, which may be shown."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+def hub_sha256(path: Path) -> str | None:
+    """The SHA-256 that Hugging Face's cache states of a file in it, by the name of the blob that the file links to.
+
+    The hub's library checks no hash when it downloads, so this is a claim. Git's own small files have none.
+    """
+    if not re.search(r"/models--[^/]+/snapshots/[^/]+/.", path.absolute().as_posix()) or not path.is_symlink():
+        return None
+    found = re.search(r"/blobs/([0-9a-f]{64})$", path.readlink().as_posix())
+    return found[1] if found else None
 
 
-def _is_named_after(spec: VariantSpec, path: str) -> bool:
-    """Whether the file's stem is the variant's name, alone or with the eight digits of a hash."""
-    file = PurePosixPath(unquote(path))
-    return file.suffix in SUFFIXES and bool(re.fullmatch(f"{re.escape(spec.name)}(-[0-9a-f]{{8}})?", file.stem))
+def _links(links_file: Path, environ: Mapping[str, str]) -> dict[str, list[str]]:
+    """The links of the texts that may hold some and are not empty."""
+    texts = {"VIT2ONNX_LINKS": environ.get("VIT2ONNX_LINKS", "").encode("utf-8", "replace")}
+    if links_file.is_file():
+        with links_file.open("rb") as file:
+            texts[str(links_file)] = file.read(MOST_LINK_BYTES)
+    return {name: links_in(text) for name, text in texts.items() if text.strip()}
 
 
-def _find_in(folder: Path, spec: VariantSpec, *, other: str | None = None) -> Path | None:
-    """The variant's file in a folder, the official one first; a file named `other` counts as well."""
-    found = [path for path in _list(folder) if path.name == other or _is_named_after(spec, path.name)]
-    # Not empty files, because a browser reserves the final name with one while it downloads.
-    found = [path for path in found if path.is_file() and path.stat().st_size > 0]
+def _home(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("HOME") or Path.home())
+
+
+def _caches(spec: VariantSpec, environ: Mapping[str, str]) -> tuple[list[Path], Path]:
+    """The folders in which torch hub and Equimo keep weights, and the one of the Hugging Face hub."""
+    home = _home(environ)
+    cache = _expand(environ.get("XDG_CACHE_HOME") or home / ".cache", home)
+    torch_hub = _expand(environ.get("TORCH_HOME") or cache / "torch", home) / "hub"
+    huggingface = _expand(environ.get("HF_HOME") or cache / "huggingface", home)
+    # By the name of the publisher's repository.
+    code = part(spec.family, "architecture").REPOSITORY.rpartition("/")[2]
+    caches = [torch_hub / "checkpoints", torch_hub / code / "weights", home / ".cache" / "equimo" / code]
+    hub = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or huggingface / "hub"
+    return caches, _expand(hub, home)
+
+
+def _snapshots(hub: Path, repository: str) -> list[Path]:
+    """The revisions of a repository, or of all that a pattern matches, in Hugging Face's cache."""
+    return sorted(hub.glob(f"models--{repository.replace('/', '--')}/snapshots/*"))
+
+
+def _find_in(folder: Path, spec: VariantSpec, *, hub: bool = False) -> Path | None:
+    """The variant's file in a folder, the official one first; with `hub` also one that is named as on the hub."""
+    found = [path for path in listed(folder) if is_named_after(spec, path.name) and is_file(path)]
+    if not found and hub:
+        found = [path for path in [folder / HUGGINGFACE_FILE] if is_file(path)]
+        found = found or [path for path in [folder / HUGGINGFACE_INDEX] if is_complete(path)]
     return min(found, key=lambda path: (path.name != spec.release.file, path.name), default=None)
 
 
 def _resolve_configured(spec: VariantSpec, path: Path) -> Path:
+    shown = path.parent / without_signature(path.name)
     if not path.exists():
         raise InputError(
-            f"The checkpoint configured for {spec.name} does not exist: {path}; correct the path, or remove"
+            f"The checkpoint configured for {spec.name} does not exist: {shown}; correct the path, or remove"
             f" it and put {spec.release.file} in checkpoints/."
         )
-    found = _find_in(path, spec, other=HUGGINGFACE_FILE) if path.is_dir() else path
-    if found is None or found.suffix not in SUFFIXES:
+    found = _find_in(path, spec) or file_of(path) if path.is_dir() else path
+    # Not a pipe or a device, which may never end.
+    if not is_file(found) or not found.name.endswith((*SUFFIXES, INDEX_SUFFIX)):
         raise InputError(
-            f"The path configured for {spec.name} holds no checkpoint: {path}; name a file that ends in .pth,"
-            f" .pt or .safetensors, or the directory of {spec.release.file} or {HUGGINGFACE_FILE}."
+            f"The path configured for {spec.name} holds no checkpoint: {shown}; name a file that ends in"
+            f" {', '.join(SUFFIXES)} or {INDEX_SUFFIX}, or its directory."
         )
     return found
 
@@ -133,10 +175,3 @@ def _expand(path: str | Path, home: Path) -> Path:
     """Replace a leading `~`; not with `Path.expanduser`, because that reads the process's own environment."""
     parts = Path(path).parts
     return home.joinpath(*parts[1:]) if parts[:1] == ("~",) else Path(path)
-
-
-def _list(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:  # not there, or not ours to read
-        return []

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vit2onnx.checkpoints.detect import tables_of
 from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.errors import InputError
 from vit2onnx.files import atomic
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
@@ -74,8 +75,15 @@ def synthetic_tensors(spec: VariantSpec, *, seed: int, layout: str) -> Iterator[
 
 
 def write_synthetic(spec: VariantSpec, path: Path, *, seed: int, layout: str) -> None:
-    """Write a synthetic checkpoint of a variant in one of its layouts: `.pth` for Meta's, else safetensors."""
-    table = tables_of(spec)[layout]
+    """Write a synthetic checkpoint of a variant in one of its layouts: `.pth` for Meta's, else safetensors.
+
+    Raises `InputError` if the layout cannot hold the variant.
+    """
+    table = tables_of(spec).get(layout)
+    if table is None:
+        raise InputError(
+            f"{spec.name} has no {layout} layout, only {', '.join(tables_of(spec))}; set synthetic.layout."
+        )
     shapes: dict[str, Shape] = {}
     for assignment in assign(table, array_shapes(archive_skeleton(spec))):
         shapes |= zip(assignment.sources, assignment.transform.shapes(assignment.shape), strict=True)

@@ -49,6 +49,8 @@ lowers_to(primitives.layer_norm_p, "LayerNormalization", lambda params: {"axis":
 lowers_to(primitives.residual_p, "Add")
 lowers_to(primitives.scale_p, "Mul")
 lowers_to(primitives.gelu_p, "Gelu", lambda _: {"approximate": "none"})
+lowers_to(primitives.gelu_tanh_p, "Gelu", lambda _: {"approximate": "tanh"})
+lowers_to(primitives.relu_p, "Relu")
 lowers_to(primitives.rotary_embedding_p, "RotaryEmbedding", lambda params: {"interleaved": 0, **params})
 lowers_to(
     primitives.attention_p,

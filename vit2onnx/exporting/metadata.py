@@ -24,7 +24,7 @@ def metadata_of(spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any]
 
 def statements_on_weights(spec: VariantSpec, checkpoint: Mapping[str, Any], ledger_sha256: str) -> dict[str, str]:
     """The part of the metadata that follows from the checkpoint."""
-    licence = {"id": spec.licence.id, "url": spec.licence.url, "file": LICENCE_FILE}
+    licence = {"id": spec.licence.id, "url": spec.licence.url, "file": LICENCE_FILE} if spec.licence else None
     keys = ("origin", "layout", "sha256", "official_file", "identity")
     return {
         "weights": checkpoint["weights"],
@@ -57,7 +57,7 @@ def statements_of(spec: VariantSpec, recipe: Recipe) -> dict[str, str]:
         "variant": spec.name,
         "family": spec.family,
         "export": recipe.name,
-        "departure": spec.architecture.departure,
+        "departure": spec.departure,
         "passport": passport_beside(Path(f"{recipe.name}.onnx")).name,
     }
     return plain | {key: json.dumps(value) for key, value in structured.items()}

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
 
+from vit2onnx.spec.variant import Preprocessing
+
 Prepare = Callable[[Image.Image, int, int], np.ndarray]
 Channels = tuple[float, float, float]
 
@@ -72,6 +74,14 @@ def cropping_preparations(mean: Channels, std: Channels, shown: float) -> dict[s
 
     named = (publisher, transformers_pil)
     return {prepare.__name__: prepare for prepare in named}
+
+
+def own_preparations(preprocessing: Preprocessing) -> dict[str, Prepare]:
+    """Those that a model without a release can be compared with: by its own constants."""
+    constants = preprocessing.mean, preprocessing.std
+    if preprocessing.crop_pct:
+        return cropping_preparations(*constants, preprocessing.crop_pct)
+    return bilinear_preparations(*constants)
 
 
 def _by_pillow(

@@ -15,6 +15,8 @@ BLOCK = "blocks.0.blocks.{i}"
 
 MASK_TOKEN = "replaces patches in training only"
 NO_MASK_TOKEN = Entry("mask_token", (), restoring("zeros, as before training", partial(np.zeros, dtype=np.float32)))
+# What Equimo calls activations.
+ACT_LAYERS = {"gelu": "exactgelu", "gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
 
 
 def same(target: str, source: str, transform: Transform = COPY) -> tuple[Entry, Entry]:

@@ -9,9 +9,9 @@ import numpy as np
 from onnx.numpy_helper import to_array
 
 from vit2onnx.checkpoints.convert import sha256
-from vit2onnx.checkpoints.detect import detect
+from vit2onnx.checkpoints.detect import fitted
 from vit2onnx.checkpoints.identity import describe
-from vit2onnx.checkpoints.reading import open_checkpoint
+from vit2onnx.checkpoints.reading import Opened, open_variant
 from vit2onnx.errors import InputError
 from vit2onnx.exporting.metadata import statements_of, statements_on_weights
 from vit2onnx.files import read_json, sha256_of
@@ -25,7 +25,6 @@ from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.verify import check_sample
-from vit2onnx.weights.archive import archive_skeleton
 from vit2onnx.weights.keytable import assign, raise_faults, value_of
 from vit2onnx.weights.leaves import array_shapes
 from vit2onnx.weights.model_file import model_table, open_model, skeleton_of
@@ -40,9 +39,9 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path, model: Path) ->
     `InputError` with every weight that differs, and in which file: `model` if it differs there already, from which the
     graph was made.
     """
-    tensors = open_checkpoint(checkpoint)
-    table = detect(str(checkpoint), spec, tensors)
-    leaves = {one.target: one for one in assign(table, array_shapes(archive_skeleton(spec)))}
+    opened = open_variant(spec, checkpoint)
+    tensors = opened.tensors
+    leaves = {one.target: one for one in fitted(spec, opened).assignments}
     stored, (_, of_model), recorded = initializers(graph), open_model(model), origin_of_constants(graph)
     origins = {one.name: to_array(one) for one in recorded.graph.initializer} if recorded else {}
     weights: dict[str, Any] = {}
@@ -56,7 +55,7 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path, model: Path) ->
         way = {
             "shape": assignment.shape,
             "sha256": digest,
-            "sources": {key: sha256(array) for key, array in zip(leaf.sources, sources, strict=True)},
+            "sources": {opened.name(key): sha256(array) for key, array in zip(leaf.sources, sources, strict=True)},
             "transforms": [one.transform.name for one in (leaf, assignment) if one.transform.name != "copy"],
         }
         held, origin = stored.get(name), origins.get(name)
@@ -74,7 +73,7 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path, model: Path) ->
     return {"weights": weights, "constants": constants, "folded": folded}
 
 
-def check_ledger(ledger: Path, checkpoint: Path, ways: Iterable[Mapping[str, Any]]) -> None:
+def check_ledger(ledger: Path, opened: Opened, ways: Iterable[Mapping[str, Any]]) -> None:
     """Raise `InputError` if a ledger says of a tensor that it has another hash than it has, or leaves one out.
 
     `ways` tell of the tensors that have been read already.
@@ -83,7 +82,8 @@ def check_ledger(ledger: Path, checkpoint: Path, ways: Iterable[Mapping[str, Any
     with ledger.open(newline="") as file:
         told = {row.get("source"): row.get("sha256") for row in csv.DictReader(file)}
     # Ignored tensors are in the ledger, and no weight comes from them.
-    others = {key: tensor for key, tensor in open_checkpoint(checkpoint).items() if key in told and key not in known}
+    tensors = {opened.name(key): tensor for key, tensor in opened.tensors.items()}
+    others = {key: tensor for key, tensor in tensors.items() if key in told and key not in known}
     found = known | {key: sha256(tensor.read()) for key, tensor in others.items()}
     if wrong := [key for key, digest in found.items() if told.get(key) != digest]:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -103,17 +103,18 @@ def passport_of(
     record: Path,
     ledger: Path,
     sample: Path,
-    official: bool,
+    whose: str,
     threads: int = 0,
 ) -> dict[str, Any]:
     """The passport of a graph, which is the gate that it must pass.
 
-    `record` is the file that says what the checkpoint is, which is `official` or synthetic, and `sample` that of the
-    graph's recorded inputs, outputs and noise floors. Raises `InputError` if a weight is not the checkpoint's, if the
-    graph did not pass or does not compute its sample, or if a file is not the one that it says it is.
+    `record` is the file that says what the checkpoint is. Its weights are `whose`: `official`, `own` or `synthetic`.
+    `sample` is the file of the graph's recorded inputs, outputs and noise floors. Raises `InputError` if a weight is
+    not the checkpoint's, if the graph did not pass or does not compute its sample, or if a file is not the one that it
+    says it is.
     """
     told = read_json(record)
-    described_anew = describe(spec, checkpoint, origin=told["origin"], official=official)
+    described_anew = describe(spec, checkpoint, origin=told["origin"], weights=whose)
     if described_anew != told:
         raise InputError(
             f"{record} says something else of {checkpoint} than is true ({described_anew['identity']}); delete"
@@ -121,7 +122,7 @@ def passport_of(
         )
     check_file(graph)
     weights = weights_of(spec, checkpoint, graph, model)
-    check_ledger(ledger, checkpoint, [*weights["weights"].values(), *weights["folded"].values()])
+    check_ledger(ledger, open_variant(spec, checkpoint), [*weights["weights"].values(), *weights["folded"].values()])
     if not verdict.passed:
         raise InputError(
             f"{spec.name}/{graph.name} did not pass: {'; '.join(verdict.faults)}. All that was found is in"

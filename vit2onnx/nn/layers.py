@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit2onnx.nn.primitives import convolution, gelu, layer_norm, linear, scale, silu
+from vit2onnx.nn.primitives import ACTIVATIONS, convolution, layer_norm, linear, scale
 
 
 class Linear(eqx.Module):
@@ -50,33 +50,37 @@ class LayerScale(eqx.Module):
 
 
 class Mlp(eqx.Module):
-    """Two linear maps with the exact GELU between them."""
+    """Two linear maps with an activation between them."""
 
     fc1: Linear
     fc2: Linear
+    activation: str = eqx.field(static=True)
 
-    def __init__(self, embed_dim: int, hidden_dim: int):
+    def __init__(self, embed_dim: int, hidden_dim: int, activation: str = "gelu"):
         self.fc1 = Linear(embed_dim, hidden_dim)
         self.fc2 = Linear(hidden_dim, embed_dim)
+        self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
-        return self.fc2(gelu(self.fc1(x)))
+        return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
 
 
 class SwiGlu(eqx.Module):
-    """A linear map of a product, one factor of which went through SiLU."""
+    """A linear map of a product, one factor of which went through an activation."""
 
     w1: Linear
     w2: Linear
     w3: Linear
+    activation: str = eqx.field(static=True)
 
-    def __init__(self, embed_dim: int, hidden_dim: int):
+    def __init__(self, embed_dim: int, hidden_dim: int, activation: str = "silu"):
         self.w1 = Linear(embed_dim, hidden_dim)
         self.w2 = Linear(embed_dim, hidden_dim)
         self.w3 = Linear(hidden_dim, embed_dim)
+        self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
-        return self.w3(silu(self.w1(x)) * self.w2(x))
+        return self.w3(ACTIVATIONS[self.activation](self.w1(x)) * self.w2(x))
 
 
 class PatchEmbed(eqx.Module):

@@ -81,6 +81,15 @@ def _gelu(x: Array) -> Array:
     return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
+def _gelu_tanh(x: Array) -> Array:
+    return 0.5 * x * (1.0 + jax.lax.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def _relu(x: Array) -> Array:
+    # Not jnp.maximum, which becomes double precision while a graph is traced.
+    return jax.lax.max(x, jnp.zeros_like(x))
+
+
 def _split_heads(x: Array, num_heads: int) -> Array:
     batch, tokens, embed_dim = x.shape
     return x.reshape(batch, tokens, num_heads, embed_dim // num_heads)
@@ -124,6 +133,8 @@ convolution_p = primitive("convolution", _convolution)
 mean_tokens_p = primitive("mean_tokens", _mean_tokens)
 silu_p = primitive("silu", jax.nn.silu)
 gelu_p = primitive("gelu", _gelu)
+gelu_tanh_p = primitive("gelu_tanh", _gelu_tanh)
+relu_p = primitive("relu", _relu)
 rotary_embedding_p = primitive("rotary_embedding", _rotary_embedding)
 attention_p = primitive("attention", _attention)
 first_token_p = primitive("first_token", _first_token)
@@ -187,6 +198,25 @@ def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The exact (erf) GELU. ONNX: `Gelu`."""
     return gelu_p.bind(x)
+
+
+def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The approximation of GELU by a hyperbolic tangent. ONNX: `Gelu`."""
+    return gelu_tanh_p.bind(x)
+
+
+def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The positive part. ONNX: `Relu`."""
+    return relu_p.bind(x)
+
+
+# By the names that architectures have for them.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu": relu,
+    "silu": silu,
+}
 
 
 def rotary_embedding(

@@ -11,24 +11,15 @@ from jaxtyping import Array, Float, Float32
 
 from vit2onnx.nn.primitives import for_every_image, primitive
 
-ROPE_BASE = 100.0
 
-
-def rope_periods(count: int, precision: str) -> Float32[np.ndarray, " quarter_head_dim"]:
-    """The periods 100^(k / count), rounded to `precision`.
+def rope_periods(count: int, precision: str, theta: float = 100.0) -> Float32[np.ndarray, " quarter_head_dim"]:
+    """The periods theta^(k / count), rounded to `precision`.
 
     The models were trained with this table in bfloat16, and so it was released; transformers and timm compute it in
     float32, which is up to 0.3 % off.
     """
-    periods = ROPE_BASE ** (np.arange(count, dtype=np.float64) / count)
+    periods = theta ** (np.arange(count, dtype=np.float64) / count)
     return periods.astype(ml_dtypes.bfloat16 if precision == "bfloat16" else np.float32).astype(np.float32)
-
-
-def in_other_precision(periods: Float32[np.ndarray, " quarter_head_dim"]) -> Float32[np.ndarray, " quarter_head_dim"]:
-    """The table in the precision in which `periods` is not."""
-    computed = rope_periods(len(periods), "float32")
-    # Not the other way round, because those in bfloat16 come from the checkpoint.
-    return rope_periods(len(periods), "bfloat16") if np.array_equal(periods, computed) else computed
 
 
 def _rope_angles(periods: Array, patches: Array, *, num_prefix: int) -> Array:

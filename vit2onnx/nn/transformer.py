@@ -54,12 +54,12 @@ class Block(eqx.Module):
     mlp: Mlp | SwiGlu
     ls2: LayerScale
 
-    def __init__(self, attn: Attention, embed_dim: int, ffn: str, ffn_hidden: int, norm_eps: float):
+    def __init__(self, attn: Attention, embed_dim: int, ffn: str, ffn_hidden: int, activation: str, norm_eps: float):
         self.norm1 = LayerNorm(embed_dim, norm_eps)
         self.attn = attn
         self.ls1 = LayerScale(embed_dim)
         self.norm2 = LayerNorm(embed_dim, norm_eps)
-        self.mlp = (SwiGlu if ffn == "swiglu" else Mlp)(embed_dim, ffn_hidden)
+        self.mlp = (SwiGlu if ffn == "swiglu" else Mlp)(embed_dim, ffn_hidden, activation)
         self.ls2 = LayerScale(embed_dim)
 
     def stages(self, x: Tokens, context: Any) -> dict[str, Tokens]:
@@ -93,6 +93,8 @@ class Block(eqx.Module):
 class VisionTransformer(eqx.Module):
     """Blocks and a final norm; what comes before is the family's own. See `nn.model.Model`."""
 
+    cls_token: eqx.AbstractVar[Float[Array, "1 1 embed_dim"]]
+    register_tokens: eqx.AbstractVar[Float[Array, "1 registers embed_dim"] | None]
     blocks: eqx.AbstractVar[tuple[Block, ...]]
     norm: eqx.AbstractVar[LayerNorm]
 
@@ -103,6 +105,11 @@ class VisionTransformer(eqx.Module):
     @abstractmethod
     def natively(self, tensors: Mapping[str, Any]) -> "tuple[VisionTransformer, Mapping[str, Any]] | None":
         """Model and parameters as references are installed, if they differ by design."""
+
+    @property
+    def prefix(self) -> list[Float[Array, "1 _ embed_dim"]]:
+        """CLS, and registers if there are any."""
+        return [self.cls_token, *([] if self.register_tokens is None else [self.register_tokens])]
 
     def trunk(self) -> list[tuple[str, Block]]:
         """The blocks in order, each with its path in the tree: `x = layer(x, context)`."""

@@ -120,12 +120,20 @@ def print_summary(
         if row.diagnosis:
             console.print(row.diagnosis, style="red")
     _print_lines(console, lines)
+    _print_lines(console, [line for name in dict.fromkeys(summary["variant"]) for line in _told(results / name)])
     pages = [results / variant / "parity.html" for variant in dict.fromkeys(failed["variant"])]
     _print_lines(console, [f"More in {os.path.relpath(page)}" for page in pages if page.exists()])
     if page := page_to_open(results, set(summary["variant"])):
         console.print(f"\nOpen {os.path.relpath(page)}", soft_wrap=True)
     style = "bold green" if complete and failed.empty else "bold red"
     console.print(f"\n{verdict_line(summary, complete=complete)}", style=style)
+
+
+def _told(folder: Path) -> list[str]:
+    """What an own checkpoint was recognised as, and what was assumed."""
+    record = folder / "checkpoint.json"
+    sentences: list[str] = read_json(record).get("told", []) if record.is_file() else []
+    return [f"{folder.name}: {sentence}" for sentence in sentences]
 
 
 def _print_faults(console: Console, what: str, sentences: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from vit2onnx.checkpoints.reading import open_checkpoint
-from vit2onnx.families.reference import Reference, Step, Tap
+from vit2onnx.checkpoints.reading import open_variant
+from vit2onnx.families.reference import Reader, Reference, Step, Tap
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
 
@@ -21,9 +22,22 @@ def reference_of(spec: VariantSpec, name: str, checkpoint: Path, repository: Pat
 
     Raises `InputError` if the checkpoint does not fit it.
     """
-    load = part(spec.family, "references").REFERENCES[name]
-    reference: Reference = load(spec, str(checkpoint), open_checkpoint(checkpoint), repository)
+    references, opened = part(spec.family, "references"), open_variant(spec, checkpoint)
+    if spec.own and spec.own.config is not None and name == "transformers":
+        # Here, because it takes seconds to import.
+        from vit2onnx.runners.pretrained import pretrained
+
+        model = pretrained(spec.own, opened.tensors)
+        state: dict[str, Reader] = {key: partial(_same, value) for key, value in model.state_dict().items()}
+        own: Reference = references.from_transformers(spec, model, state)
+        return own
+    load = references.REFERENCES[name]
+    reference: Reference = load(spec, str(checkpoint), opened.tensors, repository)
     return reference
+
+
+def _same(value: torch.Tensor) -> torch.Tensor:
+    return value
 
 
 def features(

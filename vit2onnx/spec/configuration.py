@@ -66,10 +66,17 @@ class Asked:
 Check = Callable[[Asked], Iterable[str]]
 
 
-def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict[str, Any]]:
+# How the variants of own checkpoints are made, from the config's `own` and from those that the project has.
+Recognise = Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], dict[str, dict[str, Any]]]
+
+
+def check_configuration(
+    config: Mapping[str, Any], root: Path, recognise: Recognise = lambda own, variants: {}
+) -> dict[str, dict[str, Any]]:
     """Check the config and the variant files of the project at `root`, and return what the latter hold, by name.
 
-    Raises `InputError` that names every wrong key of the first file that has one.
+    With own weights there are also the variants that they are, as `recognise` says. Raises `InputError` that names
+    every wrong key of the first file that has one.
     """
     schemas = root / "workflow" / "schemas"
     limits = {key: value for key, value in config.items() if key == "limits"}
@@ -87,6 +94,10 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
         # A family that is not complete is no fault before it is used.
         if schema.is_file():
             _check(file, own["architecture"], schema, "architecture")
+    if config["weights"] == "own":
+        if not config["own"]:
+            raise InputError("config: own: name your checkpoint, as in own: {my_model: path/to/file_or_folder}.")
+        variants |= recognise(config["own"], variants)
     asked = Asked(config, root, variants)
     # The other checks look into variants and families.
     for checks in ([unknown_variants, incomplete_families], CHECKS):
@@ -95,7 +106,9 @@ def check_configuration(config: Mapping[str, Any], root: Path) -> dict[str, dict
 
 
 def names_of(config: Mapping[str, Any], variants: Mapping[str, Any]) -> list[str]:
-    """The variants that the config asks for: a list of names, one name, or "all" that have a file."""
+    """The variants that the config asks for: a list of names, one name, or "all" that have a file; or all own ones."""
+    if config["weights"] == "own":
+        return list(config["own"])
     named = config["variants"]
     return list(variants) if named == "all" else [named] if isinstance(named, str) else named
 
@@ -205,7 +218,7 @@ def photographs(asked: Asked) -> Iterator[str]:
 def licences(asked: Asked) -> Iterator[str]:
     """Licences whose text is not there."""
     for spec in asked.specs:
-        if not (asked.root / spec.licence.text).is_file():
+        if spec.licence and not (asked.root / spec.licence.text).is_file():
             yield f"{variant_file(spec.family, spec.name)}: licence.text: there is no file {spec.licence.text}"
 
 
@@ -225,6 +238,16 @@ def repositories(asked: Asked) -> Iterator[str]:
             yield f"reference.repositories: {name!r} is not one of {', '.join(known)}"
         elif not Path(path).expanduser().is_dir():
             yield f"reference.repositories.{name}: there is no folder {path}"
+
+
+def releases(asked: Asked) -> Iterator[str]:
+    """Variants without a release, of which there are no official weights."""
+    for spec in asked.specs:
+        if asked.config["weights"] == "official" and not spec.released:
+            yield (
+                f"weights: {spec.name} has no release in its file; use `weights: own` with"
+                f" own: {{{spec.name}: path/to/your/checkpoint}}"
+            )
 
 
 def checkpoints(asked: Asked) -> Iterator[str]:
@@ -249,6 +272,7 @@ CHECKS: list[Check] = [
     licences,
     self_test_variants,
     repositories,
+    releases,
     checkpoints,
 ]
 

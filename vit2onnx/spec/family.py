@@ -21,7 +21,8 @@ PARTS = {
     "interface": ("INTERFACES",),
     "layouts": ("tables", "model_table", "archive_skeleton", "archive_config", "synthetic_value"),
     "model": ("Model",),
-    "references": ("REFERENCES", "preparations", "published_constants"),
+    "recognition": ("MARKS", "MODEL_TYPES", "recognise", "read_config", "assume"),
+    "references": ("REFERENCES", "from_transformers", "preparations", "published_constants"),
     "faults": ("FAULTS", "AMPLIFIED", "PREPROCESSING", "shrink"),
 }
 SCHEMA = "architecture.schema.yaml"

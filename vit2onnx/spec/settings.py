@@ -14,7 +14,7 @@ from vit2onnx.spec.variant import read_yaml
 # The files of `config/` that hold the defaults.
 DEFAULTS = ("config.yaml", "limits.yaml")
 # Mappings whose entries a later layer can remove with `null`.
-ENTRIES = (("exports",), ("images",), ("official", "checkpoints"), ("reference", "repositories"))
+ENTRIES = (("exports",), ("images",), ("own",), ("official", "checkpoints"), ("reference", "repositories"))
 
 
 def settings_of(

@@ -26,6 +26,11 @@ class Architecture:
         raise NotImplementedError
 
     @property
+    def trunk_parameters(self) -> int:
+        """Weights of all layers, without their biases and norms."""
+        raise NotImplementedError
+
+    @property
     def telling_sizes(self) -> tuple[tuple[int, int], ...]:
         """Heights and widths at which a model computes in another way than at others, so that they must be compared."""
         return ()
@@ -125,17 +130,49 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Own:
+    """A user's own checkpoint: where it is, and what was found out about it.
+
+    `path` is a file, or the index of shards. `prefix` stands before the names of the backbone's tensors, and `ignore`
+    has patterns of names beside them that are left out. `config` is the key in `config.json` beside the file under
+    which the model's config is, "" for the whole and `None` if there is no such file; `preprocessor` says whether
+    `preprocessor_config.json` is there. `nearest` is a release, `differs` the dimensions that it has otherwise, and
+    `assumed` all that was taken from it because nothing else tells.
+    """
+
+    path: str
+    layout: str
+    prefix: str
+    ignore: tuple[str, ...]
+    config: str | None
+    preprocessor: bool
+    nearest: str
+    differs: tuple[str, ...]
+    assumed: tuple[str, ...]
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> "Own":
+        """Build it from plain data, in which tuples may have become lists."""
+        fields: dict[str, Any] = {key: tuple(it) if isinstance(it, list) else it for key, it in mapping.items()}
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
 class VariantSpec:
-    """One released model: what it is, where it comes from and how its inputs are prepared."""
+    """One model: what it is, where it comes from and how its inputs are prepared.
+
+    One that its publisher offers is `released`. One that is made of a user's checkpoint has an `own`.
+    """
 
     name: str
     family: str
     parameters: int
     architecture: Architecture
     preprocessing: Preprocessing
-    release: Release
-    licence: Licence
+    released: Release | None
+    licence: Licence | None
     golden: Golden | None
+    own: Own | None = None
 
     @classmethod
     def from_mapping(cls, name: str, mapping: Mapping[str, Any]) -> "VariantSpec":
@@ -144,22 +181,38 @@ class VariantSpec:
         Raises `InputError` where fields contradict each other, which a schema cannot see.
         """
         preprocessing = Preprocessing.from_mapping(mapping["preprocessing"])
-        golden = mapping.get("golden")
+        golden, licence, own = (mapping.get(key) for key in ("golden", "licence", "own"))
         try:
             architecture = architecture_of(mapping["family"], mapping["architecture"])
-            release = Release(**mapping["release"])
+            release = Release(**mapping["release"]) if mapping.get("release") else None
         except InputError as error:
-            raise InputError(f"{variant_file(mapping['family'], name)}: {error}") from None
+            where = own["path"] if own else variant_file(mapping["family"], name)
+            raise InputError(f"{where}: {error}") from None
         return cls(
             name=name,
             family=mapping["family"],
-            parameters=mapping["parameters"],
+            parameters=mapping.get("parameters") or architecture.trunk_parameters,
             architecture=architecture,
             preprocessing=preprocessing,
-            release=release,
-            licence=Licence(**mapping["licence"]),
+            released=release,
+            licence=Licence(**licence) if licence else None,
             golden=Golden.from_mapping(golden, preprocessing) if golden else None,
+            own=Own.from_mapping(own) if own else None,
         )
+
+    @property
+    def departure(self) -> str:
+        """What differs from the release by the user's choice, in words; empty if nothing does, or there is none."""
+        return self.architecture.departure if self.released else ""
+
+    @property
+    def release(self) -> Release:
+        """Where its publisher offers it. Raises `InputError` if nobody does."""
+        if self.released is None:
+            raise InputError(
+                f"{self.name} has no release; use weights: own for your checkpoint, or weights: synthetic."
+            )
+        return self.released
 
     @property
     def interfaces(self) -> list[str]:

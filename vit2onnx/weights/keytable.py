@@ -241,10 +241,10 @@ def check(
     for key, shape in expected:
         if key not in sources:
             faults.append(f"tensor {key} {_format(shape)} is missing")
-        elif sources[key].shape != shape:
-            faults.append(f"tensor {key} is {_format(sources[key].shape)} instead of {_format(shape)}")
         elif sources[key].dtype not in ACCEPTED_DTYPES:
             faults.append(f"tensor {key} is {sources[key].dtype} instead of one of {', '.join(ACCEPTED_DTYPES)}")
+        elif sources[key].shape != shape:
+            faults.append(f"tensor {key} is {_format(sources[key].shape)} instead of {_format(shape)}")
     unknown = sorted(sources.keys() - {key for key, _ in used} - ignored.keys())
     faults += [f"tensor {key} {_format(sources[key].shape)} is not known" for key in unknown]
     raise_faults(name, faults)

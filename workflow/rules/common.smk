@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from vit2onnx.checkpoints.heads import files_of
+from vit2onnx.checkpoints.own import own_variants
 from vit2onnx.spec.case import case_of_stages, image_files, sizes_of
 from vit2onnx.spec.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
@@ -21,7 +23,7 @@ ROOT = Path(workflow.current_basedir).parents[1]
 
 try:
     config = settings_of(config, ROOT, workflow.config_settings.config, map(Path, workflow.configfiles))
-    VARIANTS = check_configuration(config, ROOT)
+    VARIANTS = check_configuration(config, ROOT, own_variants)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -100,6 +102,17 @@ def synthetic_weights(wildcards):
     return config["synthetic"] | {"layout": layout} if config["weights"] == "synthetic" else None
 
 
+def own_files(wildcards):
+    """The files of the user's own checkpoint, if the variant is one."""
+    own = VARIANTS[wildcards.variant].get("own")
+    return list(map(str, files_of(Path(own["path"])))) if own else []
+
+
+def own_model(wildcards):
+    """How many copies of the weights a reference holds: a user's own model is filled at once, by transformers."""
+    return 2 if VARIANTS[wildcards.variant].get("own") else 0
+
+
 def golden_image():
     """The photograph by whose published features official weights are known, if it is there."""
     image = config["official"]["golden_image"] if config["weights"] == "official" else None
@@ -158,7 +171,7 @@ def archive():
 
 def weights_are_external(wildcards):
     """Whether a variant's weights stay in model.eqx, to which all its graphs refer, instead of in each graph."""
-    return 4 * VARIANTS[wildcards.variant]["parameters"] > 1e6 * config["external_weights_above_mb"]
+    return 4 * spec_of(wildcards.variant).parameters > 1e6 * config["external_weights_above_mb"]
 
 
 def packed_weights(wildcards):
@@ -181,11 +194,10 @@ def everything_asked_for():
     per_run = ["summary.csv", "summary.html"]
     if config["parity"]["self_test"]:
         per_run.append("self_test.html")
-    per_variant = ["parity.html", "verify.py"]
-    if config["weights"] == "official":
-        per_variant.append(LICENCE_FILE)
+    licensed = [name for name in LISTED if VARIANTS[name].get("licence") and config["weights"] != "synthetic"]
     return [
         *(path for file in of_graph for path in per_graph(f"<results>/{{variant}}/{file}")),
-        *expand("<results>/{variant}/{file}", variant=LISTED, file=per_variant),
+        *expand("<results>/{variant}/{file}", variant=LISTED, file=["parity.html", "verify.py"]),
+        *expand(f"<results>/{{variant}}/{LICENCE_FILE}", variant=licensed),
         *expand("<results>/{file}", file=per_run),
     ]

@@ -42,7 +42,7 @@ rule run_reference:
     threads: 2
     resources:
         # One layer at a time, however deep the model.
-        mem_mb=memory_for(base=1200, layers=5, cases=8),
+        mem_mb=memory_for(base=1200, layers=5, weights=own_model, cases=8),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         repository=repository_of,

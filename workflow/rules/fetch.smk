@@ -2,6 +2,8 @@
 
 
 rule fetch_checkpoint:
+    input:
+        own=own_files,
     output:
         checkpoint="<results>/{variant}/checkpoint",
         record="<results>/{variant}/checkpoint.json",

@@ -38,7 +38,7 @@ rule write_passport:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         recipe=lookup("{export}", within=config["exports"]),
-        official=config["weights"] == "official",
+        whose=config["weights"],
         references=references,
         batch_sizes=config["parity"]["batch_sizes"],
         evidence=list(EVIDENCE),

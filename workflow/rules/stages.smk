@@ -21,7 +21,7 @@ rule run_reference_stages:
     threads: 2
     resources:
         # One layer at a time, however deep the model.
-        mem_mb=memory_for(base=1200, layers=5),
+        mem_mb=memory_for(base=1200, layers=5, weights=own_model),
     params:
         spec=lookup("{variant}", within=VARIANTS),
         case=stages_case,

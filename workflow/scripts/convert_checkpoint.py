@@ -3,15 +3,16 @@
 from pathlib import Path
 
 from vit2onnx.checkpoints.convert import convert_checkpoint
+from vit2onnx.checkpoints.reading import checksum
 from vit2onnx.errors import InputError
-from vit2onnx.files import read_json, sha256_of
+from vit2onnx.files import read_json
 from vit2onnx.logs import logging_to
 from vit2onnx.spec.variant import VariantSpec
 
 
 def check_record(checkpoint: Path, record: Path) -> None:
     """Raise `InputError` if a file is no longer the one that was fetched, as a link's target may change."""
-    if sha256_of(checkpoint) != read_json(record)["sha256"]:
+    if checksum(checkpoint) != read_json(record)["sha256"]:
         raise InputError(
             f"{checkpoint} has changed since it was fetched, so {record} tells of another file; run once with"
             " --forcerun fetch_checkpoint."

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.checkpoints.fetch import fetch_official, fetch_synthetic
+from vit2onnx.checkpoints.fetch import fetch_official, fetch_own, fetch_synthetic
 from vit2onnx.checkpoints.sources import FOLDER, LINKS_FILE, locate
 from vit2onnx.files import write_json
 from vit2onnx.logs import logging_to
@@ -23,6 +23,8 @@ def fetch_checkpoint(
 ) -> None:
     if synthetic is not None:
         description = fetch_synthetic(spec, checkpoint, **synthetic)
+    elif spec.own:
+        description = fetch_own(spec, checkpoint)
     else:
         source = locate(
             spec,

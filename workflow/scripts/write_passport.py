@@ -48,7 +48,7 @@ if __name__ == "__main__":
             {name: files[name] for name in snakemake.params.evidence},
             batch_sizes=snakemake.params.batch_sizes,
             limits=snakemake.params.limits,
-            official=snakemake.params.official,
+            whose=snakemake.params.whose,
             threads=snakemake.threads,
             **{name: files[name] for name in ("verdict", "checkpoint", "ledger", "model")},
             **{name: Path(path) for name, path in snakemake.output.items()},

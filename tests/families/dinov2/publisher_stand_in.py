@@ -55,16 +55,16 @@ class MemEffAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, dim: int, hidden: int):
+    def __init__(self, dim: int, hidden: int, act_layer: Any):
         super().__init__()
-        self.fc1, self.fc2 = Map(dim, hidden), Map(hidden, dim)
+        self.fc1, self.act, self.fc2 = Map(dim, hidden), act_layer(), Map(hidden, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(functional.gelu(self.fc1(x)))
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class SwiGlu(nn.Module):
-    def __init__(self, dim: int, hidden: int):
+    def __init__(self, dim: int, hidden: int, act_layer: Any):
         super().__init__()
         # Two thirds, rounded up to a multiple of eight.
         hidden = -(-int(hidden * 2 / 3) // 8) * 8
@@ -112,6 +112,7 @@ class DinoVisionTransformer(Tensors):
         mlp_ratio: float,
         ffn_layer: str,
         init_values: float,
+        act_layer: Any,
         block_fn: "partial[NestedTensorBlock]",
         block_chunks: int,
         num_register_tokens: int,
@@ -133,7 +134,7 @@ class DinoVisionTransformer(Tensors):
         self.antialias, self.offset = interpolate_antialias, interpolate_offset
         self.patch_embed = PatchEmbed(embed_dim, patch_size)
         mlp, hidden = {"mlp": Mlp, "swiglufused": SwiGlu}[ffn_layer], int(embed_dim * mlp_ratio)
-        blocks = [block_fn(embed_dim, num_heads, mlp(embed_dim, hidden)) for _ in range(depth)]
+        blocks = [block_fn(embed_dim, num_heads, mlp(embed_dim, hidden, act_layer)) for _ in range(depth)]
         self.blocks, self.norm = nn.ModuleList(blocks), Norm(embed_dim)
 
     def interpolate_pos_encoding(self, x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

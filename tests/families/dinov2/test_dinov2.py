@@ -21,6 +21,7 @@ from tests import transformers_model
 from tests.conftest import RELEASED, Spine
 from tests.families.dinov2 import published
 from tests.rounding import MODEL_LIMIT, floors
+from vit2onnx.errors import InputError
 from vit2onnx.families.dinov2 import references
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.nn.positions import CUBIC, resized
@@ -320,3 +321,10 @@ def test_the_publishers_way_to_a_size_is_ours():
     ]
     for row in compare_preprocessing(photographs, [(224, 224), (112, 70)], RELEASED[PLAIN], references, preprocess):
         assert row["differing_share"] == 0, row
+
+
+def test_a_swiglu_has_its_own_activation():
+    arch = shrink(RELEASED["dinov2_vitg14_pretrain"]).architecture
+    assert arch.act == replace(arch, activation="silu").act == "silu"
+    with pytest.raises(InputError, match=r"architecture\.activation must be silu with ffn: swiglu, not gelu; leave"):
+        replace(arch, activation="gelu")

@@ -21,3 +21,7 @@ class Architecture(variant.Architecture):
     @property
     def layer_parameters(self) -> int:
         return 4 * self.embed_dim**2
+
+    @property
+    def trunk_parameters(self) -> int:
+        return self.depth * self.layer_parameters

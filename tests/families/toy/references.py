@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations
-from vit2onnx.families.reference import Reference, Step, Tap, check_names, reader
+from vit2onnx.families.reference import Reader, Reference, Step, Tap, check_names, reader
 from vit2onnx.families.toy.architecture import Architecture
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
@@ -59,6 +59,10 @@ def toy(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], _: Path
         model = Toy(spec.architecture).eval()
     state = {key: reader(tensor) for key, tensor in tensors.items()}
     check_names(f"{name} does not fit the toy", model, state)
+    return Reference(model, state, partial(steps, model))
+
+
+def from_transformers(_spec: VariantSpec, model: nn.Module, state: Mapping[str, Reader]) -> Reference:
     return Reference(model, state, partial(steps, model))
 
 

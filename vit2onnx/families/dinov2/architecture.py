@@ -39,6 +39,7 @@ class Architecture(variant.Architecture):
     position_grid: int
     position_antialias: bool
     position_offset: float
+    activation: str | None = None
 
     def __post_init__(self) -> None:
         if self.embed_dim % self.num_heads:
@@ -49,11 +50,23 @@ class Architecture(variant.Architecture):
             raise InputError(
                 "architecture.position_offset must be 0 with position_antialias, because no release has both."
             )
+        if self.ffn == "swiglu" and self.act != "silu":
+            raise InputError(f"architecture.activation must be silu with ffn: swiglu, not {self.act}; leave it out.")
 
     @property
     def layer_parameters(self) -> int:
         """Weights of one block, without its biases and norms."""
         return self.embed_dim * (4 * self.embed_dim + (3 if self.ffn == "swiglu" else 2) * self.ffn_hidden)
+
+    @property
+    def trunk_parameters(self) -> int:
+        """Weights of all layers, without their biases and norms."""
+        return self.depth * self.layer_parameters
+
+    @property
+    def act(self) -> str:
+        """The activation of the feed-forward layer."""
+        return self.activation or ("silu" if self.ffn == "swiglu" else "gelu")
 
     @property
     def telling_sizes(self) -> tuple[tuple[int, int], ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.families import vit_layouts
 from vit2onnx.families.dinov2.architecture import Architecture
-from vit2onnx.families.vit_layouts import BLOCK, MASK_TOKEN, NO_MASK_TOKEN, same
+from vit2onnx.families.vit_layouts import ACT_LAYERS, BLOCK, MASK_TOKEN, NO_MASK_TOKEN, same
 from vit2onnx.weights.keytable import (
     ADD_FIRST_AXIS,
     ADD_PIXEL_AXES,
@@ -269,7 +269,7 @@ def archive_config(arch: Architecture) -> dict[str, Any]:
         "use_mask_token": True,
         "dynamic_img_size": True,
         "interpolate_antialias": arch.position_antialias,
-        "act_layer": "exactgelu",
+        "act_layer": ACT_LAYERS[arch.act],
         "init_values": 1e-5,
         "eps": arch.norm_eps,
         "num_classes": 0,

@@ -37,7 +37,7 @@ class Model(VisionTransformer):
         self.register_tokens = jnp.zeros(registers) if arch.num_registers else None
         table = jnp.zeros((arch.position_grid, arch.position_grid, arch.embed_dim))
         self.positions = Positions(table, arch.position_antialias, arch.position_offset)
-        size = arch.embed_dim, arch.ffn, arch.ffn_hidden, arch.norm_eps
+        size = arch.embed_dim, arch.ffn, arch.ffn_hidden, arch.act, arch.norm_eps
         self.blocks = tuple(
             Block(Attention(arch.embed_dim, arch.num_heads, bias=True, key_bias=True), *size) for _ in range(arch.depth)
         )
@@ -46,8 +46,7 @@ class Model(VisionTransformer):
     def embed(self, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Tokens, None]:
         """The tokens that enter the first block."""
         patches = self.positions(self.patch_embed(pixel_values))
-        prefix = [self.cls_token, *([] if self.register_tokens is None else [self.register_tokens])]
-        return tokens_of(prefix, patches), None
+        return tokens_of(self.prefix, patches), None
 
     def natively(self, tensors: Mapping[str, LazyTensor]) -> tuple["Model", Mapping[str, LazyTensor]] | None:
         """With the table resized as transformers resizes it; nothing if that is the same."""

@@ -17,8 +17,9 @@ from torch import nn
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from vit2onnx.families.dinov2.architecture import REPOSITORY, Architecture
-from vit2onnx.families.preparation import Channels, Prepare, cropping_preparations
+from vit2onnx.families.preparation import Channels, Prepare, cropping_preparations, own_preparations
 from vit2onnx.families.reference import (
+    HIDDEN_ACTS,
     META_PARTS,
     TRANSFORMERS_PARTS,
     Reader,
@@ -65,6 +66,14 @@ QKV = (r"\.attn\.qkv\.", ("attention.q_proj", "attention.k_proj", "attention.v_p
 W12 = (r"\.mlp\.(w12|weights_in|fc1)\.", ("mlp.gate_proj", "mlp.up_proj"))
 DOWN = r"\.mlp\.(w3|weights_out|fc2)\."
 
+# Activations as its publisher's code takes them; in a SwiGLU it has its own.
+ACT_LAYERS: Mapping[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+}
+
 # Mean and standard deviation that the publisher names, kept apart from those of config/variants, which are to be
 # checked; and how much of a photograph the input shows: the central 224 of 256 pixels.
 PUBLISHED = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -97,7 +106,7 @@ def transformers_model(arch: Architecture) -> nn.Module:
         "mlp_ratio": round(arch.ffn_hidden / arch.embed_dim * (1.5 if arch.ffn == "swiglu" else 1.0)),
         "use_swiglu_ffn": arch.ffn == "swiglu",
         "layer_norm_eps": arch.norm_eps,
-        "hidden_act": "gelu",
+        "hidden_act": HIDDEN_ACTS[arch.act],
         "qkv_bias": True,
         "attn_implementation": "sdpa",
     }
@@ -185,6 +194,19 @@ def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor]
     return Reference(model, state, partial(transformers_steps, model), in_double, natively if differs else None)
 
 
+def from_transformers(spec: VariantSpec, model: nn.Module, state: Mapping[str, Reader]) -> Reference:
+    """A model that transformers has built and filled by itself."""
+    arch: Architecture = spec.architecture  # type: ignore[assignment]
+    embeddings, own = model.embeddings, dict(state)
+    add_position(own, "embeddings.cls_token", "embeddings.position_embeddings")
+
+    def in_double_precision(_: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return resized(embeddings.position_embeddings, (height // arch.patch_size, width // arch.patch_size), arch)
+
+    in_double = partial(_resize_with, embeddings, in_double_precision)
+    return Reference(model, own, partial(transformers_steps, model), in_double)
+
+
 def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
     """The publisher's model, without memory for its weights. Raises `InputError` if there is no clone of its code."""
     import_from(repository, "dinov2/models/vision_transformer.py", REPOSITORY)
@@ -204,6 +226,7 @@ def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
             mlp_ratio=arch.ffn_hidden / arch.embed_dim * (1.5 if arch.ffn == "swiglu" else 1.0),
             ffn_layer="swiglufused" if arch.ffn == "swiglu" else arch.ffn,
             init_values=1.0,
+            act_layer=ACT_LAYERS[arch.act],
             block_fn=partial(NestedTensorBlock, attn_class=MemEffAttention),
             block_chunks=0,
             num_register_tokens=arch.num_registers,
@@ -245,11 +268,11 @@ def publisher(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], r
 REFERENCES = {"transformers": transformers, "publisher": publisher}
 
 
-def published_constants(_: VariantSpec) -> tuple[Channels, Channels]:
+def published_constants(spec: VariantSpec) -> tuple[Channels, Channels]:
     """Mean and standard deviation per channel that the publisher names."""
-    return PUBLISHED
+    return PUBLISHED if spec.released else (spec.preprocessing.mean, spec.preprocessing.std)
 
 
-def preparations(_: VariantSpec) -> dict[str, Prepare]:
+def preparations(spec: VariantSpec) -> dict[str, Prepare]:
     """By name, how the publisher and transformers prepare photographs."""
-    return cropping_preparations(*PUBLISHED, SHOWN)
+    return cropping_preparations(*PUBLISHED, SHOWN) if spec.released else own_preparations(spec.preprocessing)

@@ -28,6 +28,7 @@ class Architecture(variant.Architecture):
     embed_dims: tuple[int, ...]
     depths: tuple[int, ...]
     norm_eps: float
+    activation: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.embed_dims) != len(self.depths):
@@ -39,6 +40,16 @@ class Architecture(variant.Architecture):
     def layer_parameters(self) -> int:
         """Weights of one of the last blocks, without its biases and norms."""
         return 8 * self.embed_dim**2
+
+    @property
+    def trunk_parameters(self) -> int:
+        """Weights of all layers, without their biases and norms."""
+        return sum(8 * width**2 * depth for width, depth in zip(self.embed_dims, self.depths, strict=True))
+
+    @property
+    def act(self) -> str:
+        """The activation of a block."""
+        return self.activation or "gelu"
 
     @property
     def embed_dim(self) -> int:

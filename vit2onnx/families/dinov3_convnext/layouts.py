@@ -112,7 +112,7 @@ def model_table(_: Architecture) -> KeyTable:
 
 def archive_config(arch: Architecture) -> dict[str, Any]:
     """The dimensions of the model, because Equimo has no such model."""
-    return asdict(arch)
+    return asdict(arch) | {"activation": arch.act}
 
 
 def archive_skeleton(arch: Architecture) -> Any:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from vit2onnx.families.dinov3_convnext.architecture import Architecture
 from vit2onnx.nn.layers import LayerNorm, Linear
 from vit2onnx.nn.model import Features, Images, features_of, run
-from vit2onnx.nn.primitives import convolution, flatten_grid, gelu, mean_tokens, residual, scale
+from vit2onnx.nn.primitives import ACTIVATIONS, convolution, flatten_grid, mean_tokens, residual, scale
 from vit2onnx.weights.keytable import LazyTensor
 
 FeatureMap = Float[Array, "batch grid_height grid_width channels"]
@@ -53,19 +53,21 @@ class Block(eqx.Module):
     pwconv1: Linear
     pwconv2: Linear
     gamma: Float[Array, " channels"]
+    activation: str = eqx.field(static=True)
 
-    def __init__(self, channels: int, eps: float):
+    def __init__(self, channels: int, activation: str, eps: float):
         self.dwconv = Conv(channels, channels, 7, padding=3, groups=channels)
         self.norm = LayerNorm(channels, eps)
         self.pwconv1 = Linear(channels, 4 * channels)
         self.pwconv2 = Linear(4 * channels, channels)
         self.gamma = jnp.zeros(channels)
+        self.activation = activation
 
     def stages(self, x: FeatureMap, _: None) -> dict[str, FeatureMap]:
         """Every intermediate result of the block's width by its stage name, the last being `output`."""
         dwconv = self.dwconv(x)
         normed = self.norm(dwconv)
-        raw = self.pwconv2(gelu(self.pwconv1(normed)))
+        raw = self.pwconv2(ACTIVATIONS[self.activation](self.pwconv1(normed)))
         scaled = scale(raw, self.gamma)
         return {
             "input": x,
@@ -114,7 +116,7 @@ class Stage(eqx.Module):
     def __init__(self, arch: Architecture, index: int):
         in_channels, channels = (3, *arch.embed_dims)[index : index + 2]
         self.downsample = Downsample(in_channels, channels, arch.norm_eps, is_stem=index == 0)
-        self.blocks = tuple(Block(channels, arch.norm_eps) for _ in range(arch.depths[index]))
+        self.blocks = tuple(Block(channels, arch.act, arch.norm_eps) for _ in range(arch.depths[index]))
 
 
 class Model(eqx.Module):

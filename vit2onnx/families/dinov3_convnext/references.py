@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
 
+from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_convnext.architecture import REPOSITORY, Architecture
-from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations
+from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations, own_preparations
 from vit2onnx.families.reference import (
+    HIDDEN_ACTS,
     Reader,
     Reference,
     Step,
@@ -90,7 +92,10 @@ def downsample_taps(first: nn.Module, *, is_stem: bool) -> dict[str, Tap]:
 def transformers_model(arch: Architecture) -> nn.Module:
     """Transformers' model, without memory for its weights."""
     config = DINOv3ConvNextConfig(
-        hidden_sizes=list(arch.embed_dims), depths=list(arch.depths), layer_norm_eps=arch.norm_eps
+        hidden_sizes=list(arch.embed_dims),
+        depths=list(arch.depths),
+        layer_norm_eps=arch.norm_eps,
+        hidden_act=HIDDEN_ACTS[arch.act],
     )
     with torch.device("meta"):
         return DINOv3ConvNextModel(config).eval()
@@ -137,9 +142,16 @@ def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor]
     return Reference(model, state, partial(transformers_steps, model))
 
 
+def from_transformers(_: VariantSpec, model: nn.Module, state: Mapping[str, Reader]) -> Reference:
+    """A model that transformers has built and filled by itself."""
+    return Reference(model, state, partial(transformers_steps, model))
+
+
 def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
     """The publisher's model, without memory for its weights. Raises `InputError` if there is no clone of its code."""
     import_from(repository, "dinov3/models/convnext.py", REPOSITORY)
+    if arch.act != "gelu":
+        raise InputError(f"The publisher's code has no {arch.act}; leave reference.repositories empty.")
     with torch.device("meta"):
         from dinov3.models.convnext import ConvNeXt
 
@@ -184,11 +196,13 @@ def publisher(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], r
 REFERENCES = {"transformers": transformers, "publisher": publisher}
 
 
-def published_constants(_: VariantSpec) -> tuple[Channels, Channels]:
+def published_constants(spec: VariantSpec) -> tuple[Channels, Channels]:
     """Mean and standard deviation per channel that the publisher names for the releases."""
-    return PUBLISHED
+    return PUBLISHED if spec.released else (spec.preprocessing.mean, spec.preprocessing.std)
 
 
 def preparations(spec: VariantSpec) -> dict[str, Prepare]:
     """By name, how the publisher and transformers prepare photographs."""
+    if spec.released is None:
+        return own_preparations(spec.preprocessing)
     return bilinear_preparations(*published_constants(spec))

@@ -44,6 +44,9 @@ class Architecture(variant.Architecture):
     local_cls_norm: bool
     norm_eps: float
     rope_periods: str
+    rope_theta: float = 100.0
+    key_bias: bool = False
+    activation: str | None = None
 
     def __post_init__(self) -> None:
         if self.embed_dim % (4 * self.num_heads):
@@ -51,6 +54,8 @@ class Architecture(variant.Architecture):
                 f"architecture.embed_dim {self.embed_dim} must be a multiple of 4 x num_heads ({4 * self.num_heads}),"
                 " because rotary embedding halves each head twice."
             )
+        if self.key_bias and not self.qkv_bias:
+            raise InputError("architecture.key_bias needs qkv_bias, because keys alone have a bias in no layout.")
 
     @property
     def layer_parameters(self) -> int:
@@ -58,9 +63,19 @@ class Architecture(variant.Architecture):
         return self.embed_dim * (4 * self.embed_dim + (3 if self.ffn == "swiglu" else 2) * self.ffn_hidden)
 
     @property
+    def trunk_parameters(self) -> int:
+        """Weights of all layers, without their biases and norms."""
+        return self.depth * self.layer_parameters
+
+    @property
+    def act(self) -> str:
+        """The activation of the feed-forward layer."""
+        return self.activation or ("silu" if self.ffn == "swiglu" else "gelu")
+
+    @property
     def departure(self) -> str:
         """RoPE periods in another precision."""
-        return "" if self.rope_periods == "bfloat16" else f"RoPE periods in {self.rope_periods}, NOT as in the releases"
+        return "RoPE periods in float32, NOT as in the releases" if self.rope_periods == "float32" else ""
 
     @property
     def head_dim(self) -> int:

@@ -205,7 +205,7 @@ class RotatedPrefix(vit.Model):
 
     def embed(self, pixel_values: Array) -> tuple[Array, Any]:
         tokens, rope = super().embed(pixel_values)
-        num_prefix = 1 + self.register_tokens.shape[1]
+        num_prefix = sum(prefix.shape[1] for prefix in self.prefix)
         first = [[x[:, num_prefix : num_prefix + 1]] * num_prefix for x in rope]
         return tokens, tuple(
             jax.lax.concatenate([*prefix, x[:, num_prefix:]], 1) for prefix, x in zip(first, rope, strict=True)

@@ -43,11 +43,11 @@ def skeleton(arch: Architecture) -> eqx.Module:
 
     Raises `InputError` for an architecture that it does not have.
     """
-    held = ("mlp", 4 * arch.embed_dim, True)
-    if (arch.ffn, arch.ffn_hidden, arch.qkv_bias) != held:
+    held = ("mlp", 4 * arch.embed_dim, "gelu", True)
+    if (arch.ffn, arch.ffn_hidden, arch.act, arch.qkv_bias) != held or not arch.num_registers:
         raise InputError(
-            "jax2onnx's example class is a vision transformer with a bias in attention and an MLP four times as wide as"
-            " its tokens; this variant is not, so use its model.eqx."
+            "jax2onnx's example class is a vision transformer with GELU, registers, a bias in attention and an MLP four"
+            " times as wide as its tokens; this variant is not, so use its model.eqx."
         )
     return eqx.filter_eval_shape(
         lambda: VisionTransformer(

@@ -15,11 +15,12 @@ import numpy as np
 from vit2onnx.errors import InputError
 from vit2onnx.families import vit_layouts
 from vit2onnx.families.dinov3_vit.architecture import Architecture
-from vit2onnx.families.vit_layouts import BLOCK, MASK_TOKEN, NO_MASK_TOKEN, same
+from vit2onnx.families.vit_layouts import ACT_LAYERS, BLOCK, MASK_TOKEN, NO_MASK_TOKEN, same
 from vit2onnx.nn.rope import rope_periods
 from vit2onnx.weights.keytable import (
     ADD_FIRST_AXIS,
     ADD_PIXEL_AXES,
+    COPY,
     DROP_FIRST_AXIS,
     DROP_PIXEL_AXES,
     FUSE_QKV,
@@ -36,6 +37,7 @@ from vit2onnx.weights.keytable import (
 )
 
 OTHER_PERIODS = "the variant asks for periods in another precision"
+NO_REGISTERS = "empty"
 LOCAL_CLS_NORM = "norms the CLS token of local crops in training only"
 TRAINING_ONLY = (
     NO_MASK_TOKEN,
@@ -44,13 +46,20 @@ TRAINING_ONLY = (
 )
 
 
-def _restored_periods(precision: str) -> Entry:
-    what = f"100^(k/count) in {precision}{', as released' if precision == 'bfloat16' else ''}"
-    return Entry(
-        "local_pos_embed.patch_rope.freqs",
-        (),
-        restoring(what, lambda shape: rope_periods(shape[0], precision)),
-    )
+PERIODS = "local_pos_embed.patch_rope.freqs"
+
+
+def _restored_periods(arch: Architecture) -> Entry:
+    precision, theta = arch.rope_periods, arch.rope_theta
+    as_released = ", as released" if (precision, theta) == ("bfloat16", 100.0) else ""
+    what = f"{theta:g}^(k/count) in {precision}{as_released}"
+    return Entry(PERIODS, (), restoring(what, lambda shape: rope_periods(shape[0], precision, theta)))
+
+
+def _periods_of_file(arch: Architecture) -> Entry:
+    """The file's own, which are in bfloat16 in a synthetic file."""
+    periods = replace(COPY, invert=lambda value: [rope_periods(len(value), "bfloat16", arch.rope_theta)])
+    return Entry(PERIODS, ("rope_embed.periods",), periods)
 
 
 def _mask(sources: list[np.ndarray], target: Shape) -> np.ndarray:
@@ -102,15 +111,16 @@ def meta(arch: Architecture) -> KeyTable:
     names = "patch_embed.proj", "cls_token", "storage_tokens", block
     mlp = "fc1", "fc2", "w1", "w2", "w3"
     qkv = f"{block}.attn.qkv"
-    released = arch.rope_periods == "bfloat16"
-    periods = Entry("local_pos_embed.patch_rope.freqs", ("rope_embed.periods",))
+    is_computed = arch.rope_periods == "float32"
+    masked = Entry(f"{BLOCK}.attn.qkv.bias", (f"{qkv}.bias", f"{qkv}.bias_mask"), MASK_KEY_BIAS)
+    bias = Entry(f"{BLOCK}.attn.qkv.bias", (f"{qkv}.bias",)) if arch.key_bias else masked
     return KeyTable(
         "meta",
         entries=(
             *_renamed(*names, ("ls1.gamma", "ls2.gamma"), "attn.proj", mlp),
             Entry(f"{BLOCK}.attn.qkv.weight", (f"{qkv}.weight",)),
-            Entry(f"{BLOCK}.attn.qkv.bias", (f"{qkv}.bias", f"{qkv}.bias_mask"), MASK_KEY_BIAS),
-            periods if released else _restored_periods(arch.rope_periods),
+            bias,
+            _restored_periods(arch) if is_computed else _periods_of_file(arch),
         ),
         ignored={
             "mask_token": Ignored(MASK_TOKEN, (1, arch.embed_dim)),
@@ -123,26 +133,29 @@ def meta(arch: Architecture) -> KeyTable:
                 if arch.local_cls_norm
                 else {}
             ),
-            **({} if released else {"rope_embed.periods": Ignored(OTHER_PERIODS, (arch.head_dim // 4,))}),
+            **({"rope_embed.periods": Ignored(OTHER_PERIODS, (arch.head_dim // 4,))} if is_computed else {}),
         },
     )
 
 
 def huggingface(arch: Architecture, layout: str, block: str) -> KeyTable:
     """Hugging Face's files; `block` is what stands before a block's own names."""
-    names = "embeddings.patch_embeddings", "embeddings.cls_token", "embeddings.register_tokens", block
     scales = "layer_scale1.lambda1", "layer_scale2.lambda1"
     mlp = "up_proj", "down_proj", "gate_proj", "up_proj", "down_proj"
     attention = f"{block}.attention"
+    biases, fuse = ("qkv", FUSE_QKV) if arch.key_bias else ("qv", FUSE_QV)
+    registers = "embeddings.register_tokens"
+    names = "embeddings.patch_embeddings", "embeddings.cls_token", registers, block
+    no_registers = {} if arch.num_registers else {registers: Ignored(NO_REGISTERS, (1, 0, arch.embed_dim))}
     return KeyTable(
         layout,
         entries=(
             *_renamed(*names, scales, "attention.o_proj", mlp),
             Entry(f"{BLOCK}.attn.qkv.weight", tuple(f"{attention}.{p}_proj.weight" for p in "qkv"), FUSE_QKV),
-            Entry(f"{BLOCK}.attn.qkv.bias", tuple(f"{attention}.{p}_proj.bias" for p in "qv"), FUSE_QV),
-            _restored_periods(arch.rope_periods),
+            Entry(f"{BLOCK}.attn.qkv.bias", tuple(f"{attention}.{p}_proj.bias" for p in biases), fuse),
+            _restored_periods(arch),
         ),
-        ignored={"embeddings.mask_token": Ignored(MASK_TOKEN, (1, 1, arch.embed_dim))},
+        ignored={"embeddings.mask_token": Ignored(MASK_TOKEN, (1, 1, arch.embed_dim)), **no_registers},
     )
 
 
@@ -157,7 +170,7 @@ def timm(arch: Architecture, layout: str, qkv_bias: Entry) -> KeyTable:
             *_renamed(*names, ("gamma_1", "gamma_2"), "attn.proj", mlp),
             Entry(f"{BLOCK}.attn.qkv.weight", (f"{block}.attn.qkv.weight",)),
             qkv_bias,
-            _restored_periods(arch.rope_periods),
+            _restored_periods(arch),
         ),
     )
 
@@ -171,22 +184,26 @@ QV_BIAS = Entry(f"{BLOCK}.attn.qkv.bias", ("blocks.{i}.attn.q_bias", "blocks.{i}
 
 
 def tables(arch: Architecture) -> tuple[KeyTable, ...]:
-    """All layouts of an architecture."""
-    return (
-        meta(arch),
-        huggingface(arch, "huggingface", "layer.{i}"),
-        huggingface(arch, "huggingface5", "model.layer.{i}"),
-        timm(arch, "timm", NO_BIAS),
-        timm(arch, "timm_qkvb", QV_BIAS),
-    )
+    """All layouts that can hold an architecture: periods are in Meta's alone, a bias of keys in all but timm's."""
+    found = [meta(arch)]
+    if arch.rope_periods != "checkpoint":
+        found += [
+            huggingface(arch, "huggingface", "layer.{i}"),
+            huggingface(arch, "huggingface5", "model.layer.{i}"),
+        ]
+        if not arch.key_bias:
+            found += [timm(arch, "timm", NO_BIAS), timm(arch, "timm_qkvb", QV_BIAS)]
+    return tuple(found)
 
 
-def _thirds(target: str, source: str) -> Iterator[Entry]:
-    """Queries, keys and values, which Equimo stores as one layer, as three. Keys have no bias."""
+def _thirds(target: str, source: str, *, key_bias: bool) -> Iterator[Entry]:
+    """Queries, keys and values, which Equimo stores as one layer, as three."""
     for index, letter in enumerate("qkv"):
         part = part_of(f"take_{letter}", index)
         yield Entry(f"{target}.{letter}.weight", (f"{source}.weight",), chained(part, TRANSPOSE))
-        if letter != "k":
+        if key_bias:
+            yield Entry(f"{target}.{letter}.bias", (f"{source}.bias",), part)
+        elif letter != "k":
             yield Entry(f"{target}.{letter}.bias", (f"{source}.bias",), _beside_zero_keys(part))
 
 
@@ -195,7 +212,9 @@ def _beside_zero_keys(part: Transform) -> Transform:
 
     def apply(sources: list[np.ndarray], target: Shape) -> np.ndarray:
         if np.any(np.split(sources[0], 3)[1]):
-            raise InputError("The keys of this checkpoint have a bias, which no DINOv3 has; give the released file.")
+            raise InputError(
+                "The keys of this checkpoint have a bias, and its variant has none; set architecture.key_bias."
+            )
         return part.apply(sources, target)
 
     return replace(part, name=f"{part.name}_beside_zero_keys", apply=apply)
@@ -210,9 +229,9 @@ def model_table(arch: Architecture) -> KeyTable:
             Entry("patch_embed.bias", ("patch_embed.proj.bias",), DROP_PIXEL_AXES),
             Entry("cls_token", ("cls_token",), ADD_FIRST_AXIS),
             Entry("register_tokens", ("reg_tokens",), ADD_FIRST_AXIS),
-            Entry("rope_periods", ("local_pos_embed.patch_rope.freqs",)),
+            Entry("rope_periods", (PERIODS,)),
             *same("blocks.{i}.norm1", f"{BLOCK}.prenorm"),
-            *_thirds("blocks.{i}.attn", f"{BLOCK}.attn.qkv"),
+            *_thirds("blocks.{i}.attn", f"{BLOCK}.attn.qkv", key_bias=arch.key_bias),
             *same("blocks.{i}.attn.proj", f"{BLOCK}.attn.proj", TRANSPOSE),
             Entry("blocks.{i}.ls1.gamma", (f"{BLOCK}.ls1.gamma",)),
             *same("blocks.{i}.norm2", f"{BLOCK}.norm"),
@@ -251,7 +270,7 @@ def archive_config(arch: Architecture) -> dict[str, Any]:
         "use_global_pos_embed": False,
         "use_local_pos_embed": True,
         "dynamic_img_size": True,
-        "act_layer": "exactgelu",
+        "act_layer": ACT_LAYERS[arch.act],
         "init_values": 1e-5,
         "eps": arch.norm_eps,
         "num_classes": 0,
@@ -273,7 +292,4 @@ def synthetic_value(name: str, noise: np.ndarray) -> np.ndarray | None:
         return 0.3 * noise
     if name.startswith("patch_embed."):
         return 0.3 * noise / np.float32(np.sqrt(np.prod(noise.shape[1:])) if leaf == "weight" else 1)
-    if name.endswith(".qkv.bias"):
-        noise[len(noise) // 3 : 2 * len(noise) // 3] = 0
-        return 0.2 * noise
     return None

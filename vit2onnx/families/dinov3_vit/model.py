@@ -6,6 +6,7 @@ CLS, registers, patches row by row.
 
 from collections.abc import Mapping
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -13,7 +14,7 @@ from vit2onnx.families.dinov3_vit.architecture import Architecture
 from vit2onnx.nn import transformer
 from vit2onnx.nn.layers import LayerNorm, PatchEmbed
 from vit2onnx.nn.primitives import rotary_embedding
-from vit2onnx.nn.rope import in_other_precision, rope_table
+from vit2onnx.nn.rope import rope_periods, rope_table
 from vit2onnx.nn.transformer import Block, Tokens, VisionTransformer, tokens_of
 from vit2onnx.weights.keytable import LazyTensor
 
@@ -21,10 +22,10 @@ Rope = tuple[Float[Array, "batch tokens half_head_dim"], Float[Array, "batch tok
 
 
 class Attention(transformer.Attention):
-    """With rotated queries and keys, of which the keys have no bias."""
+    """With rotated queries and keys."""
 
     def __init__(self, arch: Architecture):
-        super().__init__(arch.embed_dim, arch.num_heads, bias=arch.qkv_bias, key_bias=False)
+        super().__init__(arch.embed_dim, arch.num_heads, bias=arch.qkv_bias, key_bias=arch.key_bias)
 
     def project(self, x: Tokens, rope: Rope) -> tuple[Tokens, Tokens, Tokens]:
         """Queries and keys, both rotated, and values; the heads of each side by side."""
@@ -38,29 +39,33 @@ class Model(VisionTransformer):
 
     patch_embed: PatchEmbed
     cls_token: Float[Array, "1 1 embed_dim"]
-    register_tokens: Float[Array, "1 registers embed_dim"]
+    register_tokens: Float[Array, "1 registers embed_dim"] | None
     rope_periods: Float[Array, " quarter_head_dim"]
     blocks: tuple[Block, ...]
     norm: LayerNorm
+    rope_theta: float = eqx.field(static=True)
+    rope_precision: str = eqx.field(static=True)
 
     def __init__(self, arch: Architecture):
         self.patch_embed = PatchEmbed(arch.embed_dim, arch.patch_size)
         self.cls_token = jnp.zeros((1, 1, arch.embed_dim))
-        self.register_tokens = jnp.zeros((1, arch.num_registers, arch.embed_dim))
+        registers = 1, arch.num_registers, arch.embed_dim
+        self.register_tokens = jnp.zeros(registers) if arch.num_registers else None
         self.rope_periods = jnp.zeros(arch.head_dim // 4)
-        size = arch.embed_dim, arch.ffn, arch.ffn_hidden, arch.norm_eps
+        size = arch.embed_dim, arch.ffn, arch.ffn_hidden, arch.act, arch.norm_eps
         self.blocks = tuple(Block(Attention(arch), *size) for _ in range(arch.depth))
         self.norm = LayerNorm(arch.embed_dim, arch.norm_eps)
+        self.rope_theta, self.rope_precision = arch.rope_theta, arch.rope_periods
 
     def embed(self, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Tokens, Rope]:
         """The tokens that enter the first block, and the rotation of each."""
         patches = self.patch_embed(pixel_values)
-        prefix = [self.cls_token, self.register_tokens]
-        num_prefix = sum(tokens.shape[1] for tokens in prefix)
-        rope = rope_table(self.rope_periods, patches, num_prefix)
-        return tokens_of(prefix, patches), rope
+        num_prefix = sum(tokens.shape[1] for tokens in self.prefix)
+        return tokens_of(self.prefix, patches), rope_table(self.rope_periods, patches, num_prefix)
 
     def natively(self, tensors: Mapping[str, LazyTensor]) -> tuple["Model", Mapping[str, LazyTensor]]:
-        """With RoPE periods in the precision that `tensors` does not have."""
-        periods = in_other_precision(tensors["rope_periods"].read())
+        """With RoPE periods in float32, as transformers computes them; or in bfloat16, if these are in float32."""
+        precision = "bfloat16" if self.rope_precision == "float32" else "float32"
+        (count,) = self.rope_periods.shape
+        periods = rope_periods(count, precision, self.rope_theta)
         return self, {**tensors, "rope_periods": LazyTensor(periods.shape, periods.dtype.name, lambda: periods)}

@@ -15,8 +15,9 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import get_patches_cente
 
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_vit.architecture import REPOSITORY, Architecture
-from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations
+from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations, own_preparations
 from vit2onnx.families.reference import (
+    HIDDEN_ACTS,
     META_PARTS,
     TRANSFORMERS_PARTS,
     Reader,
@@ -39,7 +40,7 @@ from vit2onnx.weights.keytable import LazyTensor
 ATTENTION = (r"^blocks\.(\d+)\.attn\.proj\.", r"model.layer.\1.attention.o_proj.")
 RENAMES = (
     (
-        r"^storage_tokens$",
+        r"\.ls1\.gamma$",
         (
             (r"^(cls_token|mask_token)$", r"embeddings.\1"),
             (r"^storage_tokens$", "embeddings.register_tokens"),
@@ -53,7 +54,7 @@ RENAMES = (
         ),
     ),
     (
-        r"^reg_token$",
+        r"\.gamma_1$",
         (
             (r"^cls_token$", "embeddings.cls_token"),
             (r"^reg_token$", "embeddings.register_tokens"),
@@ -106,12 +107,13 @@ def transformers_model(arch: Architecture) -> nn.Module:
                 num_hidden_layers=arch.depth,
                 num_attention_heads=arch.num_heads,
                 num_register_tokens=arch.num_registers,
+                rope_theta=arch.rope_theta,
                 layer_norm_eps=arch.norm_eps,
                 use_gated_mlp=arch.ffn == "swiglu",
-                hidden_act="silu" if arch.ffn == "swiglu" else "gelu",
+                hidden_act=HIDDEN_ACTS[arch.act],
                 query_bias=arch.qkv_bias,
                 value_bias=arch.qkv_bias,
-                key_bias=False,
+                key_bias=arch.key_bias,
                 attn_implementation="sdpa",
             )
         ).eval()
@@ -127,15 +129,18 @@ def to_transformers(arch: Architecture, tensors: Mapping[str, LazyTensor]) -> di
         if match := re.fullmatch(r"(.*)\.attn\.qkv\.(weight|bias)", name):
             third = tensor.shape[0] // 3
             for index, letter in enumerate("qkv"):
-                # Transformers has no key bias: the publisher's mask makes it zero.
-                if (letter, match[2]) != ("k", "bias"):
+                # Without a bias of keys, what stands there is masked.
+                if arch.key_bias or (letter, match[2]) != ("k", "bias"):
                     part = slice(index * third, (index + 1) * third)
                     state[f"{match[1]}.attention.{letter}_proj.{match[2]}"] = reader(tensor, part)
         elif name == "embeddings.mask_token":
             state[name] = reader(tensor, shape=(1, 1, arch.embed_dim))
         else:
             state[name] = reader(tensor)
-    if "reg_token" in tensors:
+    if not arch.num_registers:
+        # Transformers' model has an empty one.
+        state.setdefault("embeddings.register_tokens", lambda: torch.zeros(1, 0, arch.embed_dim))
+    if "blocks.0.gamma_1" in tensors:
         # What timm leaves out because it is used in training only, or is zero.
         state["embeddings.mask_token"] = lambda: torch.zeros(1, 1, arch.embed_dim)
         if arch.qkv_bias and not any(key.endswith(("attn.q_bias", "attn.v_bias")) for key in tensors):
@@ -148,12 +153,16 @@ def to_transformers(arch: Architecture, tensors: Mapping[str, LazyTensor]) -> di
 
 def rope_periods(arch: Architecture, tensors: Mapping[str, LazyTensor]) -> torch.Tensor:
     """The RoPE periods that the variant asks for, taken from the checkpoint where its layout holds them."""
-    if arch.rope_periods == "bfloat16" and "storage_tokens" in tensors:
-        if "rope_embed.periods" not in tensors:
-            raise InputError("The checkpoint has no rope_embed.periods; give the file as its publisher offers it.")
+    if arch.rope_periods != "float32" and "rope_embed.periods" in tensors:
         return reader(tensors["rope_embed.periods"])()
+    # Meta's files hold them.
+    if arch.rope_periods == "checkpoint" or (arch.rope_periods == "bfloat16" and "blocks.0.ls1.gamma" in tensors):
+        raise InputError(
+            "The checkpoint has no rope_embed.periods; give the file as its publisher offers it, or set"
+            " architecture.rope_periods to another value."
+        )
     count = arch.head_dim // 4
-    periods = 100.0 ** (torch.arange(count, dtype=torch.float64) / count)
+    periods = arch.rope_theta ** (torch.arange(count, dtype=torch.float64) / count)
     return periods.to(torch.bfloat16 if arch.rope_periods == "bfloat16" else torch.float32).float()
 
 
@@ -186,9 +195,25 @@ def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor]
     return Reference(model, state, partial(transformers_steps, model), in_double, natively if is_other else None)
 
 
+def from_transformers(spec: VariantSpec, model: nn.Module, state: Mapping[str, Reader]) -> Reference:
+    """A model that transformers has built and filled by itself; its own config says what the periods are."""
+    arch: Architecture = spec.architecture  # type: ignore[assignment]
+    theta, count = model.config.rope_theta, len(model.rope_embeddings.inv_freq)
+    periods = (theta ** (torch.arange(count, dtype=torch.float64) / count)).float()
+
+    def in_double() -> None:
+        model.rope_embeddings = DoubleRope(periods, arch.patch_size)
+
+    return Reference(model, state, partial(transformers_steps, model), in_double)
+
+
 def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
     """The publisher's model, without memory for its weights. Raises `InputError` if there is no clone of its code."""
     import_from(repository, "dinov3/models/vision_transformer.py", REPOSITORY)
+    if arch.act != ("silu" if arch.ffn == "swiglu" else "gelu"):
+        raise InputError(
+            f"The publisher's code has no {arch.act} with ffn: {arch.ffn}; leave reference.repositories empty."
+        )
     with torch.device("meta"):
         from dinov3.models.vision_transformer import DinoVisionTransformer
 
@@ -204,8 +229,9 @@ def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
             n_storage_tokens=arch.num_registers,
             layerscale_init=1e-5,
             norm_layer="layernormbf16",
-            mask_k_bias=True,
+            mask_k_bias=not arch.key_bias,
             untie_global_and_local_cls_norm=arch.local_cls_norm,
+            pos_embed_rope_base=arch.rope_theta,
             pos_embed_rope_dtype="fp32",
         ).eval()
 
@@ -241,7 +267,7 @@ def publisher(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], r
     def natively() -> None:
         model.rope_embed.periods = reader(tensors["rope_embed.periods"])()
 
-    is_other = arch.rope_periods != "bfloat16"
+    is_other = arch.rope_periods == "float32"
     return Reference(model, state, partial(publisher_steps, model), in_double, natively if is_other else None)
 
 
@@ -250,9 +276,13 @@ REFERENCES = {"transformers": transformers, "publisher": publisher}
 
 def published_constants(spec: VariantSpec) -> tuple[Channels, Channels]:
     """Mean and standard deviation per channel that the publisher names for a release."""
+    if spec.released is None:
+        return spec.preprocessing.mean, spec.preprocessing.std
     return next(constants for data, constants in PUBLISHED.items() if data in spec.release.file)
 
 
 def preparations(spec: VariantSpec) -> dict[str, Prepare]:
     """By name, how the publisher and transformers prepare photographs."""
+    if spec.released is None:
+        return own_preparations(spec.preprocessing)
     return bilinear_preparations(*published_constants(spec))

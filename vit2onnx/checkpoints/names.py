@@ -1,0 +1,59 @@
+"""The names that checkpoints have at their publishers and on the Hugging Face hub.
+
+Standard library only, because the Snakefile imports this module.
+"""
+
+import re
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from vit2onnx.checkpoints.heads import files_of
+from vit2onnx.checkpoints.own import SUFFIXES
+from vit2onnx.errors import InputError
+from vit2onnx.spec.variant import VariantSpec
+
+HUGGINGFACE_FILE = "model.safetensors"
+# What stands in place of that file where its tensors are in several: says which tensor is in which file.
+HUGGINGFACE_INDEX = "model.safetensors.index.json"
+# A name that was made of a link with its query, and where the query begins. Windows has no ? in names.
+QUERIED = re.compile(r"\?|%3F|(?:Policy|Signature|Key-Pair-Id|Expires|X-Amz-\w+|token)=", re.IGNORECASE)
+QUERY = re.compile(r"[?@&]|%3F|\W?[\w-]+=", re.IGNORECASE)
+
+
+def is_named_after(spec: VariantSpec, path: str) -> bool:
+    """Whether the file's stem is the variant's name, alone or with the eight digits of a hash."""
+    file = PurePosixPath(unquote(path))
+    return file.suffix in SUFFIXES and bool(re.fullmatch(f"{re.escape(spec.name)}(-[0-9a-f]{{8}})?", file.stem))
+
+
+def without_query(url: str) -> str:
+    """Scheme, host and path of a link, which may be shown."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def without_signature(name: str) -> str:
+    """The name of a file up to the query of the link that it was made of, which may hold a signature."""
+    query = QUERY.search(name) if QUERIED.search(name) else None
+    return name[: query.start()] if query else name
+
+
+def is_complete(index: Path) -> bool:
+    """Whether all files that an index names lie beside it."""
+    try:
+        return index.is_file() and all(map(is_file, files_of(index)))
+    except (InputError, OSError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file that is not empty, because a browser reserves a name with an empty one."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def listed(folder: Path) -> list[Path]:
+    """What is in a folder; nothing if it is not there, or not ours to read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []

@@ -1,0 +1,413 @@
+"""What a user's own checkpoint is: its backbone, the nearest release, and what had to be assumed.
+
+Standard library only, because the Snakefile imports this module. Names, shapes and `config.json` are read; values are
+not.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vit2onnx.checkpoints.heads import INDEX_SUFFIX, SHARD, read_heads
+from vit2onnx.checkpoints.torch_file import LONGEST_HEAD, Head
+from vit2onnx.errors import InputError
+from vit2onnx.spec.family import families, part
+from vit2onnx.spec.variant import NAME, Own, VariantSpec
+
+# How files of checkpoints end, and what those of a folder are called that transformers has written, the best first.
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+OF_TRANSFORMERS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# What torch.compile, FSDP and activation checkpointing put into the names of tensors, anywhere.
+WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Blocks in chunks, as the publisher's training writes them: the second number counts through all chunks.
+CHUNKS = re.compile(r"(^|\.)blocks\.\d+\.(\d+\.)")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone in a checkpoint. `names` has the file's own names of its tensors by those of the layout."""
+
+    family: str
+    layout: str
+    prefix: str
+    architecture: Mapping[str, Any]
+    names: Mapping[str, str]
+
+
+def file_of(path: Path) -> Path:
+    """The file of a checkpoint, or its index of shards, at a path or in a folder. Raises `InputError` if there is none,
+    or if there are several."""
+    if not path.is_dir():
+        return path
+    if (path / ".metadata").is_file() or list(path.glob("*.distcp")):
+        raise InputError(
+            f"{path} is a distributed checkpoint, as training with FSDP writes it; make one file of it:"
+            " python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth."
+        )
+    if (path / "adapter_config.json").is_file():
+        raise InputError(_lora(path))
+    snapshots = sorted((path / "snapshots").glob("*/")) if (path / "snapshots").is_dir() else []
+    if len(snapshots) == 1:
+        return file_of(snapshots[0])
+    for name in OF_TRANSFORMERS:
+        if (path / name).is_file():
+            return path / name
+    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    found += sorted(path.glob(f"*{INDEX_SUFFIX}"))
+    # All shards of one checkpoint are one.
+    found = list({SHARD.sub(r"\g<stem>", file.name): file for file in reversed(found)}.values())
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(sorted(file.name for file in found)[:5])
+    raise InputError(
+        f"{path} holds {len(found)} checkpoints ({names}); name one of them."
+        if found
+        else f"{path} holds no checkpoint (a file that ends in {', '.join(SUFFIXES)}); name the file itself."
+    )
+
+
+def plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """The file's names by themselves without wrappers and chunks."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = CHUNKS.sub(r"\1blocks.\2", WRAPPERS.sub("", name))
+        if plain in found:
+            raise InputError(f"{path}: tensors {found[plain]} and {name} would both be {plain}; save the file anew.")
+        found[plain] = name
+    return found
+
+
+def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
+    """All backbones in a checkpoint that a family of this project recognises, by the prefix of their names."""
+    names = plain_names(path, heads)
+    marks = {mark: None for family in families() for mark in part(family, "recognition").MARKS}
+    prefixes = {
+        plain.removesuffix(mark): None
+        for plain in names
+        for mark in marks
+        if plain == mark or plain.endswith(f".{mark}")
+    }
+    found = []
+    for prefix in sorted(prefixes):
+        inner = {plain.removeprefix(prefix): name for plain, name in names.items() if plain.startswith(prefix)}
+        shapes = {plain: heads[name].shape for plain, name in inner.items()}
+        for family in families():
+            try:
+                seen = part(family, "recognition").recognise(shapes)
+            # Names as a family has them, with shapes that it has not.
+            except (KeyError, IndexError, ValueError, ZeroDivisionError):
+                continue
+            except InputError as error:
+                raise InputError(f"{path}: {error}.") from None
+            if seen:
+                layout, architecture = seen
+                found.append(Backbone(family, layout, prefix, architecture, inner))
+    return found
+
+
+def backbone_of(path: Path, heads: Mapping[str, Head], wanted: str | None = None) -> Backbone:
+    """The only backbone of a checkpoint, or the one whose prefix is `wanted`. Raises `InputError` otherwise."""
+    if any(".lora_" in name for name in heads):
+        raise InputError(_lora(path))
+    found = backbones_of(path, heads)
+    if not found:
+        _explain(path, heads)
+    places = ", ".join(backbone.prefix.rstrip(".") or '""' for backbone in found)
+    if wanted is not None:
+        found = [backbone for backbone in found if backbone.prefix.rstrip(".") == wanted.rstrip(".")]
+        if not found:
+            raise InputError(f"{path} holds no backbone at {wanted!r}, only at {places}.")
+    if len(found) > 1:
+        raise InputError(
+            f"{path} holds {len(found)} backbones, at {places}; choose one with PART=… (make) or part: … (under own in"
+            " the config)."
+        )
+    return found[0]
+
+
+def _lora(path: Path) -> str:
+    return (
+        f"{path} holds LoRA adapters, which change a model and are none; merge them into it (peft:"
+        " model.merge_and_unload()), save that, and give its folder."
+    )
+
+
+def _explain(path: Path, heads: Mapping[str, Head]) -> NoReturn:
+    """Raise `InputError` for a checkpoint in which no backbone was recognised."""
+    names = list(heads)
+    if names and all("optimizer" in name or "exp_avg" in name or "momentum_buffer" in name for name in names):
+        raise InputError(f"{path} holds the state of an optimizer and no weights; give the checkpoint of the model.")
+    known = ", ".join(families())
+    raise InputError(
+        f"{path} holds no backbone that is known ({known}): its {len(names)} tensors are named like"
+        f" {', '.join(names[:3]) or 'nothing'}; give a checkpoint in the publisher's, transformers' or timm's layout."
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small JSON file that holds a mapping. Raises `InputError` if it is none."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(LONGEST_HEAD)
+        data = json.loads(text)
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({type(error).__name__}); save the model anew.") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds no mapping; save the model anew.")
+    return data
+
+
+def config_of(file: Path, backbone: Backbone) -> tuple[str, dict[str, Any]] | None:
+    """What transformers' `config.json` beside a checkpoint says of the backbone, and under which key; if there is one.
+
+    Only files in transformers' layouts go with such a config. Raises `InputError` if it is of another kind of model.
+    """
+    path = file.parent / "config.json"
+    if not path.is_file() or not backbone.layout.startswith("huggingface"):
+        return None
+    config = read_json(path)
+    types = part(backbone.family, "recognition").MODEL_TYPES
+    inner = {
+        key: value for key, value in config.items() if isinstance(value, dict) and value.get("model_type") in types
+    }
+    if config.get("model_type") in types:
+        return "", config
+    if len(inner) == 1:
+        return next(iter(inner.items()))
+    raise InputError(
+        f"{path} is of the type {config.get('model_type')!r}, but the tensors of {file.name} are those of"
+        f" {' or '.join(types)}; put the config.json beside it that was saved with it."
+    )
+
+
+def recognised(
+    path: Path, variants: Mapping[str, Mapping[str, Any]], *, wanted: str | None = None, ignore: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The variant that a user's own checkpoint is, as a variant file would say it, with what is its `own`.
+
+    `variants` are the released ones, of which the nearest gives what neither tensors nor configs tell.
+    """
+    file = file_of(path)
+    heads = read_heads(file)
+    backbone = backbone_of(file, heads, wanted)
+    recognition = part(backbone.family, "recognition")
+    config = config_of(file, backbone)
+    seen = dict(backbone.architecture)
+    try:
+        said = recognition.read_config(config[1]) if config else {}
+        for key, value in said.items():
+            if key in seen and _plain(seen[key]) != _plain(value):
+                raise InputError(f"it says {key} {value}, but the tensors say {seen[key]}: it belongs to another file")
+    except InputError as error:
+        raise InputError(f"{file.parent / 'config.json'}: {error}.") from None
+    seen |= said
+    nearest = _nearest(path, backbone.family, seen, variants)
+    release = variants[nearest]
+    try:
+        unseen = {
+            key: value for key, value in recognition.assume(seen, release["architecture"]).items() if key not in seen
+        }
+    except InputError as error:
+        raise InputError(f"{file}: {error}.") from None
+    architecture = {key: _plain(value) for key, value in {**seen, **unseen}.items()}
+    preprocessing = _preprocessing(file.parent / "preprocessor_config.json", release["preprocessing"])
+    assumed = [f"{key} {value}" for key, value in unseen.items()]
+    assumed += [] if preprocessing else ["preprocessing"]
+    own = Own(
+        path=str(file),
+        layout=backbone.layout,
+        prefix=backbone.prefix,
+        ignore=tuple(ignore),
+        config=config[0] if config else None,
+        preprocessor=preprocessing is not None,
+        nearest=nearest,
+        differs=tuple(_differences(architecture, release["architecture"])),
+        assumed=tuple(assumed),
+    )
+    return {
+        "family": backbone.family,
+        "parameters": sum(math.prod(heads[name].shape) for name in backbone.names.values()),
+        "architecture": architecture,
+        "preprocessing": preprocessing or release["preprocessing"],
+        "licence": release.get("licence"),
+        "own": asdict(own),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _nearest(path: Path, family: str, seen: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]]) -> str:
+    """The name of the release of a family that differs least; of several, one that the path names."""
+    releases = {
+        name: mapping["architecture"]
+        for name, mapping in variants.items()
+        if mapping["family"] == family and mapping.get("release")
+    }
+    if not releases:
+        raise InputError(f"config/variants/{family} holds no release, with which {path} could be compared.")
+
+    def distance(name: str) -> tuple[int, float, bool, str]:
+        release = releases[name]
+        differing = sum(key in seen and _plain(seen[key]) != value for key, value in release.items())
+        return differing, abs(math.log(_size(seen) / _size(release))), name not in path.as_posix(), name
+
+    return min(releases, key=distance)
+
+
+def _size(architecture: Mapping[str, Any]) -> float:
+    """A measure of a model's size: the product of its dimensions."""
+    numbers = (architecture.get(key, 1) for key in ("embed_dim", "depth", "embed_dims", "depths"))
+    return math.prod(sum(number) if isinstance(number, list) else number for number in numbers)
+
+
+# What tells how a file is written, and not what the model is.
+OF_THE_FILE = ("local_cls_norm", "rope_periods")
+
+
+def _differences(architecture: Mapping[str, Any], release: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key} {architecture[key]} instead of {value}"
+        for key, value in release.items()
+        if key not in OF_THE_FILE and architecture.get(key, value) != value
+    ]
+
+
+# Pillow's numbers of filters, which transformers uses.
+FILTERS = {2: "bilinear", 3: "bicubic"}
+
+
+def _preprocessing(path: Path, release: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What transformers' `preprocessor_config.json` says, if there is one; what it leaves out is the release's."""
+    if not path.is_file():
+        return None
+    config = read_json(path)
+    wrong = [
+        f"{key} is {config[key]}"
+        for key, only in (("do_resize", True), ("do_rescale", True), ("do_normalize", True))
+        if config.get(key, only) is not only
+    ]
+    scale = config.get("rescale_factor", 1 / 255)
+    if not isinstance(scale, int | float) or not math.isclose(scale, 1 / 255, rel_tol=1e-6):
+        wrong.append(f"rescale_factor is {scale}")
+    if (number := config.get("resample")) not in (None, *FILTERS):
+        wrong.append(f"resample is {number}")
+    found = {
+        "interpolation": FILTERS.get(number or 0, release["interpolation"]),
+        "mean": config.get("image_mean", release["mean"]),
+        "std": config.get("image_std", release["std"]),
+    }
+    for key in ("mean", "std"):
+        values = found[key]
+        if not (isinstance(values, list) and len(values) == 3 and all(isinstance(v, int | float) for v in values)):
+            wrong.append(f"image_{key} is {values}")
+    size, crop = (config.get(key) or {} for key in ("size", "crop_size"))
+    if config.get("do_center_crop") and isinstance(size, dict) and isinstance(crop, dict):
+        if "shortest_edge" in size and "height" in crop and crop["height"] == crop.get("width"):
+            found["crop_pct"] = crop["height"] / size["shortest_edge"]
+        else:
+            wrong.append(f"size is {size} and crop_size {crop}")
+    if (found["interpolation"] == "bicubic") != ("crop_pct" in found):
+        wrong.append("it resizes bicubically without a crop, or bilinearly with one")
+    if wrong:
+        raise InputError(
+            f"{path}: {'; '.join(wrong)}, which preprocessing here does not do; correct or remove the file."
+        )
+    return found
+
+
+def own_variants(own: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The variants that the user's own checkpoints are, by name: `own` of the config, as its schema has it.
+
+    An entry with the name of a variant file is what that file says. Raises `InputError` with the first fault of every
+    entry.
+    """
+    found, faults = {}, []
+    for name, entry in own.items():
+        entry = {"path": entry} if isinstance(entry, str) else dict(entry)
+        path, wanted, ignore = Path(entry["path"]).expanduser(), entry.get("part"), entry.get("ignore", ())
+        try:
+            found[name] = recognised(path, variants, wanted=wanted, ignore=ignore)
+        except InputError as error:
+            faults.append(f"own.{name}: {str(error).rstrip('.')}")
+            continue
+        if name in variants:
+            file = {key: value for key, value in variants[name].items() if key not in ("release", "golden")}
+            if file["family"] != found[name]["family"]:
+                faults.append(f"own.{name}: the file is a {found[name]['family']}, and {name} a {file['family']}")
+            found[name] = {**found[name], **file, "own": found[name]["own"] | {"assumed": (), "differs": ()}}
+    if faults:
+        raise InputError(f"config: {'; '.join(faults)}.")
+    return found
+
+
+def in_words(spec: VariantSpec) -> list[str]:
+    """What an own checkpoint was recognised as, and what was assumed, in sentences."""
+    own = spec.own
+    if own is None:
+        return []
+    where = f" at {own.prefix.rstrip('.')}" if own.prefix else ""
+    differs = f", but for {', '.join(own.differs)}" if own.differs else " in its dimensions"
+    lines = [
+        f"{Path(own.path).name} holds a backbone of the family {spec.family} in {own.layout} layout{where}, with"
+        f" {spec.parameters:,} parameters. It is like {own.nearest}{differs}."
+    ]
+    if own.config is not None:
+        lines.append("Its config.json tells what shapes do not show.")
+    if own.assumed:
+        lines.append(f"ASSUMED as in {own.nearest}, because nothing tells: {', '.join(own.assumed)}.")
+    if own.ignore:
+        lines.append(f"Left out, as you asked: {', '.join(own.ignore)}.")
+    return lines
+
+
+def name_of(path: Path) -> str:
+    """A name for results, made from that of a file or folder."""
+    file = path.expanduser().absolute()
+    stem = file.name if file.is_dir() else SHARD.sub(r"\g<stem>", file.name.removesuffix(INDEX_SUFFIX))
+    for suffix in SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    # What transformers calls every file tells nothing.
+    if stem in ("model", "pytorch_model") and file.parent.name:
+        stem = file.parent.name
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("_.-")[:80]
+    return name if re.fullmatch(NAME, name) else "own"
+
+
+def beside(heads: Mapping[str, Head], backbone: Backbone) -> list[str]:
+    """The names of tensors beside a backbone, in the mapping that holds it."""
+    inner = set(backbone.names.values())
+    groups = {heads[name].group for name in inner}
+    return [name for name, head in heads.items() if name not in inner and head.group in groups]
+
+
+def is_ignored(name: str, patterns: Iterable[str]) -> str:
+    """The first of some patterns that fits a tensor's name; empty if none does."""
+    return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), "")
+
+
+def patterns_for(names: Iterable[str], kept: Iterable[str]) -> list[str]:
+    """Patterns that fit these names and none that is kept: as short as possible."""
+    kept = list(kept)
+    found: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        for end in range(1, len(parts)):
+            start = ".".join(parts[:end]) + "."
+            if not any(other.startswith(start) for other in kept):
+                found[f"{start}*"] = None
+                break
+        else:
+            found[name] = None
+    return list(found)

@@ -1,0 +1,80 @@
+"""Say what a checkpoint is, without converting it.
+
+    python -m vit2onnx.describe path/to/file_or_folder
+
+prints the family, the layout, the nearest release and how it differs, what is assumed because nothing tells, and which
+tensors are missing or over. `--variant-file` writes what was found as a variant file, to be corrected by hand.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vit2onnx.checkpoints.own import in_words, name_of, recognised
+from vit2onnx.errors import InputError
+from vit2onnx.files import write_text
+from vit2onnx.spec.variant import VariantSpec, read_variants
+
+VARIANTS = Path(__file__).parents[1] / "config" / "variants"
+
+
+def described(name: str, mapping: Mapping[str, Any]) -> list[str]:
+    """What a recognised checkpoint is, in sentences. Raises `InputError` if tensors are missing or over."""
+    # Here, because it takes seconds to import.
+    from vit2onnx.checkpoints.detect import fitted
+    from vit2onnx.checkpoints.reading import open_variant
+
+    spec = VariantSpec.from_mapping(name, mapping)
+    opened = open_variant(spec, Path(mapping["own"]["path"]))
+    fit = fitted(spec, opened)
+    unneeded = [f"Tensor {opened.name(key)} is not needed: {entry.reason}." for key, entry in fit.ignored.items()]
+    return [*in_words(spec), *unneeded, "It is complete: every tensor of the backbone has its place."]
+
+
+def variant_file(mapping: Mapping[str, Any]) -> str:
+    """A variant file that says what was recognised, with comments on what was assumed."""
+    own = mapping["own"]
+    head = [
+        "# yaml-language-server: $schema=../../../workflow/schemas/variant.schema.yaml",
+        f"# Written by vit2onnx.describe from a checkpoint that is like {own['nearest']}.",
+        *(f"# Assumed, because nothing tells: {what}." for what in own["assumed"]),
+    ]
+    keys = ("parameters", "architecture", "preprocessing", "licence")
+    body = yaml.safe_dump({key: mapping[key] for key in keys if mapping[key]}, sort_keys=False)
+    return "\n".join([*head, body])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line. Returns the exit status: 1 if the checkpoint cannot be used as it is."""
+    parser = argparse.ArgumentParser("vit2onnx.describe", description="Say what a checkpoint is.")
+    parser.add_argument("path", type=Path, help="a file or folder")
+    parser.add_argument("--name", help="what results shall be called; by default as the file")
+    parser.add_argument("--part", help="which backbone to take if there are several, such as teacher.backbone")
+    parser.add_argument("--ignore", nargs="*", default=[], metavar="PATTERN", help="tensors that may be left out")
+    parser.add_argument("--variant-file", type=Path, help="write what was found as a variant file")
+    parser.add_argument("--config", type=Path, help="write a config for snakemake --configfile that builds it")
+    given = parser.parse_args(arguments)
+    path = given.path.expanduser()
+    name = given.name or name_of(path)
+    try:
+        mapping = recognised(path, read_variants(VARIANTS), wanted=given.part, ignore=given.ignore)
+        print("\n".join(described(name, mapping)))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if given.variant_file:
+        write_text(given.variant_file, variant_file(mapping))
+        print(f"Wrote {given.variant_file}.")
+    if given.config:
+        entry = {"path": str(path.absolute()), "ignore": given.ignore} | ({"part": given.part} if given.part else {})
+        write_text(given.config, json.dumps({"weights": "own", "own": {name: entry}}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
