@@ -16,6 +16,12 @@ PROMISES = [
     "weights/test_mapping.py::test_an_archive_that_does_not_fit_the_model_is_a_fault_of_ours",
     "exporting/test_graph.py::test_an_edge_that_is_not_the_recipes_is_found",
     "exporting/test_weights.py::test_a_tensor_that_lies_nowhere_cannot_be_referred_to",
+    # And those by which edited or damaged files are found.
+    "test_files.py::test_any_flipped_bit_of_arrays_is_named_or_changes_nothing",
+    "handover/test_judging.py::test_an_edited_verdict_is_named",
+    "handover/test_judging.py::test_evidence_that_changed_is_named",
+    "handover/test_judging.py::test_rows_that_are_missing_are_told_of",
+    "handover/test_judging.py::test_a_damaged_record_is_named",
 ]
 
 
@@ -31,7 +37,7 @@ def test_no_promise_is_an_assert_statement():
 
 
 def test_promises_hold_without_assert_statements():
-    """These tests expect `InternalError` by pytest.raises, which works under -O as well."""
+    """These tests expect `InternalError` or `InputError` by pytest.raises, which works under -O as well."""
     command = [sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     # Pytest says that it cannot rely on assert statements outside of test modules.
     command += ["-W", "ignore::pytest.PytestConfigWarning", *(f"tests/{name}" for name in PROMISES)]

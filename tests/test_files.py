@@ -1,14 +1,13 @@
 """Files appear complete or not at all."""
 
 import hashlib
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vit2onnx.errors import InputError
-from vit2onnx.files import atomic, open_arrays, read_arrays, sha256_of, write_arrays
+from vit2onnx.files import atomic, open_arrays, read_arrays, read_json, sha256_of, write_arrays, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -106,11 +105,67 @@ def test_arrays_are_written_when_they_come_and_read_when_they_are_asked_for(tmp_
     with open_arrays(path) as arrays:
         assert list(arrays) == ["a", "b", "c"]
         np.testing.assert_array_equal(arrays["c"], np.full(30, 2))
-        with pytest.raises(zipfile.BadZipFile, match="CRC"):
+        with pytest.raises(InputError, match=r"arrays\.npz is damaged \(Bad CRC-32 for file 'b\.npy'\); delete"):
             arrays["b"]
+    with open_arrays(path) as arrays, pytest.raises(InputError, match=r"arrays\.npz lacks d; delete it and run again"):
+        arrays["d"]
     path.write_bytes(b"no archive")
     with pytest.raises(InputError, match="is damaged"):
         open_arrays(path)
+
+
+def flipped(content: bytes, place: int, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[place] ^= 1 << bit
+    return bytes(changed)
+
+
+def test_any_flipped_bit_of_arrays_is_named_or_changes_nothing(tmp_path):
+    """Zip holds a CRC-32 of every array; what else it says, such as a time, is of no matter."""
+    path = tmp_path / "features.npz"
+    arrays = {"float32/cat@48x64": np.arange(60, dtype=np.float32).reshape(5, 12), "seen": np.array("words")}
+    write_arrays(path, arrays)
+    content = path.read_bytes()
+    named = 0
+    for place in range(len(content)):
+        path.write_bytes(flipped(content, place, place % 8))
+        try:
+            found = read_arrays(path)
+        except InputError as error:
+            if not str(error).startswith(f"{path} is damaged (") or "delete it and run again" not in str(error):
+                raise
+            named += 1
+        else:
+            for name, array in arrays.items():
+                np.testing.assert_array_equal(found[name], array)
+    assert 0.7 * len(content) < named < len(content)
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"3", b"[" * 100_000, b'{"a": NaN, "checksum": ""}', b"\xff"])
+def test_what_is_no_record_is_named(tmp_path, text: bytes):
+    path = tmp_path / "record.json"
+    path.write_bytes(text)
+    with pytest.raises(InputError, match=r"record\.json is damaged, or was not written by this version of vit2onnx"):
+        read_json(path)
+
+
+def test_a_record_comes_back_and_any_edit_is_named(tmp_path):
+    path = tmp_path / "record.json"
+    data = {"a": [1, 2.5, None, "\u00e9"], "b": {"c": True}, "rows": [{"x": 1e-300}]}
+    write_json(path, data)
+    assert read_json(path) == data
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(flipped(content, place, 0))
+        try:
+            same = read_json(path) == data
+        except InputError:
+            continue
+        # Such as a space that became another one.
+        assert same
+    path.unlink()
+    with pytest.raises(InputError, match=r"record\.json is missing; delete it and run again"):
+        read_json(path)
 
 
 def test_what_cannot_all_be_written_leaves_nothing(tmp_path):

@@ -5,6 +5,10 @@ class InputError(Exception):
     """Invalid input. The message names it and says what to do."""
 
 
+class DamagedError(InputError):
+    """A file is not as it was written, so what is computed from it says nothing of the model."""
+
+
 class InternalError(Exception):
     """A promise that vit2onnx makes to itself is broken. The message names what was found and what was promised.
 

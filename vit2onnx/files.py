@@ -1,6 +1,5 @@
 """Write files so that a broken run leaves nothing that looks finished."""
 
-import hashlib
 import json
 import os
 import socket
@@ -12,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from vit2onnx.errors import InputError
+from vit2onnx.arrays import Arrays
+from vit2onnx.checksums import read_json as read_json
+from vit2onnx.checksums import sha256_of as sha256_of
+from vit2onnx.checksums import with_checksum
 
 
 @contextmanager
@@ -40,9 +42,9 @@ def write_text(path: Path, text: str) -> None:
         new.write_text(text)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write plain data. Raises `ValueError` for NaN and infinity, which JSON does not have."""
-    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write plain data for `read_json`. Raises `ValueError` for NaN and infinity, which JSON does not have."""
+    write_text(path, json.dumps(with_checksum(data), indent=1) + "\n")
 
 
 def _is_alive(pid: int) -> bool:
@@ -55,12 +57,6 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]) -> None:
     """Write named arrays as an uncompressed `.npz`, each when it comes; the same arrays give the same bytes."""
     with atomic(path) as new, zipfile.ZipFile(new, "w") as archive:
@@ -71,23 +67,10 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray] | Iterable[tuple[s
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read all arrays of an `.npz`. Raises `InputError` if it is damaged."""
-    with path.open("rb") as file, _damage_as_input_error(path), np.load(file) as arrays:
+    with open_arrays(path) as arrays:
         return dict(arrays)
 
 
-def open_arrays(path: Path) -> np.lib.npyio.NpzFile:
+def open_arrays(path: Path) -> Arrays:
     """An `.npz` whose arrays are read when they are asked for, to be closed. Raises `InputError` if it is damaged."""
-    with _damage_as_input_error(path):
-        found: np.lib.npyio.NpzFile = np.load(path)
-    return found
-
-
-@contextmanager
-def _damage_as_input_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, FileNotFoundError):
-        raise
-    # Any other, because what is raised depends on which byte is broken.
-    except Exception as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and run again to rebuild it.") from error
+    return Arrays(path)

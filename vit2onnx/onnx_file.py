@@ -4,7 +4,6 @@ A protobuf message is a sequence of fields, each a number with a wire type and a
 skipped. Source: protobuf.dev/programming-guides/encoding, field numbers from onnx.proto.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,19 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from vit2onnx.checksums import REBUILD, sha256_of
 from vit2onnx.errors import InputError
 
 # The prefix of noise floors in a sample.
 FLOORS = "noise_floors"
 LICENCE_FILE = "LICENSE.md"
-PASSPORT_FORMAT = 3
+PASSPORT_FORMAT = 4
 
 # Field numbers.
 MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, GRAPH_NODE, GRAPH_INITIALIZER = 7, 8, 14, 1, 5
 OPSET_DOMAIN, OPSET_VERSION = 1, 2
 TENSOR_DIMS, TENSOR_NAME, TENSOR_RAW_DATA, TENSOR_EXTERNAL_DATA = 1, 8, 9, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
-CHUNK = 1 << 20
+# No name or entry of the metadata is longer.
+MOST_TEXT = 1 << 26
 
 
 def passport_beside(graph: Path) -> Path:
@@ -53,12 +54,7 @@ class Initializer:
             raise InputError(f"{self.file} is missing, which holds weights; keep it beside the ONNX file.")
         if min(self.offset, self.nbytes) < 0 or self.offset + self.nbytes > self.file.stat().st_size:
             raise InputError(f"{self.file} ends within {self.name}.")
-        digest = hashlib.sha256()
-        with self.file.open("rb") as file:
-            file.seek(self.offset)
-            for start in range(0, self.nbytes, CHUNK):
-                digest.update(file.read(min(CHUNK, self.nbytes - start)))
-        return digest.hexdigest()
+        return sha256_of(self.file, self.offset, self.nbytes)
 
 
 def initializers(path: Path) -> dict[str, Initializer]:
@@ -98,17 +94,45 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def described(path: Path) -> dict[str, Any]:
-    """The metadata of an ONNX file that vit2onnx has written, as data: texts, or what stands in them as JSON."""
-    return {
-        key: json.loads(text) if text[:1] in ("{", "[") or text == "null" else text
-        for key, text in metadata(path).items()
-    }
+    """The metadata of an ONNX file that vit2onnx has written, as data: texts, or what stands in them as JSON.
+
+    Raises `InputError` if the file is no ONNX file or this is no JSON.
+    """
+    found: dict[str, Any] = {}
+    for key, text in metadata(path).items():
+        try:
+            found[key] = json.loads(text) if text[:1] in ("{", "[") or text == "null" else text
+        except (ValueError, RecursionError):
+            raise InputError(f"{path}: its metadata {key[:100]} is damaged; {REBUILD}.") from None
+    return found
 
 
 def operator_sets(path: Path) -> dict[str, int]:
     """The operator sets that an ONNX file needs: version by domain, ONNX's own under "". Raises `InputError`."""
     with _opened(path) as (file, size):
         return dict(_operator_set(file, *place) for place in _fields(file, 0, size, MODEL_OPSET))
+
+
+def checksum_entry(digest: str) -> bytes:
+    """The field of the metadata that ends a file: the SHA-256 of all bytes before it.
+
+    It is an entry like any other, so every reader of ONNX takes it, and `check_file` finds it without parsing.
+    """
+    entry = b"".join(
+        bytes([number << 3 | 2, len(text)]) + text
+        for number, text in ((ENTRY_KEY, b"content_sha256"), (ENTRY_VALUE, digest.encode()))
+    )
+    return bytes([MODEL_METADATA << 3 | 2, len(entry)]) + entry
+
+
+def check_file(path: Path) -> None:
+    """Raise `InputError` if a bit of an ONNX file is not as it was written; external weights are not looked at."""
+    size = path.stat().st_size - len(checksum_entry("0" * 64))
+    with path.open("rb") as file:
+        file.seek(max(size, 0))
+        found = file.read()
+    if size < 0 or found != checksum_entry(sha256_of(path, 0, size)):
+        raise InputError(f"{path} is damaged or was changed after it was written; {REBUILD}.")
 
 
 @contextmanager
@@ -127,7 +151,7 @@ def _initializer(file: IO[bytes], path: Path, start: int, end: int) -> Initializ
     shape = tuple(_dims(file, start, end))
     if external := dict(_entry(file, *place) for place in _fields(file, start, end, TENSOR_EXTERNAL_DATA)):
         location = external["location"]
-        if Path(location).name != location:
+        if Path(location).name != location or location == "..":
             raise ValueError("its weights are in another folder")
         return Initializer(name, shape, path.parent / location, int(external["offset"]), int(external["length"]))
     (place,) = list(_fields(file, start, end, TENSOR_RAW_DATA)) or [(start, start)]
@@ -155,6 +179,8 @@ def _fields(file: IO[bytes], start: int, end: int, wanted: int) -> Iterator[tupl
         file.seek(start)
         key = _varint(file)
         number, wire_type = key >> 3, key & 7
+        if not number:
+            raise ValueError("a field without a number")
         start = file.tell()
         if wire_type == 2:
             length = _varint(file)
@@ -183,6 +209,8 @@ def _dims(file: IO[bytes], start: int, end: int) -> Iterator[int]:
 
 
 def _text(file: IO[bytes], start: int, end: int) -> str:
+    if end - start > MOST_TEXT:
+        raise ValueError(f"a text of {end - start} bytes")
     file.seek(start)
     return file.read(end - start).decode()
 

@@ -33,8 +33,9 @@ def closure(path: Path, families: Iterable[str] = ()) -> set[Path]:
     found: set[Path] = set()
     queue = [path]
     while queue:
-        names, parts = imported(queue.pop())
-        modules = {*_modules(names), *(FAMILIES / family / f"{part}.py" for family in families for part in parts)}
+        path = queue.pop()
+        _, parts = imported(path)
+        modules = {*modules_of(path), *(FAMILIES / family / f"{part}.py" for family in families for part in parts)}
         new = {module for module in modules if module.is_file()} - found
         found |= new
         queue += new
@@ -58,9 +59,9 @@ def imported(path: Path) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(names), frozenset(parts)
 
 
-def _modules(names: Iterable[str]) -> Iterator[Path]:
-    """The files of those names that are modules of this package, and of the packages around them."""
-    for name in names:
+def modules_of(path: Path) -> Iterator[Path]:
+    """The modules of this package that a file imports itself, in the order of their names, and the packages around."""
+    for name in sorted(imported(path)[0]):
         first, *parts = name.split(".")
         for end in range(len(parts) + 1) if first == PACKAGE.name else ():
             base = PACKAGE.joinpath(*parts[:end])

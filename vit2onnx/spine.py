@@ -14,6 +14,7 @@ from vit2onnx.files import atomic
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.outputs import compare_outputs
+from vit2onnx.parity.photographs import telling_first
 from vit2onnx.parity.preprocessing import compare_preprocessing
 from vit2onnx.parity.verdict import Verdict, judge_graph
 from vit2onnx.runners import equinox, torch
@@ -61,6 +62,7 @@ def prove(
         for case in cases
         if recipe.accepts(case.sizes)
     }
+    images = telling_first(images, spec.preprocessing)
     references = {"transformers": torch.features(torch.reference_of(spec, "transformers", checkpoint), images)}
     features = equinox.features(*open_model(model), images)
     comparison = compare(spec, recipe, graph, images, references, features, batch_sizes, threads)

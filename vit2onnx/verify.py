@@ -1,51 +1,61 @@
 """Check an ONNX file against its passport, wherever it has gone. Needs onnxruntime and numpy only.
 
-    python -m vit2onnx.verify static.onnx
+    python verify.py static.onnx
 
-looks for static.passport.json and static.sample.npz beside it. That the file is the one that was proven is seen from
-its hashes, that it computes what the original computes, on this machine, from the recorded input and output.
+looks for static.passport.json and static.sample.npz beside the file. Its hashes show that it is the file that was
+proven. The recorded input and outputs show that it computes, on this machine, what the original computes.
 """
 
 import argparse
-import json
+import math
+import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
+from vit2onnx.arrays import Arrays
+from vit2onnx.checksums import read_json, sha256_of
 from vit2onnx.errors import InputError
-from vit2onnx.files import read_arrays, sha256_of
 from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, described, initializers, passport_beside, sample_beside
-from vit2onnx.parity.floors import error, in_floors, rms
-from vit2onnx.runners.onnx import batch_of, session_of
+from vit2onnx.parity.floors import error, rms, token_floors
+from vit2onnx.runners.session import batch_of, session_of
 
 # No limit of a passport is higher, so that an edited one cannot let everything pass.
 HIGHEST_LIMIT = 100.0
 # The largest noise floor, as a share of an output's root mean square.
 HIGHEST_FLOOR = 1e-3
+# No passport is larger; that of a model with 40 blocks has 0.4 MB.
+MOST_BYTES = 1 << 26
+# What a passport says besides what the file says of itself.
+OWN_KEYS = {"passport", "file", "checkpoint", "parity", "sample", "versions", "weights", "constants", "folded"}
+# What every file says of itself, at least.
+SAID = {"variant", "family", "export", "checkpoint", "weights", "licence", "preprocessing", "outputs", "version"}
+AGAIN = "get it once more from whoever gave it to you"
+
+Answer = tuple[bool, str]
 
 
 def read_passport(graph: Path) -> dict[str, Any]:
     """The passport that lies beside a graph."""
     path = passport_beside(graph)
-    try:
-        passport: dict[str, Any] = json.loads(path.read_text())
-        if passport["passport"] != PASSPORT_FORMAT:
-            raise InputError(f"{path} is of format {passport['passport']}; use the vit2onnx that wrote it.")
-        return passport
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; keep it beside the ONNX file.") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is no passport written by vit2onnx.") from None
+    if not path.is_file():
+        raise InputError(f"{path} is missing; keep it beside the ONNX file.")
+    passport: dict[str, Any] = read_json(path, AGAIN, MOST_BYTES)
+    if passport.get("passport") != PASSPORT_FORMAT:
+        raise InputError(f"{path} is of format {passport.get('passport')}; use the verify.py that came with it.")
+    return passport
 
 
-def check_hashes(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, str]]:
+def check_hashes(graph: Path, passport: dict[str, Any]) -> Iterator[Answer]:
     """Whether file and weights are those of the passport."""
+    yield _is_recorded(graph, passport["file"])
+    if graph.stat().st_size != passport["file"]["bytes"]:
+        return
     present = initializers(graph)
-    digest, wanted = sha256_of(graph), passport["file"]["sha256"]
-    yield digest == wanted, f"SHA-256 {digest}{'' if digest == wanted else f', but {wanted} was recorded'}"
     recorded = {name: weight["sha256"] for name, weight in passport["weights"].items()} | passport["constants"]
     differing = sorted(present.keys() ^ recorded.keys())
     differing += [name for name, one in present.items() if name in recorded and one.sha256() != recorded[name]]
@@ -55,96 +65,157 @@ def check_hashes(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, 
     yield bool(passport["weights"]) and not differing, f"{counted}{shown}"
 
 
-def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[tuple[bool, str]]:
+def _is_recorded(path: Path, recorded: dict[str, Any]) -> Answer:
+    """Whether a file has its recorded size and hash."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; keep it beside the ONNX file.")
+    # The size first, because a file may be large for as long as a hash would take.
+    if (size := path.stat().st_size) != recorded["bytes"]:
+        return False, f"{path.name} has {size} bytes, but {recorded['bytes']} were recorded"
+    digest, wanted = sha256_of(path), recorded["sha256"]
+    return digest == wanted, f"{path.name} has SHA-256 {digest}{'' if digest == wanted else f', not {wanted}'}"
+
+
+def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[Answer]:
     """Whether the passport says of the file what the file says of itself."""
-    said = described(graph)
+    said, name = described(graph), passport_beside(graph).name
     # The weights themselves have this name in a passport, and its own format the other.
-    told = passport | {"weights": passport["checkpoint"]["weights"], "passport": passport_beside(graph).name}
+    told = {**passport, "weights": passport["checkpoint"]["weights"], "passport": name}
     told["version"] = passport["versions"]["vit2onnx"]
     # A passport may know more of the checkpoint and of versions.
     for key in ("checkpoint", "versions"):
-        told[key] = {name: value for name, value in told[key].items() if name in said[key]}
-    differing = [key for key, value in said.items() if told.get(key) != value]
-    differing += sorted({"variant", "family", "export", "checkpoint", "licence", "preprocessing"} - said.keys())
+        told[key] = {entry: value for entry, value in told[key].items() if entry in said.get(key, ())}
+    differing = sorted(key for key, value in said.items() if told.get(key) != value)
+    differing += sorted(SAID - said.keys()) + sorted(passport.keys() - said.keys() - OWN_KEYS)
+    differing += ["the file's name"] * (passport["file"]["name"] != graph.name)
+    differing += ["the checkpoint's variant"] * (passport["checkpoint"]["variant"] != passport["variant"])
+    shown = f", but not on {', '.join(differing)}" if differing else ""
+    yield not differing, f"{name} and the file's metadata agree{shown}"
     findings = passport["parity"]["findings"]
-    passed = all(finding["measured"] <= finding["limit"] for finding in findings)
-    yield bool(findings) and passed, "all findings of the passport are within their limits"
-    yield not differing, f"passport and metadata agree{', but not on ' + ', '.join(differing) if differing else ''}"
+    legs = {finding["leg"] for finding in findings}
+    passed = all(0 <= finding["measured"] <= finding["limit"] < math.inf for finding in findings)
+    yield passed and legs >= {"reference", "truth", "sanity"}, f"all findings of {name} are within their limits"
 
 
-def check_sample(graph: Path, passport: dict[str, Any], threads: int = 0) -> Iterator[tuple[bool, str]]:
-    """Whether the graph computes all recorded outputs from the recorded inputs."""
-    sample = sample_beside(graph)
-    if not sample.is_file():
-        raise InputError(f"{sample} is missing; keep it beside the ONNX file.")
-    yield sha256_of(sample) == passport["sample"]["sha256"], f"{sample.name} is the one that was recorded"
-    limit = passport["sample"]["limit_in_floors"]
+def check_sample(graph: Path, passport: dict[str, Any], threads: int = 0) -> Iterator[Answer]:
+    """Whether the graph computes all recorded outputs from the recorded inputs; stops where this cannot be told."""
+    sample, limit = sample_beside(graph), passport["sample"]["limit_in_floors"]
+    good, sentence = _is_recorded(sample, passport["sample"])
+    yield good, sentence
     if not 0 < limit <= HIGHEST_LIMIT:
-        yield False, f"a limit of {limit:g} noise floors says nothing; passports have {HIGHEST_LIMIT:g} at most"
-    arrays = read_arrays(sample)
-    session = session_of(graph, threads=threads)
-    image_name, outputs = session.get_inputs()[0].name, [port.name for port in session.get_outputs()]
-    cases = [name.removeprefix(f"{image_name}/") for name in arrays if name.startswith(f"{image_name}/")]
-    if not cases:
-        yield False, "no input was recorded"
-    recorded = {name.partition("/")[0] for name in arrays} - {image_name, FLOORS}
-    if missing := sorted(recorded - {*outputs}):
-        yield False, f"the outputs {', '.join(missing)} were recorded and are not in the file"
-    for case in cases:
-        images = np.repeat(arrays[f"{image_name}/{case}"][None], batch_of(session), axis=0)
-        for output, values in zip(outputs, session.run(outputs, {image_name: images}), strict=True):
-            yield _check_output(f"{case}: {output}", values[0], output, case, arrays, limit)
+        good = False
+        yield good, f"a limit of {limit:g} noise floors says nothing; passports have {HIGHEST_LIMIT:g} at most"
+    if not good:
+        return
+    with Arrays(sample, AGAIN) as arrays:
+        session = _session(graph, threads)
+        inputs, outputs = ([port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs()))
+        cases = [name[len(inputs[0]) + 1 :] for name in arrays if name.startswith(f"{inputs[0]}/")]
+        named = [*inputs, *outputs, *(f"{FLOORS}/{output}" for output in outputs)]
+        wanted = {f"{name}/{case}" for name in named for case in cases}
+        for name in sorted(wanted - {*arrays}):
+            yield False, f"{name} was not recorded in {sample.name}"
+        for name in sorted({*arrays} - wanted):
+            yield False, f"{name} was recorded in {sample.name} and is not in the file"
+        if not cases:
+            yield False, f"no input was recorded in {sample.name}"
+        if not cases or wanted != {*arrays}:
+            return
+        for case in cases:
+            given = {name: np.repeat(arrays[f"{name}/{case}"][None], batch_of(session), axis=0) for name in inputs}
+            for output, values in zip(outputs, session.run(outputs, given)):
+                expected, floors = arrays[f"{output}/{case}"], arrays[f"{FLOORS}/{output}/{case}"]
+                yield _check_output(f"{case}: {output}", values[0], expected, floors, limit)
 
 
-def _check_output(
-    what: str, values: np.ndarray, output: str, case: str, arrays: Mapping[str, np.ndarray], limit: float
-) -> tuple[bool, str]:
-    if (key := f"{output}/{case}") not in arrays:
-        return False, f"{what} was not recorded"
-    expected, floors = arrays[key], arrays[f"{FLOORS}/{key}"]
-    if values.shape != expected.shape:
-        return False, f"{what} has shape {values.shape} instead of {expected.shape}"
-    if not floors.max() <= HIGHEST_FLOOR * rms(expected):
+def _session(graph: Path, threads: int) -> Any:
+    try:
+        return session_of(graph, threads=threads)
+    # Any exception, because onnxruntime has none in common to all of its own.
+    except Exception as problem:
+        raise InputError(
+            f"onnxruntime {ort.__version__} cannot load {graph}; it takes 1.23 or newer, which needs Python 3.10 or"
+            f" newer ({problem})."
+        ) from problem
+
+
+def _check_output(what: str, values: np.ndarray, expected: np.ndarray, floors: np.ndarray, limit: float) -> Answer:
+    if (values.shape, values.dtype) != (expected.shape, expected.dtype):
+        return False, f"{what} is {values.shape} {values.dtype} instead of {expected.shape} {expected.dtype}"
+    tokens, wanted = np.atleast_2d(values), np.atleast_2d(expected)
+    if floors.shape != tokens.shape[:1] or not (floors.min() > 0 and floors.max() <= HIGHEST_FLOOR * rms(expected)):
         return False, f"{what} was recorded with noise floors that no rounding has"
-    worst = in_floors(np.atleast_2d(values), np.atleast_2d(expected), floors).floors
-    measured = "not finite" if worst is None else f"{worst:.2g} noise floors"
+    worst = float(token_floors(tokens, wanted, floors).max())
+    measured = f"{worst:.2g} noise floors" if math.isfinite(worst) else "not finite"
     return (
-        worst is not None and worst <= limit,
+        worst <= limit,
         f"{what}, worst token {measured} from the original in double precision (limit {limit:g}),"
         f" max |difference| {np.abs(error(values, expected)).max():.1e}",
     )
 
 
+def verify(graph: Path) -> bool:
+    """Say what is found of a graph, up to the first check that fails; returns whether all passed."""
+    if not graph.is_file():
+        raise InputError(f"{graph}: there is no such file.")
+    passport = read_passport(graph)
+    # A file that is another one, or of which a passport says something else, is not run.
+    for check in (check_hashes, check_metadata, check_sample):
+        answers = []
+        for good, sentence in check(graph, passport):
+            _say(f"  {'ok  ' if good else 'FAIL'}  {sentence}")
+            answers.append(good)
+        if not all(answers):
+            return False
+        if check is check_metadata:
+            licence = passport["licence"]
+            _say(f"        {passport['variant']}, {passport['export']}, from {passport['checkpoint']['identity']}")
+            _say(f"        licence of the weights: {licence['id'] + ', ' + licence['url'] if licence else 'none'}")
+    return True
+
+
+def _say(text: str) -> None:
+    print(_plain(text), flush=True)
+
+
+def _plain(text: str) -> str:
+    """A line for a terminal: no control characters, and not without an end."""
+    cut = text if len(text) <= 1000 else f"{text[:1000]} …"
+    return "".join(letter if letter.isprintable() else "?" for letter in cut)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m vit2onnx.verify", description=(__doc__ or "").splitlines()[0])
+    """Status 0 if the file is verified, 1 if it is not or cannot be."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("graph", type=Path, help="the ONNX file")
     graph: Path = parser.parse_args().graph
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a letter gets its number.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # onnxruntime's own lines hold names from the file as they are. Fatal ones stay.
+    ort.set_default_logger_severity(4)
     try:
-        if not graph.is_file():
-            raise InputError(f"{graph}: there is no such file.")
-        passport = read_passport(graph)
-        licence = passport["licence"]
-        print(f"{graph}: {passport['variant']}, {passport['export']}, from {passport['checkpoint']['identity']}")
-        print(f"  licence of the weights: {licence['id'] + ', ' + licence['url'] if licence else 'none'}")
-        passed = True
-        for check in (check_hashes, check_metadata, check_sample):
-            # A file that is another one is not run.
-            for good, sentence in check(graph, passport) if passed or check is not check_sample else ():
-                print(f"  {'ok  ' if good else 'FAIL'}  {sentence}")
-                passed &= good
-    except InputError as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        _say(f"{graph}:")
+        passed = verify(graph)
+        _say(
+            "verified against its passport"
+            if passed
+            else "NOT verified: this is not the file that was proven, or it computes something else"
+        )
+        return 0 if passed else 1
+    except BrokenPipeError:
+        # Whoever reads has stopped. Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        problem = "stopped"
+    except InputError as fault:
+        problem = str(fault)
     # Any exception, because broken files make numpy, json and onnxruntime raise what they like.
-    except Exception as problem:
-        print(f"error: {graph} cannot be checked against its passport: {problem!r}", file=sys.stderr)
-        return 1
-    print(
-        "verified against its passport"
-        if passed
-        else "NOT verified: this is not the file that was proven, or it computes something else"
-    )
-    return 0 if passed else 1
+    except Exception as fault:
+        problem = f"{graph} cannot be checked against its passport: {fault!r}"
+    print(_plain(f"error: {problem}"), file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -296,7 +296,7 @@ def test_metadata_says_what_the_file_is(
 ):
     model = graphs["dynamic"]
     found = {entry.key: entry.value for entry in model.metadata_props}
-    assert found == metadata
+    assert found == metadata | {"content_sha256": found["content_sha256"]}
     assert (model.producer_name, model.graph.name) == ("vit2onnx", "dinov3_tiny")
     assert (found["variant"], found["family"], found["weights"]) == ("dinov3_tiny", "dinov3_vit", "synthetic")
     structured = ("checkpoint", "licence", "preprocessing", "tokens", "outputs", "versions")

@@ -173,6 +173,8 @@ def test_a_graph_is_written_beside_its_weights(spines, tmp_path: Path):
         tensor.ClearField("data_location")
     expected = onnx.load(within)
     assert {field.name for field, _ in loaded.ListFields()} == {field.name for field, _ in expected.ListFields()}
+    # The checksum that ends the file is another.
+    del loaded.metadata_props[-1], expected.metadata_props[-1]
     assert loaded == expected
 
 

@@ -1,6 +1,5 @@
 """A verdict that was edited after it was judged, or evidence that was, is named."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from tests.handover.conftest import change_json
 from tests.limits import BY_PRECISION
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of, write_json
 from vit2onnx.handover.judging import check_verdict, judge_files
 from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.verdict import Verdict
+from vit2onnx.spec.case import MODES
 
 LIMITS = BY_PRECISION["float32"] | BY_PRECISION["preprocessing"]
 
@@ -65,9 +67,7 @@ EDITED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize(("edit", "told"), EDITED.values(), ids=EDITED)
 def test_an_edited_verdict_is_named(evidence: dict[str, Path], written: Path, edit, told: str):
-    data = json.loads(written.read_text())
-    edit(data)
-    written.write_text(json.dumps(data))
+    change_json(written, edit)
     sentence = rf"static\.verdict\.json or parity/static\.json was edited: the features give other {told}\. Delete both"
     with pytest.raises(InputError, match=sentence):
         check_verdict(written, judge_files(evidence, LIMITS))
@@ -108,3 +108,97 @@ def test_a_comparison_that_was_made_anew_is_judged_instead_of_the_files(evidence
     )
     assert "x: seen" in judge_files(evidence, LIMITS, made).faults
     assert isinstance(judge_files(evidence, LIMITS), Verdict)
+
+
+CASES = ["cat@48x64", "dog@48x64"]
+ROWS = [
+    {"other": other, "image": name, "height": 48, "width": 64, "grey_levels": 0.0, "differing_share": 0.0}
+    | {"residual": 0.0, "enlarged": 1.0}
+    for other in ("publisher", "transformers")
+    for name in ("cat", "dog")
+]
+STAGES = [
+    {"mode": mode, "stage": stage, "subject": subject, "other": other, "floors": 0.1, "max_abs": 0.0}
+    for mode in MODES
+    for stage in ("patch_embed", "norm")
+    for subject, other in (("onnx", "equinox"), ("equinox_float64", "truth"))
+]
+TESTED = {
+    "faults": [
+        {"fault": "x", "planted_in": "model", "model": "ViT", "caught": True, "not_told": [], "tripped": ["floors"]}
+    ],
+    "healthy": [{"model": "ViT", "seed": 0, "flagged": []}],
+    "healthy_preprocessing": {"flagged": []},
+    "tripped": {"floors": 1},
+    "wrong": [],
+}
+TESTED["faults"][0] |= {"tripped": ["floors"], "passed": True, "stage": "norm", "named_stage": "norm", "between": ""}
+
+
+@pytest.fixture
+def records(evidence: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """Evidence of all gates, with rows."""
+    change_json(evidence["comparison"], lambda data: data.update(cases=CASES))
+    write_json(evidence["preprocessing"], {"differences": ROWS})
+    files = evidence | {"stages": tmp_path / "static.stages.json", "self_test": tmp_path / "self_test.json"}
+    StageComparison("tiny", "static", CASES[0], ["equinox", "onnx"], STAGES).write(files["stages"])
+    write_json(files["self_test"], TESTED)
+    return files
+
+
+def test_whole_records_are_judged(records: dict[str, Path]):
+    verdict = judge_files(records, LIMITS)
+    # Nothing but what was not compared at all.
+    assert not [finding for finding in verdict.findings if finding.leg == "preprocessing" and not finding.passed]
+    assert not [
+        finding for finding in verdict.findings if finding.leg in ("stages", "self_test") and not finding.passed
+    ]
+
+
+FORGED: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
+    "no preparation": ("preprocessing", lambda data: data["differences"].clear(), "cat@48x64 as publisher prepares it"),
+    "one preparation": ("preprocessing", lambda data: data["differences"].pop(), "dog@48x64 as transformers prepares"),
+    "no stages": ("stages", lambda data: data["stages"].clear(), "any stage"),
+    "one stage": ("stages", lambda data: data["stages"].pop(), "norm of equinox_float64 and truth, injected"),
+    "no faults": ("self_test", lambda data: data["faults"].clear(), "nothing was tested"),
+    "no healthy models": ("self_test", lambda data: data["healthy"].clear(), "nothing was tested"),
+    "fault that passes": ("self_test", lambda data: data["faults"][0].update(caught=False), r"x \(model, ViT\) passes"),
+    "no limit is tripped": ("self_test", lambda data: data["tripped"].update(floors=0), "no fault is beyond floors"),
+    "nothing wrong": ("self_test", lambda data: data.update(wrong=["x"]), "what it says is wrong"),
+}
+
+
+@pytest.mark.parametrize(("name", "edit", "told"), FORGED.values(), ids=FORGED)
+def test_rows_that_are_missing_are_told_of(records: dict[str, Path], name: str, edit, told: str):
+    change_json(records[name], edit)
+    file = re.escape(records[name].name)
+    with pytest.raises(InputError, match=rf"{file} was edited: its rows do not bear out .*{told}.*; delete it and run"):
+        judge_files(records, LIMITS)
+
+
+@pytest.mark.parametrize("how", ["edited", "flipped", "truncated", "empty", "deep", "missing"])
+@pytest.mark.parametrize("name", ["record", "preprocessing", "comparison", "stages", "self_test"])
+def test_a_damaged_record_is_named(records: dict[str, Path], name: str, how: str):
+    path = records[name]
+    content = path.read_bytes()
+    changed = {
+        "edited": content.replace(b"0.0", b"0.5").replace(b'"synthetic"', b'"official"').replace(b"ViT", b"CNN"),
+        "flipped": bytes([*content[:40], content[40] ^ 4, *content[41:]]),
+        "truncated": content[: len(content) // 2],
+        "empty": b"",
+        "deep": b"[" * 100_000,
+    }
+    if how == "missing":
+        path.unlink()
+    else:
+        assert changed[how] != content or name == "comparison"
+        path.write_bytes(changed[how] if changed[how] != content else content.replace(b"tiny", b"huge"))
+    with pytest.raises(InputError, match=rf"{re.escape(path.name)} (was edited|is damaged|is missing)"):
+        judge_files(records, LIMITS)
+
+
+@pytest.mark.parametrize("how", [b"", b"{}", b'{"findings": 3}', b"[" * 100_000])
+def test_a_broken_verdict_is_one_sentence(evidence: dict[str, Path], written: Path, how: bytes):
+    written.write_bytes(how)
+    with pytest.raises(InputError, match=r"static\.verdict\.json is damaged"):
+        check_verdict(written, judge_files(evidence, LIMITS))

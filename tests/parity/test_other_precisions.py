@@ -13,7 +13,7 @@ from tests.conftest import Spine, short
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.parity.floors import error, in_floors, noise_floors
 from vit2onnx.runners import equinox as equinox_runner
-from vit2onnx.runners.onnx import session_of
+from vit2onnx.runners.session import session_of
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.weights.model_file import open_model
 

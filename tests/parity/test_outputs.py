@@ -24,6 +24,7 @@ from onnx import numpy_helper
 from tests import transformers_model
 from tests.limits import LIMITS, judge
 from vit2onnx.checkpoints.fetch import describe
+from vit2onnx.errors import InputError
 from vit2onnx.exporting.graph import export
 from vit2onnx.parity.comparison import Comparison, Pair, largest
 from vit2onnx.parity.floors import noise_floors, rms
@@ -31,6 +32,7 @@ from vit2onnx.parity.outputs import (
     MAX_ERROR_MAPS,
     by_kind,
     compare_features,
+    compare_golden,
     compare_outputs,
     distribution,
     error_maps,
@@ -40,8 +42,8 @@ from vit2onnx.parity.outputs import (
 from vit2onnx.parity.tables import csv_of, flat_semantics
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import onnx as onnx_runner
-from vit2onnx.runners import onnx_double
-from vit2onnx.runners.onnx import MIRROR, RUNS, filled_batches, run_graph, session_of
+from vit2onnx.runners.onnx import MIRROR, RUNS, filled_batches, run_graph
+from vit2onnx.runners.session import session_of
 from vit2onnx.spec.case import GOLDEN, Case, accepted
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.subject import GRAPH_RUNS
@@ -285,6 +287,14 @@ def test_published_features_are_held_against_every_implementation(
         f"{subject}, max |difference| from the published features"
         for subject in ("transformers", "equinox", "onnx", "onnx_unoptimized")
     ]
+
+
+@pytest.mark.parametrize("tokens", [((10**6, (0.1,)),), ((0, (0.1,) * 1000),)], ids=["token", "width"])
+def test_published_features_beyond_the_model_are_one_sentence(tiny_spec: VariantSpec, tokens):
+    spec = replace(tiny_spec, golden=Golden(tokens, tiny_spec.preprocessing))
+    features = {GOLDEN: np.zeros((201, 48), np.float32)}
+    with pytest.raises(InputError, match=r"dinov3_tiny: `golden` has \d+ values of token \d+, and the model has"):
+        list(compare_golden("onnx", features, spec, 1))
 
 
 def test_a_static_graphs_batch_is_its_own(graph: Path, compare, pixel_values: Features):
@@ -558,7 +568,7 @@ def test_a_graph_that_does_not_run_in_double_precision_is_a_finding(
     def fails(*_: Any) -> None:
         raise RuntimeError("no implementation of Attention")
 
-    monkeypatch.setattr(onnx_double, "run_in_double", fails)
+    monkeypatch.setattr(onnx_runner, "run_in_double", fails)
     found = compare(graph)
     json.dumps(asdict(found), allow_nan=False)
     faults = judge(found, LIMITS).faults
@@ -617,7 +627,10 @@ def other_metadata(key: str, old: str, new: str) -> Callable[[onnx.ModelProto], 
         (third_output, "pooled is float32 batch x 48 instead of nothing"),
         (renamed_dimension, "pixel_values is float32 n x 3 x height x width instead of float32 batch x 3"),
         (other_operator_set, "opset is 24 instead of 23"),
-        (other_metadata("preprocessing", "0.485", "0.486"), "mean is [0.486, 0.456, 0.406] instead of [0.485, 0.456"),
+        (
+            other_metadata("preprocessing", "0.485", "0.486"),
+            '"mean": [0.486, 0.456, 0.406], "std": [0.229, 0.224, 0.225]} instead of {"input"',
+        ),
         (other_metadata("variant", "tiny", "huge"), "variant is dinov3_huge instead of dinov3_tiny"),
     ],
 )

@@ -16,6 +16,7 @@ from tests import transformers_model
 from tests.limits import LIMITS
 from tests.planted import AMPLIFIED, IN_CHAIN, MODELS
 from vit2onnx.families.fault import InWeights
+from vit2onnx.handover.judging import lacking_stages
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.floors import rms
 from vit2onnx.parity.stages import compare_implementations
@@ -70,6 +71,7 @@ def case_of(released, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 @pytest.mark.parametrize("name", MODELS)
 def test_healthy_stages_diverge_nowhere(case_of: Callable[[str], Case], name: str):
     ledger = case_of(name).healthy.stages
+    assert lacking_stages(ledger) == []
     assert all(finding.passed for finding in ledger.judge(LIMITS))
     assert [ledger.first_divergence(mode, FLOORS) for mode in MODES] == [None, None]
     pairs = {(row["subject"], row["other"]) for row in ledger.stages}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.limits import BY_PRECISION, LIMITS, PREPARED, judge
+from vit2onnx.files import write_json
 from vit2onnx.parity.comparison import Comparison, pairs_of, place_of, worst_place
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.verdict import LEGS, Verdict, judge_graph
@@ -455,7 +456,7 @@ def test_a_verdict_that_was_written_and_read_is_the_same(tmp_path: Path):
     # What it says of itself is not believed.
     for finding in data["findings"]:
         finding["passed"] = True
-    (tmp_path / "verdict.json").write_text(json.dumps(data | {"passed": True, "faults": []}))
+    write_json(tmp_path / "verdict.json", data | {"passed": True, "faults": []})
     again = Verdict.read(tmp_path / "verdict.json")
     assert again.faults == verdict.faults
     assert again.as_data() == verdict.as_data()

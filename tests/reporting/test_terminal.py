@@ -1,6 +1,5 @@
 """The table at the end of a run: it fits a log, says why a graph failed, and ends with the verdict."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vit2onnx.files import write_json
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.verdict import Verdict
@@ -33,7 +33,7 @@ def printed(
         paths = [RESULTS / f"dinov3_tiny/{verdict.export}.verdict.json" for verdict in verdicts]
         for path, verdict in zip(paths, verdicts, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(verdict.as_data()))
+            write_json(path, verdict.as_data())
         others = [RESULTS / f"dinov3_tiny/other{i}.verdict.json" for i in range(missing)]
         print_summary(RESULTS, [*paths, *others], limits, NOTHING | asked, complete=complete)
         return capsys.readouterr().out
@@ -43,7 +43,7 @@ def printed(
 
 def write_self_test(tested: Plain) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "self_test.json").write_text(json.dumps(tested | {"wrong": judge_self_test(tested)}))
+    write_json(RESULTS / "self_test.json", tested | {"wrong": judge_self_test(tested)})
 
 
 def test_terminal_ends_with_the_verdict(
@@ -138,7 +138,7 @@ def test_only_verdicts_on_what_is_there_are_shown(
 ) -> None:
     path, graph = tmp_path / "dynamic.verdict.json", tmp_path / "dynamic.onnx"
     verdict = replace(judged(healthy), evidence={"dynamic.onnx": "0123abcd"})
-    path.write_text(json.dumps(verdict.as_data()))
+    write_json(path, verdict.as_data())
 
     def shown(limits: dict[str, Plain] = limits, **asked: bool) -> bool:
         return list(current_verdicts([path, tmp_path / "static.verdict.json"], limits, NOTHING | asked)) == [path]

@@ -25,9 +25,10 @@ from vit2onnx.errors import InputError
 from vit2onnx.families.fault import InGraph
 from vit2onnx.parity.floors import rms
 from vit2onnx.parity.outputs import Check, outputs_of
-from vit2onnx.runners.onnx import run_graph, session_of
+from vit2onnx.runners.onnx import run_graph
 from vit2onnx.runners.onnx_constants import COMPUTED, compute, meant
 from vit2onnx.runners.onnx_double import Conv, Gelu, LayerNormalization, run_in_double
+from vit2onnx.runners.session import session_of
 from vit2onnx.self_test.chain import shrink
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.recipe import Recipe

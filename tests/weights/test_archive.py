@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tarfile
 import threading
 import time
 import weakref
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,8 +25,9 @@ import numpy as np
 import pytest
 
 from vit2onnx.checkpoints.synthetic import synthetic_value
-from vit2onnx.errors import InputError, InternalError
+from vit2onnx.errors import DamagedError, InputError, InternalError
 from vit2onnx.weights.archive import archive_config, archive_skeleton, read_archive, write_archive
+from vit2onnx.weights.header import header_line
 from vit2onnx.weights.leaves import CHUNK, ahead, array_shapes, leaf_names, npy_header, serialise, write_leaves
 from vit2onnx.weights.model_file import load_model, open_model, skeleton_of, write_model
 
@@ -353,6 +356,19 @@ def test_a_foreign_archive_is_refused(tiny_spec, tiny_archive, tmp_path):
     assert [name for name, _ in read_archive(path, tiny_spec)] == list(array_shapes(archive_skeleton(tiny_spec)))
 
 
+def test_any_flipped_bit_of_an_archive_is_named_or_changes_nothing(tiny_spec, tiny_archive, tmp_path):
+    """By the checksums of the lz4 frame, which cover its head and all of its content."""
+    path = tmp_path / "archive.tar.lz4"
+    content = tiny_archive.read_bytes()
+    rng = random.Random(0)
+    places = [*range(40), *range(len(content) - 8, len(content)), *rng.sample(range(len(content)), 40)]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        assert "delete it and run again" in refusal(path, tiny_spec), place
+
+
 def test_the_leaf_at_which_an_archive_is_damaged_is_named(tiny_spec, tiny_archive, tmp_path):
     path = tmp_path / "archive.tar.lz4"
     own = members(tiny_archive)
@@ -388,7 +404,8 @@ def test_a_model_is_written_and_read_back_to_the_bit(small, tmp_path):
     write_model(path, spec, reversed(expected.items()))
     with path.open("rb") as file:
         header = json.loads(file.readline())
-        assert header.keys() == {"variant", "family", "architecture"}
+        assert header.keys() == {"variant", "family", "architecture", "crc32", "crc32_of_this"}
+        assert header["crc32"] == {name: f"{zlib.crc32(value.tobytes()):08x}" for name, value in expected.items()}
         assert (header["variant"], header["family"]) == (spec.name, spec.family)
         assert header["architecture"] == json.loads(json.dumps(asdict(spec.architecture)))
         assert file.read() == equinox_bytes(jax.tree_util.tree_unflatten(structure, expected.values()))
@@ -451,25 +468,45 @@ def test_a_truncated_model_is_refused_wherever_it_ends(tiny_model_file, tmp_path
     start = content.index(b"\n") + 1
     for length in (0, 1, len(content[:start].rstrip()) - 1):
         path.write_bytes(content[:length])
-        assert model_refusal(path) == "is no model.eqx written by vit2onnx."
+        assert model_refusal(path).startswith(
+            "is no model.eqx written by this vit2onnx, or is damaged; delete it and run"
+        )
     for length in [start - 1, start, start + 5, start + 100, start + 128, *range(start + 200, len(content), 20_011)]:
         path.write_bytes(content[:length])
-        assert model_refusal(path).startswith("is damaged (")
-    path.write_bytes(content[:-1])
-    assert model_refusal(path) == "is truncated; delete it and run again to rebuild it."
+        assert model_refusal(path).startswith("is damaged at ")
+    for longer in (content[:-1], content + b"\0"):
+        path.write_bytes(longer)
+        assert model_refusal(path) == "is truncated or damaged; delete it and run again to rebuild it."
+
+
+def test_any_flipped_bit_of_a_model_is_named(tiny_model_file, tmp_path):
+    """In the first line and the headers when the file is opened, in an array when that is read."""
+    path = tmp_path / "model.eqx"
+    content = tiny_model_file.read_bytes()
+    start = content.index(b"\n") + 1
+    rng = random.Random(0)
+    places = [*rng.sample(range(start), 30), *range(start, start + 128, 8), *rng.sample(range(start, len(content)), 30)]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(InputError, match=r"model\.eqx is .*; delete it and run again to rebuild it"):
+            {name: tensor.read() for name, tensor in open_model(path)[1].items()}
 
 
 def test_a_foreign_model_file_is_refused(tiny_model_file, tmp_path):
     header, leaves = tiny_model_file.read_bytes().split(b"\n", 1)
     path = tmp_path / "model.eqx"
     other = json.loads(header)
-    headers = [b"{}", b"[]", b"3", b"not json", b"\xff", leaves[:40]]
-    headers += [json.dumps(other | change).encode() for change in ({"family": "bert"}, {"architecture": {"depth": 2}})]
+    del other["crc32_of_this"]
+    headers = [b"{}\n", b"[]\n", b"3\n", b"not json\n", b"\xff\n", leaves[:40], b"[" * 100_000 + b"\n"]
+    changes = ({"family": "bert"}, {"architecture": {"depth": 2}})
+    headers += [header_line(other | change, other["crc32"]) for change in changes]
     for first in headers:
-        path.write_bytes(first + b"\n" + leaves)
-        assert model_refusal(path) == "is no model.eqx written by vit2onnx.", first
+        path.write_bytes(first + leaves)
+        assert model_refusal(path).startswith("is no model.eqx written by this vit2onnx"), first
     path.write_bytes(header + b"\n" + leaves.replace(b"'<f4'", b"'<i4'", 1))
-    assert model_refusal(path).startswith("is damaged (leaf patch_embed.weight is (48, 3, 16, 16) int32);")
+    assert model_refusal(path).startswith("is damaged at patch_embed.weight;")
 
 
 @pytest.mark.parametrize("kind", ["archive", "model"])
@@ -507,4 +544,5 @@ def test_opening_reads_no_tensor(tiny_model_file, tmp_path):
     with path.open("r+b") as file:
         file.seek(end - 48 * 4)
         file.write(np.full(48, 7, np.float32).tobytes())
-    assert tensors["norm.bias"].read().tolist() == [7] * 48
+    with pytest.raises(DamagedError, match=r"model\.eqx is damaged within norm\.bias; delete it and run again"):
+        tensors["norm.bias"].read()

@@ -16,7 +16,7 @@ from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.folding import fold
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.naming import name_nodes
-from vit2onnx.exporting.weights import write_embedded, write_external
+from vit2onnx.exporting.weights import end_with_checksum, write_embedded, write_external
 from vit2onnx.files import atomic
 from vit2onnx.nn.model import Model, run_stages
 from vit2onnx.spec.interface import Interface, Port
@@ -173,6 +173,7 @@ def write(
             write_external(new, model, tensors, weights.name)
         else:
             write_embedded(new, model, tensors)
+        end_with_checksum(new)
 
 
 def check_interface(graph: ir.Model, interface: Interface, recipe: Recipe) -> None:

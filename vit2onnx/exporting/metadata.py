@@ -18,20 +18,28 @@ def metadata_of(spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any]
     `checkpoint` is the content of `checkpoint.json`.
     """
     made_with = versions(["jax", "equinox", "jax2onnx", "onnx", "onnx-ir"])
-    return statements_of(spec, recipe, checkpoint, ledger_sha256) | {"versions": json.dumps(made_with)}
+    of_weights = statements_on_weights(spec, checkpoint, ledger_sha256)
+    return statements_of(spec, recipe) | of_weights | {"versions": json.dumps(made_with)}
 
 
-def statements_of(
-    spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any], ledger_sha256: str
-) -> dict[str, str]:
-    """The metadata of a file but for the versions that it was made with."""
+def statements_on_weights(spec: VariantSpec, checkpoint: Mapping[str, Any], ledger_sha256: str) -> dict[str, str]:
+    """The part of the metadata that follows from the checkpoint."""
     licence = {"id": spec.licence.id, "url": spec.licence.url, "file": LICENCE_FILE} if spec.licence else None
+    keys = ("origin", "layout", "sha256", "official_file", "identity")
+    return {
+        "weights": checkpoint["weights"],
+        "ledger_sha256": ledger_sha256,
+        "checkpoint": json.dumps({key: checkpoint[key] for key in keys}),
+        # Random numbers are nobody's work.
+        "licence": json.dumps(licence if checkpoint["weights"] != "synthetic" else None),
+    }
+
+
+def statements_of(spec: VariantSpec, recipe: Recipe) -> dict[str, str]:
+    """The part of the metadata that follows from variant and recipe."""
     interface, prepared = spec.interface(recipe.interface), spec.preprocessing
     image = interface.inputs[0]
     structured = {
-        "checkpoint": {key: checkpoint[key] for key in ("origin", "layout", "sha256", "official_file", "identity")},
-        # Random numbers are nobody's work.
-        "licence": licence if checkpoint["weights"] != "synthetic" else None,
         "preprocessing": {
             "input": f"{image.dtype} RGB, [{', '.join(map(str, image.axes))}]",
             "interpolation": prepared.interpolation,
@@ -48,10 +56,8 @@ def statements_of(
         "version": vit2onnx.__version__,
         "variant": spec.name,
         "family": spec.family,
-        "weights": checkpoint["weights"],
         "export": recipe.name,
         "departure": spec.departure,
-        "ledger_sha256": ledger_sha256,
         "passport": passport_beside(Path(f"{recipe.name}.onnx")).name,
     }
     return plain | {key: json.dumps(value) for key, value in structured.items()}

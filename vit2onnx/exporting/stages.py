@@ -18,7 +18,7 @@ from vit2onnx import onnx_file
 from vit2onnx.errors import InternalError
 from vit2onnx.exporting.folding import fold
 from vit2onnx.exporting.graph import trace
-from vit2onnx.exporting.weights import write_external
+from vit2onnx.exporting.weights import end_with_checksum, write_external
 from vit2onnx.files import atomic
 from vit2onnx.nn.model import Model, run_stages
 from vit2onnx.spec.recipe import Recipe
@@ -76,6 +76,7 @@ def write_stages(
             proto.graph.input.remove(value)
         with atomic(path) as new:
             write_external(new, proto, tensors, weights.name)
+            end_with_checksum(new)
 
 
 def check_same_nodes(exported: Path, graph: onnx.ModelProto, parameters: Mapping[str, LazyTensor]) -> None:

@@ -12,7 +12,9 @@ from typing import IO
 
 import onnx
 
+from vit2onnx.checksums import sha256_of
 from vit2onnx.errors import InternalError
+from vit2onnx.onnx_file import checksum_entry
 from vit2onnx.weights.keytable import LazyTensor
 
 # Field numbers of onnx.proto.
@@ -62,6 +64,13 @@ def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
             file.write(heads[name])
             _start_field(file, TENSOR_RAW_DATA, tensor.nbytes)
             file.write(_bytes_of(name, tensor))
+
+
+def end_with_checksum(path: Path) -> None:
+    """Add the checksum of all that a file holds so far, for `check_file`."""
+    digest = sha256_of(path)
+    with path.open("ab") as file:
+        file.write(checksum_entry(digest))
 
 
 def _describe(name: str, tensor: LazyTensor) -> onnx.TensorProto:

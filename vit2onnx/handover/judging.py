@@ -1,21 +1,23 @@
 """Judge a graph from the files on it: for its verdict, and once more for its passport, which believes no verdict."""
 
-import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from vit2onnx.errors import InputError
-from vit2onnx.files import sha256_of
-from vit2onnx.parity.comparison import Comparison
+from vit2onnx.files import read_json, sha256_of
+from vit2onnx.parity.comparison import Comparison, Row, case_of
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite
+from vit2onnx.parity.preprocessing import PUBLISHER
 from vit2onnx.parity.verdict import Verdict, judge_graph
-from vit2onnx.self_test.verdict import finding_of
+from vit2onnx.self_test.verdict import finding_of, judge_self_test
+from vit2onnx.spec.case import GOLDEN, MODES, Case
 
 # How far figures may be apart that two processors compute from the same arrays, as a share of figure or limit.
 TOLERANCE = 0.01
@@ -34,16 +36,51 @@ def judge_files(
         raise InputError(
             f"{evidence['comparison']} is of another {graph.name}; delete features/{graph.name}.npz and run again."
         )
+    preprocessing = read_json(evidence["preprocessing"])["differences"]
+    compared = StageComparison.read(stages) if stages else None
+    tested = read_json(self_test) if self_test else None
+    _check_rows(evidence["preprocessing"], _lacking_preparation(comparison, preprocessing))
+    if stages and compared:
+        _check_rows(stages, lacking_stages(compared))
+    if self_test and tested and (wrong := judge_self_test(tested)) != tested["wrong"]:
+        _check_rows(self_test, wrong or ["what it says is wrong"])
     return judge_graph(
         comparison,
         limits,
-        json.loads(evidence["record"].read_text()),
-        json.loads(evidence["preprocessing"].read_text())["differences"],
-        StageComparison.read(stages) if stages else None,
-        finding_of(json.loads(self_test.read_text())) if self_test else None,
+        read_json(evidence["record"]),
+        preprocessing,
+        compared,
+        finding_of(tested) if tested else None,
         bytes=graph.stat().st_size,
         evidence={os.path.relpath(path, graph.parent): sha256_of(path) for path in evidence.values()},
     )
+
+
+def _check_rows(path: Path, lacking: Sequence[str]) -> None:
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        told = f"{'; '.join(lacking[:3])}{more}"
+        raise InputError(f"{path} was edited: its rows do not bear out {told}; delete it and run again.")
+
+
+def _lacking_preparation(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
+    """Inputs of a graph of which no row says that others prepare them in the same way."""
+    found = {(row["other"], case_of(row)) for row in rows}
+    others = dict.fromkeys([PUBLISHER, *(row["other"] for row in rows)])
+    cases = [case for case in comparison.cases if Case.parse(case) != GOLDEN]
+    return [f"{case} as {other} prepares it" for other in others for case in cases if (other, case) not in found]
+
+
+def lacking_stages(comparison: StageComparison) -> list[str]:
+    """Stages of pairs of implementations that have no row in both modes; the input of a layer is given in one."""
+    found = {(row["mode"], row["stage"], row["subject"], row["other"]) for row in comparison.stages}
+    pairs = dict.fromkeys((row["subject"], row["other"]) for row in comparison.stages)
+    wanted = product(MODES, comparison.names, pairs)
+    return [
+        f"{stage} of {' and '.join(pair)}, {mode}"
+        for mode, stage, pair in wanted
+        if (mode, stage, *pair) not in found and (mode == MODES[0] or not stage.endswith(".input"))
+    ] or ([] if comparison.names else ["any stage"])
 
 
 def check_verdict(path: Path, own: Verdict) -> None:

@@ -1,7 +1,7 @@
 """The passport of an ONNX file: what it is, where its weights come from, and how far it is from the original."""
 
-import json
-from collections.abc import Mapping
+import csv
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from onnx.numpy_helper import to_array
 from vit2onnx.checkpoints.convert import sha256
 from vit2onnx.checkpoints.detect import fitted
 from vit2onnx.checkpoints.identity import describe
-from vit2onnx.checkpoints.reading import open_variant
+from vit2onnx.checkpoints.reading import Opened, open_variant
 from vit2onnx.errors import InputError
-from vit2onnx.exporting.metadata import statements_of
-from vit2onnx.files import sha256_of
-from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, described, initializers, metadata
+from vit2onnx.exporting.metadata import statements_of, statements_on_weights
+from vit2onnx.files import read_json, sha256_of
+from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, check_file, described, initializers, metadata
 from vit2onnx.parity.floors import error, noise_floors
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.provenance import versions
@@ -73,6 +73,25 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path, model: Path) ->
     return {"weights": weights, "constants": constants, "folded": folded}
 
 
+def check_ledger(ledger: Path, opened: Opened, ways: Iterable[Mapping[str, Any]]) -> None:
+    """Raise `InputError` if a ledger says of a tensor that it has another hash than it has, or leaves one out.
+
+    `ways` tell of the tensors that have been read already.
+    """
+    known = {key: digest for way in ways for key, digest in way["sources"].items()}
+    with ledger.open(newline="") as file:
+        told = {row.get("source"): row.get("sha256") for row in csv.DictReader(file)}
+    # Ignored tensors are in the ledger, and no weight comes from them.
+    tensors = {opened.name(key): tensor for key, tensor in opened.tensors.items()}
+    others = {key: tensor for key, tensor in tensors.items() if key in told and key not in known}
+    found = known | {key: sha256(tensor.read()) for key, tensor in others.items()}
+    if wrong := [key for key, digest in found.items() if told.get(key) != digest]:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(
+            f"{ledger} was edited: it does not have the hash of {', '.join(wrong[:3])}{more}; delete it and run again."
+        )
+
+
 def passport_of(
     spec: VariantSpec,
     recipe: Recipe,
@@ -94,26 +113,31 @@ def passport_of(
     not the checkpoint's, if the graph did not pass or does not compute its sample, or if a file is not the one that it
     says it is.
     """
+    told = read_json(record)
+    described_anew = describe(spec, checkpoint, origin=told["origin"], weights=whose)
+    if described_anew != told:
+        raise InputError(
+            f"{record} says something else of {checkpoint} than is true ({described_anew['identity']}); delete"
+            f" {record} and run again."
+        )
+    check_file(graph)
     weights = weights_of(spec, checkpoint, graph, model)
+    check_ledger(ledger, open_variant(spec, checkpoint), [*weights["weights"].values(), *weights["folded"].values()])
     if not verdict.passed:
         raise InputError(
             f"{spec.name}/{graph.name} did not pass: {'; '.join(verdict.faults)}. All that was found is in"
             f" {graph.with_suffix('.verdict.json')}."
         )
-    own = described(graph)
-    if sha256_of(ledger) != own["ledger_sha256"]:
-        raise InputError(f"{ledger} is not the one from which {graph} was made; delete both and run again.")
-    told = json.loads(record.read_text())
-    described_anew = describe(spec, checkpoint, origin=told["origin"], weights=whose)
-    if described_anew != told or not told.items() >= {**own["checkpoint"], "weights": own["weights"]}.items():
-        raise InputError(
-            f"{record} or the metadata of {graph} says something else of {checkpoint} than is true"
-            f" ({described_anew['identity']}); delete {record} and run again."
-        )
     stated = metadata(graph)
-    wanted = statements_of(spec, recipe, told, own["ledger_sha256"])
-    if other := sorted(key for key, text in wanted.items() if stated.get(key) != text):
+    wanted = statements_of(spec, recipe) | statements_on_weights(spec, told, sha256_of(ledger))
+    other = sorted(key for key, text in wanted.items() if stated.get(key) != text)
+    if other == ["checkpoint"]:
+        raise InputError(f"{record} says something else of {checkpoint} than {graph} does; delete both and run again.")
+    if other == ["ledger_sha256"]:
+        raise InputError(f"{ledger} is not the one from which {graph} was made; delete both and run again.")
+    if other:
         raise InputError(f"The metadata of {graph} was edited ({', '.join(other)}); delete it and run again.")
+    own = described(graph)
     passport = {
         **{key: value for key, value in own.items() if key not in ("version", "weights")},
         "passport": PASSPORT_FORMAT,
@@ -129,7 +153,11 @@ def passport_of(
             "runtime": verdict.runtime,
             "findings": [finding.as_data() for finding in verdict.findings],
         },
-        "sample": {"sha256": sha256_of(sample), "limit_in_floors": verdict.limits["floors"]["limit"]},
+        "sample": {
+            "bytes": sample.stat().st_size,
+            "sha256": sha256_of(sample),
+            "limit_in_floors": verdict.limits["floors"]["limit"],
+        },
         "versions": own["versions"] | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},
         **weights,
     }

@@ -1,13 +1,12 @@
 """All that was measured of an exported graph. Nothing is judged here."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.files import write_json
+from vit2onnx.files import read_json, write_json
 from vit2onnx.parity.metrics import severity, worst
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.subject import DOUBLE, DOUBLE_GRAPH, GRAPH_RUNS, TRUTH
@@ -69,7 +68,7 @@ class Comparison:
 
     @classmethod
     def read(cls, path: Path) -> "Comparison":
-        return cls(**json.loads(path.read_text()))
+        return cls(**read_json(path))
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))

@@ -1,6 +1,5 @@
 """Where implementations part, by the comparison of their stages."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.files import write_json
+from vit2onnx.files import read_json, write_json
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import worst
 from vit2onnx.spec.subject import DOUBLE, TRUTH
@@ -44,7 +43,7 @@ class StageComparison:
 
     @classmethod
     def read(cls, path: Path) -> "StageComparison":
-        return cls(**json.loads(path.read_text()))
+        return cls(**read_json(path))
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))

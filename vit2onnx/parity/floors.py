@@ -1,11 +1,10 @@
 """The unit in which rounding is judged: what single precision does to a correct implementation."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-
-from vit2onnx.parity.metrics import finite
 
 # PARITY: a floor is at least one unit in the last place of the scale, of the token or of all tokens. Otherwise a value
 # that happens to be exact would have no floor, and any difference from it would be infinitely many floors.
@@ -48,7 +47,8 @@ def in_floors(a: np.ndarray, b: np.ndarray, floors: np.ndarray) -> InFloors:
     """The worst of tokens [tokens, channels]: its root mean square difference as a multiple of its noise floor."""
     multiples = token_floors(a, b, floors)
     worst = int(np.argmax(np.where(np.isfinite(multiples), multiples, np.inf)))
-    return InFloors(finite(multiples[worst]), worst)
+    found = float(multiples[worst])
+    return InFloors(found if math.isfinite(found) else None, worst)
 
 
 def token_floors(a: np.ndarray, b: np.ndarray, floors: np.ndarray) -> np.ndarray:

@@ -3,17 +3,20 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vit2onnx.errors import InputError
+from vit2onnx.exporting.metadata import statements_of
 from vit2onnx.files import open_arrays
 from vit2onnx.parity.comparison import Comparison, Pair, pairs_of
 from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors
 from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
+from vit2onnx.parity.photographs import PHOTOGRAPHS, no_evidence, sentence_of
 from vit2onnx.parity.semantics import compare_semantics, view
 from vit2onnx.spec.case import GOLDEN, Case, accepted
 from vit2onnx.spec.family import part
@@ -63,20 +66,9 @@ def dimensions(shape: Iterable[int | str]) -> str:
 
 
 def check_promises(graph: Mapping[str, Any], spec: VariantSpec, recipe: Recipe) -> Check:
-    """Whether what a file says of itself is true: its operator set, its variant, and how its input is prepared."""
-    own, facts, prepared = graph["metadata"], spec.interface(recipe.interface).facts, spec.preprocessing
-    wanted = {
-        "opset": recipe.opset,
-        "variant": spec.name,
-        "export": recipe.name,
-        "mean": list(prepared.mean),
-        "std": list(prepared.std),
-        "interpolation": prepared.interpolation,
-        **({"crop_pct": prepared.crop_pct} if prepared.crop_pct else {}),
-        **facts,
-    }
-    structured = {key: json.loads(own.get(key, "null")) for key in facts} | json.loads(own.get("preprocessing", "{}"))
-    said = {**own, **structured, "opset": graph["operator_sets"].get("")}
+    """Whether what a file says of itself is true: its operator set, and all that follows from variant and recipe."""
+    wanted = {"opset": recipe.opset, **statements_of(spec, recipe)}
+    said = {"opset": graph["operator_sets"].get(""), **graph["metadata"]}
     wrong = [
         f"{name} is {said.get(name)} instead of {value}" for name, value in wanted.items() if said.get(name) != value
     ]
@@ -252,6 +244,11 @@ def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: i
     for token, values in spec.golden.tokens:
         group = next(group.name for group in reversed(groups) if group.start <= token)
         ours = features[GOLDEN][token : token + 1, : len(values)]
+        if ours.shape != (1, len(values)):
+            raise InputError(
+                f"{spec.name}: `golden` has {len(values)} values of token {token}, and the model has tokens"
+                f" {dimensions(features[GOLDEN].shape)}; correct the file of the variant."
+            )
         row = {"subject": subject, "other": PUBLISHED, **asdict(GOLDEN), "batch": batch, "group": group}
         yield row | asdict(difference(ours, np.array([values])))
 
@@ -317,8 +314,18 @@ def compare_files(
     with ExitStack() as stack:
         opened = {name: stack.enter_context(open_arrays(path)) for name, path in {**arrays, **references}.items()}
         named = {name: opened[name] for name in references}
-        cases = list(opened["pixel_values"])
-        return compare_outputs(spec, recipe, cases, named, opened["equinox"], opened["onnx"], batch_sizes)
+        images = opened["pixel_values"]
+        found = compare_outputs(spec, recipe, list(images), named, opened["equinox"], opened["onnx"], batch_sizes)
+        return replace(found, checks=[*found.checks, asdict(check_photographs(images, spec))])
+
+
+def check_photographs(images: Arrays, spec: VariantSpec) -> Check:
+    """Whether a photograph can show a fault, and which ones cannot."""
+    reasons = no_evidence(images, spec.preprocessing)
+    names = {case.image for case in map(Case.parse, images) if case != GOLDEN}
+    told = f"; not evidence: {sentence_of(reasons)}" if reasons else ""
+    count = len(names - reasons.keys())
+    return Check(PHOTOGRAPHS, count > 0, f"{count} of {len(names)} photographs can show a fault{told}")
 
 
 def compare_outputs(

@@ -1,6 +1,5 @@
 """Pass or fail: all gates of one graph, judged once on what was measured. A gate without a finding fails."""
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from vit2onnx.files import read_json
 from vit2onnx.parity.comparison import Comparison, Row, largest, worst_place
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
@@ -47,7 +47,7 @@ class Verdict:
     @classmethod
     def read(cls, path: Path) -> "Verdict":
         """Read a verdict. Whether it passed is told by its findings alone."""
-        data = json.loads(path.read_text())
+        data = read_json(path)
         given = {entry.name: data[entry.name] for entry in fields(cls)}
         return cls(**given | {"findings": tuple(map(Finding.from_data, data["findings"]))})
 

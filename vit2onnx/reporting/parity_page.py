@@ -5,6 +5,7 @@ from typing import Any
 
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.metrics import worst
+from vit2onnx.parity.photographs import PHOTOGRAPHS
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, sizes_of, table_of
@@ -61,6 +62,7 @@ def page_content(evidence: Evidence) -> dict[str, Any]:
         "confirmed": all(verdict.confirmed for verdict in verdicts),
         "record": evidence.record,
         "ledger": ledger_section(evidence.ledger),
+        "evidence": [one.detail for one in verdicts[0].of("sanity") if one.measure == PHOTOGRAPHS],
         "photographs": photograph_section(evidence.comparisons, evidence.photographs),
         "preprocessing": preprocessing,
         "self_test": tested,

@@ -1,6 +1,5 @@
 """The summary at the end of a run, for terminals and for logs."""
 
-import json
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,6 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vit2onnx.errors import InputError
+from vit2onnx.files import read_json
 from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.verdict import Verdict, numbers_of
 from vit2onnx.reporting.page import cosine, counted, megabytes, number
@@ -40,7 +41,11 @@ def current_verdicts(
     verdicts = {}
     for path in paths:
         if path.is_file():
-            verdict = Verdict.read(path)
+            try:
+                verdict = Verdict.read(path)
+            except InputError:
+                # A damaged one is as good as none here; the rules that read it name it.
+                continue
             evidence = [path.parent / name for name in verdict.evidence]
             is_newest = all(file.exists() and file.stat().st_mtime_ns <= path.stat().st_mtime_ns for file in evidence)
             is_asked = all((gate in verdict.asked) == asked[gate] for gate in OPTIONAL)
@@ -66,7 +71,7 @@ def self_test_line(result: Path, limits: Mapping[str, Any]) -> str:
     """What became of planted faults, in one sentence, and the page to open; nothing if none were, by these limits."""
     if not result.is_file():
         return ""
-    data = json.loads(result.read_text())
+    data = read_json(result)
     if data["limits"] | data["preprocessing_limits"] != numbers_of(limits):
         return ""
     tested, page = self_test_section(data), result.with_suffix(".html")
@@ -127,7 +132,7 @@ def print_summary(
 def _told(folder: Path) -> list[str]:
     """What an own checkpoint was recognised as, and what was assumed."""
     record = folder / "checkpoint.json"
-    sentences: list[str] = json.loads(record.read_text()).get("told", []) if record.is_file() else []
+    sentences: list[str] = read_json(record).get("told", []) if record.is_file() else []
     return [f"{folder.name}: {sentence}" for sentence in sentences]
 
 

@@ -1,4 +1,4 @@
-"""How graphs are run, and all that they give. onnxruntime, numpy and the standard library only, for `verify`."""
+"""How graphs are run, and all that they give."""
 
 import json
 import logging
@@ -9,39 +9,22 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from vit2onnx.errors import DamagedError
 from vit2onnx.files import sha256_of
 from vit2onnx.onnx_file import is_external, metadata, operator_sets
+from vit2onnx.runners.onnx_double import run_in_double
+from vit2onnx.runners.session import ALL, session_of
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.subject import DOUBLE_GRAPH, GRAPH_RUNS
 
 logger = logging.getLogger(__name__)
 
-ALL = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
 RUNS = dict(zip(GRAPH_RUNS, (ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL), strict=True))
 # onnxruntime's names for types, in numpy's words.
 DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 # The name of an image that is there to fill a batch only.
 MIRROR = ""
-
-
-def batch_of(session: ort.InferenceSession) -> int:
-    """How many images a graph is given at once: its own number, or one if that is free."""
-    size = session.get_inputs()[0].shape[0]
-    return size if isinstance(size, int) else 1
-
-
-def session_of(graph: Path, level: ort.GraphOptimizationLevel = ALL, threads: int = 0) -> ort.InferenceSession:
-    """A session on the CPU, with a stated optimisation level and thread count (0: as onnxruntime likes)."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = level
-    options.intra_op_num_threads = threads
-    # Idle sessions that spin slow their neighbours in the same process.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # External weights are mapped from their file, so that a model may be larger than memory; packed copies would undo
-    # that.
-    options.add_session_config_entry("session.disable_prepacking", str(int(is_external(graph))))
-    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
 def run_graph(
@@ -89,13 +72,12 @@ def run_graph(
     run = begin(DOUBLE_GRAPH, in_double)
     # Any exception, because a faulty graph makes numpy raise what it likes.
     try:
-        # Here, because it needs more than `verify` has.
-        from vit2onnx.runners.onnx_double import run_in_double
-
         named = list(filled_batches(images, in_double))
         for number, outputs in enumerate(run_in_double(path, [values for _, values in named])):
             run["batches"].append(named[number][0])
             yield from ((f"{DOUBLE_GRAPH}/{in_double}/{number}/{x}", y) for x, y in outputs.items())
+    except DamagedError:
+        raise
     except Exception as problem:
         end(run, problem)
     seen = {

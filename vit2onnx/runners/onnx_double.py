@@ -19,6 +19,7 @@ from scipy import special
 
 from vit2onnx.onnx_file import Initializer, initializers
 from vit2onnx.runners.onnx_constants import computed_constants, meant, read, widen_constants
+from vit2onnx.weights.header import CRC, check_array, read_header
 
 
 class Erf(OpRun):
@@ -77,13 +78,13 @@ def run_in_double(path: Path, batches: Iterable[np.ndarray]) -> list[dict[str, n
     """All outputs [batch, ...] by name, in float64, of every batch [batch, 3, height, width].
 
     Constants that were computed from parameters are proved to be roundings, and run in double precision too. Raises
-    `InputError` if they are not.
+    `InputError` if they are not, and `DamagedError` if a weight in another file is not as it was written.
 
     Runs the nodes in order, each on all batches, and reads a weight when its node comes. So memory grows with what is
     between nodes, and not with the model.
     """
     model = onnx.load(path, load_external_data=False)
-    weights = _take_off_weights(model.graph, initializers(path))
+    weights = _take_off_weights(model.graph, initializers(path), path)
     widen_constants(model.graph)
     computed = computed_constants(path)
     evaluator = ReferenceEvaluator(model, new_ops=[Conv, Erf, Gelu, LayerNormalization])
@@ -103,7 +104,9 @@ def run_in_double(path: Path, batches: Iterable[np.ndarray]) -> list[dict[str, n
     return [{name: state[name] for name in outputs} for state in states]
 
 
-def _take_off_weights(graph: onnx.GraphProto, stored: Mapping[str, Initializer]) -> dict[str, Callable[[], np.ndarray]]:
+def _take_off_weights(
+    graph: onnx.GraphProto, stored: Mapping[str, Initializer], path: Path
+) -> dict[str, Callable[[], np.ndarray]]:
     """Take the weights off a graph; returns how to read each in double precision."""
     weights = {
         one.name: stored[one.name]
@@ -113,8 +116,15 @@ def _take_off_weights(graph: onnx.GraphProto, stored: Mapping[str, Initializer])
     constants = [one for one in graph.initializer if one.name not in weights]
     del graph.initializer[:]
     graph.initializer.extend(constants)
-    return {name: partial(_read, place) for name, place in weights.items()}
+    checksums: dict[Path, Mapping[str, str]] = {}
+    for other in {place.file for place in weights.values()} - {path}:
+        with other.open("rb") as file:
+            checksums[other] = read_header(other, file)[CRC]
+    return {name: partial(_read, place, checksums.get(place.file)) for name, place in weights.items()}
 
 
-def _read(place: Initializer) -> np.ndarray:
-    return read(place).astype(np.float64)
+def _read(place: Initializer, checksums: Mapping[str, str] | None) -> np.ndarray:
+    values = read(place)
+    if checksums is not None:
+        check_array(place.file, place.name, values.reshape(-1).data, checksums[place.name])
+    return values.astype(np.float64)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from vit2onnx.runners.onnx import batch_of, session_of
+from vit2onnx.runners.session import batch_of, session_of
 
 # As the graph is written: what the optimiser fuses has no stages in between. That it changes nothing is for the
 # comparison of outputs to say.

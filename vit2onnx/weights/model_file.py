@@ -1,9 +1,8 @@
 """The inference model in its file, `model.eqx`: one line of JSON that says what it is, then its leaves."""
 
 import io
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,12 +10,14 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from vit2onnx.checksums import REBUILD
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.nn.model import Model
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import Architecture, VariantSpec, architecture_of
+from vit2onnx.weights.header import CRC, check_array, crc_of, header_line, read_header
 from vit2onnx.weights.keytable import Assignment, KeyTable, LazyTensor, assign, value_of
-from vit2onnx.weights.leaves import array_shapes, leaf_names, read_npy_header, write_leaves
+from vit2onnx.weights.leaves import array_shapes, leaf_names, npy_header, write_leaves
 
 
 def skeleton_of(family: str, architecture: Architecture) -> Model:
@@ -63,25 +64,34 @@ def map_model(spec: VariantSpec, archive: Iterable[tuple[str, np.ndarray]]) -> I
 def write_model(path: Path, spec: VariantSpec, values: Iterable[tuple[str, np.ndarray]]) -> None:
     """Write the inference model of a variant: a line of JSON, then the leaves."""
     header = {"variant": spec.name, "family": spec.family, "architecture": asdict(spec.architecture)}
+    skeleton = skeleton_of(spec.family, spec.architecture)
+    checksums = dict.fromkeys(array_shapes(skeleton), crc_of(b""))
+
+    def summed() -> Iterator[tuple[str, np.ndarray]]:
+        for name, value in values:
+            checksums[name] = crc_of(value.reshape(-1).data)
+            yield name, value
+
     with path.open("wb") as file:
-        # Padded, so that the arrays are aligned in the file, as ONNX asks of external data.
-        line = json.dumps(header).encode()
-        file.write(line.ljust(-(-(len(line) + 1) // 64) * 64 - 1) + b"\n")
-        write_leaves(file, skeleton_of(spec.family, spec.architecture), values)
+        file.write(header_line(header, checksums))
+        write_leaves(file, skeleton, summed())
+        # They are known only now.
+        file.seek(0)
+        file.write(header_line(header, checksums))
 
 
 def open_model(path: Path) -> tuple[Model, dict[str, LazyTensor]]:
     """The skeleton of a model file and its tensors by name, read only when asked for.
 
-    Raises `InputError` if the file is truncated or no model file.
+    Raises `InputError` if the file is truncated, damaged or no model file. A damaged array shows when it is read.
     """
     with path.open("rb") as file:
+        header = read_header(path, file)
         try:
-            header = json.loads(file.readline(1 << 16))
             skeleton = skeleton_of(header["family"], architecture_of(header["family"], header["architecture"]))
         except (InputError, ValueError, KeyError, TypeError):
-            raise InputError(f"{path} is no model.eqx written by vit2onnx.") from None
-        return skeleton, _index(path, file, skeleton)
+            raise InputError(f"{path} is no model.eqx written by this vit2onnx; {REBUILD}.") from None
+        return skeleton, _index(path, file, skeleton, header[CRC])
 
 
 def load_model(path: str | Path) -> Model:
@@ -92,16 +102,26 @@ def load_model(path: str | Path) -> Model:
     return model
 
 
-def _index(path: Path, file: IO[bytes], skeleton: Any) -> dict[str, LazyTensor]:
+def _index(path: Path, file: IO[bytes], skeleton: Any, checksums: Mapping[str, str]) -> dict[str, LazyTensor]:
     """Find where each leaf lies in an open `.eqx` file, from its current position on."""
     tensors = {}
-    for name, leaf in zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True):
-        try:
-            shape, dtype = read_npy_header(file, name, leaf)
-        except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}); delete it and run again to rebuild it.") from error
-        tensors[name] = LazyTensor.in_file(path, file.tell(), shape, dtype.name)
+    for name, shape in array_shapes(skeleton).items():
+        header = npy_header(shape)
+        if file.read(len(header)) != header:
+            raise InputError(f"{path} is damaged at {name}; {REBUILD}.")
+        tensors[name] = _checked(path, name, LazyTensor.in_file(path, file.tell(), shape, "float32"), checksums[name])
         file.seek(tensors[name].nbytes, io.SEEK_CUR)
-    if file.tell() > path.stat().st_size:
-        raise InputError(f"{path} is truncated; delete it and run again to rebuild it.")
+    if file.tell() != path.stat().st_size:
+        raise InputError(f"{path} is truncated or damaged; {REBUILD}.")
     return tensors
+
+
+def _checked(path: Path, name: str, tensor: LazyTensor, checksum: str) -> LazyTensor:
+    """A tensor that is compared with its checksum when it is read."""
+
+    def read() -> np.ndarray:
+        array = tensor.read()
+        check_array(path, name, array.reshape(-1).data, checksum)
+        return array
+
+    return replace(tensor, read=read)

@@ -218,7 +218,7 @@ def everything_asked_for():
     licensed = [name for name in LISTED if VARIANTS[name].get("licence") and config["weights"] != "synthetic"]
     return [
         *(path for file in of_graph for path in per_graph(f"<results>/{{variant}}/{file}")),
-        *expand("<results>/{variant}/parity.html", variant=LISTED),
+        *expand("<results>/{variant}/{file}", variant=LISTED, file=["parity.html", "verify.py"]),
         *expand(f"<results>/{{variant}}/{LICENCE_FILE}", variant=licensed),
         *expand("<results>/{file}", file=per_run),
     ]

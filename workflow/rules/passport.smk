@@ -1,4 +1,5 @@
-"""Write what goes along with a graph that passed: its passport, a sample to verify it by, and the weights' licence.
+"""Write what goes along with a graph that passed: its passport, a sample and a program to verify it by, and the
+weights' licence.
 
 The passport is the gate: the graph is judged once more from its features and run on the sample. A graph that does not
 pass gets none, and fails the run.
@@ -47,6 +48,24 @@ rule write_passport:
         "{wildcards.variant}: writing the passport of {wildcards.export}.onnx"
     script:
         "../scripts/write_passport.py"
+
+
+rule write_verify:
+    output:
+        program="<results>/{variant}/verify.py",
+    log:
+        "<logs>/{variant}/write_verify.log",
+    benchmark:
+        "<benchmarks>/{variant}/write_verify.tsv"
+    localrule: True
+    conda:
+        "../../envs/onnx.yaml"
+    params:
+        code=code_digest("write_verify"),
+    message:
+        "{wildcards.variant}: writing the program that verifies its graphs"
+    script:
+        "../scripts/write_verify.py"
 
 
 # The licence demands that a copy of it goes along with the weights.

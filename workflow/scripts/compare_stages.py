@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from vit2onnx.files import open_arrays, write_text
+from vit2onnx.onnx_file import check_file
 from vit2onnx.parity.stages import compare_implementations
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.runners.onnx_stages import run_stage_graphs
@@ -24,6 +25,8 @@ def compare(
     about: Mapping[str, str],
     threads: int,
 ) -> None:
+    for graph in (accumulated, injected):
+        check_file(graph)
     with ExitStack() as stack:
         image = stack.enter_context(open_arrays(pixel_values))[about["case"]]
         stages = {name: stack.enter_context(open_arrays(path)) for name, path in features.items()}

@@ -2,18 +2,18 @@
 
 from vit2onnx.job import snakemake
 
-import json
 from pathlib import Path
 
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.reading import checksum
 from vit2onnx.errors import InputError
+from vit2onnx.files import read_json
 from vit2onnx.spec.variant import VariantSpec
 
 
 def check_record(checkpoint: Path, record: Path) -> None:
     """Raise `InputError` if a file is no longer the one that was fetched, as a link's target may change."""
-    if checksum(checkpoint) != json.loads(record.read_text())["sha256"]:
+    if checksum(checkpoint) != read_json(record)["sha256"]:
         raise InputError(
             f"{checkpoint} has changed since it was fetched, so {record} tells of another file; run once with"
             " --forcerun fetch_checkpoint."

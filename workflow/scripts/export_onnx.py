@@ -2,11 +2,10 @@
 
 from vit2onnx.job import snakemake
 
-import json
 from pathlib import Path
 
 from vit2onnx.exporting.graph import export
-from vit2onnx.files import sha256_of
+from vit2onnx.files import read_json, sha256_of
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
@@ -14,7 +13,7 @@ from vit2onnx.spec.variant import VariantSpec
 def export_onnx(
     spec: VariantSpec, recipe: Recipe, model: Path, record: Path, ledger: Path, graph: Path, *, external: bool
 ) -> None:
-    written = json.loads(record.read_text())
+    written = read_json(record)
     export(spec, recipe, model, graph, written, ledger_sha256=sha256_of(ledger), external=external)
 
 

@@ -2,16 +2,15 @@
 
 from vit2onnx.job import snakemake
 
-import json
 from pathlib import Path
 
 from vit2onnx.errors import InputError
-from vit2onnx.files import write_json
+from vit2onnx.files import read_json, write_json
 from vit2onnx.self_test.verdict import finding_of
 
 
 def judge(result: Path, verdict: Path) -> None:
-    finding = finding_of(json.loads(result.read_text()))
+    finding = finding_of(read_json(result))
     if not finding.passed:
         raise InputError(
             f"The checks do not pass their own test: {finding.detail} If config/limits.yaml was changed, set it back."

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vit2onnx.files import write_arrays
 from vit2onnx.images import check_image, load_image, preprocess
+from vit2onnx.parity.photographs import telling_first
 from vit2onnx.spec.case import GOLDEN, Case
 from vit2onnx.spec.variant import VariantSpec
 
@@ -18,12 +19,13 @@ def preprocess_images(
     golden: Path | None,
     pixel_values: Path,
 ) -> None:
-    arrays = {}
+    inputs = {}
     for name, path in images.items():
         image = load_image(path)
         check_image(path, image, spec.interface().least["height"])
         for height, width in sizes:
-            arrays[str(Case(name, height, width))] = preprocess(image, height, width, spec.preprocessing)
+            inputs[str(Case(name, height, width))] = preprocess(image, height, width, spec.preprocessing)
+    arrays = telling_first(inputs, spec.preprocessing)
     if golden and spec.golden:
         image = load_image(golden)
         arrays[str(GOLDEN)] = preprocess(image, GOLDEN.height, GOLDEN.width, spec.golden.preprocessing)

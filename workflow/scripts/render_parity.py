@@ -2,22 +2,17 @@
 
 from vit2onnx.job import snakemake
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.files import write_text
+from vit2onnx.files import read_json, write_text
 from vit2onnx.onnx_file import metadata, operator_sets
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.reporting.evidence import Evidence
 from vit2onnx.reporting.parity_page import parity_page
-
-
-def read(path: str) -> Any:
-    return json.loads(Path(path).read_text())
 
 
 def render_parity(files: Any, photographs: Mapping[str, Path], exports: Sequence[str], page: Path) -> None:
@@ -27,14 +22,14 @@ def render_parity(files: Any, photographs: Mapping[str, Path], exports: Sequence
     evidence = Evidence(
         verdicts=[Verdict.read(Path(path)) for path in files.verdicts],
         comparisons=[Comparison.read(Path(path)) for path in files.comparisons],
-        record=read(files.record),
+        record=read_json(Path(files.record)),
         ledger=Path(files.ledger).read_text().splitlines(),
-        preprocessing=read(files.preprocessing)["differences"],
+        preprocessing=read_json(Path(files.preprocessing))["differences"],
         metadata={export: metadata(graph) for export, graph in graphs.items()},
         operator_sets={export: operator_sets(graph) for export, graph in graphs.items()},
         photographs=photographs,
         stages={export: StageComparison.read(Path(path)) for export, path in zip(exports, files.stages, strict=False)},
-        self_test=read(self_test) if self_test else None,
+        self_test=read_json(Path(self_test)) if self_test else None,
     )
     write_text(page, parity_page(evidence))
 

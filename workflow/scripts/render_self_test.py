@@ -2,15 +2,14 @@
 
 from vit2onnx.job import snakemake
 
-import json
 from pathlib import Path
 
-from vit2onnx.files import write_text
+from vit2onnx.files import read_json, write_text
 from vit2onnx.reporting.self_test import self_test_page
 
 
 def render_self_test(result: Path, page: Path) -> None:
-    html = self_test_page(json.loads(result.read_text()))
+    html = self_test_page(read_json(result))
     write_text(page, html)
 
 

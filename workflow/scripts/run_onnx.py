@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit2onnx.files import open_arrays, write_arrays
+from vit2onnx.onnx_file import check_file
 from vit2onnx.runners.onnx import run_graph
 from vit2onnx.spec.case import accepted
 from vit2onnx.spec.recipe import Recipe
@@ -22,6 +23,7 @@ def run_onnx(
     batch_sizes: Sequence[int],
     threads: int,
 ) -> None:
+    check_file(graph)
     with open_arrays(pixel_values) as arrays:
         images = {str(case): arrays[str(case)] for case in accepted(arrays, recipe)}
     interface = spec.interface(recipe.interface)

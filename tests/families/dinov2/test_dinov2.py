@@ -29,9 +29,9 @@ from vit2onnx.parity.outputs import compare_golden
 from vit2onnx.parity.preprocessing import compare_preprocessing
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import torch as torch_runner
-from vit2onnx.runners.onnx import session_of
 from vit2onnx.runners.onnx_constants import COMPUTED
 from vit2onnx.runners.onnx_double import run_in_double
+from vit2onnx.runners.session import session_of
 from vit2onnx.self_test.chain import shrink
 from vit2onnx.spec.case import GOLDEN
 from vit2onnx.spec.recipe import Recipe

@@ -1,0 +1,70 @@
+"""Which photographs can show a fault: on a picture of one colour, swapped colours or axes change nothing."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from vit2onnx.errors import InputError
+from vit2onnx.parity.floors import rms
+from vit2onnx.spec.case import GOLDEN, Case
+from vit2onnx.spec.variant import Preprocessing
+
+# PARITY: grey levels, root mean square. A picture that differs by less from one colour, from its mirror image and so on
+# holds no more than the noise of a camera or of JPEG. The project's photographs differ by 33 and more, but for the grey
+# one.
+LEAST = 1.0
+# The name of the check that some can.
+PHOTOGRAPHS = "photographs are evidence"
+
+
+def no_evidence(images: Mapping[str, np.ndarray], preprocessing: Preprocessing) -> dict[str, str]:
+    """The photographs among prepared inputs [3, height, width] that can show no fault, and why; by name.
+
+    A photograph is judged at the first size that it has. The published one is left out, because it is not the user's.
+    """
+    found: dict[str, str] = {}
+    seen: dict[bytes, str] = {}
+    for name, image in _of_first_size(images):
+        mean, std = (np.reshape(values, (3, 1, 1)) for values in (preprocessing.mean, preprocessing.std))
+        levels = 255 * (image * std + mean)
+        changed = {
+            "is of one colour": levels.mean(axis=(1, 2), keepdims=True),
+            "is grey, so swapped colours would not show": levels[::-1],
+            "is its own mirror image": levels[:, :, ::-1],
+            "is the same upside down": levels[:, ::-1],
+        }
+        same = [why for why, other in changed.items() if not rms(levels - other) >= LEAST]
+        if (first := seen.setdefault(image.tobytes(), name)) != name:
+            same = [f"is the same as {first}"]
+        if same:
+            found[name] = same[0]
+    return found
+
+
+def _of_first_size(images: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    names = set()
+    for case in images:
+        name = Case.parse(case).image
+        if name not in names and Case.parse(case) != GOLDEN:
+            names.add(name)
+            yield name, images[case]
+
+
+def telling_first(images: Mapping[str, np.ndarray], preprocessing: Preprocessing) -> dict[str, np.ndarray]:
+    """The inputs, those of photographs that can show a fault first, since samples are of the first.
+
+    Raises `InputError` if there is none.
+    """
+    reasons = no_evidence(images, preprocessing)
+    if all(Case.parse(case).image in reasons or Case.parse(case) == GOLDEN for case in images):
+        raise InputError(
+            f"No photograph can show a fault: {sentence_of(reasons)}. Add one of something to `images`, such as"
+            " resources/images/chelsea.jpg."
+        )
+    return {case: images[case] for case in sorted(images, key=lambda case: Case.parse(case).image in reasons)}
+
+
+def sentence_of(reasons: Mapping[str, str]) -> str:
+    """Why photographs can show no fault, the first few of them."""
+    told = [f"{name} {why}" for name, why in reasons.items()]
+    return "; ".join(told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")

@@ -1,0 +1,28 @@
+"""A graph in onnxruntime. Needs onnxruntime only."""
+
+from pathlib import Path
+
+import onnxruntime as ort
+
+from vit2onnx.onnx_file import is_external
+
+ALL = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+
+
+def batch_of(session: ort.InferenceSession) -> int:
+    """How many images a graph is given at once: its own number, or one if that is free."""
+    size = session.get_inputs()[0].shape[0]
+    return size if isinstance(size, int) else 1
+
+
+def session_of(graph: Path, level: ort.GraphOptimizationLevel = ALL, threads: int = 0) -> ort.InferenceSession:
+    """A session on the CPU, with a stated optimisation level and thread count (0: as onnxruntime likes)."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    options.intra_op_num_threads = threads
+    # Idle sessions that spin slow their neighbours in the same process.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # External weights are mapped from their file, so that a model may be larger than memory; packed copies would undo
+    # that.
+    options.add_session_config_entry("session.disable_prepacking", str(int(is_external(graph))))
+    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
