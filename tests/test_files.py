@@ -1,6 +1,8 @@
 """Files appear complete or not at all."""
 
 import hashlib
+import os
+import socket
 import zipfile
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from vit2onnx.errors import InputError
-from vit2onnx.files import atomic, open_arrays, read_arrays, sha256_of, write_arrays
+from vit2onnx.files import atomic, check_regular, open_arrays, read_arrays, sha256_of, write_arrays
 
 
 def names(folder: Path) -> list[str]:
@@ -127,3 +129,39 @@ def test_objects_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="allow_pickle"):
         write_arrays(tmp_path / "arrays.npz", {"a": np.array([object()])})
     assert names(tmp_path) == []
+
+
+def test_a_regular_file_is_taken_through_links(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to("file")
+    check_regular(tmp_path / "file")
+    check_regular(tmp_path / "link")
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["itself", "link"])
+@pytest.mark.parametrize(
+    ("kind", "said"), [("fifo", "named pipe"), ("socket", "socket"), ("folder", "folder"), ("/dev/zero", "device")]
+)
+def test_what_is_no_regular_file_is_refused_by_its_kind(tmp_path, monkeypatch, kind, said, link):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / kind
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "socket":
+            listener.bind(kind)
+        if link:
+            (tmp_path / "link").symlink_to(path)
+            path = tmp_path / "link"
+        with pytest.raises(InputError, match=said):
+            check_regular(path)
+
+
+@pytest.mark.parametrize("name", ["missing", "n" * 300, "a\0b", "loop", "file/inside"])
+def test_what_cannot_be_opened_is_refused(tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be opened"):
+        check_regular(tmp_path / name)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,15 @@ from typing import Any
 import numpy as np
 
 from vit2onnx.errors import InputError
+
+# What a path may lead to instead of a regular file.
+KINDS = {
+    stat.S_ISDIR: "folder",
+    stat.S_ISFIFO: "named pipe",
+    stat.S_ISSOCK: "socket",
+    stat.S_ISCHR: "device",
+    stat.S_ISBLK: "device",
+}
 
 
 @contextmanager
@@ -53,6 +63,22 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def check_regular(path: Path) -> None:
+    """Raise `InputError` unless the path leads, through links if need be, to a regular file.
+
+    To be called before a file of the user's is opened: a named pipe is waited for, and a device such as /dev/zero
+    never ends.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be opened ({reason}); correct the path or put the file there.") from error
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in KINDS.items() if is_kind(mode)), "special file")
+        raise InputError(f"{path} is a {kind} and not a file with content; name a regular file.")
 
 
 def sha256_of(path: Path) -> str:
