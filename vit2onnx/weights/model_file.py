@@ -12,11 +12,13 @@ import jax
 import numpy as np
 
 from vit2onnx.errors import InputError, InternalError
+from vit2onnx.files import check_regular
 from vit2onnx.nn.model import Model
-from vit2onnx.spec.family import part
+from vit2onnx.spec.family import architecture_schema, part
+from vit2onnx.spec.schema import faults_of
 from vit2onnx.spec.variant import Architecture, VariantSpec, architecture_of
 from vit2onnx.weights.keytable import Assignment, KeyTable, LazyTensor, assign, value_of
-from vit2onnx.weights.leaves import array_shapes, leaf_names, read_npy_header, write_leaves
+from vit2onnx.weights.leaves import array_shapes, leaf_names, read_head, write_leaves
 
 
 def skeleton_of(family: str, architecture: Architecture) -> Model:
@@ -73,13 +75,18 @@ def write_model(path: Path, spec: VariantSpec, values: Iterable[tuple[str, np.nd
 def open_model(path: Path) -> tuple[Model, dict[str, LazyTensor]]:
     """The skeleton of a model file and its tensors by name, read only when asked for.
 
-    Raises `InputError` if the file is truncated or no model file.
+    Raises `InputError` if the file is truncated or no model file. Its head is compared with the family's schema before
+    a skeleton is made of it.
     """
+    check_regular(path)
     with path.open("rb") as file:
         try:
             header = json.loads(file.readline(1 << 16))
-            skeleton = skeleton_of(header["family"], architecture_of(header["family"], header["architecture"]))
-        except (InputError, ValueError, KeyError, TypeError):
+            family, architecture = header["family"], header["architecture"]
+            if faults := faults_of(architecture, architecture_schema(family)):
+                raise ValueError(faults)
+            skeleton = skeleton_of(family, architecture_of(family, architecture))
+        except (InputError, ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"{path} is no model.eqx written by vit2onnx.") from None
         return skeleton, _index(path, file, skeleton)
 
@@ -97,10 +104,10 @@ def _index(path: Path, file: IO[bytes], skeleton: Any) -> dict[str, LazyTensor]:
     tensors = {}
     for name, leaf in zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True):
         try:
-            shape, dtype = read_npy_header(file, name, leaf)
+            read_head(file, name, leaf)
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}); delete it and run again to rebuild it.") from error
-        tensors[name] = LazyTensor.in_file(path, file.tell(), shape, dtype.name)
+        tensors[name] = LazyTensor.in_file(path, file.tell(), leaf.shape, "float32")
         file.seek(tensors[name].nbytes, io.SEEK_CUR)
     if file.tell() > path.stat().st_size:
         raise InputError(f"{path} is truncated; delete it and run again to rebuild it.")
