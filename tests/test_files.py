@@ -3,7 +3,9 @@
 import hashlib
 import os
 import socket
+import struct
 import zipfile
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -108,11 +110,73 @@ def test_arrays_are_written_when_they_come_and_read_when_they_are_asked_for(tmp_
     with open_arrays(path) as arrays:
         assert list(arrays) == ["a", "b", "c"]
         np.testing.assert_array_equal(arrays["c"], np.full(30, 2))
-        with pytest.raises(zipfile.BadZipFile, match="CRC"):
+        assert "b" in arrays and "d" not in arrays
+        with pytest.raises(InputError, match=r"is damaged \(.*CRC"):
             arrays["b"]
+        with pytest.raises(KeyError):
+            arrays["d"]
     path.write_bytes(b"no archive")
+    with pytest.raises(InputError, match="is damaged"), open_arrays(path):
+        pass
+
+
+def npy(shape: str, dtype: str = "<f4", version: bytes = b"\x01\x00") -> bytes:
+    """The head of an array that says of itself what it likes."""
+    head = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY" + version + struct.pack("<H", len(head)) + head
+
+
+@pytest.mark.parametrize(
+    ("content", "compression"),
+    [
+        (npy("(1,)") + bytes(4), zipfile.ZIP_DEFLATED),
+        (npy("(250000000,)") + bytes(10**6), zipfile.ZIP_DEFLATED),
+        (npy("(250000000,)") + bytes(4), zipfile.ZIP_STORED),
+        (npy("(9999999999999999999999,)"), zipfile.ZIP_STORED),
+        (npy("(-1,)"), zipfile.ZIP_STORED),
+        (npy("(-1, -4)") + bytes(16), zipfile.ZIP_STORED),
+        (npy("(1.0,)") + bytes(4), zipfile.ZIP_STORED),
+        (npy("(2,)", "|O") + bytes(16), zipfile.ZIP_STORED),
+        (npy("(2,)", "|V0"), zipfile.ZIP_STORED),
+        (npy("(" + "[" * 200 + ")"), zipfile.ZIP_STORED),
+        (npy("(1,)", version=b"\x09\x00") + bytes(4), zipfile.ZIP_STORED),
+        (b"", zipfile.ZIP_STORED),
+    ],
+    ids=[
+        "deflated",
+        "bomb",
+        "long",
+        "overflow",
+        "negative",
+        "twice",
+        "float",
+        "objects",
+        "nothing",
+        "nested",
+        "version",
+        "empty",
+    ],
+)
+def test_an_array_that_declares_more_than_it_has_is_refused(tmp_path, content, compression):
+    path = tmp_path / "arrays.npz"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("a.npy", content)
     with pytest.raises(InputError, match="is damaged"):
-        open_arrays(path)
+        read_arrays(path)
+
+
+def test_entries_that_share_their_bytes_are_refused(tmp_path):
+    """A directory of a zip can name one array any number of times."""
+    path = tmp_path / "arrays.npz"
+    write_arrays(path, {"a": np.zeros(10**5)})
+    with zipfile.ZipFile(path, "a") as archive:
+        for index in range(100):
+            entry = copy(archive.infolist()[0])
+            entry.filename = f"{index}.npy"
+            archive.filelist.append(entry)
+        archive._didModify = True
+    with pytest.raises(InputError, match="is damaged"):
+        read_arrays(path)
 
 
 def test_what_cannot_all_be_written_leaves_nothing(tmp_path):

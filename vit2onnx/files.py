@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import math
 import os
 import socket
 import stat
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from vit2onnx.errors import InputError
 
+CHUNK = 1 << 20
 # What a path may lead to instead of a regular file.
 KINDS = {
     stat.S_ISDIR: "folder",
@@ -97,15 +99,62 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray] | Iterable[tuple[s
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read all arrays of an `.npz`. Raises `InputError` if it is damaged."""
-    with path.open("rb") as file, _damage_as_input_error(path), np.load(file) as arrays:
+    with open_arrays(path) as arrays:
         return dict(arrays)
 
 
-def open_arrays(path: Path) -> np.lib.npyio.NpzFile:
-    """An `.npz` whose arrays are read when they are asked for, to be closed. Raises `InputError` if it is damaged."""
-    with _damage_as_input_error(path):
-        found: np.lib.npyio.NpzFile = np.load(path)
-    return found
+@contextmanager
+def open_arrays(path: Path) -> Iterator["Arrays"]:
+    """An `.npz` of `write_arrays`, whose arrays are read when they are asked for.
+
+    Raises `InputError` if it is damaged, then or when an array is asked for.
+    """
+    check_regular(path)
+    with ExitStack() as stack:
+        with _damage_as_input_error(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it declares more than it holds")
+        yield Arrays(path, archive)
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """The arrays of an open `.npz` by name, each read when it is asked for.
+
+    Not as `np.load` reads them, which believes what a file declares: a few bytes could become gigabytes.
+    """
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile):
+        self.path = path
+        self.archive = archive
+        self.entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        entry = self.entries[name]
+        with _damage_as_input_error(self.path), self.archive.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            nbytes = entry.file_size - file.tell()
+            is_plain = version == (1, 0) and entry.compress_type == zipfile.ZIP_STORED and dtype.kind in "fiubU"
+            if not is_plain or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != nbytes:
+                raise ValueError(f"{name} is not as it was written")
+            array = np.empty(math.prod(shape), dtype)
+            content = array.view(np.uint8)
+            for start in range(0, nbytes, CHUNK):
+                part = content[start : start + CHUNK]
+                part[:] = np.frombuffer(file.read(len(part)), np.uint8)
+            # What is left is the checksum.
+            file.read()
+            return array.reshape(shape, order="F" if fortran else "C")
 
 
 @contextmanager
