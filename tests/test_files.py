@@ -142,20 +142,7 @@ def npy(shape: str, dtype: str = "<f4", version: bytes = b"\x01\x00") -> bytes:
         (npy("(1,)", version=b"\x09\x00") + bytes(4), zipfile.ZIP_STORED),
         (b"", zipfile.ZIP_STORED),
     ],
-    ids=[
-        "deflated",
-        "bomb",
-        "long",
-        "overflow",
-        "negative",
-        "twice",
-        "float",
-        "objects",
-        "nothing",
-        "nested",
-        "version",
-        "empty",
-    ],
+    ids=lambda value: value[60:90].decode(errors="replace").strip() if isinstance(value, bytes) else "",
 )
 def test_an_array_that_declares_more_than_it_has_is_refused(tmp_path, content, compression):
     path = tmp_path / "arrays.npz"
