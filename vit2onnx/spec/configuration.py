@@ -23,6 +23,9 @@ from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.schema import faults_of
 from vit2onnx.spec.variant import VariantSpec, read_variants, variant_file
 
+# In bytes.
+LONGEST_LICENCE = 1 << 20
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -210,10 +213,16 @@ def photographs(asked: Asked) -> Iterator[str]:
 
 
 def licences(asked: Asked) -> Iterator[str]:
-    """Licences whose text is not there."""
+    """Licences whose text is not there, or which a link leads out of the project, or which are no texts."""
     for spec in asked.specs:
-        if spec.licence and not (asked.root / spec.licence.text).is_file():
-            yield f"{variant_file(spec.family, spec.name)}: licence.text: there is no file {spec.licence.text}"
+        if spec.licence:
+            path, where = asked.root / spec.licence.text, f"{variant_file(spec.family, spec.name)}: licence.text"
+            if not path.is_file():
+                yield f"{where}: there is no file {spec.licence.text}"
+            elif not path.resolve().is_relative_to(asked.root.resolve()):
+                yield f"{where}: {spec.licence.text} is a link to outside of the project; put the text itself there"
+            elif path.stat().st_size > LONGEST_LICENCE:
+                yield f"{where}: {spec.licence.text} is longer than any licence"
 
 
 def self_test_variants(asked: Asked) -> Iterator[str]:

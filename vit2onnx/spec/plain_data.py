@@ -33,8 +33,8 @@ def read_data(path: Path, name: str) -> Any:
             if kind == "JSON"
             else _Loader(content, name).get_single_data()
         )
-    # What YAML takes for a date or a number may be none.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # Any exception, because what YAML takes for a date or a number may be none: ValueError, IndexError and others.
+    except Exception as error:
         raise InputError(f"{name} is no valid {kind}: {' '.join(str(error).split())}.") from None
     check_plain(data, name)
     return data

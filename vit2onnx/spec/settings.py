@@ -94,6 +94,7 @@ def _read(value: Any) -> Any:
         return value
     try:
         read = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):
+    # Any exception, because what looks like a date or a tag may be none.
+    except Exception:
         return value
     return read if isinstance(read, int | float | None) else value

@@ -12,7 +12,7 @@ from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.plain_data import read_data
 
 # Names of variants, which become those of folders, wildcards and words of a shell.
-NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 
 
 @dataclass(frozen=True)
@@ -250,13 +250,16 @@ def read_variants(folder: Path) -> dict[str, dict[str, Any]]:
         family, name = path.parent.name, path.stem
         file = variant_file(family, name)
         if not re.fullmatch(NAME, name):
-            raise InputError(f"{file}: name it with letters, digits, _, . and - only, because files are called by it.")
+            raise InputError(
+                f"{file}: name it with letters, digits, _, . and - only, at most 100, because files are called by it."
+            )
         mapping = read_data(path, file)
         if not isinstance(mapping, dict):
             raise InputError(f"{file}: it must hold keys with values.")
         if "family" in mapping:
             raise InputError(f"{file}: delete the key 'family'; the folder says it.")
-        if name in found:
-            raise InputError(f"{file}: {found[name]['family']} has a variant of the same name; rename one.")
+        # Or the folders of two would be one on disks that do not tell letters by their case.
+        if same := next((other for other in found if other.casefold() == name.casefold()), None):
+            raise InputError(f"{file}: {found[same]['family']} has a variant of the same name; rename one.")
         found[name] = {"family": family, **mapping}
     return found

@@ -83,10 +83,11 @@ def open_model(path: Path) -> tuple[Model, dict[str, LazyTensor]]:
         try:
             header = json.loads(file.readline(1 << 16))
             family, architecture = header["family"], header["architecture"]
-            if faults := faults_of(architecture, architecture_schema(family)):
+            given = {key: value for key, value in architecture.items() if value is not None}
+            if faults := faults_of(given, architecture_schema(family)):
                 raise ValueError(faults)
             skeleton = skeleton_of(family, architecture_of(family, architecture))
-        except (InputError, ValueError, KeyError, TypeError, RecursionError):
+        except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{path} is no model.eqx written by vit2onnx.") from None
         return skeleton, _index(path, file, skeleton)
 
