@@ -37,7 +37,7 @@ def read_passport(graph: Path) -> dict[str, Any]:
         return passport
     except FileNotFoundError:
         raise InputError(f"{path} is missing; keep it beside the ONNX file.") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} is no passport written by vit2onnx.") from None
 
 
