@@ -53,7 +53,7 @@ def refusal(path: Path) -> str:
         ("a.yaml", '"a\\u202eb": x', "has control characters"),
         ("a.yaml", '{a: {b: ["x\\e[2J"]}}', "has control characters"),
         ("a.yaml", "a: |\n  one\n  two", "has control characters"),
-        ("a.yaml", "x" * 200_000, "has more than 4000 characters"),
+        ("a.yaml", "x" * 200_000, "is longer than 4000 characters"),
         ("a.yaml", "a: \x00", "is no valid YAML"),
         ("a.json", "\x00", "is no valid JSON"),
         ("a.json", "", "is no valid JSON"),

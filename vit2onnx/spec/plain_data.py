@@ -63,7 +63,7 @@ def check_plain(data: Any, name: str) -> None:
             rest += [(one, depth + 1) for one in value]
         elif isinstance(value, str):
             if len(value) > LONGEST_TEXT:
-                raise InputError(f"{name}: the text {value!r} has more than {LONGEST_TEXT} characters; write less.")
+                raise InputError(f"{name}: {value[:40]!r}… is longer than {LONGEST_TEXT} characters; write less.")
             if OBEYED.search(value.rstrip("\n")):
                 raise InputError(f"{name}: {value!r} has control characters in it; write it in one line of plain text.")
         elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:

@@ -10,6 +10,8 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
+from vit2onnx.errors import shortened
+
 
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
     if validator.is_type(instance, "string") and not re.fullmatch(pattern, instance):
@@ -42,4 +44,4 @@ def _message(error: ValidationError) -> str:
     # YAML takes what other languages write as a number for a text.
     if error.validator == "type" and isinstance(error.instance, str) and re.fullmatch(r"-?\d+e-?\d+", error.instance):
         return f"{error.message}; write {error.instance.replace('e', '.0e')}"
-    return str(error.message)
+    return shortened(error.message, 600)
