@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from vit2onnx.errors import LONGEST, InputError, InternalError, printable
+
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for folder in ("vit2onnx", "workflow/scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
 # Of the tests that break a promise, those of each module.
@@ -43,3 +47,31 @@ def test_promises_hold_without_assert_statements():
     command += ["-W", "ignore::pytest.PytestConfigWarning", *(f"tests/{name}" for name in PROMISES)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("tensor \x1b[2J\x1b]0;owned\x07", r"tensor \x1b[2J\x1b]0;owned\x07"),
+        ("a\r\nerror: b\tc\x00\x7f\x9b", r"a\r\nerror: b\tc\x00\x7f\x9b"),
+        ("photo\u202egpj.exe\u2066\u200f", r"photo\u202egpj.exe\u2066\u200f"),
+        ("line\u2028paragraph\u2029", r"line\u2028paragraph\u2029"),
+        (b"caf\xe9.pth".decode(errors="surrogateescape"), r"caf\udce9.pth"),
+        ("Größe 4\u202fMB, кот, 犬, é, \xa0, 👩\u200d🔬", "Größe 4\u202fMB, кот, 犬, é, \xa0, 👩\u200d🔬"),
+    ],
+    ids=["escape", "control", "direction", "separator", "bytes", "letters"],
+)
+@pytest.mark.parametrize("kind", [InputError, InternalError])
+def test_a_message_shows_what_a_terminal_would_obey(kind: type[Exception], text: str, shown: str):
+    assert str(kind(text)) == shown
+    # In a message that quotes another one, too.
+    assert str(kind(f"{kind(text)}")) == shown
+
+
+@pytest.mark.parametrize("letter", ["x", "\x1b", "\U0001f600"])
+@pytest.mark.parametrize("length", [LONGEST - 1, LONGEST, LONGEST + 1, 10**7])
+def test_a_long_message_keeps_its_beginning_and_its_way_out(letter: str, length: int):
+    message = str(InputError(f"c.yaml: {letter * length}; write less."))
+    assert len(message) <= LONGEST
+    assert message.startswith("c.yaml: ") and message.endswith("; write less.")
+    assert printable(message) == message

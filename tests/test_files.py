@@ -1,13 +1,27 @@
 """Files appear complete or not at all."""
 
 import hashlib
+import os
+import socket
+import struct
+import zipfile
+from copy import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vit2onnx.errors import InputError
-from vit2onnx.files import atomic, open_arrays, read_arrays, read_json, sha256_of, write_arrays, write_json
+from vit2onnx.files import (
+    atomic,
+    check_regular,
+    open_arrays,
+    read_arrays,
+    read_json,
+    sha256_of,
+    write_arrays,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -105,13 +119,60 @@ def test_arrays_are_written_when_they_come_and_read_when_they_are_asked_for(tmp_
     with open_arrays(path) as arrays:
         assert list(arrays) == ["a", "b", "c"]
         np.testing.assert_array_equal(arrays["c"], np.full(30, 2))
+        assert "b" in arrays and "d" not in arrays
         with pytest.raises(InputError, match=r"arrays\.npz is damaged \(Bad CRC-32 for file 'b\.npy'\); delete"):
             arrays["b"]
     with open_arrays(path) as arrays, pytest.raises(InputError, match=r"arrays\.npz lacks d; delete it and run again"):
         arrays["d"]
     path.write_bytes(b"no archive")
+    with pytest.raises(InputError, match="is damaged"), open_arrays(path):
+        pass
+
+
+def npy(shape: str, dtype: str = "<f4", version: bytes = b"\x01\x00") -> bytes:
+    """The head of an array that says of itself what it likes."""
+    head = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY" + version + struct.pack("<H", len(head)) + head
+
+
+@pytest.mark.parametrize(
+    ("content", "compression"),
+    [
+        (npy("(1,)") + bytes(4), zipfile.ZIP_DEFLATED),
+        (npy("(250000000,)") + bytes(10**6), zipfile.ZIP_DEFLATED),
+        (npy("(250000000,)") + bytes(4), zipfile.ZIP_STORED),
+        (npy("(9999999999999999999999,)"), zipfile.ZIP_STORED),
+        (npy("(-1,)"), zipfile.ZIP_STORED),
+        (npy("(-1, -4)") + bytes(16), zipfile.ZIP_STORED),
+        (npy("(1.0,)") + bytes(4), zipfile.ZIP_STORED),
+        (npy("(2,)", "|O") + bytes(16), zipfile.ZIP_STORED),
+        (npy("(2,)", "|V0"), zipfile.ZIP_STORED),
+        (npy("(" + "[" * 200 + ")"), zipfile.ZIP_STORED),
+        (npy("(1,)", version=b"\x09\x00") + bytes(4), zipfile.ZIP_STORED),
+        (b"", zipfile.ZIP_STORED),
+    ],
+    ids=lambda value: value[60:90].decode(errors="replace").strip() if isinstance(value, bytes) else "",
+)
+def test_an_array_that_declares_more_than_it_has_is_refused(tmp_path, content, compression):
+    path = tmp_path / "arrays.npz"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("a.npy", content)
     with pytest.raises(InputError, match="is damaged"):
-        open_arrays(path)
+        read_arrays(path)
+
+
+def test_entries_that_share_their_bytes_are_refused(tmp_path):
+    """A directory of a zip can name one array any number of times."""
+    path = tmp_path / "arrays.npz"
+    write_arrays(path, {"a": np.zeros(10**5)})
+    with zipfile.ZipFile(path, "a") as archive:
+        for index in range(100):
+            entry = copy(archive.infolist()[0])
+            entry.filename = f"{index}.npy"
+            archive.filelist.append(entry)
+        archive._didModify = True
+    with pytest.raises(InputError, match="is damaged"):
+        read_arrays(path)
 
 
 def flipped(content: bytes, place: int, bit: int) -> bytes:
@@ -182,3 +243,39 @@ def test_objects_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="allow_pickle"):
         write_arrays(tmp_path / "arrays.npz", {"a": np.array([object()])})
     assert names(tmp_path) == []
+
+
+def test_a_regular_file_is_taken_through_links(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to("file")
+    check_regular(tmp_path / "file")
+    check_regular(tmp_path / "link")
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["itself", "link"])
+@pytest.mark.parametrize(
+    ("kind", "said"), [("fifo", "named pipe"), ("socket", "socket"), ("folder", "folder"), ("/dev/zero", "device")]
+)
+def test_what_is_no_regular_file_is_refused_by_its_kind(tmp_path, monkeypatch, kind, said, link):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / kind
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "socket":
+            listener.bind(kind)
+        if link:
+            (tmp_path / "link").symlink_to(path)
+            path = tmp_path / "link"
+        with pytest.raises(InputError, match=said):
+            check_regular(path)
+
+
+@pytest.mark.parametrize("name", ["missing", "n" * 300, "a\0b", "loop", "file/inside"])
+def test_what_cannot_be_opened_is_refused(tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be opened"):
+        check_regular(tmp_path / name)

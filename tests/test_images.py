@@ -1,6 +1,14 @@
 """Photographs: opening them, refusing those that cannot be used, and preparing them as torchvision does."""
 
+import io
+import os
 import re
+import socket
+import struct
+import subprocess
+import tracemalloc
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,11 +205,176 @@ def test_a_missing_file_is_named(tmp_path):
         load_image(tmp_path / "cat.jpg")
 
 
-def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
-    noise(20, 20).save(tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 199)
-    with pytest.raises(InputError, match=r"bomb\.png: .*more than 398 pixels.*make it smaller\.$"):
-        load_image(tmp_path / "bomb.png")
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, depth: int = 8, colour: int = 2, *, content: bytes = b"", more: bytes = b"") -> bytes:
+    """A PNG that says of itself what it likes; its pixels are `content`, unpacked, or what there is of it."""
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(content, 9))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + more + pixels + chunk(b"IEND", b"")
+
+
+def tiff(width: int, height: int, bits: int = 8, *, compression: int = 1, tile: int = 0, kind: int = 1) -> bytes:
+    """An RGB TIFF, all zeros."""
+    size = width * height * 3 * bits // 8
+    tags = {256: width, 257: height, 259: compression, 262: 2, 277: 3}
+    tags |= {322: tile, 323: tile, 324: 300, 325: size} if tile else {273: 300, 278: height, 279: size}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    entries += [struct.pack("<HHII", tag, 3, 3, at) for tag, at in ((258, 280), (339, 286))]
+    directory = struct.pack("<H", len(entries)) + b"".join(
+        sorted(entries, key=lambda one: struct.unpack("<H", one[:2]))
+    )
+    content = (b"II*\0" + struct.pack("<I", 8) + directory).ljust(280, b"\0")
+    return content + struct.pack("<HHH", bits, bits, bits) + struct.pack("<HHH", kind, kind, kind) + bytes(8 + size)
+
+
+def lossless_webp(width: int, height: int) -> bytes:
+    """A WebP of one colour."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "WEBP", lossless=True)
+    content = bytearray(file.getvalue())
+    content[21:25] = struct.pack("<I", (width - 1) | (height - 1) << 14)
+    return bytes(content)
+
+
+def progressive_jpeg(scans: int) -> bytes:
+    """A grey JPEG with any number of scans."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * scans + content[-2:]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (png(13_350, 13_350), "more than 110000000 pixels"),
+        (png(2**31 - 1, 2**31 - 1), "more than 110000000 pixels"),
+        (png(10_000, 10_000), "too small for a photograph of 10000 x 10000 pixels"),
+        (png(16, 6_000_000), "too small for a photograph of 6000000 x 16 pixels"),
+        (lossless_webp(16_383, 16_383), "more than 110000000 pixels"),
+        (lossless_webp(7000, 7000), "more than 27500000 pixels"),
+        (lossless_webp(5000, 5000), "too small for a photograph of 5000 x 5000 pixels"),
+        (tiff(64, 64, tile=24_000), "more than 110000000 pixels"),
+        (progressive_jpeg(1000), "not a complete, readable image"),
+        (PHOTOGRAPH[:300] + bytes(10**7), "not a complete, readable image"),
+        (png(64, 64, more=chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(10**8), 9))), "not a complete, readable image"),
+        (png(64, 64, more=chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(10**8), 9))), "not a complete, readable image"),
+    ],
+    ids=[
+        "png",
+        "largest",
+        "flat",
+        "narrow",
+        "webp",
+        "large-webp",
+        "flat-webp",
+        "tile",
+        "scans",
+        "no-scan",
+        "profile",
+        "text",
+    ],
+)
+def test_a_small_file_that_needs_much_is_refused_from_its_head(tmp_path, content, sentence):
+    (tmp_path / "bomb.jpg").write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=rf"bomb\.jpg: .*{sentence}.*\.$"):
+            load_image(tmp_path / "bomb.jpg")
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_photograph_of_a_hundred_megapixels_is_taken(tmp_path):
+    Image.new("L", (11_648, 8736), 90).save(tmp_path / "large.jpg", quality=1)
+    assert load_image(tmp_path / "large.jpg").size == (11_648, 8736)
+
+
+@pytest.mark.parametrize("crop_pct", [None, 0.9])
+def test_a_narrow_photograph_is_not_enlarged_without_end(crop_pct):
+    """Widened first, it would be of 224 times so many pixels."""
+    image = Image.new("RGB", (1, 1_000_000))
+    with pytest.raises(InputError, match="is too narrow for an input of 224 x 224"):
+        preprocess(image, 224, 224, replace(WEB, crop_pct=crop_pct))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png(8, 8, 16, 2, content=bytes(8 * 49)),
+        png(8, 8, 16, 6, content=bytes(8 * 65)),
+        png(8, 8, 16, 4, content=bytes(8 * 33)),
+        png(8, 8, 16, 0, content=bytes(8 * 17)),
+        tiff(8, 8, 16),
+        tiff(8, 8, 12),
+        tiff(8, 8, 32, kind=3),
+    ],
+    ids=["RGB PNG", "RGBA PNG", "grey alpha PNG", "grey PNG", "16-bit TIFF", "12-bit TIFF", "float TIFF"],
+)
+def test_a_photograph_keeps_its_depth_or_is_refused(tmp_path, content):
+    (tmp_path / "deep").write_bytes(content)
+    with pytest.raises(InputError, match=r"8 bits per channel\.$"):
+        load_image(tmp_path / "deep")
+
+
+def test_a_deep_avif_is_refused(tmp_path):
+    noise(64, 64).save(tmp_path / "photo.avif")
+    content = (tmp_path / "photo.avif").read_bytes()
+    assert load_image(tmp_path / "photo.avif").size == (64, 64)
+    place = content.index(b"av1C") + 6
+    (tmp_path / "photo.avif").write_bytes(content[:place] + bytes([content[place] | 0x40]) + content[place + 1 :])
+    with pytest.raises(InputError, match="8 bits per channel"):
+        load_image(tmp_path / "photo.avif")
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "ICO", "JPEG2000", "PPM", "PDF", "TGA", "PCX", "SGI", "DDS"])
+def test_what_is_no_photograph_is_refused_whatever_its_name(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program is started"))
+    noise(64, 64).save(tmp_path / "file", kind)
+    (tmp_path / "file").rename(tmp_path / "photo.jpg")
+    with pytest.raises(InputError, match=r"photo\.jpg: this is not a complete, readable image"):
+        load_image(tmp_path / "photo.jpg")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "AVIF"])
+def test_several_pictures_in_one_file_are_refused(tmp_path, kind):
+    first, *others = (Image.new("RGB", (64, 64), (80 * index, 0, 0)) for index in range(3))
+    first.save(tmp_path / "moving", kind, save_all=True, append_images=others)
+    with pytest.raises(InputError, match=r"moving: this file holds several pictures; save the one that you mean"):
+        load_image(tmp_path / "moving")
+
+
+def test_a_preview_behind_a_photograph_of_a_camera_is_passed_over(tmp_path):
+    photograph, preview = Image.new("RGB", (64, 48), (90, 0, 0)), Image.new("RGB", (8, 6))
+    photograph.save(tmp_path / "photo.jpg", "MPO", save_all=True, append_images=[preview])
+    assert load_image(tmp_path / "photo.jpg").getcolors() == [(64 * 48, (90, 0, 0))]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket", "sparse", "sparse webp", "sparse jpeg"])
+def test_what_never_ends_is_no_photograph(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    path = Path("photo.jpg")
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        elif kind == "socket":
+            listener.bind(str(path))
+        else:
+            head = {"sparse": b"", "sparse webp": lossless_webp(8, 8), "sparse jpeg": PHOTOGRAPH}[kind]
+            path.write_bytes(head)
+            os.truncate(path, 10**12)
+        with pytest.raises(InputError, match=r"^photo\.jpg"):
+            load_image(path)
 
 
 @pytest.mark.parametrize("height, width", [(15, 64), (64, 15)])

@@ -41,7 +41,7 @@ def test_success_is_logged_with_its_time_and_warnings_and_not_shown(tmp_path: Pa
     ("statement", "sentence"),
     [
         ("raise InputError('one.pth is empty; get another.')", "one.pth is empty; get another."),
-        ("raise InputError('кот.jpg is a\\ncat \\udcff.')", "кот.jpg is a cat \\udcff."),
+        ("raise InputError('кот.jpg is a\\ncat \\udcff.')", r"кот.jpg is a\ncat \udcff."),
         (
             "raise InternalError('norm is odd')",
             "This is a fault of vit2onnx, unless a file in results/ was changed by hand: norm is odd.",
@@ -82,3 +82,12 @@ def test_scripts_open_their_log_before_other_imports():
 
 def test_what_imports_a_script_gets_no_log_and_no_snakemake(tmp_path: Path):
     assert job.snakemake is None
+
+
+def test_a_log_holds_nothing_that_a_terminal_would_obey(tmp_path: Path):
+    name = r"'a\x1b[2J\u202e' + 'b' * 99999"
+    raised = f"error = InputError({name}); error.add_note({name}); raise error from ValueError({name})"
+    assert run(tmp_path / "log", f"warnings.warn({name}); {raised}") == (job.TOLD, "")
+    log = (tmp_path / "log").read_text("utf-8")
+    assert r"a\x1b[2J\u202eb" in log and "\x1b" not in log and "\u202e" not in log
+    assert len(log) < 20_000 and len(log.splitlines()[-1]) < 2100

@@ -30,6 +30,9 @@ class Arrays(Mapping[str, np.ndarray]):
             self._file.seek(-12, io.SEEK_END)
             if min(len(self._entries), 0xFFFF) != int.from_bytes(self._file.read(2), "little"):
                 raise ValueError("it holds another number of arrays than it says")
+            # Entries can share their bytes, so that together they are longer than the file.
+            if sum(entry.file_size for entry in self._entries.values()) > self._file.seek(0, io.SEEK_END):
+                raise ValueError("it declares more than it holds")
             for name, entry in self._entries.items():
                 if not name.endswith(".npy") or entry.compress_type or entry.compress_size != entry.file_size:
                     raise ValueError(f"{name} is no uncompressed array")
@@ -44,6 +47,9 @@ class Arrays(Mapping[str, np.ndarray]):
             if np.lib.format.read_magic(head) != (1, 0):
                 raise ValueError(f"{name} is of another format")
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+            # Only numbers and texts, whose size is known.
+            if dtype.kind not in "fiubU" or dtype.itemsize == 0 or min(shape, default=0) < 0:
+                raise ValueError(f"{name} holds no numbers")
             order: Any = "F" if fortran else "C"
             array = np.ndarray(shape, dtype, content, head.tell(), order=order)
             if head.tell() + array.nbytes != len(content):

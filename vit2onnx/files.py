@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import stat
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,16 @@ from vit2onnx.arrays import Arrays
 from vit2onnx.checksums import read_json as read_json
 from vit2onnx.checksums import sha256_of as sha256_of
 from vit2onnx.checksums import with_checksum
+from vit2onnx.errors import InputError
+
+# What a path may lead to instead of a regular file.
+KINDS = {
+    stat.S_ISDIR: "folder",
+    stat.S_ISFIFO: "named pipe",
+    stat.S_ISSOCK: "socket",
+    stat.S_ISCHR: "device",
+    stat.S_ISBLK: "device",
+}
 
 
 @contextmanager
@@ -57,6 +68,22 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def check_regular(path: Path) -> None:
+    """Raise `InputError` unless the path leads, through links if need be, to a regular file.
+
+    To be called before a file of the user's is opened: a named pipe is waited for, and a device such as /dev/zero
+    never ends.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be opened ({reason}); correct the path or put the file there.") from error
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in KINDS.items() if is_kind(mode)), "special file")
+        raise InputError(f"{path} is a {kind} and not a file with content; name a regular file.")
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]) -> None:
     """Write named arrays as an uncompressed `.npz`, each when it comes; the same arrays give the same bytes."""
     with atomic(path) as new, zipfile.ZipFile(new, "w") as archive:
@@ -73,4 +100,5 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def open_arrays(path: Path) -> Arrays:
     """An `.npz` whose arrays are read when they are asked for, to be closed. Raises `InputError` if it is damaged."""
+    check_regular(path)
     return Arrays(path)

@@ -1,52 +1,126 @@
 """Photographs as the publisher prepares them: opened by Pillow, resized as uint8, normalised in float32."""
 
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TILELENGTH, TILEWIDTH
 
 from vit2onnx.errors import InputError
+from vit2onnx.files import check_regular
 from vit2onnx.spec.variant import Preprocessing
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-# What Pillow's decoders raise on broken files: not OSError alone.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, EOFError)
+# The formats of photographs; the last two as far as Pillow or a plugin of it reads them. Others start programs, read
+# other files, or show no photographs.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF")
 
-
-def most_pixels() -> int:
-    """The most pixels that Pillow will open in a photograph."""
-    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
+# The most pixels of a photograph, and of what is made of it: 440 MB in memory. Pillow holds those of WebP four times.
+MOST_PIXELS = 110_000_000
+# Beyond so many pixels there is a byte for every 200 of them at least, as in any photograph, or a small file would take
+# all that memory.
+FREE_PIXELS, PIXELS_PER_BYTE = 20_000_000, 200
+# The most bytes of a file, and of one that Pillow reads as a whole: RIFF (WebP) and ISO (AVIF, HEIF).
+MOST_BYTES, MOST_BYTES_AT_ONCE = 4 * MOST_PIXELS, 100_000_000
+# How a scan of a JPEG begins, how many there are at most, and where the first begins at the latest. Photographs have
+# about ten. Each takes as long as a whole picture.
+SCAN, MOST_SCANS, FIRST_SCAN = re.compile(rb"\xff\xda\0[\x06-\x0e][\x01-\x04]"), 100, 1 << 24
 
 
 def load_image(path: Path) -> Image.Image:
     """Open a photograph as 8-bit RGB.
 
-    As in the publisher's code, a rotation noted in EXIF and a colour profile are not applied, and
-    transparency is dropped. Raises `InputError` if the file is missing, is not a complete image, has too many
-    pixels for Pillow to open, or has one channel of more than 8 bits.
+    As in the publisher's code, a rotation noted in EXIF and a colour profile are not applied, and transparency is
+    dropped. Raises `InputError` if the file is missing, is not a complete photograph, holds several pictures, has more
+    than `MOST_PIXELS` pixels or than its size makes plausible, or has more than 8 bits per channel. Nothing is decoded
+    before its head has been looked at.
     """
+    if not path.exists():
+        raise InputError(f"{path}: there is no such photograph; correct its path or put the file there.")
+    check_regular(path)
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    is_read_at_once = head[:4] == b"RIFF" or head[4:8] == b"ftyp"
+    if path.stat().st_size > (MOST_BYTES_AT_ONCE if is_read_at_once else MOST_BYTES):
+        raise InputError(f"{path}: this file is larger than any photograph; make it smaller.")
+    Image.init()
     try:
-        with Image.open(path) as image:
+        if head[:2] == b"\xff\xd8":
+            _check_scans(path)
+        # Pillow's own limit is a warning, and an error for twice as many.
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            opened = Image.open(path, formats=[one for one in FORMATS if one in Image.OPEN])
+        with opened as image:
+            _check_head(path, image, head)
             image.load()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such photograph; correct its path or put the file there.") from error
+            # A palette's transparency is dropped first, because Pillow warns about it and drops it all the same.
+            image.info.pop("transparency", None)
+            return image if image.mode == "RGB" else image.convert("RGB")
+    except InputError:
+        raise
     except Image.DecompressionBombError as error:
+        raise InputError(_too_large(path)) from error
+    # Any other, because what decoders raise depends on which byte is broken: OSError, SyntaxError, struct.error, more.
+    except Exception as error:
         raise InputError(
-            f"{path}: this photograph has more than {most_pixels()} pixels, the most that"
-            " Pillow will open; make it smaller."
+            f"{path}: this is not a complete, readable image ({error}); give an intact JPEG or PNG with 8 bits per"
+            " channel."
         ) from error
-    except DECODING_ERRORS as error:
+
+
+def _too_large(path: Path, most: int = MOST_PIXELS) -> str:
+    return f"{path}: this photograph has more than {most} pixels, the most that are taken; make it smaller."
+
+
+def _check_scans(path: Path) -> None:
+    """Raise `ValueError` if a JPEG has so many scans, or begins so late, that it would be read for minutes."""
+    with path.open("rb") as file:
+        count = len(SCAN.findall(file.read(FIRST_SCAN)))
+        if not count:
+            raise ValueError("it has no scan")
+        while part := file.read(FIRST_SCAN):
+            count += len(SCAN.findall(part))
+    if count > MOST_SCANS:
+        raise ValueError(f"it has {count} scans")
+
+
+def _check_head(path: Path, image: Image.Image, head: bytes) -> None:
+    """Raise `InputError` for what the head of a photograph says of its size, pictures and bits."""
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    # Of a TIFF, whole tiles are decoded, which may be larger than the picture.
+    pixels = max(image.width * image.height, tags.get(TILEWIDTH, 0) * tags.get(TILELENGTH, 0))
+    times = 4 if image.format == "WEBP" else 1
+    if pixels * times > MOST_PIXELS:
+        raise InputError(_too_large(path, MOST_PIXELS // times))
+    if pixels * times > FREE_PIXELS and pixels > PIXELS_PER_BYTE * path.stat().st_size:
         raise InputError(
-            f"{path}: this is not a complete, readable image ({error}); give an intact JPEG or PNG."
-        ) from error
-    # Not converted, because Pillow would clip such values to 255 and give a white image.
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            f"{path}: this file is too small for a photograph of {image.height} x {image.width} pixels; save it with"
+            " less compression, or make it smaller."
+        )
+    # Cameras put a preview or the depth behind a photograph.
+    if getattr(image, "is_animated", False) and image.format not in ("MPO", "HEIF"):
+        raise InputError(f"{path}: this file holds several pictures; save the one that you mean as a file of its own.")
+    if _bits(image, head) > 8:
         raise InputError(f"{path}: this image has more than 8 bits per channel; save it with 8 bits per channel.")
-    # A palette's transparency is dropped first, because Pillow warns about it and drops it all the same.
-    image.info.pop("transparency", None)
-    return image.convert("RGB")
+
+
+def _bits(image: Image.Image, head: bytes) -> int:
+    """The bits per channel of an opened image, which Pillow cuts off or clips to 8 without a word."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return 16
+    if image.format == "PNG":
+        return 16 if any("16" in str(tile[3]) for tile in image.tile) else 8  # type: ignore[attr-defined]
+    if image.format == "TIFF":
+        found = image.tag_v2.get(BITSPERSAMPLE, 1)  # type: ignore[attr-defined]
+        return max(found) if isinstance(found, tuple) else int(found)
+    if image.format == "AVIF":
+        # How a picture is coded says whether it has 10 or 12 bits.
+        return max((10 for flags in re.findall(rb"av1C..(.)", head, re.DOTALL) if flags[0] & 0x40), default=8)
+    return int(image.info.get("bit_depth", 8))
 
 
 def check_image(path: Path, image: Image.Image, patch_size: int) -> None:
@@ -72,11 +146,12 @@ def preprocess(
     """
     resampling = RESAMPLING[preprocessing.interpolation]
     whole = preprocessing.size_of_whole(image.size[::-1], (height, width))
-    if preprocessing.crop_pct and whole[0] * whole[1] > most_pixels():
-        raise InputError(
-            f"A photograph of {image.height} x {image.width} pixels is too narrow for an input of {height} x {width}:"
-            f" it would be enlarged to {whole[0]} x {whole[1]} before it is cropped; use one of another shape."
-        )
+    for high in (image.height, whole[0]):
+        if high * whole[1] > MOST_PIXELS:
+            raise InputError(
+                f"A photograph of {image.height} x {image.width} pixels is too narrow for an input of {height} x"
+                f" {width}: it would be enlarged to {high} x {whole[1]} on the way; use one of another shape."
+            )
     # PARITY: horizontally, then vertically, as torchvision does. Not in one call, because Pillow 13 begins
     # vertically where the height shrinks most, and one value in eight comes out a grey level apart.
     resized = image.resize((whole[1], image.height), resampling).resize(whole[::-1], resampling)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vit2onnx.errors import InputError, InternalError
+from vit2onnx.errors import InputError, InternalError, printable, shortened
 
 # The exit status of a job whose log ends with a sentence on why it failed.
 TOLD = 65
@@ -27,6 +27,13 @@ OUT_OF_MEMORY = (
 )
 
 log = logging.getLogger("vit2onnx")
+
+
+class _Formatter(logging.Formatter):
+    """Leaves in the lines of a log nothing that a terminal would obey, and no more than can be read."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, shortened(super().format(record), 10**6).split("\n")))
 
 
 def log_to(path: str) -> None:
@@ -41,9 +48,9 @@ def log_to(path: str) -> None:
         filemode="w",
         encoding="utf-8",
         errors="backslashreplace",
-        format="%(asctime)s %(levelname)s %(message)s",
         force=True,
     )
+    logging.getLogger().handlers[0].setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     # Or a full disk would be told in many lines, because the log cannot be written either.
     logging.raiseExceptions = False
     logging.captureWarnings(True)
@@ -56,7 +63,7 @@ def log_to(path: str) -> None:
 def _fail(path: str, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     log.error("".join(traceback.format_exception(kind, error, trace)))
     logging.shutdown()
-    sentence = SENTENCE + " ".join(sentence_on(error).split())
+    sentence = SENTENCE + printable(" ".join(sentence_on(error).split()))
     try:
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{sentence}\n")

@@ -1,6 +1,7 @@
 """A wrong key or value is named before any job runs."""
 
 import copy
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -141,7 +142,43 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda c: (c.update(variants=[VIT, CONVNEXT]), c["synthetic"].update(layout="timm_qkvb")),
         f"there is no timm_qkvb layout of {CONVNEXT}",
     ),
+    "sizes without end": (
+        lambda c: c["parity"]["sizes"].append([10**9, 224]),
+        "parity.sizes.5.0: 1000000000 is greater",
+    ),
+    "batch without end": (
+        lambda c: c["parity"]["batch_sizes"].append(10**9),
+        "parity.batch_sizes.2: 1000000000 is great",
+    ),
+    "recipe without end": (
+        lambda c: c["exports"]["static"].update(height=10**9),
+        "exports.static.height: .*maximum of 4096",
+    ),
+    "seed without end": (lambda c: c["synthetic"].update(seed=2**62), "synthetic.seed: .* is greater than the maximum"),
+    "measured beyond reason": (
+        lambda c: c["limits"]["float32"]["floors"].update(measured=1e30),
+        "limits.float32.floors.measured: 1e\\+30 is greater",
+    ),
+    "recipe with a newline": (
+        lambda c: c["exports"].update({"a\n": c["exports"]["static"]}),
+        "exports: .* does not match",
+    ),
+    "recipe that is a path": (
+        lambda c: c["exports"].update({"../a": c["exports"]["static"]}),
+        "exports: .* does not match",
+    ),
+    "recipe with a long name": (
+        lambda c: c["exports"].update({"a" * 300: c["exports"]["static"]}),
+        "exports: .*too long",
+    ),
+    "photograph that is an option": (lambda c: c["images"].update({"-rf": "a.jpg"}), "images: '-rf' does not match"),
+    "photograph with a newline": (lambda c: c["images"].update({"a\n": "a.jpg"}), "images: .* does not match"),
 }
+
+
+# Of a release's file or of a licence's, with the ending that the first must have.
+PATHS = ("/etc/x-08c60483.pth", "../x-08c60483.pth", "a/../../x-08c60483.pth", "-x-08c60483.pth", ".x-08c60483.pth")
+PATHS += ("x;touch T-08c60483.pth", "x-08c60483.pth\n", "a" * 300 + "-08c60483.pth", "$(touch T)-08c60483.pth")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -172,6 +209,25 @@ def test_the_config_as_it_comes_has_no_fault():
         (lambda v: v["release"].update(file="vits16.bin"), "release.file: 'vits16.bin' does not match"),
         (lambda v: v["release"].update(sha256="08c60483"), "release.sha256: '08c60483' does not match"),
         (lambda v: v["architecture"].update(num_heads=7), "must be a multiple of 4 x num_heads"),
+        # Names that would lead out of the project, or be obeyed by a shell.
+        *((lambda v, file=file: v["release"].update(file=file), "release.file") for file in PATHS),
+        *((lambda v, text=text: v["licence"].update(text=text), "licence.text") for text in PATHS),
+        (lambda v: v["release"].update(huggingface="../x"), "release.huggingface: '../x' does not match"),
+        (lambda v: v["release"].update(url="javascript:x"), "release.url: 'javascript:x' does not match"),
+        # Numbers that mean nothing.
+        (lambda v: v.update(parameters=10**30), "an integer has more than 64 bits"),
+        (lambda v: v.update(parameters=10**15), "parameters: 1000000000000000 is greater than the maximum"),
+        (lambda v: v["preprocessing"].update(std=[0.2, 0, 0.2]), "preprocessing.std.1: 0 is less than the minimum"),
+        (lambda v: v["preprocessing"].update(std=[1e30] * 3), "preprocessing.std.0: 1e\\+30 is greater"),
+        (lambda v: v["preprocessing"].update(mean=[124.0, 116.0, 104.0]), "preprocessing.mean.0: 124.0 is greater"),
+        (lambda v: v["architecture"].update(norm_eps=1e300), "architecture.norm_eps: 1e\\+300 is greater"),
+        (lambda v: v["architecture"].update(norm_eps=1e-300), "architecture.norm_eps: 1e-300 is less"),
+        (lambda v: v["architecture"].update(depth=10**9), "architecture.depth: 1000000000 is greater"),
+        (lambda v: v["architecture"].update(embed_dim=10**9), "architecture.embed_dim: 1000000000 is greater"),
+        (
+            lambda v: v["golden"]["tokens"][0].update(features=[1e300]),
+            "golden.tokens.0.features.0: 1e\\+300 is greater",
+        ),
     ],
 )
 def test_a_fault_in_a_variant_file_is_named(tmp_path: Path, change: Callable[[dict], Any], sentence: str):
@@ -185,6 +241,23 @@ def test_a_fault_in_a_variant_file_is_named(tmp_path: Path, change: Callable[[di
         check_configuration(CONFIG, tmp_path)
     path.write_text("family: [")
     with pytest.raises(InputError, match=rf"^config/variants/dinov3_vit/{VIT}\.yaml is no valid YAML: "):
+        check_configuration(CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "long"])
+def test_a_licence_is_a_text_of_the_project(tmp_path: Path, kind: str):
+    for folder in ("config", "workflow/schemas", "resources"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    licence = tmp_path / "resources" / "licences" / "DINOv3-License.md"
+    licence.unlink()
+    if kind == "link":
+        licence.symlink_to("/etc/passwd")
+    elif kind == "pipe":
+        os.mkfifo(licence)
+    else:
+        licence.write_bytes(b"")
+        os.truncate(licence, 10**12)
+    with pytest.raises(InputError, match=r"licence\.text: .*resources/licences/DINOv3-License\.md"):
         check_configuration(CONFIG, tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Format, lint, types and schemas are tests like any other."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,12 @@ def test_each_script_belongs_to_a_rule_and_fits_a_screen() -> None:
         assert f"rule {script.stem}:" in rules
         assert f'"../scripts/{script.name}"' in rules
         assert len(script.read_text().splitlines()) <= 65, script.name
+
+
+def test_a_shell_is_given_quoted_names_only():
+    """Names of variants, recipes and files become its words."""
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    commands = re.findall(r"\n    shell:\n((?: {8}.*\n)+)", rules)
+    assert rules.count("shell:") == len(commands) and "run:" not in rules
+    for command in commands:
+        assert all(field.endswith(":q") for field in re.findall(r"{([^}]*)}", command)), command

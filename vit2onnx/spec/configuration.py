@@ -1,16 +1,10 @@
 """Check the configuration before any job runs, so that a typo costs a second and is named."""
 
-import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import yaml
-from jsonschema import Draft202012Validator, ValidationError
-from jsonschema.validators import extend
 
 from vit2onnx.errors import InputError
 from vit2onnx.spec.case import GOLDEN, image_files, unsayable
@@ -26,18 +20,11 @@ from vit2onnx.spec.family import (
     self_test_models,
 )
 from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.schema import faults_of
 from vit2onnx.spec.variant import VariantSpec, read_variants, variant_file
 
-# JSON Schema takes 224.0 for an integer, JAX does not; and nan for a number that is no larger than any maximum.
-STRICT = extend(
-    Draft202012Validator,
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {
-            "integer": lambda _, value: type(value) is int,
-            "number": lambda _, value: type(value) in (int, float) and abs(value) < math.inf,
-        }
-    ),
-)
+# In bytes.
+LONGEST_LICENCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -226,10 +213,16 @@ def photographs(asked: Asked) -> Iterator[str]:
 
 
 def licences(asked: Asked) -> Iterator[str]:
-    """Licences whose text is not there."""
+    """Licences whose text is not there, or which a link leads out of the project, or which are no texts."""
     for spec in asked.specs:
-        if spec.licence and not (asked.root / spec.licence.text).is_file():
-            yield f"{variant_file(spec.family, spec.name)}: licence.text: there is no file {spec.licence.text}"
+        if spec.licence:
+            path, where = asked.root / spec.licence.text, f"{variant_file(spec.family, spec.name)}: licence.text"
+            if not path.is_file():
+                yield f"{where}: there is no file {spec.licence.text}"
+            elif not path.resolve().is_relative_to(asked.root.resolve()):
+                yield f"{where}: {spec.licence.text} is a link to outside of the project; put the text itself there"
+            elif path.stat().st_size > LONGEST_LICENCE:
+                yield f"{where}: {spec.licence.text} is longer than any licence"
 
 
 def self_test_variants(asked: Asked) -> Iterator[str]:
@@ -292,17 +285,7 @@ CHECKS: list[Check] = [
 
 def _check(file: str, mapping: Mapping[str, Any], schema: Path, *path: str) -> None:
     """Raise `InputError` if what stands at a path of a file is not as a schema says."""
-    validator = STRICT(yaml.safe_load(schema.read_text()))
-    errors = sorted(validator.iter_errors(mapping), key=lambda error: [str(key) for key in error.absolute_path])
-    wheres = ((".".join(map(str, (*path, *error.absolute_path))) or "top level", error) for error in errors)
-    _raise(file, [f"{where}: {_message(error)}" for where, error in wheres])
-
-
-def _message(error: ValidationError) -> str:
-    # YAML takes what other languages write as a number for a text.
-    if error.validator == "type" and isinstance(error.instance, str) and re.fullmatch(r"-?\d+e-?\d+", error.instance):
-        return f"{error.message}; write {error.instance.replace('e', '.0e')}"
-    return str(error.message)
+    _raise(file, faults_of(mapping, schema, *path))
 
 
 def _raise(file: str, faults: Iterable[str]) -> None:

@@ -1,6 +1,5 @@
 """All layers of the config as one. Standard library and PyYAML only, because the Snakefile imports this module."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import yaml
 
 from vit2onnx.errors import InputError
-from vit2onnx.spec.variant import read_yaml
+from vit2onnx.spec.plain_data import check_plain, read_data
 
 # The files of `config/` that hold the defaults.
 DEFAULTS = ("config.yaml", "limits.yaml")
@@ -24,25 +23,24 @@ def settings_of(
 
     `config` is all that Snakemake has read, from `files` and from `--config`; `command_line` is what the latter gave.
     Snakemake takes nested values of that for texts; here they get the type that they would have in a YAML file. Raises
-    `InputError` if a file has a key twice, or if a `null` removes nothing.
+    `InputError` if a file or the config is no plain data of a sane size, or if a `null` removes nothing.
     """
     defaults = [path for path in (root / "config" / name for name in DEFAULTS) if path.is_file()]
-    layers = [_read_layer(path, f"config/{path.name}") for path in defaults]
+    layers = [read_data(path, f"config/{path.name}") for path in defaults]
+    here = Path.cwd()
+    given = [read_data(path, str(path.relative_to(here) if path.is_relative_to(here) else path)) for path in files]
+    # Before the layers become one: what is given on the command line, or by another workflow, was in no file.
+    check_plain(config, "config")
     found: dict[str, Any] = {}
     for layer in layers:
         found = _laid_over(found, layer)
     found = _laid_over(found, _typed(config, command_line))
-    here = Path.cwd()
-    layers += [_read_layer(path, str(path.relative_to(here) if path.is_relative_to(here) else path)) for path in files]
+    layers += given
     if faults := [fault for entry in ENTRIES for fault in _removes_nothing(found, entry, layers)]:
         raise InputError(f"config: {'; '.join(faults)}.")
     for entry in ENTRIES:
         found = _without_null(found, entry)
     return found
-
-
-def _read_layer(path: Path, name: str) -> Any:
-    return json.loads(path.read_text()) if path.suffix == ".json" else read_yaml(path, name)
 
 
 def _removes_nothing(config: Any, path: tuple[str, ...], layers: Iterable[Any]) -> Iterator[str]:
@@ -91,10 +89,12 @@ def _read(value: Any) -> Any:
         return {key: _read(it) for key, it in value.items()}
     if isinstance(value, list):
         return [_read(it) for it in value]
-    if not isinstance(value, str):
+    # No number is so long, and a text can make YAML of any size.
+    if not isinstance(value, str) or len(value) > 40:
         return value
     try:
         read = yaml.safe_load(value)
-    except yaml.YAMLError:
+    # Any exception, because what looks like a date or a tag may be none.
+    except Exception:
         return value
     return read if isinstance(read, int | float | None) else value

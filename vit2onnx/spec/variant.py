@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vit2onnx.errors import InputError
 from vit2onnx.spec.family import part
 from vit2onnx.spec.interface import Interface
+from vit2onnx.spec.plain_data import read_data
 
 # Names of variants, which become those of folders, wildcards and words of a shell.
-NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 
 
 @dataclass(frozen=True)
@@ -251,33 +250,16 @@ def read_variants(folder: Path) -> dict[str, dict[str, Any]]:
         family, name = path.parent.name, path.stem
         file = variant_file(family, name)
         if not re.fullmatch(NAME, name):
-            raise InputError(f"{file}: name it with letters, digits, _, . and - only, because files are called by it.")
-        mapping = read_yaml(path, file)
+            raise InputError(
+                f"{file}: name it with letters, digits, _, . and - only, at most 100, because files are called by it."
+            )
+        mapping = read_data(path, file)
         if not isinstance(mapping, dict):
             raise InputError(f"{file}: it must hold keys with values.")
         if "family" in mapping:
             raise InputError(f"{file}: delete the key 'family'; the folder says it.")
-        if name in found:
-            raise InputError(f"{file}: {found[name]['family']} has a variant of the same name; rename one.")
+        # Or the folders of two would be one on disks that do not tell letters by their case.
+        if same := next((other for other in found if other.casefold() == name.casefold()), None):
+            raise InputError(f"{file}: {found[same]['family']} has a variant of the same name; rename one.")
         found[name] = {"family": family, **mapping}
     return found
-
-
-def read_yaml(path: Path, name: str) -> Any:
-    """Read a YAML file, called `name` in messages. Raises `InputError` if it is none or has a key twice."""
-    try:
-        with path.open("rb") as file:
-            return yaml.load(file, _UniqueKeys)
-    except yaml.YAMLError as error:
-        raise InputError(f"{name} is no valid YAML: {' '.join(str(error).split())}.") from None
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which PyYAML silently takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for index, (key, _) in enumerate(node.value):
-            if key.value in keys[:index]:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
-        return super().construct_mapping(node, deep)

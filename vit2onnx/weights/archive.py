@@ -19,9 +19,13 @@ import lz4.frame
 import numpy as np
 
 from vit2onnx.errors import InputError
+from vit2onnx.files import check_regular
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.leaves import CHUNK, ahead, array_paths, eqx_size, leaf_size, read_leaves, serialise
+
+# The most bytes of `metadata.json`, which has about one thousand.
+LONGEST_METADATA = 1 << 16
 
 
 def archive_config(spec: VariantSpec) -> dict[str, Any]:
@@ -138,28 +142,34 @@ def _signature(skeleton: Any) -> str:
 def read_archive(path: Path, spec: VariantSpec) -> Iterator[tuple[str, np.ndarray]]:
     """The arrays of an archive with their names, in its own order, one in memory at a time.
 
-    Raises `InputError` if the archive is damaged, which may show at its end only, or holds another variant.
+    Raises `InputError` if the archive is damaged, which may show at its end only, or holds another variant. What it
+    says of its sizes is compared with the variant before anything is read.
     """
+    check_regular(path)
     try:
         with path.open("rb") as file:
             stream = io.BufferedReader(_Pieces(_decompress(file)), CHUNK)
             skeleton = archive_skeleton(spec)
-            size = _enter_member(stream, "weights.eqx")
-            is_ours = size == eqx_size(skeleton)
-            if is_ours:
-                yield from read_leaves(stream, skeleton)
-            else:
-                _skip(stream, size)
+            size, wanted = _enter_member(stream, "weights.eqx"), eqx_size(skeleton)
+            if size != wanted:
+                raise InputError(
+                    f"{path} is not of {spec.name} as it is now, because its weights have {size} bytes instead of"
+                    f" {wanted}; delete it and run again to rebuild it."
+                )
+            yield from read_leaves(stream, skeleton)
             stream.read(len(_padding(size)))
-            metadata = json.loads(stream.read(_enter_member(stream, "metadata.json")))
+            size = _enter_member(stream, "metadata.json")
+            if not 0 <= size <= LONGEST_METADATA:
+                raise ValueError(f"its metadata have {size} bytes")
+            metadata = json.loads(stream.read(size))
             found = metadata["vit2onnx"]["variant"], metadata["model_config"]
             if found != (spec.name, json.loads(json.dumps(archive_config(spec)))):
                 raise InputError(
                     f"{path} holds {found[0]} and not {spec.name} as it is now; delete it and run again to rebuild it."
                 )
-            if not is_ours:
-                raise ValueError("its weights are of another size")
-            if stream.read().strip(tarfile.NUL):
+            # More than a tar ends with, so that the frame is read to its end, where its checksum is.
+            end = stream.read(2 * tarfile.RECORDSIZE)
+            if len(end) == 2 * tarfile.RECORDSIZE or end.strip(tarfile.NUL):
                 raise ValueError("it holds more than metadata and weights")
     # Not OSError, because a full disk is no fault of the archive.
     except (RuntimeError, EOFError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
@@ -167,19 +177,18 @@ def read_archive(path: Path, spec: VariantSpec) -> Iterator[tuple[str, np.ndarra
 
 
 def _decompress(file: IO[bytes]) -> Iterator[bytes]:
-    """The content of an lz4 frame. Not through `lz4.frame.open`, because that takes 8 KiB at a time."""
+    """The content of an lz4 frame, after which the file ends.
+
+    Not through `lz4.frame.open`, because that takes 8 KiB at a time.
+    """
     decompressor = lz4.frame.LZ4FrameDecompressor()
-    while chunk := file.read(CHUNK):
+    # Not more at a time, because a byte may become 255.
+    while chunk := file.read(CHUNK // 8):
         yield decompressor.decompress(chunk)
+        if decompressor.unused_data:
+            raise ValueError("something stands behind its end")
     if not decompressor.eof:
         raise EOFError("the lz4 frame is truncated")
-
-
-def _skip(stream: IO[bytes], size: int) -> None:
-    while size > 0:
-        if not (chunk := stream.read(min(size, CHUNK))):
-            raise EOFError("the weights are truncated")
-        size -= len(chunk)
 
 
 def _enter_member(stream: IO[bytes], name: str) -> int:

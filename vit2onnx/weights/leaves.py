@@ -110,29 +110,27 @@ def eqx_size(skeleton: Any) -> int:
 def read_leaves(file: IO[bytes], skeleton: Any) -> Iterator[tuple[str, np.ndarray]]:
     """The array leaves of an `.eqx` file from its current position on. Raises `EOFError` or `ValueError`."""
     for name, leaf in zip(leaf_names(skeleton), jax.tree_util.tree_leaves(skeleton), strict=True):
-        shape, dtype = read_npy_header(file, name, leaf)
-        array = np.empty(shape, dtype)
+        read_head(file, name, leaf)
+        if not hasattr(leaf, "shape"):
+            continue
+        array = np.empty(leaf.shape, np.float32)
         rest = array.reshape(-1).data.cast("B")
         while rest:
             count = file.readinto(rest)  # type: ignore[attr-defined]
             if not count:
                 raise EOFError(f"it ends within {name}")
             rest = rest[count:]
-        if hasattr(leaf, "shape"):
-            yield name, array
+        yield name, array
 
 
-def read_npy_header(file: IO[bytes], name: str, leaf: Any) -> tuple[Shape, np.dtype[Any]]:
-    """Shape and dtype of the next array. Raises `ValueError` if they are not those of the leaf `name`."""
-    try:
-        version = np.lib.format.read_magic(file)
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    except ValueError as error:
-        raise ValueError(f"at leaf {name}") from error
-    wanted = tuple(getattr(leaf, "shape", ())), getattr(leaf, "dtype", dtype)
-    if version != (1, 0) or fortran or (shape, dtype) != wanted:
-        raise ValueError(f"leaf {name} is {shape} {dtype}")
-    return shape, dtype
+def read_head(file: IO[bytes], name: str, leaf: Any) -> None:
+    """Read what stands before the bytes of an array leaf, or all of a number among the leaves.
+
+    Raises `ValueError` if it is not what is written for the leaf `name`. Nothing of it is believed or parsed.
+    """
+    head = npy_header(leaf.shape) if hasattr(leaf, "shape") else _number(leaf)
+    if file.read(len(head)) != head:
+        raise ValueError(f"leaf {name} is not as it was written")
 
 
 def write_leaves(file: IO[bytes], skeleton: Any, values: Iterable[tuple[str, np.ndarray]]) -> None:

@@ -12,8 +12,10 @@ import numpy as np
 
 from vit2onnx.checksums import REBUILD
 from vit2onnx.errors import InputError, InternalError
+from vit2onnx.files import check_regular
 from vit2onnx.nn.model import Model
-from vit2onnx.spec.family import part
+from vit2onnx.spec.family import architecture_schema, part
+from vit2onnx.spec.schema import faults_of
 from vit2onnx.spec.variant import Architecture, VariantSpec, architecture_of
 from vit2onnx.weights.header import CRC, check_array, crc_of, header_line, read_header
 from vit2onnx.weights.keytable import Assignment, KeyTable, LazyTensor, assign, value_of
@@ -83,13 +85,19 @@ def write_model(path: Path, spec: VariantSpec, values: Iterable[tuple[str, np.nd
 def open_model(path: Path) -> tuple[Model, dict[str, LazyTensor]]:
     """The skeleton of a model file and its tensors by name, read only when asked for.
 
-    Raises `InputError` if the file is truncated, damaged or no model file. A damaged array shows when it is read.
+    Raises `InputError` if the file is truncated, damaged or no model file. Its head is compared with the family's
+    schema before a skeleton is made of it. A damaged array shows when it is read.
     """
+    check_regular(path)
     with path.open("rb") as file:
         header = read_header(path, file)
         try:
-            skeleton = skeleton_of(header["family"], architecture_of(header["family"], header["architecture"]))
-        except (InputError, ValueError, KeyError, TypeError):
+            family, architecture = header["family"], header["architecture"]
+            given = {key: value for key, value in architecture.items() if value is not None}
+            if faults := faults_of(given, architecture_schema(family)):
+                raise ValueError(faults)
+            skeleton = skeleton_of(family, architecture_of(family, architecture))
+        except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{path} is no model.eqx written by this vit2onnx; {REBUILD}.") from None
         return skeleton, _index(path, file, skeleton, header[CRC])
 

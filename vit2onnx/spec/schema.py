@@ -1,0 +1,47 @@
+"""Compare plain data with a JSON schema. PyYAML and jsonschema only, because the Snakefile imports this module."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.validators import extend
+
+from vit2onnx.errors import shortened
+
+
+def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if validator.is_type(instance, "string") and not re.fullmatch(pattern, instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+# JSON Schema takes 224.0 for an integer, JAX does not; and nan for a number that is no larger than any maximum. In
+# Python, `$` is before a last newline too.
+STRICT = extend(
+    Draft202012Validator,
+    validators={"pattern": _pattern},
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: type(value) is int,
+            "number": lambda _, value: type(value) in (int, float) and abs(value) < math.inf,
+        }
+    ),
+)
+
+
+def faults_of(mapping: Mapping[str, Any], schema: Path, *path: str) -> list[str]:
+    """All that is not as a schema says in what stands at a path of a file, by key."""
+    validator = STRICT(yaml.safe_load(schema.read_text()))
+    errors = sorted(validator.iter_errors(mapping), key=lambda error: [str(key) for key in error.absolute_path])
+    wheres = ((".".join(map(str, (*path, *error.absolute_path))) or "top level", error) for error in errors)
+    return [f"{where}: {_message(error)}" for where, error in wheres]
+
+
+def _message(error: ValidationError) -> str:
+    # YAML takes what other languages write as a number for a text.
+    if error.validator == "type" and isinstance(error.instance, str) and re.fullmatch(r"-?\d+e-?\d+", error.instance):
+        return f"{error.message}; write {error.instance.replace('e', '.0e')}"
+    return shortened(error.message, 600)
