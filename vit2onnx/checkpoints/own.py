@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from vit2onnx.checkpoints.heads import INDEX_SUFFIX, SHARD, read_heads
 from vit2onnx.checkpoints.torch_file import LONGEST_HEAD, Head
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, printable
 from vit2onnx.spec.family import families, part
 from vit2onnx.spec.variant import NAME, Own, VariantSpec
 
@@ -154,7 +154,7 @@ def _explain(path: Path, heads: Mapping[str, Head]) -> NoReturn:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
     """A small JSON file that holds a mapping. Raises `InputError` if it is none."""
     try:
         with path.open("rb") as file:
@@ -175,7 +175,7 @@ def config_of(file: Path, backbone: Backbone) -> tuple[str, dict[str, Any]] | No
     path = file.parent / "config.json"
     if not path.is_file() or not backbone.layout.startswith("huggingface"):
         return None
-    config = read_json(path)
+    config = read_mapping(path)
     types = part(backbone.family, "recognition").MODEL_TYPES
     inner = {
         key: value for key, value in config.items() if isinstance(value, dict) and value.get("model_type") in types
@@ -306,7 +306,7 @@ def _preprocessing(path: Path, release: Mapping[str, Any]) -> dict[str, Any] | N
     """What transformers' `preprocessor_config.json` says, if there is one; what it leaves out is the release's."""
     if not path.is_file():
         return None
-    config = read_json(path)
+    config = read_mapping(path)
     wrong = [f"{key} is false" for key in ("do_resize", "do_rescale", "do_normalize") if config.get(key) is False]
     scale = config.get("rescale_factor", 1 / 255)
     if not isinstance(scale, int | float) or not math.isclose(scale, 1 / 255, rel_tol=1e-6):
@@ -384,7 +384,8 @@ def in_words(spec: VariantSpec) -> list[str]:
         lines.append(f"ASSUMED as in {own.nearest}, because nothing tells: {', '.join(own.assumed)}.")
     if own.ignore:
         lines.append(f"Left out, as you asked: {', '.join(own.ignore)}.")
-    return lines
+    # Names and patterns are a stranger's.
+    return list(map(printable, lines))
 
 
 def name_of(path: Path) -> str:

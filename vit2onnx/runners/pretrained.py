@@ -15,7 +15,7 @@ from transformers import AutoModel
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from vit2onnx.checkpoints.heads import files_of
-from vit2onnx.checkpoints.own import read_json
+from vit2onnx.checkpoints.own import read_mapping
 from vit2onnx.errors import InputError
 from vit2onnx.spec.variant import Own
 from vit2onnx.weights.keytable import LazyTensor
@@ -51,7 +51,7 @@ def _from_files(file: Path, config: Path) -> nn.Module | None:
 
 def _from_tensors(config: Path, key: str, tensors: Mapping[str, LazyTensor]) -> nn.Module | None:
     """From a part of a checkpoint, written anew under the names that it has without a prefix."""
-    whole = read_json(config)
+    whole = read_mapping(config)
     with TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(whole[key] if key else whole))
         state = {name: torch.from_numpy(tensor.read().astype(np.float32)) for name, tensor in tensors.items()}
