@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from vit2onnx.checkpoints.own import patterns_for
+from vit2onnx.checkpoints.backbone import patterns_for
 from vit2onnx.checkpoints.reading import Opened
 from vit2onnx.errors import InputError
 from vit2onnx.spec.family import part

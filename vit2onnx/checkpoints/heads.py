@@ -30,23 +30,24 @@ SAFETENSORS_DTYPES = {
     **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
     **{f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }
-# The name of a checkpoint among the results. An index names the shard of every tensor; a shard has a number.
+# The name of a checkpoint among the results.
 LINK = "checkpoint"
+# How the names of checkpoints end. An index names the shard of every tensor; a shard has a number.
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 INDEX_SUFFIX = ".index.json"
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 
 
 def followed(path: Path) -> Path:
-    """Where the link `checkpoint` among the results leads, because shards lie beside their index and not beside it."""
+    """Where the link `checkpoint` among the results leads: shards lie beside their index, and not beside the link."""
     return path.parent / path.readlink() if path.name == LINK and path.is_symlink() else path
 
 
 def read_heads(path: Path) -> dict[str, Head]:
-    """All tensors of a checkpoint by name: of a `.pth` or safetensors file, or of all its shards.
+    """All tensors of a checkpoint by name: of a file of torch, a safetensors file, or all shards.
 
-    Files are told apart by their content and not by their names.
-    In nested mappings a name is the path to the tensor, joined with dots. Raises `InputError` for anything else: an
-    empty or truncated file, a web page, a Git LFS pointer, a pickle that holds more than tensors.
+    Formats are recognised by content and not by the file's name. In nested mappings a name is the path to the tensor,
+    joined with dots. Raises `InputError` for anything else, such as a truncated file, a web page or a Git LFS pointer.
     """
     path = followed(path)
     if not path.is_file():
@@ -106,8 +107,7 @@ def _shards(path: Path) -> list[Path]:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    data = _json(path, _bounded(path, path.stat().st_size))
-    listed = data.get("weight_map") if isinstance(data, dict) else None
+    listed = read_mapping(path).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
         listed = {}
     if not 0 < len(listed) <= MOST_TENSORS:
@@ -117,11 +117,19 @@ def _weight_map(path: Path) -> dict[str, str]:
     return listed
 
 
-def _bounded(path: Path, size: int) -> bytes:
-    if size > LONGEST_HEAD:
-        raise damaged(path, f"its head is {size} bytes long, more than the {LONGEST_HEAD} that are read")
-    with path.open("rb") as file:
-        return file.read(LONGEST_HEAD)
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON file beside a checkpoint. Raises `InputError` if it holds no mapping, or one that has a name twice."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(LONGEST_HEAD + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+    if len(text) > LONGEST_HEAD:
+        raise damaged(path, f"it has more than the {LONGEST_HEAD} bytes that are read")
+    data = _json(path, text)
+    if not isinstance(data, dict):
+        raise damaged(path, "it holds no mapping")
+    return data
 
 
 def _json(path: Path, text: bytes) -> Any:
@@ -138,7 +146,7 @@ def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-# What is no checkpoint of ours begins with this, and is called so.
+# How files of other formats begin, and what messages call them.
 OTHER_FORMATS = (
     (b"GGUF", "a GGUF file"),
     (b"\x89HDF", "a Keras or HDF5 file"),

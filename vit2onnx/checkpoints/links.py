@@ -1,7 +1,4 @@
-"""Read links out of an e-mail, as mail programs and gateways wrap, encode and rewrite them.
-
-Standard library only, because the Snakefile imports this module.
-"""
+"""Read links out of an e-mail, as mail programs and gateways wrap, encode and rewrite them."""
 
 import base64
 import binascii
@@ -13,7 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from vit2onnx.checkpoints.own import SUFFIXES
+from vit2onnx.checkpoints.heads import SUFFIXES
 
 URL = r"(?a:[\w.~:/?#@!$&*+,;=%-]+)"
 LINK = f"(?i:https?://){URL}"

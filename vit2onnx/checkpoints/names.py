@@ -7,15 +7,14 @@ import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from vit2onnx.checkpoints.heads import files_of
-from vit2onnx.checkpoints.own import SUFFIXES
+from vit2onnx.checkpoints.heads import INDEX_SUFFIX, SUFFIXES, files_of
 from vit2onnx.errors import InputError
 from vit2onnx.spec.variant import VariantSpec
 
 HUGGINGFACE_FILE = "model.safetensors"
-# What stands in place of that file where its tensors are in several: says which tensor is in which file.
-HUGGINGFACE_INDEX = "model.safetensors.index.json"
-# A name that was made of a link with its query, and where the query begins. Windows has no ? in names.
+# Where the tensors are in several files, this says which one holds each.
+HUGGINGFACE_INDEX = HUGGINGFACE_FILE + INDEX_SUFFIX
+# A file's name that was made from a link with its query, and where the query begins. Windows has no ? in names.
 QUERIED = re.compile(r"\?|%3F|(?:Policy|Signature|Key-Pair-Id|Expires|X-Amz-\w+|token)=", re.IGNORECASE)
 QUERY = re.compile(r"[?@&]|%3F|\W?[\w-]+=", re.IGNORECASE)
 
@@ -33,7 +32,7 @@ def without_query(url: str) -> str:
 
 
 def without_signature(name: str) -> str:
-    """The name of a file up to the query of the link that it was made of, which may hold a signature."""
+    """The name of a file without the query of the link that it was made from, which may hold a signature."""
     query = QUERY.search(name) if QUERIED.search(name) else None
     return name[: query.start()] if query else name
 

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from vit2onnx.checkpoints.heads import SUFFIXES
 from vit2onnx.checkpoints.links import is_whole
 from vit2onnx.checkpoints.names import (
     HUGGINGFACE_FILE,
@@ -19,7 +20,6 @@ from vit2onnx.checkpoints.names import (
     listed,
     without_signature,
 )
-from vit2onnx.checkpoints.own import SUFFIXES
 from vit2onnx.spec.variant import VariantSpec
 
 MOST_LINES, MOST_NAMES = 5, 1000

@@ -1,7 +1,4 @@
-"""Where an official checkpoint is: a file that the user has, an e-mailed link, or the Hugging Face hub.
-
-Nothing heavy is imported here, because the Snakefile imports this module.
-"""
+"""Where an official checkpoint is: a file that the user has, an e-mailed link, or the Hugging Face hub."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from vit2onnx.checkpoints.heads import INDEX_SUFFIX
+from vit2onnx.checkpoints.backbone import file_of
+from vit2onnx.checkpoints.heads import INDEX_SUFFIX, SUFFIXES
 from vit2onnx.checkpoints.links import is_whole, links_in
 from vit2onnx.checkpoints.names import (
     HUGGINGFACE_FILE,
@@ -23,7 +21,6 @@ from vit2onnx.checkpoints.names import (
     without_signature,
 )
 from vit2onnx.checkpoints.near_misses import near_misses
-from vit2onnx.checkpoints.own import SUFFIXES, file_of
 from vit2onnx.errors import InputError
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec

@@ -14,8 +14,7 @@ from torch import nn
 from transformers import AutoModel
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from vit2onnx.checkpoints.heads import files_of
-from vit2onnx.checkpoints.own import read_mapping
+from vit2onnx.checkpoints.heads import files_of, read_mapping
 from vit2onnx.errors import InputError
 from vit2onnx.spec.variant import Own
 from vit2onnx.weights.keytable import LazyTensor

@@ -1,0 +1,173 @@
+"""Find the backbone in a checkpoint, and the tensors beside it.
+
+Standard library only, because the Snakefile imports this module. Names and shapes are read, and no values.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vit2onnx.checkpoints.heads import INDEX_SUFFIX, SHARD, SUFFIXES
+from vit2onnx.checkpoints.names import HUGGINGFACE_FILE, HUGGINGFACE_INDEX
+from vit2onnx.checkpoints.torch_file import Head
+from vit2onnx.errors import InputError
+from vit2onnx.spec.family import families, part
+
+# The files of a checkpoint in a folder that transformers has written, the best first.
+OF_TRANSFORMERS = (HUGGINGFACE_FILE, HUGGINGFACE_INDEX, "pytorch_model.bin", f"pytorch_model.bin{INDEX_SUFFIX}")
+# What torch.compile, FSDP and activation checkpointing put into the names of tensors, anywhere.
+WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Blocks in chunks, as the publisher's training writes them: the second number counts through all chunks.
+CHUNKS = re.compile(r"(^|\.)blocks\.\d+\.(\d+\.)")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone in a checkpoint. `names` has the file's own names of its tensors by those of the layout."""
+
+    family: str
+    layout: str
+    prefix: str
+    architecture: Mapping[str, Any]
+    names: Mapping[str, str]
+
+
+def file_of(path: Path) -> Path:
+    """The file of a checkpoint, or its index of shards, at a path or in a folder. Raises `InputError` if there is none,
+    or if there are several."""
+    if not path.is_dir():
+        return path
+    if (path / ".metadata").is_file() or list(path.glob("*.distcp")):
+        raise InputError(
+            f"{path} is a distributed checkpoint, as training with FSDP writes it; make one file of it:"
+            " python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth."
+        )
+    if (path / "adapter_config.json").is_file():
+        raise InputError(_lora(path))
+    snapshots = sorted((path / "snapshots").glob("*/")) if (path / "snapshots").is_dir() else []
+    if len(snapshots) == 1:
+        return file_of(snapshots[0])
+    for name in OF_TRANSFORMERS:
+        if (path / name).is_file():
+            return path / name
+    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    found += sorted(path.glob(f"*{INDEX_SUFFIX}"))
+    # All shards of one checkpoint are one.
+    found = list({SHARD.sub(r"\g<stem>", file.name): file for file in reversed(found)}.values())
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(sorted(file.name for file in found)[:5])
+    raise InputError(
+        f"{path} holds {len(found)} checkpoints ({names}); name one of them."
+        if found
+        else f"{path} holds no checkpoint (a file that ends in {', '.join(SUFFIXES)}); name the file itself."
+    )
+
+
+def plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """The file's names by themselves without wrappers and chunks."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = CHUNKS.sub(r"\1blocks.\2", WRAPPERS.sub("", name))
+        if plain in found:
+            raise InputError(f"{path}: tensors {found[plain]} and {name} would both be {plain}; save the file anew.")
+        found[plain] = name
+    return found
+
+
+def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
+    """All backbones in a checkpoint that a family of this project recognises, by the prefix of their names."""
+    names = plain_names(path, heads)
+    marks = {mark: None for family in families() for mark in part(family, "recognition").MARKS}
+    prefixes = {
+        plain.removesuffix(mark): None
+        for plain in names
+        for mark in marks
+        if plain == mark or plain.endswith(f".{mark}")
+    }
+    found = []
+    for prefix in sorted(prefixes):
+        inner = {plain.removeprefix(prefix): name for plain, name in names.items() if plain.startswith(prefix)}
+        shapes = {plain: heads[name].shape for plain, name in inner.items()}
+        for family in families():
+            try:
+                seen = part(family, "recognition").recognise(shapes)
+            # Names as a family has them, with shapes that it has not.
+            except (KeyError, IndexError, ValueError, ZeroDivisionError):
+                continue
+            except InputError as error:
+                raise InputError(f"{path}: {error}.") from None
+            if seen:
+                layout, architecture = seen
+                found.append(Backbone(family, layout, prefix, architecture, inner))
+    return found
+
+
+def backbone_of(path: Path, heads: Mapping[str, Head], wanted: str | None = None) -> Backbone:
+    """The only backbone of a checkpoint, or the one whose prefix is `wanted`. Raises `InputError` otherwise."""
+    if any(".lora_" in name for name in heads):
+        raise InputError(_lora(path))
+    found = backbones_of(path, heads)
+    if not found:
+        _explain(path, heads)
+    places = ", ".join(backbone.prefix.rstrip(".") or '""' for backbone in found)
+    if wanted is not None:
+        found = [backbone for backbone in found if backbone.prefix.rstrip(".") == wanted.rstrip(".")]
+        if not found:
+            raise InputError(f"{path} holds no backbone at {wanted!r}, only at {places}.")
+    if len(found) > 1:
+        raise InputError(
+            f"{path} holds {len(found)} backbones, at {places}; choose one with PART=… (make) or part: … (under own in"
+            " the config)."
+        )
+    return found[0]
+
+
+def _explain(path: Path, heads: Mapping[str, Head]) -> NoReturn:
+    """Raise `InputError` for a checkpoint in which no backbone was recognised."""
+    names = list(heads)
+    if names and all("optimizer" in name or "exp_avg" in name or "momentum_buffer" in name for name in names):
+        raise InputError(f"{path} holds the state of an optimizer and no weights; give the checkpoint of the model.")
+    known = ", ".join(families())
+    raise InputError(
+        f"{path} holds no backbone that is known ({known}): its {len(names)} tensors are named like"
+        f" {', '.join(names[:3]) or 'nothing'}; give a checkpoint in the publisher's, transformers' or timm's layout."
+    )
+
+
+def _lora(path: Path) -> str:
+    return (
+        f"{path} holds LoRA adapters, which change a model and are none; merge them into it (peft:"
+        " model.merge_and_unload()), save that, and give its folder."
+    )
+
+
+def beside(heads: Mapping[str, Head], backbone: Backbone) -> list[str]:
+    """The names of tensors beside a backbone, in the mapping that holds it."""
+    inner = set(backbone.names.values())
+    groups = {heads[name].group for name in inner}
+    return [name for name, head in heads.items() if name not in inner and head.group in groups]
+
+
+def is_ignored(name: str, patterns: Iterable[str]) -> str:
+    """The first of some patterns that fits a tensor's name; empty if none does."""
+    return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), "")
+
+
+def patterns_for(names: Iterable[str], kept: Iterable[str]) -> list[str]:
+    """Patterns that fit these names and none that is kept: as short as possible."""
+    kept = list(kept)
+    found: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        for end in range(1, len(parts)):
+            start = ".".join(parts[:end]) + "."
+            if not any(other.startswith(start) for other in kept):
+                found[f"{start}*"] = None
+                break
+        else:
+            found[name] = None
+    return list(found)
