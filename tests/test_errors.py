@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vit2onnx.errors import LONGEST, InputError, InternalError, printable
+from vit2onnx.errors import LONGEST, InputError, InternalError, first_few, printable
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for folder in ("vit2onnx", "workflow/scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -75,3 +75,8 @@ def test_a_long_message_keeps_its_beginning_and_its_way_out(letter: str, length:
     assert len(message) <= LONGEST
     assert message.startswith("c.yaml: ") and message.endswith("; write less.")
     assert printable(message) == message
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, ""), (1, "a"), (3, "a, b, c"), (4, "a, b, c, and 1 more")])
+def test_of_many_texts_the_first_few_are_told(count: int, told: str):
+    assert first_few(list("abcdef"[:count])) == told

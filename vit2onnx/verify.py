@@ -19,7 +19,7 @@ import onnxruntime as ort
 
 from vit2onnx.arrays import Arrays
 from vit2onnx.checksums import read_json, sha256_of
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, first_few, printable
 from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, described, initializers, passport_beside, sample_beside
 from vit2onnx.parity.floors import error, rms, token_floors
 from vit2onnx.runners.session import batch_of, session_of
@@ -59,7 +59,7 @@ def check_hashes(graph: Path, passport: dict[str, Any]) -> Iterator[Answer]:
     recorded = {name: weight["sha256"] for name, weight in passport["weights"].items()} | passport["constants"]
     differing = sorted(present.keys() ^ recorded.keys())
     differing += [name for name, one in present.items() if name in recorded and one.sha256() != recorded[name]]
-    shown = f", but not {', '.join(differing[:3])}{' and more' if len(differing) > 3 else ''}" if differing else ""
+    shown = f", but not {first_few(differing)}" if differing else ""
     computed = sum(not weight["sources"] for weight in passport["weights"].values())
     counted = f"{len(passport['weights']) - computed} weights are the checkpoint's, {computed} computed"
     yield bool(passport["weights"]) and not differing, f"{counted}{shown}"
@@ -175,13 +175,7 @@ def verify(graph: Path) -> bool:
 
 
 def _say(text: str) -> None:
-    print(_plain(text), flush=True)
-
-
-def _plain(text: str) -> str:
-    """A line for a terminal: no control characters, and not without an end."""
-    cut = text if len(text) <= 1000 else f"{text[:1000]} …"
-    return "".join(letter if letter.isprintable() else "?" for letter in cut)
+    print(printable(text), flush=True)
 
 
 def main() -> int:
@@ -214,7 +208,7 @@ def main() -> int:
     # Any exception, because broken files make numpy, json and onnxruntime raise what they like.
     except Exception as fault:
         problem = f"{graph} cannot be checked against its passport: {fault!r}"
-    print(_plain(f"error: {problem}"), file=sys.stderr)
+    print(printable(f"error: {problem}"), file=sys.stderr)
     return 1
 
 

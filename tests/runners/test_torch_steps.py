@@ -103,7 +103,7 @@ def test_readers_widen_cut_and_reshape():
     [
         ({"weight": None}, "weight"),
         ({"scale": 1, "shift": 1}, "scale, shift"),
-        ({"a": 1, "b": 1, "weight": None, "d": 1}, "a, b, d and more"),
+        ({"a": 1, "b": 1, "weight": None, "d": 1}, "a, b, d, and 1 more"),
     ],
 )
 def test_names_that_only_one_side_has_are_told(change: dict, names: str):

@@ -22,7 +22,7 @@ from vit2onnx.checkpoints.torch_file import (
     read_legacy,
     read_zip,
 )
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, first_few
 
 # Numpy's names for the dtypes of safetensors.
 SAFETENSORS_DTYPES = {
@@ -68,10 +68,7 @@ def read_heads(path: Path) -> dict[str, Head]:
         wrong = [name for name, file in listed.items() if name not in found or found[name].file.name != file]
         if wrong or found.keys() != listed.keys():
             wrong = wrong or sorted(found.keys() - listed.keys())
-            raise InputError(
-                f"{path} and its shards do not agree on {', '.join(wrong[:3])}{' and more' if len(wrong) > 3 else ''};"
-                " download all files again."
-            )
+            raise InputError(f"{path} and its shards do not agree on {first_few(wrong)}; download all files again.")
     return found
 
 
@@ -100,8 +97,8 @@ def _shards(path: Path) -> list[Path]:
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
         raise InputError(
-            f"{path.parent} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:3])}"
-            f"{' and more' if len(missing) > 3 else ''}; download the missing files."
+            f"{path.parent} lacks {len(missing)} of {len(names)} shards: {first_few(missing)}; download the missing"
+            " files."
         )
     return [path.parent / name for name in names]
 

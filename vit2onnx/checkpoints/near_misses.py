@@ -20,6 +20,7 @@ from vit2onnx.checkpoints.names import (
     listed,
     without_signature,
 )
+from vit2onnx.errors import first_few
 from vit2onnx.spec.variant import VariantSpec
 
 MOST_LINES, MOST_NAMES = 5, 1000
@@ -134,8 +135,7 @@ def _in_links(spec: VariantSpec, text: str, urls: list[str]) -> Iterator[Miss]:
     if not all(map(is_whole, own)):
         yield 0, f"{text}: the link of {spec.name} is cut off; copy all of it, up to its Key-Pair-Id", None
     elif others:
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        yield 4, f"{text}: links of other variants only ({', '.join(others[:3])}{more})", None
+        yield 4, f"{text}: links of other variants only ({first_few(others)})", None
     elif gateways:
         hidden = f"links of {', '.join(gateways[:3])}, which hide the publisher's address"
         yield 1, f"{text}: {hidden}; open one in a browser and download the file, or copy the address there", None

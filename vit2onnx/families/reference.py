@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, first_few
 from vit2onnx.weights.keytable import LazyTensor
 
 Reader = Callable[[], torch.Tensor]
@@ -152,9 +152,7 @@ def import_from(repository: Path | None, file: str, name: str) -> None:
 def check_names(name: str, model: nn.Module, state: Mapping[str, Reader]) -> None:
     """Raise `InputError` if the model misses a tensor or does not know one; `name` begins the sentence."""
     if differing := sorted(model.state_dict().keys() ^ state.keys()):
-        raise InputError(
-            f"{name}: only one of the two has {', '.join(differing[:3])}{' and more' if len(differing) > 3 else ''}."
-        )
+        raise InputError(f"{name}: only one of the two has {first_few(differing)}.")
 
 
 def publisher_state(name: str, model: nn.Module, tensors: Mapping[str, LazyTensor]) -> dict[str, Reader]:

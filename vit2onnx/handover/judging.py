@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, first_few
 from vit2onnx.files import read_json, sha256_of
 from vit2onnx.parity.comparison import Comparison, Row, case_of
 from vit2onnx.parity.divergence import StageComparison
@@ -58,9 +58,9 @@ def judge_files(
 
 def _check_rows(path: Path, lacking: Sequence[str]) -> None:
     if lacking:
-        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-        told = f"{'; '.join(lacking[:3])}{more}"
-        raise InputError(f"{path} was edited: its rows do not bear out {told}; delete it and run again.")
+        raise InputError(
+            f"{path} was edited: its rows do not bear out {first_few(lacking, '; ')}; delete it and run again."
+        )
 
 
 def _lacking_preparation(comparison: Comparison, rows: Sequence[Row]) -> list[str]:

@@ -12,7 +12,7 @@ from vit2onnx.checkpoints.convert import sha256
 from vit2onnx.checkpoints.detect import fitted
 from vit2onnx.checkpoints.identity import describe
 from vit2onnx.checkpoints.reading import Opened, open_variant
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, first_few
 from vit2onnx.exporting.metadata import statements_of, statements_on_weights
 from vit2onnx.files import read_json, sha256_of
 from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, check_file, described, initializers, metadata
@@ -86,9 +86,8 @@ def check_ledger(ledger: Path, opened: Opened, ways: Iterable[Mapping[str, Any]]
     others = {key: tensor for key, tensor in tensors.items() if key in told and key not in known}
     found = known | {key: sha256(tensor.read()) for key, tensor in others.items()}
     if wrong := [key for key, digest in found.items() if told.get(key) != digest]:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise InputError(
-            f"{ledger} was edited: it does not have the hash of {', '.join(wrong[:3])}{more}; delete it and run again."
+            f"{ledger} was edited: it does not have the hash of {first_few(wrong)}; delete it and run again."
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, first_few
 from vit2onnx.parity.floors import rms
 from vit2onnx.spec.case import GOLDEN, Case
 from vit2onnx.spec.variant import Preprocessing
@@ -66,5 +66,4 @@ def telling_first(images: Mapping[str, np.ndarray], preprocessing: Preprocessing
 
 def sentence_of(reasons: Mapping[str, str]) -> str:
     """Why photographs can show no fault, the first few of them."""
-    told = [f"{name} {why}" for name, why in reasons.items()]
-    return "; ".join(told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
+    return first_few([f"{name} {why}" for name, why in reasons.items()], "; ", most=5)

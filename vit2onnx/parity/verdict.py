@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from vit2onnx.errors import first_few
 from vit2onnx.files import read_json
 from vit2onnx.parity.comparison import Comparison, Row, largest, worst_place
 from vit2onnx.parity.divergence import StageComparison
@@ -261,9 +262,8 @@ def _of_checks(comparison: Comparison) -> Iterator[Finding]:
     # Only with checks: otherwise a comparison without any would seem to have this leg.
     if comparison.checks:
         missing = comparison.not_compared
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         detail = f"{len(comparison.cases)} inputs in batches of {' and '.join(map(str, comparison.batches))}"
-        detail = f"not {'; '.join(missing[:3])}{more}" if missing else detail
+        detail = f"not {first_few(missing, '; ')}" if missing else detail
         yield Finding("sanity", "everything was compared", float(len(missing)), 0.0, detail=detail)
 
 

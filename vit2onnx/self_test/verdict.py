@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vit2onnx.errors import first_few
 from vit2onnx.parity.finding import Finding
 
 
@@ -34,13 +35,12 @@ def judge_self_test(result: Mapping[str, Any]) -> list[str]:
 def sentence_of(result: Mapping[str, Any]) -> str:
     """What became of all faults and healthy models, after the first three things that are wrong with the checks."""
     wrong, faults, healthy = result["wrong"], result["faults"], result["healthy"]
-    more = [f"and {len(wrong) - 3} more"] if len(wrong) > 3 else []
     # Those in preprocessing are caught and not placed, for no model sees them.
     placed = [fault for fault in faults if fault["model"]]
     named = sum(fault["named_stage"] == fault["stage"] for fault in placed)
     of_stages = f", named the stage of {named} of {len(placed)} in weights, model and graph," if placed else ""
     return (
-        ("; ".join([*wrong[:3], *more]) + ". " if wrong else "")
+        (first_few(wrong, "; ") + ". " if wrong else "")
         + f"The checks caught {sum(fault['caught'] for fault in faults)} of {_counted(len(faults), 'planted fault')}"
         f"{of_stages} and flagged {sum(bool(model['flagged']) for model in healthy) or 'none'} of"
         f" {_counted(len(healthy), 'healthy model')}."

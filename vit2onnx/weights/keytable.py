@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_dtypes  # noqa: F401  teaches numpy the name bfloat16
 import numpy as np
 
-from vit2onnx.errors import InputError, InternalError
+from vit2onnx.errors import InputError, InternalError, first_few
 
 Shape = tuple[int, ...]
 # Losslessly widened to float32, which is what every artefact holds.
@@ -257,8 +257,7 @@ def raise_faults(name: str, faults: list[str]) -> None:
         return
     # Once, though two lines may take the same tensor.
     faults = list(dict.fromkeys(faults))
-    shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more (see the log)" if len(faults) > 3 else "")
-    error = InputError(f"{name}: {shown}.")
+    error = InputError(f"{name}: {first_few(faults, '; ')}{' (see the log)' if len(faults) > 3 else ''}.")
     for fault in faults:
         error.add_note(fault)
     raise error
