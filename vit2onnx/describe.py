@@ -2,8 +2,8 @@
 
     python -m vit2onnx.describe path/to/file_or_folder
 
-prints the family, the layout, the nearest release and how it differs, what is assumed because nothing tells, and which
-tensors are missing or over. `--variant-file` writes what was found as a variant file, to be corrected by hand.
+prints the family, the layout, the nearest release and the differences from it, the assumptions, and which tensors are
+missing or left over. `--variant-file` writes all this as a variant file, to be corrected by hand.
 """
 
 import argparse
@@ -19,15 +19,14 @@ from vit2onnx.checkpoints.own import in_words, name_of, recognised
 from vit2onnx.errors import InputError
 from vit2onnx.files import write_text
 from vit2onnx.spec.configuration import check_architecture
-from vit2onnx.spec.variant import VariantSpec, read_variants
+from vit2onnx.spec.variant import VARIANT_FILES, VariantSpec, read_variants
 
 # How many of the tensors that do not fit are named.
 MOST_NOTES = 40
-VARIANTS = Path(__file__).parents[1] / "config" / "variants"
 
 
 def described(name: str, mapping: Mapping[str, Any]) -> list[str]:
-    """What a recognised checkpoint is, in sentences. Raises `InputError` if tensors are missing or over."""
+    """What a recognised checkpoint is, in sentences. Raises `InputError` if tensors are missing or left over."""
     # Here, because it takes seconds to import.
     from vit2onnx.checkpoints.detect import fitted
     from vit2onnx.checkpoints.reading import open_variant
@@ -40,7 +39,7 @@ def described(name: str, mapping: Mapping[str, Any]) -> list[str]:
 
 
 def variant_file(mapping: Mapping[str, Any]) -> str:
-    """A variant file that says what was recognised, with comments on what was assumed."""
+    """The text of a variant file with all that was recognised, and comments on what was assumed."""
     own = mapping["own"]
     head = [
         "# yaml-language-server: $schema=../../../workflow/schemas/variant.schema.yaml",
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run from the command line. Returns the exit status: 1 if the checkpoint cannot be used as it is."""
     parser = argparse.ArgumentParser("vit2onnx.describe", description="Say what a checkpoint is.")
     parser.add_argument("path", type=Path, help="a file or folder")
-    parser.add_argument("--name", help="what results shall be called; by default as the file")
+    parser.add_argument("--name", help="the name of the results; by default the file's")
     parser.add_argument("--part", help="which backbone to take if there are several, such as teacher.backbone")
     parser.add_argument("--ignore", nargs="*", default=[], metavar="PATTERN", help="tensors that may be left out")
     parser.add_argument("--variant-file", type=Path, help="write what was found as a variant file")
@@ -65,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     path = given.path.expanduser()
     name = given.name or name_of(path)
     try:
-        mapping = recognised(path, read_variants(VARIANTS), wanted=given.part, ignore=given.ignore)
+        mapping = recognised(path, read_variants(VARIANT_FILES), wanted=given.part, ignore=given.ignore)
         check_architecture(str(path), mapping)
         print("\n".join(described(name, mapping)))
     except InputError as error:

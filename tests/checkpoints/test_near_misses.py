@@ -109,7 +109,7 @@ def test_a_name_that_is_nearly_the_publishers_comes_with_the_line_that_mends_it(
         (f"{OFFICIAL}/readme", b"w", "a folder without a checkpoint"),
         (f"{PLUS}-4057cbaa.pth", b"w", f"(another variant): make run WEIGHTS=official VARIANT={PLUS}"),
         (f"{NAME}_head-08c60483.pth", b"w", "not the publisher's name"),
-        ("a\nb\x1b[31m.pth", b"w", "checkpoints/a?b?[31m.pth"),
+        ("a\nb\x1b[31m.pth", b"w", r"checkpoints/a\nb\x1b[31m.pth"),
         (f"{'x' * 20}{QUERY}", b"w", ""),
         (f"model.pth{QUERY}", b"w", "(not the publisher's name): mv checkpoints/model.pth?* checkpoints/model.pth"),
         ("model.safetensors?download=true", b"w", "mv checkpoints/model.safetensors?* checkpoints/model.safetensors"),

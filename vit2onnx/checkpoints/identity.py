@@ -10,16 +10,13 @@ from vit2onnx.checkpoints.heads import files_of
 from vit2onnx.checkpoints.own import in_words
 from vit2onnx.checkpoints.reading import Opened, checksum, open_variant
 from vit2onnx.errors import InputError
-from vit2onnx.provenance import PACKAGE
-from vit2onnx.spec.variant import Own, VariantSpec, read_variants
-
-VARIANTS = PACKAGE.parent / "config" / "variants"
+from vit2onnx.spec.variant import VARIANT_FILES, Own, VariantSpec, read_variants
 
 
 def describe(
     spec: VariantSpec, path: Path, *, origin: dict[str, Any], weights: str, sha256: str | None = None
 ) -> dict[str, Any]:
-    """What a checkpoint is: origin, layout, size, hash (unless given), and which official file.
+    """What a checkpoint is: origin, layout, size, hash (unless given), and the official file that it equals.
 
     `weights` says whose they are: `synthetic`, `official` or `own`. Raises `InputError` if the file is something else.
     """
@@ -59,9 +56,9 @@ def told_of(own: Own) -> dict[str, Any]:
 
 def known_variants() -> dict[str, VariantSpec]:
     """The specs of all released variants that the project has a file of."""
-    if not VARIANTS.is_dir():
-        raise FileNotFoundError(f"{VARIANTS}, against which a checkpoint is identified")
-    found = (VariantSpec.from_mapping(name, mapping) for name, mapping in read_variants(VARIANTS).items())
+    if not VARIANT_FILES.is_dir():
+        raise FileNotFoundError(f"{VARIANT_FILES}, against which a checkpoint is identified")
+    found = (VariantSpec.from_mapping(name, mapping) for name, mapping in read_variants(VARIANT_FILES).items())
     return {spec.name: spec for spec in found if spec.released}
 
 
@@ -79,7 +76,7 @@ def check_identity(spec: VariantSpec, opened: Opened, sha256: str) -> None:
         raise InputError(f"{error} {closest(opened, others)}") from error
     if is_release:
         return
-    # Two releases of one architecture differ in their values only, of which the file's name is all that speaks.
+    # Two releases of one architecture differ in their values only, so only the file's name tells them apart.
     where = path.resolve().as_posix()
     for other in others:
         if _is_named(other, where) and not _is_named(spec, where) and _fits(other, opened):

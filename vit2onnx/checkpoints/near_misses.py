@@ -1,6 +1,6 @@
-"""Say which files and links were found and not taken, why, and the line that takes each.
+"""Say which files and links were found but not taken, why, and how to have each taken.
 
-Looks at names and sizes only. A link's signature, also as a part of a file's name, is never shown.
+Looks at names and sizes only. A link's signature is never shown, not even as a part of a file's name.
 """
 
 import json
@@ -20,17 +20,16 @@ from vit2onnx.checkpoints.names import (
     listed,
     without_signature,
 )
-from vit2onnx.errors import first_few
-from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.errors import first_few, printable
+from vit2onnx.spec.variant import VARIANT_FILES, VariantSpec
 
 MOST_LINES, MOST_NAMES = 5, 1000
-VARIANTS = Path(__file__).parents[2] / "config" / "variants"
 # How browsers and other programs call a file while it arrives.
 ARRIVING = (".crdownload", ".part", ".partial", ".download", ".opdownload", ".incomplete", ".tmp", ".aria2")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar")
 GATEWAYS = re.compile(r"mimecast|safelinks|urldefense|cudasvc|sophos|trendmicro|fireeye|secure-web|click|track|link\.")
 
-# What was found, the most telling first: how much it tells, its description, and the path, if naming it takes it.
+# One find: its rank (the most telling first), its description, and the path if it is enough to name that.
 Miss = tuple[int, str, Path | None]
 
 
@@ -43,10 +42,10 @@ def near_misses(
     links: dict[str, list[str]] | None,
     links_file: Path,
 ) -> str:
-    """A few lines on what is in the user's folder, in caches and in texts with links, or "" if there is nothing.
+    """A few lines on finds in the user's folder, in caches and in texts with links; "" if there are none.
 
-    In caches, which other programs use too, only what is the variant's by its name counts. `links` are by the name of
-    their text, or None if one of them serves; without any, files that are named nearly as `links_file` are told.
+    Other programs use the caches too, so only names that hold the variant's count there. `links` are by the name of
+    their text, or None if one of them is taken; if it is empty, files named nearly like `links_file` are listed.
     """
     nearly = [*links_file.parent.glob(f"{links_file.stem}*"), Path(links_file.name), Path(links_file.stem)]
     strays = [path for path in nearly if links == {} and path != links_file and path.is_file()]
@@ -61,7 +60,7 @@ def near_misses(
         found += _in_links(spec, text, urls)
     for stray in strays:
         found.append(
-            (1, f"{_printable(stray)} (not read): mv {_printable(shlex.quote(str(stray)))} {links_file}", None)
+            (1, f"{printable(str(stray))} (not read): mv {printable(shlex.quote(str(stray)))} {links_file}", None)
         )
     if not found:
         return ""
@@ -71,9 +70,9 @@ def near_misses(
         lines.append(f"  and {len(found) - MOST_LINES} more")
     if path := next((path for _, _, path in found[:MOST_LINES] if path), None):
         lines += [
-            f"  Line of the config that takes a file for the publisher's: official: {{checkpoints: {{{spec.name}:"
+            f"  If it is the publisher's file, write into the config: official: {{checkpoints: {{{spec.name}:"
             f" {json.dumps(str(path), ensure_ascii=False)}}}}}",
-            f"  Command for one that you trained yourself: make run CHECKPOINT={shlex.quote(str(path))}",
+            f"  If you trained it yourself, run: make run CHECKPOINT={shlex.quote(str(path))}",
         ]
     return "\n".join(["Found and not taken:", *lines])
 
@@ -82,13 +81,13 @@ def _in_folder(spec: VariantSpec, path: Path) -> Miss | None:
     """Why an entry of a folder is not taken, if it looks like a checkpoint."""
     name = without_signature(path.name)
     secret = name != path.name
-    lower, own, shown = name.lower(), _own(spec, name), _printable(path.with_name(name)) + ("?…" if secret else "")
+    lower, own, shown = name.lower(), _own(spec, name), printable(str(path.with_name(name))) + ("?…" if secret else "")
     if name.startswith(".") or path.with_name(f"{path.name}.from").exists() or lower.endswith(".part.from"):
         return None  # hidden, or the start of a download of ours, which goes on by itself
     if path.is_dir():
         inside = _weights_in(path)
         if inside:
-            return 2, f"{_printable(inside)} (in a folder, where no search is made)", inside
+            return 2, f"{printable(str(inside))} (in a folder, where no search is made)", inside
         return (3, f"{shown} (a folder without a checkpoint)", None) if own else None
     if path.is_symlink() and not path.exists():
         return 3, f"{shown} (a link to a file that is gone: delete it)", None
@@ -103,7 +102,7 @@ def _in_folder(spec: VariantSpec, path: Path) -> Miss | None:
             suffix = next((suffix for suffix in SUFFIXES if suffix in lower), Path(spec.release.file).suffix)
             target = path.with_name(f"{spec.name}{(own[1] or '').lower()}{suffix}")
         old = f"{shlex.quote(str(path.with_name(name)))}?*" if secret else shlex.quote(str(path))
-        move = _printable(f"mv {old} {shlex.quote(str(target))}")
+        move = printable(f"mv {old} {shlex.quote(str(target))}")
         return 0 if own else 2, f"{shown} (not {'exactly ' if own else ''}the publisher's name): {move}", None
     if lower.endswith(ARCHIVES):
         return 3, f"{shown} (an archive: unpack it)", None
@@ -122,7 +121,7 @@ def _in_snapshot(snapshot: Path) -> Iterator[Miss]:
     elif (snapshot / HUGGINGFACE_INDEX).is_file():
         yield 1, f"{snapshot} (lacks files that its index names): hf download {repository}", None
     elif files:
-        yield 2, f"{_printable(files[0])} (not {HUGGINGFACE_FILE})", files[0]
+        yield 2, f"{printable(str(files[0]))} (not {HUGGINGFACE_FILE})", files[0]
 
 
 def _in_links(spec: VariantSpec, text: str, urls: list[str]) -> Iterator[Miss]:
@@ -144,12 +143,12 @@ def _in_links(spec: VariantSpec, text: str, urls: list[str]) -> Iterator[Miss]:
 
 
 def _own(spec: VariantSpec, name: str) -> re.Match[str] | None:
-    """Whether a name holds the variant's, in any case; the group is the hash's digits."""
+    """Whether a name holds the variant's name, in upper or lower case; the group is the hash's digits."""
     return re.search(rf"(?i)(?<![a-z0-9]){re.escape(spec.name)}(-[0-9a-f]{{8}})?(?![a-z0-9_])", name)
 
 
 def _weights_in(folder: Path) -> Path | None:
-    """The checkpoint in a folder, as tools for the hub leave it: its index, its only file, or the first."""
+    """The checkpoint in a folder that a tool for the hub has written: its index, its only file, or the first."""
     inside = sorted(islice(folder.rglob("*"), MOST_NAMES), key=lambda path: (len(path.parts), path))
     files = [path for path in inside if path.suffix in SUFFIXES and path.is_file()]
     files.sort(key=lambda path: path.name != HUGGINGFACE_FILE)
@@ -158,8 +157,4 @@ def _weights_in(folder: Path) -> Path | None:
 
 
 def _variants() -> list[str]:
-    return sorted(path.stem for path in VARIANTS.glob("*/*.yaml"))
-
-
-def _printable(text: Path | str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in str(text))
+    return sorted(path.stem for path in VARIANT_FILES.glob("*/*.yaml"))

@@ -11,7 +11,9 @@ from vit2onnx.spec.family import part
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.plain_data import read_data
 
-# Names of variants, which become those of folders, wildcards and words of a shell.
+# The project's variant files, in one folder per family.
+VARIANT_FILES = Path(__file__).parents[2] / "config" / "variants"
+# Names of variants, which become names of folders, wildcards and words of a shell.
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 
 
