@@ -36,7 +36,7 @@ def described(name: str, mapping: Mapping[str, Any]) -> list[str]:
     spec = VariantSpec.from_mapping(name, mapping)
     opened = open_variant(spec, Path(mapping["own"]["path"]))
     fit = fitted(spec, opened)
-    unneeded = [f"Tensor {opened.name(key)} is not needed: {entry.reason}." for key, entry in fit.ignored.items()]
+    unneeded = [f"Tensor {opened.name(key)} is not needed ({entry.reason})." for key, entry in fit.ignored.items()]
     told = []
     if release := release_of(checksum(opened.path)):
         told.append(
