@@ -29,13 +29,20 @@ def described(name: str, mapping: Mapping[str, Any]) -> list[str]:
     """What a recognised checkpoint is, in sentences. Raises `InputError` if tensors are missing or left over."""
     # Here, because it takes seconds to import.
     from vit2onnx.checkpoints.detect import fitted
-    from vit2onnx.checkpoints.reading import open_variant
+    from vit2onnx.checkpoints.identity import release_of
+    from vit2onnx.checkpoints.reading import checksum, open_variant
 
     spec = VariantSpec.from_mapping(name, mapping)
     opened = open_variant(spec, Path(mapping["own"]["path"]))
     fit = fitted(spec, opened)
-    unneeded = [f"Tensor {opened.name(key)} is not needed: {entry.reason}." for key, entry in fit.ignored.items()]
-    return [*in_words(spec), *unneeded, "It is complete: every tensor of the backbone has its place."]
+    unneeded = [f"Tensor {opened.name(key)} is not needed ({entry.reason})." for key, entry in fit.ignored.items()]
+    told = []
+    if release := release_of(checksum(opened.path)):
+        told.append(
+            f"It is the publisher's {release.release.file}. To build the release, put it into checkpoints/ and run"
+            f" make run WEIGHTS=official VARIANT={release.name}."
+        )
+    return [*in_words(spec), *told, *unneeded, "It is complete: every tensor of the backbone has its place."]
 
 
 def variant_file(mapping: Mapping[str, Any]) -> str:

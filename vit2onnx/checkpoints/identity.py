@@ -25,9 +25,9 @@ def describe(
     if weights == "official":
         check_identity(spec, opened, sha256)
     layout = (fitted(spec, opened).table if spec.own else detect(str(path), spec, opened.tensors)).layout
-    release = {"official": spec.released if spec.released and spec.released.is_file(sha256) else None}
-    release["own"] = next((one.release for one in known_variants().values() if one.release.is_file(sha256)), None)
-    is_release = release.get(weights)
+    # A variant's own release, of whose file there may be a copy under another name; of own weights any.
+    known = {"official": spec, "own": release_of(sha256)}.get(weights)
+    is_release = known.release if known and known.release.is_file(sha256) else None
     identities = {
         "synthetic": "synthetic weights, made here",
         "official": "a file that is none of those whose hashes are known",
@@ -60,6 +60,11 @@ def known_variants() -> dict[str, VariantSpec]:
         raise FileNotFoundError(f"{VARIANT_FILES}, against which a checkpoint is identified")
     found = (VariantSpec.from_mapping(name, mapping) for name, mapping in read_variants(VARIANT_FILES).items())
     return {spec.name: spec for spec in found if spec.released}
+
+
+def release_of(sha256: str) -> VariantSpec | None:
+    """The released variant whose publisher's file has this SHA-256, if there is one."""
+    return next((spec for spec in known_variants().values() if spec.release.is_file(sha256)), None)
 
 
 def check_identity(spec: VariantSpec, opened: Opened, sha256: str) -> None:
