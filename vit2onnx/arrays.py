@@ -14,10 +14,10 @@ from vit2onnx.errors import InputError
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """The arrays of a file, each read when it is asked for, and compared with its checksum (CRC-32).
+    """The arrays of a file, each read and compared with its checksum (CRC-32) when it is asked for.
 
-    Raises `InputError`, also then, if the file is damaged or lacks the array. What it says of sizes is compared with
-    its own size before anything is read.
+    Opening and reading raise `InputError` if the file is damaged or lacks the array. Declared sizes are compared with
+    the file's own size before anything is read.
     """
 
     def __init__(self, path: Path, way_out: str = REBUILD):
@@ -26,11 +26,11 @@ class Arrays(Mapping[str, np.ndarray]):
         with self._damage_as_input_error():
             self._zip = zipfile.ZipFile(self._file)
             self._entries = {entry.filename: entry for entry in self._zip.infolist()}
-            # As the end of a zip says, because a wrong length may hide the next entry. More do not fit into two bytes.
+            # The end of a zip counts its entries, in two bytes; a wrong length may hide the next entry.
             self._file.seek(-12, io.SEEK_END)
             if min(len(self._entries), 0xFFFF) != int.from_bytes(self._file.read(2), "little"):
                 raise ValueError("it holds another number of arrays than it says")
-            # Entries can share their bytes, so that together they are longer than the file.
+            # Entries can share their bytes, and so be longer together than the file.
             if sum(entry.file_size for entry in self._entries.values()) > self._file.seek(0, io.SEEK_END):
                 raise ValueError("it declares more than it holds")
             for name, entry in self._entries.items():

@@ -1,7 +1,7 @@
 """Hashes of files, and JSON files that carry a checksum of their own content. Standard library only.
 
-Without a checksum, an edit or a flipped bit in a record would end as a wrong figure in a verdict. It does not tell who
-wrote a file: whoever changes one on purpose can compute it anew.
+Without a checksum, an edit or a flipped bit in a record would become a wrong figure in a verdict. It is no signature:
+whoever changes a file on purpose can compute it anew.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ def _refused(constant: str) -> Any:
 
 
 def _whole(digits: str) -> int:
-    # Not longer, because converting takes the square of the time.
+    # Not longer, because the time to convert grows with the square of the length.
     if len(digits) > 20:
         raise ValueError("a number of more than 20 digits")
     return int(digits)

@@ -71,7 +71,7 @@ def _is_alive(pid: int) -> bool:
 def check_regular(path: Path) -> None:
     """Raise `InputError` unless the path leads, through links if need be, to a regular file.
 
-    To be called before a file of the user's is opened: a named pipe is waited for, and a device such as /dev/zero
+    Call it before opening a file of the user's: opening a named pipe waits for a writer, and a device such as /dev/zero
     never ends.
     """
     try:

@@ -15,19 +15,19 @@ from vit2onnx.spec.variant import Preprocessing
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-# The formats of photographs; the last two as far as Pillow or a plugin of it reads them. Others start programs, read
-# other files, or show no photographs.
+# The formats of photographs; the last two only if Pillow or a plugin of it reads them. Readers of other formats start
+# programs, read other files, or show no photographs.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF")
 
-# The most pixels of a photograph, and of what is made of it: 440 MB in memory. Pillow holds those of WebP four times.
+# The most pixels of a photograph, before and after resizing: 440 MB in memory. Pillow holds those of WebP four times.
 MOST_PIXELS = 110_000_000
-# Beyond so many pixels there is a byte for every 200 of them at least, as in any photograph, or a small file would take
-# all that memory.
+# Any photograph has at least one byte for every 200 pixels. This is asked of those with more than 20 million, because
+# otherwise a small file would take all that memory.
 FREE_PIXELS, PIXELS_PER_BYTE = 20_000_000, 200
 # The most bytes of a file, and of one that Pillow reads as a whole: RIFF (WebP) and ISO (AVIF, HEIF).
 MOST_BYTES, MOST_BYTES_AT_ONCE = 4 * MOST_PIXELS, 100_000_000
-# How a scan of a JPEG begins, how many there are at most, and where the first begins at the latest. Photographs have
-# about ten. Each takes as long as a whole picture.
+# How a scan of a JPEG begins, the most scans, and the last byte at which the first may begin. Photographs have about
+# ten. Decoding one takes as long as decoding a whole picture.
 SCAN, MOST_SCANS, FIRST_SCAN = re.compile(rb"\xff\xda\0[\x06-\x0e][\x01-\x04]"), 100, 1 << 24
 
 
@@ -36,8 +36,8 @@ def load_image(path: Path) -> Image.Image:
 
     As in the publisher's code, a rotation noted in EXIF and a colour profile are not applied, and transparency is
     dropped. Raises `InputError` if the file is missing, is not a complete photograph, holds several pictures, has more
-    than `MOST_PIXELS` pixels or than its size makes plausible, or has more than 8 bits per channel. Nothing is decoded
-    before its head has been looked at.
+    than `MOST_PIXELS` pixels or more than its size makes plausible, or has more than 8 bits per channel. Its head is
+    checked before anything is decoded.
     """
     if not path.exists():
         raise InputError(f"{path}: there is no such photograph; correct its path or put the file there.")
@@ -77,7 +77,7 @@ def _too_large(path: Path, most: int = MOST_PIXELS) -> str:
 
 
 def _check_scans(path: Path) -> None:
-    """Raise `ValueError` if a JPEG has so many scans, or begins so late, that it would be read for minutes."""
+    """Raise `ValueError` if a JPEG has so many scans, or begins so late, that decoding it would take minutes."""
     with path.open("rb") as file:
         count = len(SCAN.findall(file.read(FIRST_SCAN)))
         if not count:
@@ -89,9 +89,9 @@ def _check_scans(path: Path) -> None:
 
 
 def _check_head(path: Path, image: Image.Image, head: bytes) -> None:
-    """Raise `InputError` for what the head of a photograph says of its size, pictures and bits."""
+    """Raise `InputError` if a photograph declares too many pixels, several pictures or too many bits."""
     tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
-    # Of a TIFF, whole tiles are decoded, which may be larger than the picture.
+    # Whole tiles of a TIFF are decoded, which may be larger than the picture.
     pixels = max(image.width * image.height, tags.get(TILEWIDTH, 0) * tags.get(TILELENGTH, 0))
     times = 4 if image.format == "WEBP" else 1
     if pixels * times > MOST_PIXELS:
@@ -109,7 +109,7 @@ def _check_head(path: Path, image: Image.Image, head: bytes) -> None:
 
 
 def _bits(image: Image.Image, head: bytes) -> int:
-    """The bits per channel of an opened image, which Pillow cuts off or clips to 8 without a word."""
+    """The bits per channel of an opened image. Pillow silently cuts or clips them to 8."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return 16
     if image.format == "PNG":
@@ -118,7 +118,7 @@ def _bits(image: Image.Image, head: bytes) -> int:
         found = image.tag_v2.get(BITSPERSAMPLE, 1)  # type: ignore[attr-defined]
         return max(found) if isinstance(found, tuple) else int(found)
     if image.format == "AVIF":
-        # How a picture is coded says whether it has 10 or 12 bits.
+        # A flag of the codec's configuration says that it has 10 or 12 bits.
         return max((10 for flags in re.findall(rb"av1C..(.)", head, re.DOTALL) if flags[0] & 0x40), default=8)
     return int(image.info.get("bit_depth", 8))
 

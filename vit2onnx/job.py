@@ -1,6 +1,6 @@
-"""The job that a script runs in, and its log. Scripts import this before all else, because other imports can fail too.
+"""The job that a script runs in, and its log. Scripts import this first, so that failed imports are logged too.
 
-Standard library only. Everything goes into the rule's log: the last line is for the person at the keyboard, and
+Standard library only. Everything goes into the rule's log. Its last line is for the person at the keyboard, and
 `reporting/progress.py` shows it on the terminal.
 """
 
@@ -30,7 +30,7 @@ log = logging.getLogger("vit2onnx")
 
 
 class _Formatter(logging.Formatter):
-    """Leaves in the lines of a log nothing that a terminal would obey, and no more than can be read."""
+    """Makes each line of a log printable, and shortens long records."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(map(printable, shortened(super().format(record), 10**6).split("\n")))
@@ -42,7 +42,7 @@ def log_to(path: str) -> None:
     An exception that nothing catches leaves its traceback there, then one sentence, and ends the process with `TOLD`.
     """
     sys.excepthook = partial(_fail, path)
-    # As the user's files may be named, whatever the locale is.
+    # Names of the user's files may be of any script, whatever the locale is.
     logging.basicConfig(
         filename=path,
         filemode="w",
@@ -51,7 +51,7 @@ def log_to(path: str) -> None:
         force=True,
     )
     logging.getLogger().handlers[0].setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
-    # Or a full disk would be told in many lines, because the log cannot be written either.
+    # Otherwise a full disk, on which the log cannot be written either, would be reported in many lines.
     logging.raiseExceptions = False
     logging.captureWarnings(True)
     log.setLevel(logging.INFO)
@@ -68,14 +68,14 @@ def _fail(path: str, kind: type[BaseException], error: BaseException, trace: Tra
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{sentence}\n")
     except OSError:
-        # No place for it on a full disk.
+        # On a full disk there is no room for it in the log.
         print(sentence, file=sys.stderr, flush=True)
-    # Python would end with 1, which says nothing, and after `finished`.
+    # Not by Python itself, because that would log `finished` first, and end with 1, which says nothing.
     os._exit(130 if isinstance(error, KeyboardInterrupt) else TOLD)
 
 
 def sentence_on(error: BaseException) -> str:
-    """What the person at the keyboard must know of an exception, and the way out."""
+    """What an exception means for the person at the keyboard, and the way out."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, InternalError):
@@ -93,7 +93,7 @@ def sentence_on(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-# What Snakemake gives to a script; none where something else imports it.
+# The object that Snakemake gives to a script; none if something else imports this module.
 snakemake: Any = getattr(sys.modules["__main__"], "snakemake", None)
 if snakemake is not None:
     log_to(snakemake.log[0])

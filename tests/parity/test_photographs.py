@@ -83,7 +83,7 @@ def test_those_that_show_something_come_first(real_spec: VariantSpec):
 def test_a_run_on_nothing_else_fails_with_one_sentence(real_spec: VariantSpec):
     blank = preprocess(of_arrays(noise(0)), 224, 224, real_spec.preprocessing)
     given = {"white@224x224": blank, "also@224x224": blank}
-    told = "No photograph can show a fault: white is of one colour; also is the same as white. Add one of something"
+    told = "No photograph can show a fault: white is of one colour; also is the same as white. Add another"
     with pytest.raises(InputError, match=told):
         telling_first(given, real_spec.preprocessing)
     assert not check_photographs(given, real_spec).passed

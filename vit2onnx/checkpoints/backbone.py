@@ -36,8 +36,10 @@ class Backbone:
 
 
 def file_of(path: Path) -> Path:
-    """The file of a checkpoint, or its index of shards, at a path or in a folder. Raises `InputError` if there is none,
-    or if there are several."""
+    """The file of a checkpoint, or its index of shards, at a path or in a folder.
+
+    Raises `InputError` if a folder holds none, or several.
+    """
     if not path.is_dir():
         return path
     if (path / ".metadata").is_file() or list(path.glob("*.distcp")):
@@ -68,7 +70,7 @@ def file_of(path: Path) -> Path:
 
 
 def plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
-    """The file's names by themselves without wrappers and chunks."""
+    """The names of tensors in a file, each by its plain form without wrappers and chunks."""
     found: dict[str, str] = {}
     for name in names:
         plain = CHUNKS.sub(r"\1blocks.\2", WRAPPERS.sub("", name))
@@ -95,7 +97,7 @@ def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
         for family in families():
             try:
                 seen = part(family, "recognition").recognise(shapes)
-            # Names as a family has them, with shapes that it has not.
+            # The names are a family's, and the shapes are not.
             except (KeyError, IndexError, ValueError, ZeroDivisionError):
                 continue
             except InputError as error:
@@ -158,7 +160,7 @@ def is_ignored(name: str, patterns: Iterable[str]) -> str:
 
 
 def patterns_for(names: Iterable[str], kept: Iterable[str]) -> list[str]:
-    """Patterns that fit these names and none that is kept: as short as possible."""
+    """Patterns, as short as possible, that fit these names and none that is kept."""
     kept = list(kept)
     found: dict[str, None] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""How large a checkpoint can be, and whether there is room for it; asked before anything is written."""
+"""How large a checkpoint can be, and whether there is room for it. Both are checked before anything is written."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ WRAPPING_BYTES = 64 << 20
 
 
 def sizes_of(parameters: int) -> range:
-    """The bytes that a file of so many parameters may have: from one each to three times single precision and more."""
+    """The numbers of bytes that a file with so many parameters may have: from one per parameter to over twelve."""
     return range(parameters, 3 * 4 * parameters + WRAPPING_BYTES)
 
 

@@ -1,4 +1,4 @@
-"""Say why a download failed, and what to do: each cause has its own sentence.
+"""Say why a download failed, and what to do. Each cause has its own sentence.
 
 The exceptions and logs of network libraries quote links, tokens and passwords of proxies. These sentences quote none.
 """
@@ -20,7 +20,7 @@ NETWORK = ("requests", "urllib3", "httpx2", "httpcore2", "ssl", "socket")
 
 @dataclass(frozen=True)
 class Cause:
-    """What happened, and the way out; `lasting`, if trying again cannot help."""
+    """A cause of failure, and the way out; `lasting` if trying again cannot help."""
 
     text: str
     way_out: str
@@ -59,7 +59,7 @@ def cause_on_disk(error: BaseException, folder: str) -> Cause | None:
 
 
 def cause_on_network(error: BaseException, url: str) -> Cause:
-    """Why a host could not be reached, or broke off. Exceptions of requests, urllib3 and httpx are told by name."""
+    """Why a host could not be reached, or broke off, by the names of exceptions of requests, urllib3 and httpx."""
     errors = list(chain(error))
     names = {type(one).__name__ for one in errors}
     text = " ".join(str(one) for one in errors)
@@ -153,7 +153,7 @@ def _proxy(url: str) -> str | None:
 
 @contextmanager
 def logging_off() -> Iterator[None]:
-    """Not by the level of one logger, because a level set on a child of it would prevail."""
+    """Log nothing meanwhile. Not by the level of one logger, because a level set on a child of it would prevail."""
     before = logging.root.manager.disable
     logging.disable()
     try:

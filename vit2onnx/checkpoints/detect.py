@@ -28,7 +28,7 @@ def tables_of(spec: VariantSpec) -> dict[str, KeyTable]:
 
 
 def detect(name: str, spec: VariantSpec, keys: Iterable[str]) -> KeyTable:
-    """The layout of a variant that fits most of the keys, and least besides.
+    """The layout of a variant that knows most of the keys, and among such layouts the one with the fewest others.
 
     Raises `InputError`, naming `name`, if none fits even one key in three.
     """
@@ -53,7 +53,7 @@ def detect(name: str, spec: VariantSpec, keys: Iterable[str]) -> KeyTable:
 
 
 def fitted(spec: VariantSpec, opened: Opened) -> Fit:
-    """How a checkpoint fills a variant. Raises `InputError` with every tensor that is missing, unknown or misshapen."""
+    """How a checkpoint fills a variant. Raises `InputError` that lists all missing, unknown or misshapen tensors."""
     name = spec.own.path if spec.own else str(opened.path)
     table = detect(name, spec, opened.tensors)
     assignments = assign(table, array_shapes(archive_skeleton(spec)))
@@ -64,7 +64,7 @@ def fitted(spec: VariantSpec, opened: Opened) -> Fit:
 
 
 def _check_rest(path: str, name: str, table: KeyTable, opened: Opened) -> None:
-    """Raise `InputError` for tensors of an own checkpoint that no layout has and of which the user has said nothing."""
+    """Raise `InputError` for tensors of an own checkpoint that its layout lacks and the user does not ignore."""
     known = table.source_pattern()
     kept = [opened.name(key) for key in opened.tensors if known.fullmatch(key)]
     over = [*(opened.name(key) for key in opened.tensors if not known.fullmatch(key)), *opened.beside]

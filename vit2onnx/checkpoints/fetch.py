@@ -25,7 +25,7 @@ def fetch_synthetic(spec: VariantSpec, destination: Path, *, seed: int, layout: 
 def fetch_own(spec: VariantSpec, destination: Path) -> dict[str, Any]:
     """Make `destination` a link to the user's own checkpoint, and describe it.
 
-    Raises `InputError` if it is damaged, or if a tensor is missing or one too many.
+    Raises `InputError` if it is damaged, or if a tensor is missing or left over.
     """
     if spec.own is None:
         raise InputError(f"{spec.name} is not under own in the config.")
@@ -42,8 +42,8 @@ def fetch_official(
 ) -> dict[str, Any]:
     """Make `destination` a link to the checkpoint at `source`, downloading it if need be, and describe it.
 
-    What an e-mailed link gives is kept in `folder`, out of the results, because the link works for a few days only.
-    Raises `InputError` if the file is not what its name says or no checkpoint at all.
+    A download from an e-mailed link is kept in `folder`, outside of the results, because the link works for a few days
+    only. Raises `InputError` if the file is not what its name says, or no checkpoint at all.
     """
     path = obtain(spec, source, folder=folder)
     sha256 = checksum(path)
@@ -66,15 +66,15 @@ def fetch_official(
 
 
 def check_origin(spec: VariantSpec, path: Path, sha256: str) -> None:
-    """Raise `InputError` for a file that is not from the release's repositories on the hub, by its place in the cache.
+    """Raise `InputError` for a file that does not lie in the hub's cache of the release's repositories.
 
-    It may be somebody's own model, to which facts of the release must not be applied: the precision of RoPE periods and
-    the way to resize positions. Files in the publisher's layout hold them or go with the publisher's code.
+    It may be somebody's own model, with another precision of RoPE periods or another way to resize positions than the
+    release. Files in the publisher's layout hold the periods, and go with the publisher's code.
     """
     repositories = (spec.release.huggingface, f"timm/{spec.release.timm}")
     where = path.absolute().as_posix()
     known = any(f"/models--{repository.replace('/', '--')}/snapshots/" in where for repository in repositories)
-    # Git's own small files, such as the index of shards, have no hash there.
+    # Small files in Git itself, such as the index of shards, have no SHA-256 there.
     if not known or hub_sha256(path) not in (None, sha256):
         raise InputError(
             f"{path} is none of the publisher's files whose hashes are known, and not from its repository on the hub."
@@ -86,7 +86,7 @@ def check_origin(spec: VariantSpec, path: Path, sha256: str) -> None:
 def check_sha256_prefix(path: Path, found: str) -> None:
     """Compare a file's SHA-256 with the eight digits at the end of its name, if it has them.
 
-    That they begin the file's SHA-256 is the convention of torch.hub, which the publisher's own code relies on.
+    By the convention of torch.hub, on which the publisher's own code relies, they begin the file's SHA-256.
     """
     promised = re.search(r"-([0-9a-f]{8})$", path.stem)
     if promised and not found.startswith(promised[1]):
@@ -97,7 +97,7 @@ def check_sha256_prefix(path: Path, found: str) -> None:
 
 
 def check_records(path: Path) -> None:
-    """Compare all that is in a torch file with the checksums in it, which torch itself does not."""
+    """Compare a file of torch with the checksums in it, which torch itself does not do."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()

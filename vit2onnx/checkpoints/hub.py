@@ -41,9 +41,9 @@ def download_huggingface(repo_id: str, *, token: str | None, sizes: range, copy:
     """Download `model.safetensors` of a repository into Hugging Face's cache and return its path there.
 
     Where the repository has its tensors in several files, downloads all of them and returns the path of their index.
-    `sizes` are the bytes that the checkpoint may have, and `copy` is a repository with a copy that needs no request,
-    which a refusal names. Without a token the library's own login serves. Raises
-    `InputError` when the hub does not give the checkpoint.
+    `sizes` are the bytes that the checkpoint may have. `copy` is a repository with a copy that needs no request; the
+    message of a refusal names it. Without a token the library's own login is used. Raises `InputError` if the hub does
+    not give the checkpoint.
     """
     token = cleaned(token)
     try:
@@ -56,10 +56,10 @@ def download_huggingface(repo_id: str, *, token: str | None, sizes: range, copy:
     except Exception as error:
         cause = _cause(error, repo_id)
         gated = copy and any(isinstance(one, GatedRepoError) for one in chain(error))
-    # Not its path, because where the cache is depends on the machine.
+    # The message does not name the copy's path, because the place of the cache depends on the machine.
     open_copy = (
-        f" A copy that needs no request: .venv/bin/hf download {copy} {HUGGINGFACE_FILE}; then run again, and what is"
-        " found and not taken will name it."
+        f" A copy that needs no request: .venv/bin/hf download {copy} {HUGGINGFACE_FILE}; then run again, and the list"
+        " of finds that were not taken says how to use it."
         if gated
         else ""
     )
@@ -70,7 +70,7 @@ def download_huggingface(repo_id: str, *, token: str | None, sizes: range, copy:
 
 
 def cleaned(token: str | None) -> str | None:
-    """A token without what is copied along with it. Raises `InputError` if it cannot be one."""
+    """A token without quotes and words that were copied with it. Raises `InputError` if it cannot be a token."""
     token = re.sub(r"^(?i:bearer|HF_TOKEN=)", "", (token or "").strip()).strip(" \t\r\n'\"\u201c\u201d\u2018\u2019`<>")
     if re.search(r"[^\x21-\x7e]", token):
         raise InputError(f"HF_TOKEN has blanks or letters that no token has; copy it again from {TOKENS}.")
@@ -109,7 +109,7 @@ def _check(files: list[Any], name: str, sizes: range) -> None:
 
 
 def _cause(error: Exception, repo_id: str) -> Cause:
-    """Why the hub did not give a file. Tells a refusal by its kind, its status, and some words of the hub."""
+    """Why the hub did not give a file, by the exception, the response's status, and some words of the hub."""
     errors = list(chain(error))
 
     def is_any(*kinds: type[BaseException]) -> bool:

@@ -23,17 +23,17 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# What is in a text and not in its links: soft hyphens, characters of no width, HTML's <wbr>, Markdown's backslashes.
+# Mail programs put these into links: soft hyphens, characters of no width, HTML's <wbr>, Markdown's backslashes.
 INVISIBLE = re.compile(r"[\u00ad\u200b-\u200d\u2060\ufeff]|<wbr */?>|\\(?=[_&~*=?#.-])", re.IGNORECASE)
 BASE64 = re.compile(r"^[A-Za-z0-9+/]{40,}={0,2}(?:\n[A-Za-z0-9+/]+={0,2})*$", re.MULTILINE)
-# How many of a text's characters proofpoint's letters stand for: A for two, and so on.
+# Proofpoint's letters for numbers of characters: A for two, B for three, and so on.
 RUNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 def links_in(data: bytes) -> list[str]:
-    """All links in a text, an e-mail or its source, as they were before they were sent; in order."""
+    """All links in a text, an e-mail or its source, in order, as they were before any mail program changed them."""
     text = INVISIBLE.sub("", re.sub(r"\r+\n?", "\n", _text(data)))
-    # Without the marks with which a reply quotes, and indents.
+    # Without indents, and the marks by which a reply quotes.
     text = re.sub(r"^(?:[ \t]*[>|])*[ \t]*", "", text, flags=re.MULTILINE)
     return [link for block in re.split(r"\n{2,}", text) for link in _links_in_block(block)]
 
@@ -61,7 +61,7 @@ def _text(data: bytes) -> str:
 
 
 def _links_in_block(block: str) -> Iterator[str]:
-    """The links of lines between two empty ones. What is encoded is encoded for all of them."""
+    """The links in the lines between two empty ones, which all have the same encoding."""
     for encoded in BASE64.findall(block):
         decoded = _from_base64(encoded)
         if "http" in _text(decoded):
@@ -84,7 +84,7 @@ def _from_base64(text: str) -> bytes:
 
 
 def _unescaped(text: str) -> str:
-    """Not the whole text at once, because html.unescape also rewrites bare parameters such as "&copy="."""
+    """A text without HTML's entities. Not by html.unescape at once, which also rewrites parameters such as "&copy="."""
     return re.sub(r"&#?\w+;", lambda entity: html.unescape(entity[0]), text)
 
 
@@ -107,7 +107,7 @@ def _unwrapped(block: str) -> list[str]:
 
 
 def _goes_on(url: str, line: str, full: bool) -> bool:
-    """Whether a link goes on in the next line; `full` says that the line before is as long as the link's first."""
+    """Whether a link goes on in the next line. `full` says that the line before is as long as the link's first line."""
     if not re.match(URL, line) or (re.match("(?i)https?:", line) and not url.endswith("/__")):
         return False
     torn = line[0] in "?&=%" or (url.endswith(".pt") and re.match(r"h\b", line))

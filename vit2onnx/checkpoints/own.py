@@ -19,9 +19,10 @@ from vit2onnx.spec.variant import NAME, Own, VariantSpec
 
 
 def config_of(file: Path, backbone: Backbone) -> tuple[str, dict[str, Any]] | None:
-    """What transformers' `config.json` beside a checkpoint says of the backbone, and under which key; if there is one.
+    """The backbone's part of transformers' `config.json` beside a checkpoint, after its key ("" for the whole file).
 
-    Only files in transformers' layouts go with such a config. Raises `InputError` if it is of another kind of model.
+    `None` if there is no such file, or if the layout is none of transformers'. Raises `InputError` if the config is of
+    another kind of model.
     """
     path = file.parent / "config.json"
     if not path.is_file() or not backbone.layout.startswith("huggingface"):
@@ -49,11 +50,12 @@ def recognised(
     ignore: Iterable[str] = (),
     told: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The variant that a user's own checkpoint is, as a variant file would say it, with what is its `own`.
+    """The variant that a user's own checkpoint is: the content of a variant file, and the fields of `Own` under `own`.
 
-    `wanted` is the prefix of one of several backbones, and `ignore` has patterns of other tensors. `variants` are those
-    of the project. Its nearest release gives what neither tensors nor configs tell, unless the user's variant file is
-    `told`. Raises `InputError` if there is not exactly one backbone, or if a config contradicts it.
+    `variants` are those of the project. The nearest release among them gives what neither tensors nor configs tell.
+    `wanted` is the prefix of one of several backbones, and `ignore` has patterns of other tensors. `told` is the user's
+    own variant file, which overrides what was found. Raises `InputError` if there is not exactly one backbone, or if a
+    config contradicts it.
     """
     file = file_of(path)
     heads = read_heads(file)
@@ -97,7 +99,7 @@ def recognised(
 
 
 def _seen(file: Path, backbone: Backbone, config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The architecture by names, shapes and config. Raises `InputError` if the config contradicts the others."""
+    """The architecture by names, shapes and config. Raises `InputError` if they contradict each other."""
     seen = dict(backbone.architecture)
     said = part(backbone.family, "recognition").read_config(config) if config is not None else {}
     for key, value in said.items():
@@ -114,7 +116,7 @@ def _plain(value: Any) -> Any:
 
 
 def _nearest(path: Path, family: str, seen: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]]) -> str:
-    """The name of the release of a family that differs least; of several, one that the path names."""
+    """The name of the release of a family that differs least; if several do, one that the path names."""
     releases = {
         name: mapping["architecture"]
         for name, mapping in variants.items()
@@ -137,7 +139,7 @@ def _size(architecture: Mapping[str, Any]) -> float:
     return math.prod(sum(number) if isinstance(number, list) else number for number in numbers)
 
 
-# What tells how a file is written, and not what the model is.
+# Fields of architectures that describe the file rather than the model.
 OF_THE_FILE = ("local_cls_norm", "rope_periods")
 
 
@@ -154,7 +156,7 @@ FILTERS = {2: "bilinear", 3: "bicubic"}
 
 
 def _preprocessing(path: Path, release: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What transformers' `preprocessor_config.json` says, if there is one; what it leaves out is the release's."""
+    """The preprocessing by transformers' `preprocessor_config.json`, if there is one; the release gives the rest."""
     if not path.is_file():
         return None
     config = read_mapping(path)
@@ -189,10 +191,10 @@ def _preprocessing(path: Path, release: Mapping[str, Any]) -> dict[str, Any] | N
 
 
 def own_variants(own: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The variants that the user's own checkpoints are, by name: `own` of the config, as its schema has it.
+    """The variants that the user's own checkpoints are, by name. `own` is that part of the config.
 
-    An entry with the name of a variant file is what that file says. Raises `InputError` with the first fault of every
-    entry.
+    If a variant file has the name of an entry, it overrides what is found. Raises `InputError` with the first fault of
+    every entry.
     """
     found, faults = {}, []
     for name, entry in own.items():
@@ -216,7 +218,7 @@ def own_variants(own: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any
 
 
 def in_words(spec: VariantSpec) -> list[str]:
-    """What an own checkpoint was recognised as, and what was assumed, in sentences."""
+    """What an own checkpoint was recognised as, and all assumptions, in sentences."""
     own = spec.own
     if own is None:
         return []
@@ -229,13 +231,13 @@ def in_words(spec: VariantSpec) -> list[str]:
     lines.append(
         "No config.json lies beside it, so the original is the family's reference with these dimensions."
         if own.config is None
-        else "Its config.json tells what shapes do not show, and the original is what transformers makes of both."
+        else "Its config.json tells what shapes do not show. The original is the model that transformers loads from it."
     )
     if own.assumed:
         lines.append(f"ASSUMED as in {own.nearest}, because nothing tells: {', '.join(own.assumed)}.")
     if own.ignore:
         lines.append(f"Left out, as you asked: {', '.join(own.ignore)}.")
-    # Names and patterns are a stranger's.
+    # Names and patterns may be a stranger's.
     return list(map(printable, lines))
 
 
@@ -245,7 +247,7 @@ def name_of(path: Path) -> str:
     stem = file.name if file.is_dir() else SHARD.sub(r"\g<stem>", file.name.removesuffix(INDEX_SUFFIX))
     for suffix in SUFFIXES:
         stem = stem.removesuffix(suffix)
-    # What transformers calls every file tells nothing.
+    # transformers gives these names to every file, so the folder's tells more.
     if stem in ("model", "pytorch_model") and file.parent.name:
         stem = file.parent.name
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("_.-")[:80]

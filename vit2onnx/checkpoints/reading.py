@@ -20,10 +20,10 @@ from vit2onnx.weights.keytable import LazyTensor
 
 @dataclass(frozen=True)
 class Opened:
-    """The tensors of a checkpoint that a variant may have, by the names of their layout, and what became of the rest.
+    """The tensors of a checkpoint that belong to a variant, by the names of their layout, and the file's other tensors.
 
-    `origins` has the file's own names where they differ. `left_out` has the file's other tensors that the user wants
-    to be ignored, with the pattern that says so, and `beside` those of which nobody has said anything.
+    `origins` has the file's own names where they differ. `left_out` has tensors that the user wants to be ignored, with
+    the pattern that says so. `beside` has the names of all others in the mapping that holds the backbone.
     """
 
     path: Path
@@ -43,7 +43,7 @@ def open_checkpoint(path: Path) -> dict[str, LazyTensor]:
 
 
 def open_variant(spec: VariantSpec, path: Path) -> Opened:
-    """The checkpoint of a variant. Of a user's own it is the backbone that was recognised."""
+    """The checkpoint of a variant. If it is the user's own, the tensors are those of its backbone."""
     if spec.own is None:
         return Opened(path, open_checkpoint(path))
     heads = read_heads(path)
@@ -71,7 +71,7 @@ def checksum(path: Path) -> str:
 
 
 def lazy(head: Head) -> LazyTensor:
-    """A tensor that is read when it is asked for. One that cannot be read has the reason in place of a dtype."""
+    """A tensor that is read when it is asked for. Raises `InputError` then if it cannot be read."""
     if head.offset < 0:
         return LazyTensor(head.shape, head.dtype, partial(_refuse, head))
     if head.strides is None:

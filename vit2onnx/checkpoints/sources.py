@@ -34,8 +34,8 @@ MOST_LINK_BYTES = 1 << 24
 class Source:
     """Where a checkpoint is; `location` is a path, a link with its signature, or a Hugging Face repository.
 
-    A link's signature is a credential: show and record `shown`, as `repr` and `str` do. `near_misses` says which files
-    and links were found on the way and not taken.
+    A link's signature is a credential, so show and record `shown` only, as `repr` and `str` do. `near_misses` says
+    which files and links were found on the way and not taken.
     """
 
     kind: Literal["file", "link", "huggingface"]
@@ -112,7 +112,7 @@ def hub_sha256(path: Path) -> str | None:
 
 
 def _links(links_file: Path, environ: Mapping[str, str]) -> dict[str, list[str]]:
-    """The links of the texts that may hold some and are not empty."""
+    """The links in each text that may hold some, unless it is empty, by the text's name."""
     texts = {"VIT2ONNX_LINKS": environ.get("VIT2ONNX_LINKS", "").encode("utf-8", "replace")}
     if links_file.is_file():
         with links_file.open("rb") as file:
@@ -159,7 +159,7 @@ def _resolve_configured(spec: VariantSpec, path: Path) -> Path:
             f" it and put {spec.release.file} in checkpoints/."
         )
     found = _find_in(path, spec) or file_of(path) if path.is_dir() else path
-    # Not a pipe or a device, which may never end.
+    # A pipe or a device may never end.
     if not is_file(found) or not found.name.endswith((*SUFFIXES, INDEX_SUFFIX)):
         raise InputError(
             f"The path configured for {spec.name} holds no checkpoint: {shown}; name a file that ends in"

@@ -1,4 +1,4 @@
-"""The tensors of a file that torch has written, read without torch: what a pickle names is neither imported nor run.
+"""The tensors of a file that torch has written, read without torch. Nothing that a pickle names is imported or run.
 
 Standard library only, because the Snakefile imports this module.
 """
@@ -32,16 +32,17 @@ BYTES = {
     **{"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "bool": 1, "float8_e4m3fn": 1, "float8_e5m2": 1},
     **{f"{kind}{bits}": bits // 8 for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }
-# The longest description of tensors that is read: in safetensors the header, in torch's files the pickle. That of
-# DINOv3 7B takes 80 kB. The number of steps of a pickle bounds the memory that it can ask for.
+# The longest description of tensors that is read: the header of safetensors, or the pickle of torch. DINOv3 7B's takes
+# 80 kB. The number of a pickle's steps bounds the memory that it can ask for.
 LONGEST_HEAD, MOST_STEPS, MOST_TENSORS, DEEPEST = 16 << 20, 1_000_000, 100_000, 12
 
 
 @dataclass(frozen=True)
 class Head:
-    """Where a tensor lies: in which file, from which byte on. `strides` are given where it is not in C order.
+    """Where a tensor lies: in which file, from which byte on. `strides` are given if it is not in C order.
 
-    `group` is the path of the mapping that it is in, as `model` in `{"model": {"norm.weight": …}}`.
+    A tensor that cannot be read has a negative `offset`, and the reason in place of its `dtype`. `group` is the path of
+    the mapping that holds the tensor, as `model` in `{"model": {"norm.weight": …}}`.
     """
 
     file: Path
@@ -53,7 +54,7 @@ class Head:
 
     @property
     def extent(self) -> int:
-        """How many elements lie between the tensor's first and last, both included."""
+        """The number of elements from the tensor's first to its last in the file."""
         if self.strides is None or 0 in self.shape:
             return math.prod(self.shape)
         return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
@@ -74,7 +75,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """What a pickle says of a tensor. `fault` says why it cannot be read, if it cannot."""
+    """A tensor as a pickle describes it. `fault` says why it cannot be read, if so."""
 
     storage: _Storage | None
     offset: int = 0
@@ -88,7 +89,7 @@ class _Mapping(dict[Any, Any]):
 
 
 class _Other:
-    """Stands for every object that is no tensor. It takes all that a pickle does to it, and does nothing."""
+    """Stands for every object that is no tensor. A pickle can do anything to it, and nothing happens."""
 
     name = "an object"
 
@@ -140,7 +141,7 @@ def _first(value: Any, *_: Any) -> Any:
 
 
 def _of_type(build: Any, _: Any, args: Any, *__: Any) -> Any:
-    """A tensor of a subclass is what its function builds, if that is one of these functions."""
+    """A tensor of a subclass is what `build` makes, if that is one of the functions here."""
     known = build in (_tensor, _first) and isinstance(args, tuple)
     return build(*args) if known else _Tensor(None, fault="of a type of its own")
 
@@ -165,7 +166,8 @@ BUILDERS: dict[tuple[str, str], Any] = {
 }
 
 
-# Python's own unpickler in Python. Not the one in C, because a place in its memory that a pickle names can be far away.
+# The unpickler that is written in Python. Not the one in C, because that allocates its memo up to any index that a
+# pickle names.
 class _Unpickler(pickle._Unpickler):
     """Reads what torch has pickled. Of what a pickle names, nothing is imported and nothing runs.
 
@@ -199,7 +201,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 class _Steady:
-    """A file of which no one can read much at once."""
+    """A file of which only a little can be read at once."""
 
     def __init__(self, file: IO[bytes]):
         self.file = file
@@ -256,7 +258,7 @@ def read_zip(path: Path) -> dict[str, Head]:
     with path.open("rb") as file:
         if order:
             file.seek(order.offset or 0)
-            # What a longer record holds is none.
+            # A longer record is no byte order.
             if file.read(min(order.size, 16)) not in (b"little", b""):
                 raise InputError(f"{path} was written on a big-endian machine; save it again on a usual one.")
         if start.size > LONGEST_HEAD:
@@ -395,7 +397,7 @@ def _walk(
 ) -> Iterator[tuple[str, str, _Tensor]]:
     """Every tensor with the path of the mapping that it is in, and its name there; `count` counts the steps."""
     for key, value in data.items():
-        # One mapping can be in others many times, so that a short pickle names more tensors than there is memory for.
+        # One mapping can be in others many times, so a short pickle can name more tensors than fit into memory.
         if next(count) > MOST_TENSORS:
             raise damaged(path, f"it names more than {MOST_TENSORS} tensors and other objects")
         if isinstance(value, _Tensor):
@@ -407,14 +409,14 @@ def _walk(
 def _head(path: Path, group: str, name: str, tensor: _Tensor, place: Callable[[_Storage], tuple[int, int]]) -> Head:
     storage = tensor.storage
     if tensor.fault or storage is None or storage.dtype is None:
-        # Whether it is needed is known later, so that it is named then.
+        # No error yet, because it may not be needed. Whoever reads it raises one.
         return Head(path, tensor.shape, tensor.fault or "unknown", -1, group=group)
     contiguous: list[int] = []
     stride = 1
     for size in reversed(tensor.shape):
         contiguous.insert(0, stride)
         stride *= size
-    # The stride of an axis of one is of no account.
+    # The stride of an axis of size one does not matter.
     in_order = all(s in (1, 0) or a == b for s, a, b in zip(tensor.shape, tensor.strides, contiguous, strict=True))
     strides = None if in_order or 0 in tensor.shape else tensor.strides
     begin, size = place(storage)

@@ -10,17 +10,17 @@ from vit2onnx.spec.case import GOLDEN, Case
 from vit2onnx.spec.variant import Preprocessing
 
 # PARITY: grey levels, root mean square. A picture that differs by less from one colour, from its mirror image and so on
-# holds no more than the noise of a camera or of JPEG. The project's photographs differ by 33 and more, but for the grey
-# one.
+# differs by no more than the noise of a camera or of JPEG. The project's photographs differ by 33 and more, except the
+# grey one.
 LEAST = 1.0
-# The name of the check that some can.
+# The name of the check that at least one photograph can show a fault.
 PHOTOGRAPHS = "photographs are evidence"
 
 
 def no_evidence(images: Mapping[str, np.ndarray], preprocessing: Preprocessing) -> dict[str, str]:
-    """The photographs among prepared inputs [3, height, width] that can show no fault, and why; by name.
+    """Why photographs among prepared inputs [3, height, width] can show no fault, by name; those that can are left out.
 
-    A photograph is judged at the first size that it has. The published one is left out, because it is not the user's.
+    A photograph is judged at its first size. The published one is left out, because it is not the user's.
     """
     found: dict[str, str] = {}
     seen: dict[bytes, str] = {}
@@ -51,19 +51,19 @@ def _of_first_size(images: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.n
 
 
 def telling_first(images: Mapping[str, np.ndarray], preprocessing: Preprocessing) -> dict[str, np.ndarray]:
-    """The inputs, those of photographs that can show a fault first, since samples are of the first.
+    """The inputs, beginning with those of photographs that can show a fault, because samples are taken from the first.
 
-    Raises `InputError` if there is none.
+    Raises `InputError` if no photograph can show a fault.
     """
     reasons = no_evidence(images, preprocessing)
     if all(Case.parse(case).image in reasons or Case.parse(case) == GOLDEN for case in images):
         raise InputError(
-            f"No photograph can show a fault: {sentence_of(reasons)}. Add one of something to `images`, such as"
+            f"No photograph can show a fault: {sentence_of(reasons)}. Add another to `images`, such as"
             " resources/images/chelsea.jpg."
         )
     return {case: images[case] for case in sorted(images, key=lambda case: Case.parse(case).image in reasons)}
 
 
 def sentence_of(reasons: Mapping[str, str]) -> str:
-    """Why photographs can show no fault, the first few of them."""
+    """Why the first few photographs can show no fault."""
     return first_few([f"{name} {why}" for name, why in reasons.items()], "; ", most=5)

@@ -1,4 +1,4 @@
-"""What Snakemake says of jobs, in one line each. Standard library only, because the Snakefile imports this module."""
+"""Snakemake's messages on jobs, in one line each. Standard library only, because the Snakefile imports this module."""
 
 import logging
 import re
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from vit2onnx import job
 
-# How Snakemake says that a job was killed, which is the system's way out when memory is short.
+# How Snakemake says that a job was killed, as the system does when memory is short.
 KILLED = re.compile(r"SIGKILL|exit status 137\b")
 
 
 class InOneLine(logging.Filter):
     """Turns Snakemake's records on jobs into plain messages, before a handler shows them.
 
-    The sentence of a job that failed is taken from the end of its log, and told once if several jobs fail alike.
-    `progress` asks for a line when a job begins and ends: without a terminal, the logger `rich` shows nothing of jobs.
+    The sentence on a failed job is the last line of its log. If several jobs fail alike, it is shown once. `progress`
+    asks for a line when a job begins and ends, because without a terminal the logger `rich` shows nothing of jobs.
     """
 
     def __init__(self, *, progress: bool):
@@ -45,7 +45,7 @@ class InOneLine(logging.Filter):
         return True
 
     def _tell(self, record: logging.LogRecord) -> None:
-        """Why a job failed, by its log. If it does not say, the handler is left with the logs that there are."""
+        """Show why a job failed, by its log. If the log does not say, the handler shows the logs that exist."""
         rule = record.__dict__["rule_name"]
         logs = record.__dict__["log"] = [log for log in record.__dict__["log"] if Path(log).is_file()]
         lines = Path(logs[0]).read_text("utf-8", errors="replace").splitlines() if logs else []

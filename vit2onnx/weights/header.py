@@ -10,7 +10,7 @@ from vit2onnx.checksums import REBUILD
 from vit2onnx.errors import DamagedError, InputError
 
 CRC = "crc32"
-# Of the line without itself, which is its last entry.
+# The CRC-32 of the line without this entry, which is the last.
 OWN = "crc32_of_this"
 MOST_BYTES = 1 << 20
 # Arrays begin at such offsets, as ONNX asks of external data.
@@ -23,14 +23,14 @@ def crc_of(data: Any) -> str:
 
 
 def header_line(about: Mapping[str, Any], checksums: Mapping[str, str]) -> bytes:
-    """The line for a model; its length does not depend on the checksums."""
+    """The line for a model. Its length does not depend on the checksums, so it can be written before they are known."""
     header = {**about, CRC: dict(checksums)}
     line = json.dumps({**header, OWN: crc_of(json.dumps(header).encode())}).encode()
     return line.ljust(-(-(len(line) + 1) // ALIGNMENT) * ALIGNMENT - 1) + b"\n"
 
 
 def read_header(path: Path, file: IO[bytes]) -> dict[str, Any]:
-    """What the line at the start of an open file says. Raises `InputError` if it is not as it was written."""
+    """The content of the first line of an open file. Raises `InputError` if it is not as it was written."""
     line = file.readline(MOST_BYTES)
     try:
         header: dict[str, Any] = json.loads(line)
