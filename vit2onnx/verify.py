@@ -30,9 +30,9 @@ HIGHEST_LIMIT = 100.0
 HIGHEST_FLOOR = 1e-3
 # No passport is larger; that of a model with 40 blocks has 0.4 MB.
 MOST_BYTES = 1 << 26
-# What a passport says besides what the file says of itself.
+# The keys of a passport that are not in the file's metadata.
 OWN_KEYS = {"passport", "file", "checkpoint", "parity", "sample", "versions", "weights", "constants", "folded"}
-# What every file says of itself, at least.
+# The keys that the metadata of every file has.
 SAID = {"variant", "family", "export", "checkpoint", "weights", "licence", "preprocessing", "outputs", "version"}
 AGAIN = "get it once more from whoever gave it to you"
 
@@ -69,7 +69,7 @@ def _is_recorded(path: Path, recorded: dict[str, Any]) -> Answer:
     """Whether a file has its recorded size and hash."""
     if not path.is_file():
         raise InputError(f"{path} is missing; keep it beside the ONNX file.")
-    # The size first, because a file may be large for as long as a hash would take.
+    # The size first, because hashing a wrong and huge file would take long.
     if (size := path.stat().st_size) != recorded["bytes"]:
         return False, f"{path.name} has {size} bytes, but {recorded['bytes']} were recorded"
     digest, wanted = sha256_of(path), recorded["sha256"]
@@ -79,7 +79,7 @@ def _is_recorded(path: Path, recorded: dict[str, Any]) -> Answer:
 def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[Answer]:
     """Whether the passport says of the file what the file says of itself."""
     said, name = described(graph), passport_beside(graph).name
-    # The weights themselves have this name in a passport, and its own format the other.
+    # In a passport, `weights` holds the weights themselves, and `passport` its own format.
     told = {**passport, "weights": passport["checkpoint"]["weights"], "passport": name}
     told["version"] = passport["versions"]["vit2onnx"]
     # A passport may know more of the checkpoint and of versions.
@@ -98,7 +98,7 @@ def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[Answer]:
 
 
 def check_sample(graph: Path, passport: dict[str, Any], threads: int = 0) -> Iterator[Answer]:
-    """Whether the graph computes all recorded outputs from the recorded inputs; stops where this cannot be told."""
+    """Whether the graph computes all recorded outputs from the recorded inputs. Does not run it if it cannot tell."""
     sample, limit = sample_beside(graph), passport["sample"]["limit_in_floors"]
     good, sentence = _is_recorded(sample, passport["sample"])
     yield good, sentence
@@ -159,7 +159,7 @@ def verify(graph: Path) -> bool:
     if not graph.is_file():
         raise InputError(f"{graph}: there is no such file.")
     passport = read_passport(graph)
-    # A file that is another one, or of which a passport says something else, is not run.
+    # A file is run only if it is the recorded one and its metadata agree with the passport.
     for check in (check_hashes, check_metadata, check_sample):
         answers = []
         for good, sentence in check(graph, passport):
@@ -184,7 +184,7 @@ def main() -> int:
     parser.add_argument("graph", type=Path, help="the ONNX file")
     graph: Path = parser.parse_args().graph
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that lacks a letter gets its number.
+        # Letters that the terminal's encoding lacks are escaped.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     # onnxruntime's own lines hold names from the file as they are. Fatal ones stay.
     ort.set_default_logger_severity(4)
@@ -198,7 +198,7 @@ def main() -> int:
         )
         return 0 if passed else 1
     except BrokenPipeError:
-        # Whoever reads has stopped. Python would complain once more when it closes the stream.
+        # The reader of the pipe has stopped. Python would complain again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What families ask of a checkpoint's shapes to recognise one of their own. Standard library only."""
+"""Functions with which families recognise a model by its shapes and config. Standard library only."""
 
 import math
 import re
@@ -23,7 +23,7 @@ ACTIVATIONS = {
 
 
 def count(names: Iterable[str], pattern: str) -> int:
-    """One more than the largest number that stands for the group in `pattern`, at the start of a name."""
+    """The number of layers: one more than the largest number in the group of `pattern` at the start of a name."""
     found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
     return 1 + max(found, default=-1)
 
@@ -37,7 +37,7 @@ def activation_of(config: Mapping[str, Any], default: str) -> str:
 
 
 def number_of_heads(embed_dim: int, release: Mapping[str, Any]) -> int:
-    """The number of heads if each is as wide as in a release. Raises `InputError` if that is no whole number."""
+    """The number of heads, if each is as wide as in a release. Raises `InputError` if it is no whole number."""
     head_dim = release["embed_dim"] // release["num_heads"]
     if embed_dim % head_dim:
         raise InputError(

@@ -1,4 +1,4 @@
-"""`verify` as one file that needs nothing of vit2onnx, to be handed over beside the graph."""
+"""`verify.py` as one file that needs nothing of vit2onnx, to be handed over with the graph."""
 
 import ast
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ except ImportError as missing:
 
 
 def verify_alone() -> str:
-    """The source of `verify.py` with that of all modules of vit2onnx that it imports, each before its first use."""
+    """The source of `verify.py` after that of all modules of vit2onnx that it imports, each before its first use."""
     modules = list(_in_order(Path(verify.__file__), set()))
     names = ", ".join(path.relative_to(PACKAGE).as_posix() for path in modules)
     head = HEAD.format(doc=verify.__doc__, version=__version__, modules=names)
@@ -42,7 +42,7 @@ def _in_order(path: Path, seen: set[Path]) -> Iterator[Path]:
 
 
 def _body(path: Path) -> str:
-    """The lines of a module but for its docstring and what it imports from vit2onnx."""
+    """The lines of a module without its docstring and its imports from vit2onnx."""
     lines = path.read_text().splitlines()
     tree = ast.parse("\n".join(lines))
     for node in tree.body:
@@ -55,7 +55,7 @@ def _body(path: Path) -> str:
 
 
 def _is_ours(node: ast.AST) -> bool:
-    """Whether a statement imports names from vit2onnx under which these are defined there."""
+    """Whether a statement imports names from vit2onnx without renaming them."""
     if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
         return not any(alias.asname for alias in node.names)
     return False

@@ -130,7 +130,7 @@ def print_summary(
 
 
 def _told(folder: Path) -> list[str]:
-    """What an own checkpoint was recognised as, and what was assumed."""
+    """What an own checkpoint was recognised as, and all assumptions, in sentences."""
     record = folder / "checkpoint.json"
     sentences: list[str] = read_json(record).get("told", []) if record.is_file() else []
     return [f"{folder.name}: {sentence}" for sentence in sentences]

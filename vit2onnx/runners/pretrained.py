@@ -1,4 +1,4 @@
-"""The user's own model as transformers builds and fills it, by nothing of this project: a wrong reading cannot hide."""
+"""The user's own model as transformers itself builds and fills it, so that a wrong reading of ours shows."""
 
 import json
 import logging
@@ -23,8 +23,8 @@ from vit2onnx.weights.keytable import LazyTensor
 def pretrained(own: Own, tensors: Mapping[str, LazyTensor]) -> nn.Module:
     """The model of the `config.json` beside a checkpoint, with all its weights in float32.
 
-    Only where transformers cannot open the file as it is, because the backbone is a part of it, is it given the
-    `tensors` of that part. Raises `InputError` if the model then lacks one.
+    If transformers cannot open the file as it is, for instance because the backbone is a part of it, it gets the
+    `tensors` of that part. Raises `InputError` if the model still lacks one.
     """
     file = Path(own.path).absolute()
     config = file.parent / "config.json"
@@ -36,7 +36,7 @@ def pretrained(own: Own, tensors: Mapping[str, LazyTensor]) -> nn.Module:
 
 
 def _from_files(file: Path, config: Path) -> nn.Module | None:
-    """From links to the checkpoint's files under the names that transformers looks for."""
+    """The model from links to the checkpoint's files, under the names that transformers looks for."""
     files = files_of(file)
     with TemporaryDirectory() as folder:
         for one in [config, *files]:
@@ -49,7 +49,7 @@ def _from_files(file: Path, config: Path) -> nn.Module | None:
 
 
 def _from_tensors(config: Path, key: str, tensors: Mapping[str, LazyTensor]) -> nn.Module | None:
-    """From a part of a checkpoint, written anew under the names that it has without a prefix."""
+    """The model from a part of a checkpoint, written anew with names that lack the prefix."""
     whole = read_mapping(config)
     with TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(whole[key] if key else whole))
@@ -59,7 +59,7 @@ def _from_tensors(config: Path, key: str, tensors: Mapping[str, LazyTensor]) -> 
 
 
 def _load(folder: str) -> nn.Module | None:
-    """In transformers' own way; nothing if it misses a tensor that inference needs, or cannot open the file."""
+    """The model as transformers loads it; `None` if it misses a tensor for inference, or cannot open the file."""
     set_verbosity_error()
     disable_progress_bar()
     how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa", "trust_remote_code": False}
@@ -67,7 +67,7 @@ def _load(folder: str) -> nn.Module | None:
         model, told = AutoModel.from_pretrained(folder, local_files_only=True, output_loading_info=True, **how)
     except MemoryError:
         raise
-    # Whatever else it raises: a file that it cannot open is given to it tensor by tensor.
+    # Any other, because the exceptions of transformers have nothing in common. The tensors are then written anew.
     except Exception:
         logging.getLogger(__name__).info("transformers cannot open the file as it is", exc_info=True)
         return None

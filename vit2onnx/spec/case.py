@@ -40,10 +40,11 @@ GOLDEN = Case("golden", 224, 224)
 # the truth rounded to single precision.
 MODES = ("accumulated", "injected")
 
-# File extensions taken as photographs in a folder, and those of photographs that Pillow does not open, or that move.
+# File extensions taken as photographs in a folder, and those of photographs that are not read: Pillow cannot open them,
+# or they move.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp")
 UNREAD = re.compile(r"\.(heic|heif|gif|jxl|jp2|dng|cr2|cr3|nef|arw|raf|orf|rw2|pef|srw|raw)$", re.I)
-# What Snakemake takes for a wildcard or a variable of its own in a path, and what it cannot write down.
+# Characters in paths that Snakemake takes for a wildcard or a variable of its own, or that it cannot write down.
 UNSAYABLE = re.compile("[{}<>\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -77,14 +78,14 @@ def image_files(images: Mapping[str, str], root: Path = Path()) -> tuple[dict[st
 
 
 def unsayable(path: Path) -> str | None:
-    """Why Snakemake cannot be given a file as input, if so."""
+    """Why Snakemake cannot take a file as input; `None` if it can."""
     if not UNSAYABLE.search(str(path)):
         return None
     return f"rename {str(path)!a}, because Snakemake misreads {{ }} < >, control characters and broken Unicode in it"
 
 
 def unread_photographs(images: Mapping[str, str]) -> list[str]:
-    """Photographs in the folders that the config names which are left out because of their format, by their paths."""
+    """The paths of photographs in the config's folders that are left out because of their format."""
     folders = [folder for text in images.values() if (folder := Path(text).expanduser()).is_dir()]
     return [str(file) for folder in folders for file in _visible(folder.iterdir()) if UNREAD.search(file.name)]
 
@@ -105,7 +106,7 @@ def _photographs(path: Path) -> list[Path]:
 
 
 def _visible(paths: Iterable[Path]) -> list[Path]:
-    """Those that are files and not hidden, in order: macOS puts `._IMG_1.jpg`, which is none, beside a photograph."""
+    """Files that are not hidden, in order. Beside a photograph, macOS puts `._IMG_1.jpg`, which is none."""
     return sorted(path for path in paths if not path.name.startswith(".") and path.is_file())
 
 

@@ -52,7 +52,6 @@ class Asked:
 
 Check = Callable[[Asked], Iterable[str]]
 
-
 # How the variants of own checkpoints are made, from the config's `own` and from those that the project has.
 Recognise = Callable[[Mapping[str, Any], Mapping[str, Mapping[str, Any]]], dict[str, dict[str, Any]]]
 
@@ -213,7 +212,7 @@ def photographs(asked: Asked) -> Iterator[str]:
 
 
 def licences(asked: Asked) -> Iterator[str]:
-    """Licences whose text is not there, or which a link leads out of the project, or which are no texts."""
+    """Licences whose text is not there, is a link out of the project, or is too long."""
     for spec in asked.specs:
         if spec.licence:
             path, where = asked.root / spec.licence.text, f"{variant_file(spec.family, spec.name)}: licence.text"
@@ -244,7 +243,7 @@ def repositories(asked: Asked) -> Iterator[str]:
 
 
 def releases(asked: Asked) -> Iterator[str]:
-    """Variants without a release, of which there are no official weights."""
+    """Variants without a release, which have no official weights."""
     for spec in asked.specs:
         if asked.config["weights"] == "official" and not spec.released:
             yield (

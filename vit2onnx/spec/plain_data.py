@@ -10,18 +10,18 @@ import yaml
 
 from vit2onnx.errors import OBEYED, InputError
 
-# Far more than a config or a variant needs, and little enough to be read in a second or two.
+# Far more than a config or a variant needs. Such a file is still read in a second or two.
 MOST_BYTES, MOST_VALUES, DEEPEST, LONGEST_TEXT = 1 << 18, 20_000, 20, 4000
 LARGEST_INTEGER = 2**63 - 1
 
 
 def read_data(path: Path, name: str) -> Any:
-    """Read a JSON or YAML file, called `name` in messages; what it is, its suffix says.
+    """Read a YAML file, or a JSON file if its suffix is `.json`. Messages call it `name`.
 
-    Raises `InputError` if it is none or too large, has a key twice, or holds what `check_plain` refuses.
+    Raises `InputError` if it is neither, is too large, has a key twice, or holds anything that `check_plain` refuses.
     """
     if not path.is_file():
-        raise InputError(f"{name} is no file that can be read; correct the path or put the file there.")
+        raise InputError(f"{name} is not a file; correct the path or put the file there.")
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
@@ -33,7 +33,7 @@ def read_data(path: Path, name: str) -> Any:
             if kind == "JSON"
             else _Loader(content, name).get_single_data()
         )
-    # Any exception, because what YAML takes for a date or a number may be none: ValueError, IndexError and others.
+    # Any exception, because a wrong date or number in YAML raises ValueError, IndexError and others.
     except Exception as error:
         raise InputError(f"{name} is no valid {kind}: {' '.join(str(error).split())}.") from None
     check_plain(data, name)
@@ -41,10 +41,10 @@ def read_data(path: Path, name: str) -> Any:
 
 
 def check_plain(data: Any, name: str) -> None:
-    """Raise `InputError` if data, called `name`, are not what a person writes into a config.
+    """Raise `InputError` if data, which messages call `name`, are not what a person writes into a config.
 
-    That is: not too many values, though YAML can repeat them without end, none nested too deeply, keys that are texts,
-    no text with control characters, and no integer of more than 64 bits.
+    Refused are too many values, too deep nesting, keys that are no texts, too long texts, control characters, and
+    integers of more than 64 bits.
     """
     count, rest = 0, [(data, 0)]
     while rest:
@@ -80,7 +80,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which PyYAML silently takes the last, and what needs much memory."""
+    """Refuses repeated keys, of which PyYAML silently takes the last, and aliases and depth, which can fill memory."""
 
     def __init__(self, content: bytes, name: str):
         super().__init__(io.BytesIO(content))

@@ -1,4 +1,4 @@
-"""Compare plain data with a JSON schema. PyYAML and jsonschema only, because the Snakefile imports this module."""
+"""Check plain data against a JSON schema. PyYAML and jsonschema only, because the Snakefile imports this module."""
 
 import math
 import re
@@ -18,8 +18,8 @@ def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterat
         yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
-# JSON Schema takes 224.0 for an integer, JAX does not; and nan for a number that is no larger than any maximum. In
-# Python, `$` is before a last newline too.
+# JSON Schema takes 224.0 for an integer, which JAX does not. jsonschema lets nan pass any maximum, and its patterns let
+# a text end in a newline.
 STRICT = extend(
     Draft202012Validator,
     validators={"pattern": _pattern},
@@ -33,7 +33,7 @@ STRICT = extend(
 
 
 def faults_of(mapping: Mapping[str, Any], schema: Path, *path: str) -> list[str]:
-    """All that is not as a schema says in what stands at a path of a file, by key."""
+    """What a schema refuses in data, one sentence per key. `path` is the place of the data in its file."""
     validator = STRICT(yaml.safe_load(schema.read_text()))
     errors = sorted(validator.iter_errors(mapping), key=lambda error: [str(key) for key in error.absolute_path])
     wheres = ((".".join(map(str, (*path, *error.absolute_path))) or "top level", error) for error in errors)
@@ -41,7 +41,7 @@ def faults_of(mapping: Mapping[str, Any], schema: Path, *path: str) -> list[str]
 
 
 def _message(error: ValidationError) -> str:
-    # YAML takes what other languages write as a number for a text.
+    # YAML takes 1e-3, a number in other languages, for a text.
     if error.validator == "type" and isinstance(error.instance, str) and re.fullmatch(r"-?\d+e-?\d+", error.instance):
         return f"{error.message}; write {error.instance.replace('e', '.0e')}"
     return shortened(error.message, 600)

@@ -134,11 +134,11 @@ class Golden:
 class Own:
     """A user's own checkpoint: where it is, and what was found out about it.
 
-    `path` is a file, or the index of shards. `prefix` stands before the names of the backbone's tensors, and `ignore`
-    has patterns of names beside them that are left out. `config` is the key in `config.json` beside the file under
-    which the model's config is, "" for the whole and `None` if there is no such file; `preprocessor` says whether
-    `preprocessor_config.json` is there. `nearest` is a release, `differs` the dimensions that it has otherwise, and
-    `assumed` all that was taken from it because nothing else tells.
+    `path` is a file, or the index of shards. `prefix` begins the names of the backbone's tensors, and `ignore` has
+    patterns of other tensors to leave out. `config` is the key of the model's config in `config.json` beside the file:
+    "" if that is the whole file, and `None` if there is no such file. `preprocessor` says whether the preprocessing is
+    that of `preprocessor_config.json`. `nearest` is the nearest release, `differs` lists the differences from it, and
+    `assumed` all that was taken from it because no file tells.
     """
 
     path: str
@@ -162,7 +162,7 @@ class Own:
 class VariantSpec:
     """One model: what it is, where it comes from and how its inputs are prepared.
 
-    One that its publisher offers is `released`. One that is made of a user's checkpoint has an `own`.
+    It is `released` if its publisher offers it. It has an `own` if it was made from a user's checkpoint.
     """
 
     name: str
@@ -260,7 +260,7 @@ def read_variants(folder: Path) -> dict[str, dict[str, Any]]:
             raise InputError(f"{file}: it must hold keys with values.")
         if "family" in mapping:
             raise InputError(f"{file}: delete the key 'family'; the folder says it.")
-        # Or the folders of two would be one on disks that do not tell letters by their case.
+        # Because on disks that ignore case, the folders of both would be one.
         if same := next((other for other in found if other.casefold() == name.casefold()), None):
             raise InputError(f"{file}: {found[same]['family']} has a variant of the same name; rename one.")
         found[name] = {"family": family, **mapping}

@@ -28,11 +28,11 @@ ROOT = Path(workflow.current_basedir).parents[1]
 
 # Every job inherits it.
 settle(os.environ)
-# Snakemake writes this path into the command of every job as it is, and a blank in it would end the command's name.
+# Snakemake writes this path into the command of every job without quotes, so a blank in it would end the command.
 if os.path.isfile(sys.executable):
     sys.executable = shlex.quote(sys.executable)
 
-# The logger `rich`, which only a terminal can show, or Snakemake's own.
+# The handlers of the logger `rich`, which needs a terminal, or Snakemake's own.
 for handler in workflow.logger_manager.get_log_handlers() or logger.handlers:
     if getattr(handler, "writes_to_stream", True) and not any(isinstance(it, InOneLine) for it in handler.filters):
         is_rich = handler not in logger.handlers
@@ -129,7 +129,7 @@ def own_files(wildcards):
 
 
 def own_model(wildcards):
-    """How many copies of the weights a reference holds: a user's own model is filled at once, by transformers."""
+    """How many copies of the weights a reference holds: transformers fills a user's own model with all at once."""
     return 2 if VARIANTS[wildcards.variant].get("own") else 0
 
 

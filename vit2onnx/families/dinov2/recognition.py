@@ -5,13 +5,16 @@ from typing import Any
 
 from vit2onnx.families.recognition import Shapes, activation_of, count, number_of_heads, square
 
-# Names by which one may be found, and the types of transformers' configs.
+# Tensors whose names mark a backbone of this family, and the `model_type` of transformers' configs.
 MARKS = ("blocks.0.norm1.weight", "encoder.layer.0.norm1.weight")
 MODEL_TYPES = ("dinov2", "dinov2_with_registers")
 
 
 def recognise(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
-    """Layout and architecture, as far as names and shapes show them; nothing if it is none. May raise `KeyError`."""
+    """Layout and architecture, as far as names and shapes show them; `None` if it is of another family.
+
+    Any `KeyError`, `IndexError`, `ValueError` or `ZeroDivisionError` means the same.
+    """
     if {"cls_token", "pos_embed", "blocks.0.ls1.gamma"} <= shapes.keys():
         is_meta = "mask_token" in shapes or "register_tokens" in shapes
         return ("meta", _meta(shapes)) if is_meta else ("timm", _timm(shapes))
@@ -71,7 +74,7 @@ def _common(shapes: Shapes, patch_embed: str, registers: str, layers: str) -> di
 
 
 def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The architecture as far as transformers' config tells it, with that library's defaults."""
+    """The architecture, as far as a config of transformers gives it, with that library's defaults."""
     has_registers = config.get("model_type") == "dinov2_with_registers"
     found = {
         "embed_dim": config.get("hidden_size", 768),
@@ -86,7 +89,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assume(seen: Mapping[str, Any], release: Mapping[str, Any]) -> dict[str, Any]:
-    """What neither shapes nor a config show, as in a release."""
+    """The rest of the architecture, as in a release."""
     return {
         "num_heads": seen["num_heads"] if "num_heads" in seen else number_of_heads(seen["embed_dim"], release),
         "norm_eps": release["norm_eps"],

@@ -5,7 +5,7 @@ from typing import Any
 
 from vit2onnx.families.recognition import Shapes, activation_of, count
 
-# Names by which one may be found, and the types of transformers' configs.
+# Tensors whose names mark a backbone of this family, and the `model_type` of transformers' configs.
 MARKS = (
     "downsample_layers.0.0.weight",
     "stages.0.downsample_layers.0.weight",
@@ -14,7 +14,7 @@ MARKS = (
 )
 MODEL_TYPES = ("dinov3_convnext",)
 
-# By layout: a name that it must have, the stem, the convolution that leads to a later stage, and a block's scale.
+# By layout: a tensor that it must have, the stem, the convolution between stages, and a block's scale.
 LAYOUTS = {
     "meta": ("norm.weight", "downsample_layers.0.0", "downsample_layers.{i}.1", r"stages\.{i}\.(\d+)\.gamma"),
     "huggingface": (
@@ -34,7 +34,10 @@ LAYOUTS = {
 
 
 def recognise(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
-    """Layout and architecture, as far as names and shapes show them; nothing if it is none. May raise `KeyError`."""
+    """Layout and architecture, as far as names and shapes show them; `None` if it is of another family.
+
+    Any `KeyError`, `IndexError`, `ValueError` or `ZeroDivisionError` means the same.
+    """
     for layout, (norm, stem, downsample, block) in LAYOUTS.items():
         if norm in shapes and f"{stem}.weight" in shapes:
             widths = [shapes[f"{stem}.weight"][0]]
@@ -47,7 +50,7 @@ def recognise(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
 
 
 def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The architecture as far as transformers' config tells it, with that library's defaults."""
+    """The architecture, as far as a config of transformers gives it, with that library's defaults."""
     return {
         "embed_dims": config.get("hidden_sizes") or [96, 192, 384, 768],
         "depths": config.get("depths") or [3, 3, 9, 3],
@@ -57,5 +60,5 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assume(_: Mapping[str, Any], release: Mapping[str, Any]) -> dict[str, Any]:
-    """What neither shapes nor a config show, as in a release."""
+    """The rest of the architecture, as in a release."""
     return {"norm_eps": release["norm_eps"], "activation": "gelu"}
