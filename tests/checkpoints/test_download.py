@@ -418,7 +418,7 @@ def test_near_misses_are_told_before_a_download_and_when_it_fails(tmp_path, monk
     for name in ("download_link", "download_huggingface"):
         monkeypatch.setattr(f"vit2onnx.checkpoints.download.{name}", fail)
     spec = SimpleNamespace(parameters=1, release=SimpleNamespace(timm="x"))
-    with pytest.raises(InputError, match=r"^no\nFound and not taken: x$"):
+    with pytest.raises(InputError, match=r"^no Found and not taken: x\.$"):
         obtain(spec, Source(kind, "https://example.test/a.pth", "Found and not taken: x"), folder=tmp_path)
     with pytest.raises(AssertionError):
         obtain(spec, Source(kind, "https://example.test/a.pth"), folder=tmp_path)

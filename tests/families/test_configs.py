@@ -175,7 +175,7 @@ def test_models_and_graphs_are_what_the_config_says(config: Config, tmp_path: Pa
     is_close({name: ours[f"float32/{name}"] for name in truth}, 1e-5)
     is_close({name: ours[f"float64/{name}"] for name in truth}, 1e-12)
 
-    record = describe(spec, path, origin={"kind": "synthetic"}, official=False)
+    record = describe(spec, path, origin={"kind": "synthetic"}, weights="synthetic")
     graph = export(spec, DYNAMIC, tmp_path / "model.eqx", tmp_path / "dynamic.onnx", record)
     session = onnxruntime.InferenceSession(graph)
     is_close({name: session.run(None, {"pixel_values": x[None]})[0][0] for name, x in images.items()}, 1e-5)

@@ -72,7 +72,7 @@ def test_its_faults_are_planted_by_the_self_test(project: Path):
 
 def test_parts_that_are_missing_or_not_complete_are_named_before_any_job(project: Path, tmp_path: Path):
     copy = tmp_path / "project"
-    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("results", ".snakemake"))
+    shutil.copytree(project, copy, symlinks=True, ignore=shutil.ignore_patterns("results", ".snakemake"))
     folder = copy / "vit2onnx" / "families" / "toy"
     missing = [SCHEMA, *(f"{name}.py" for name in PARTS.keys() - {"faults"})]
     for name in missing:

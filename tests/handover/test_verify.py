@@ -152,8 +152,8 @@ PASSPORT_EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no constants": (lambda p: p.pop("constants"), r"cannot be checked against its passport: KeyError"),
     "another format": (lambda p: p.update(passport=1), r"static\.passport\.json is of format 1; use the verify\.py"),
     "control characters": (
-        lambda p: p.update(passport="\x1b]0;\x07\u202e"),
-        r"is of format \\x1b\]0;\\x07\\u202e; use",
+        lambda p: p.update(passport="\x1b]0;x\x07\n\u202e"),
+        r"is of format \\x1b\]0;x\\x07\\n\\u202e; use",
     ),
 }
 

@@ -19,7 +19,7 @@ LEDGER = f"results/official/{TINY}/ledger.csv"
 def project(tiny_project: Path, tmp_path: Path) -> Path:
     """A project in which nothing has run yet."""
     generated = shutil.ignore_patterns("results", "logs", "benchmarks", ".snakemake", "report.html")
-    return Path(shutil.copytree(tiny_project, tmp_path / "project", ignore=generated))
+    return Path(shutil.copytree(tiny_project, tmp_path / "project", symlinks=True, ignore=generated))
 
 
 def write_checkpoint(project: Path, name: str, layout: str) -> Path:

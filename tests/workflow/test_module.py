@@ -30,7 +30,7 @@ CONFIG = {"exports": {"static": None}, "images": {"coffee": None}, "parity": {"s
 def folder(tiny_project: Path, tmp_path: Path) -> Path:
     """A user's own workflow, which uses ours and its results."""
     generated = shutil.ignore_patterns("results", "logs", "benchmarks", ".snakemake", "report.html")
-    project = Path(shutil.copytree(tiny_project, tmp_path / "vit2onnx", ignore=generated))
+    project = Path(shutil.copytree(tiny_project, tmp_path / "vit2onnx", symlinks=True, ignore=generated))
     folder = tmp_path / "own"
     folder.mkdir()
     (folder / "Snakefile").write_text(SNAKEFILE.format(project=project, tiny=TINY))

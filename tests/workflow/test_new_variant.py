@@ -32,7 +32,7 @@ NEW = {
 def project(tiny_project: Path, tmp_path: Path) -> Path:
     """A project in which nothing has run yet."""
     generated = shutil.ignore_patterns("results", "logs", "benchmarks", ".snakemake", "report.html")
-    return Path(shutil.copytree(tiny_project, tmp_path / "project", ignore=generated))
+    return Path(shutil.copytree(tiny_project, tmp_path / "project", symlinks=True, ignore=generated))
 
 
 @pytest.mark.parametrize("name", NEW)

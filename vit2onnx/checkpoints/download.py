@@ -58,7 +58,8 @@ def obtain(spec: VariantSpec, source: Source, *, folder: Path) -> Path:
     except InputError as error:
         if not source.near_misses:
             raise
-        raise InputError(f"{error}\n{source.near_misses}") from None
+        # On one line, as messages are.
+        raise InputError(f"{error} {'; '.join(map(str.strip, source.near_misses.splitlines()))}.") from None
     return path
 
 

@@ -16,7 +16,7 @@ from vit2onnx.files import open_arrays
 from vit2onnx.parity.comparison import Comparison, Pair, pairs_of
 from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors
 from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
-from vit2onnx.parity.photographs import PHOTOGRAPHS, no_evidence, sentence_of
+from vit2onnx.parity.photographs import PHOTOGRAPHS, are_grey, no_evidence, sentence_of
 from vit2onnx.parity.semantics import compare_semantics, view
 from vit2onnx.spec.case import GOLDEN, Case, accepted
 from vit2onnx.spec.family import part
@@ -325,6 +325,8 @@ def check_photographs(images: Arrays, spec: VariantSpec) -> Check:
     names = {case.image for case in map(Case.parse, images) if case != GOLDEN}
     told = f"; not evidence: {sentence_of(reasons)}" if reasons else ""
     count = len(names - reasons.keys())
+    if count and are_grey(images, spec.preprocessing):
+        told += "; they are all grey, so colours swapped in preparing them would not show"
     return Check(PHOTOGRAPHS, count > 0, f"{count} of {len(names)} photographs can show a fault{told}")
 
 
