@@ -136,7 +136,7 @@ def test_a_flipped_bit_is_found_in_a_file_whose_hash_nobody_states(tiny_spec, of
     path = official.with_name("mine.pth")
     path.write_bytes(content)
     sentence = refuse(tiny_spec, Source("file", str(path)), results)
-    assert sentence.startswith(f"{path} is damaged, as the checksum of archive/data/")
+    assert sentence.startswith(f"{path} is damaged: the checksum of archive/data/")
     assert fetch(tiny_spec, Source("file", str(path)), results, check_hash=False)["official_file"] is None
 
 

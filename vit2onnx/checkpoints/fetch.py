@@ -102,7 +102,4 @@ def check_records(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         if broken:
-            raise InputError(
-                f"{path} is damaged, as the checksum of {broken} in it tells; download or copy it again (or set"
-                " official.check_hash to false to use it all the same)."
-            )
+            raise InputError(f"{path} is damaged: the checksum of {broken} in it is wrong; download or copy it again.")
