@@ -8,14 +8,16 @@ CONFIGS :=
 WEIGHTS := $(shell sed -n 's/^weights: *\([a-z]*\).*/\1/p' config/config.yaml)
 # One variant instead of those in config/config.yaml.
 VARIANT :=
-# Your own checkpoint, a file or folder. PART says which backbone of several, IGNORE which other tensors to leave out:
-# make run CHECKPOINT=last.ckpt PART=teacher.backbone IGNORE='head.* center'
+# Your own checkpoint, a file or folder. PART says which backbone of several, IGNORE which other tensors to leave out,
+# NAME what to call the results, which otherwise have the file's name:
+# make run CHECKPOINT=last.ckpt PART=teacher.backbone IGNORE='head.* center' NAME=teacher
 # With VARIANT it is the publisher's file of that variant.
 CHECKPOINT :=
 PART :=
+NAME :=
 IGNORE :=
-# In the environment, because there any character of a path is only itself.
-export CHECKPOINT PART IGNORE
+# In the environment, because there any character of a path is only itself, but for the dollar of make: write $$.
+export CHECKPOINT PART IGNORE NAME
 ifneq ($(CHECKPOINT),)
   override WEIGHTS := $(if $(VARIANT),official,own)
 endif
@@ -36,7 +38,7 @@ endif
 run: .venv/installed
 	rm -f results/$(WEIGHTS)/report.html
 	$(if $(OWN),set -f; $(BIN)/python -m vit2onnx.describe "$$CHECKPOINT" --config $(OWN) \
-	  $(if $(PART),--part "$$PART") $(if $(IGNORE),--ignore $$IGNORE))
+	  $(if $(NAME),--name "$$NAME") $(if $(PART),--part "$$PART") $(if $(IGNORE),--ignore $$IGNORE))
 	$(BIN)/python -m snakemake --cores $(CORES) $(if $(CONFIGS)$(OWN),--configfile $(CONFIGS) $(OWN)) \
 	  --config weights=$(WEIGHTS) $(if $(VARIANT),variants=$(VARIANT)) \
 	  $(if $(CHECKPOINT),$(if $(VARIANT),"official={checkpoints: {$(VARIANT): \"$$CHECKPOINT\"}}")) \

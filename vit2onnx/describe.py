@@ -16,11 +16,13 @@ from typing import Any
 import yaml
 
 from vit2onnx.checkpoints.own import in_words, name_of, recognised
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, printable
 from vit2onnx.files import write_text
-from vit2onnx.spec.configuration import check_architecture
+from vit2onnx.spec.configuration import check_recognised
+from vit2onnx.spec.plain_data import read_data
 from vit2onnx.spec.variant import VARIANT_FILES, VariantSpec, read_variants
 
+CONFIG = VARIANT_FILES.parent / "config.yaml"
 # How many of the tensors that do not fit are named.
 MOST_NOTES = 40
 
@@ -68,21 +70,30 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variant-file", type=Path, help="write what was found as a variant file")
     parser.add_argument("--config", type=Path, help="write a config for snakemake --configfile that builds it")
     given = parser.parse_args(arguments)
-    path = given.path.expanduser()
-    name = given.name or name_of(path)
     try:
-        mapping = recognised(path, read_variants(VARIANT_FILES), wanted=given.part, ignore=given.ignore)
-        check_architecture(str(path), mapping)
+        path, variants = given.path.expanduser(), read_variants(VARIANT_FILES)
+        name = given.name or name_of(path)
+        if not given.name and variants.get(name, {}).get("release"):
+            # It may be the release, but nothing of that is taken for granted.
+            name = f"own_{name}"
+        mapping = recognised(path, variants, wanted=given.part, ignore=given.ignore)
+        check_recognised(str(path), mapping)
         print("\n".join(described(name, mapping)))
+    except (OSError, RuntimeError) as error:
+        print(printable(f"{given.path} cannot be used ({error}); correct the path."), file=sys.stderr)
+        return 1
     except InputError as error:
-        print(error, *getattr(error, "__notes__", [])[:MOST_NOTES], sep="\n  ", file=sys.stderr)
+        print(error, *map(printable, getattr(error, "__notes__", [])[:MOST_NOTES]), sep="\n  ", file=sys.stderr)
         return 1
     if given.variant_file:
         write_text(given.variant_file, variant_file(mapping))
         print(f"Wrote {given.variant_file}.")
     if given.config:
         entry = {"path": str(path.absolute()), "ignore": given.ignore} | ({"part": given.part} if given.part else {})
-        write_text(given.config, json.dumps({"weights": "own", "own": {name: entry}}, indent=1) + "\n")
+        # Nothing else that config.yaml names, which `null` removes.
+        listed = read_data(CONFIG, "config/config.yaml").get("own") or {}
+        config = {"weights": "own", "own": {**dict.fromkeys(listed), name: entry}}
+        write_text(given.config, json.dumps(config, indent=1) + "\n")
     return 0
 
 

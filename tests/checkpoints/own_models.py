@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from vit2onnx.checkpoints.own import recognised
-from vit2onnx.spec.configuration import check_architecture
+from vit2onnx.spec.configuration import check_recognised
 from vit2onnx.spec.variant import VariantSpec, read_variants
 
 VARIANTS = read_variants(Path(__file__).parents[2] / "config" / "variants")
@@ -62,5 +62,5 @@ def rough(model: nn.Module) -> nn.Module:
 def own_spec(path: Path, name: str = "mine", **how: Any) -> VariantSpec:
     """The variant that a checkpoint is recognised as."""
     mapping = recognised(path, VARIANTS, **how)
-    check_architecture(str(path), mapping)
+    check_recognised(str(path), mapping)
     return VariantSpec.from_mapping(name, mapping)

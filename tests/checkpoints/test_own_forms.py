@@ -255,6 +255,21 @@ def configured(**changes: Any) -> Callable[[Path, Path], Path]:
     return make
 
 
+def prepared(**says: Any) -> Callable[[Path, Path], Path]:
+    """The plain folder with a config of its preprocessing."""
+
+    def make(plain: Path, folder: Path) -> Path:
+        path = folder_of(plain, folder)
+        (path / "preprocessor_config.json").write_text(json.dumps(says))
+        return path
+
+    return make
+
+
+def crop(edge: object) -> dict[str, Any]:
+    return {"do_center_crop": True, "size": {"shortest_edge": edge}, "crop_size": {"height": 224, "width": 224}}
+
+
 def content(data: bytes, name: str = "mine.pth") -> Callable[[Path, Path], Path]:
     def make(_: Path, folder: Path) -> Path:
         (folder / name).write_bytes(data)
@@ -385,6 +400,13 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "config without heads": (configured(num_attention_heads=0), "0 is less than the minimum of 1"),
     "config with an epsilon of none": (configured(layer_norm_eps=-1.0), "architecture.norm_eps: -1.0 is less than"),
     "config with a list": (configured(layer_norm_eps=[1e-6]), "architecture.norm_eps: [1e-06] is not of type 'number'"),
+    "another filter": (prepared(resample=[3]), "resample is [3]"),
+    "no size of the photograph": (prepared(resample=3, **crop(0)), "size is {'shortest_edge': 0}"),
+    "a text for a size": (prepared(resample=3, **crop("a")), "size is {'shortest_edge': 'a'}"),
+    "a deviation of none": (prepared(image_std=[0, 0, 0]), "preprocessing.std.0: 0 is less than"),
+    "a mean beyond white": (prepared(image_mean=[255.0, 0.0, 0.0]), "preprocessing.mean.0: 255.0 is greater than"),
+    "another scale": (prepared(rescale_factor=1.0), "rescale_factor is 1.0"),
+    "no normalisation": (prepared(do_normalize=False), "do_normalize is false"),
     "config that is none": (
         lambda plain, folder: content(b"[]", "hub/config.json")(plain, folder_of(plain, folder).parent).parent,
         "holds no mapping",
@@ -441,6 +463,7 @@ def test_names_of_results_are_made_from_paths(tmp_path: Path):
         ("mine/model-00001-of-00002.safetensors", "mine"),
         ("mine/pytorch_model.bin.index.json", "mine"),
         ("модель.pth", "own"),
+        ("models--me--my-model/snapshots/0a1b/model.safetensors", "my-model"),
     ):
         assert name_of(tmp_path / path) == name
 
@@ -451,4 +474,8 @@ def test_a_config_names_every_own_checkpoint_that_cannot_be_used(tmp_path: Path,
         own_variants(own, VARIANTS)
     assert "own.absent: " in str(caught.value) and "own.empty: " in str(caught.value)
     assert "own.good" not in str(caught.value)
+    for names, sentence in (({"A", "a"}, "differs only by case"), ({"a"}, "cannot be used")):
+        path = str(plain) if len(names) == 2 else "x" * 300
+        with pytest.raises(InputError, match=sentence):
+            own_variants(dict.fromkeys(sorted(names), path), VARIANTS)
     assert own_variants({"good": str(plain)}, VARIANTS)["good"]["own"]["nearest"] == "dinov3_vits16_pretrain_lvd1689m"

@@ -47,7 +47,7 @@ def all_made(project: Path, *arguments: str, **environment: str) -> list[tuple[l
 
 def test_what_the_environment_calls_alike_is_not_asked_for(project: Path):
     left = {"CORES": "3", "WEIGHTS": "official", "VARIANT": "debian", "CONFIGS": "/x"}
-    left |= {"CHECKPOINT": "/x", "PART": "teacher", "IGNORE": "head.*"}
+    left |= {"CHECKPOINT": "/x", "PART": "teacher", "IGNORE": "head.*", "NAME": "x"}
     plain = ["-m", "snakemake", "--cores", "all", "--config", "weights=synthetic"]
     report = ["--report", "results/synthetic/report.html", "--report-after-run"]
     assert made(project, "run", **left)[0] == made(project, "run")[0] == plain + report

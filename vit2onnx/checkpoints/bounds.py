@@ -20,7 +20,7 @@ def check_bytes(number: int, name: str, sizes: range) -> None:
         few = number < sizes.start
         raise InputError(
             f"{name} has {'only ' if few else ''}{number} bytes; this model's checkpoint has at"
-            f" {'least' if few else 'most'} {sizes.start if few else sizes.stop}, so it is another file: compare it"
+            f" {'least' if few else 'most'} {sizes.start if few else sizes.stop - 1}, so it is another file: compare it"
             " with the publisher's."
         )
 

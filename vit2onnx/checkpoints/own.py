@@ -161,13 +161,13 @@ def _preprocessing(path: Path, release: Mapping[str, Any]) -> dict[str, Any] | N
         return None
     config = read_mapping(path)
     wrong = [f"{key} is false" for key in ("do_resize", "do_rescale", "do_normalize") if config.get(key) is False]
-    scale = config.get("rescale_factor", 1 / 255)
-    if not isinstance(scale, int | float) or not math.isclose(scale, 1 / 255, rel_tol=1e-6):
+    scale, number = config.get("rescale_factor"), config.get("resample")
+    if scale is not None and not (isinstance(scale, float) and math.isclose(scale, 1 / 255, rel_tol=1e-6)):
         wrong.append(f"rescale_factor is {scale}")
-    if (number := config.get("resample")) not in (None, *FILTERS):
+    if number is not None and not (isinstance(number, int) and number in FILTERS):
         wrong.append(f"resample is {number}")
     found = {
-        "interpolation": FILTERS.get(number or 0, release["interpolation"]),
+        "interpolation": release["interpolation"] if number is None or wrong else FILTERS[number],
         "mean": config.get("image_mean", release["mean"]),
         "std": config.get("image_std", release["std"]),
     }
@@ -177,11 +177,12 @@ def _preprocessing(path: Path, release: Mapping[str, Any]) -> dict[str, Any] | N
             wrong.append(f"image_{key} is {values}")
     size, crop = (config.get(key) or {} for key in ("size", "crop_size"))
     if config.get("do_center_crop") and isinstance(size, dict) and isinstance(crop, dict):
-        if "shortest_edge" in size and "height" in crop and crop["height"] == crop.get("width"):
-            found["crop_pct"] = crop["height"] / size["shortest_edge"]
+        side, whole = crop.get("height"), size.get("shortest_edge")
+        if isinstance(side, int) and isinstance(whole, int) and 0 < side <= whole and side == crop.get("width"):
+            found["crop_pct"] = side / whole
         else:
             wrong.append(f"size is {size} and crop_size {crop}")
-    if (found["interpolation"] == "bicubic") != ("crop_pct" in found):
+    if not wrong and (found["interpolation"] == "bicubic") != ("crop_pct" in found):
         wrong.append("it resizes bicubically without a crop, or bilinearly with one")
     if wrong:
         raise InputError(
@@ -197,10 +198,13 @@ def own_variants(own: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any
     every entry.
     """
     found, faults = {}, []
+    names = {name.lower(): name for name in own}
     for name, entry in own.items():
         entry = {"path": entry} if isinstance(entry, str) else entry
         told = variants.get(name)
         try:
+            if names[name.lower()] != name:
+                raise InputError(f"{names[name.lower()]} differs only by case, as some disks do not; rename one")
             if told and told.get("release"):
                 raise InputError("this is the name of a release, and yours may differ from it; choose another name")
             found[name] = recognised(
@@ -212,6 +216,9 @@ def own_variants(own: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any
             )
         except InputError as error:
             faults.append(f"own.{name}: {str(error).rstrip('.')}")
+        # A home of nobody, a name that is too long, a folder that may not be read.
+        except (OSError, RuntimeError) as error:
+            faults.append(f"own.{name}: {entry['path']} cannot be used ({error}); correct the path")
     if faults:
         raise InputError(f"config: {'; '.join(faults)}.")
     return found
@@ -243,7 +250,10 @@ def in_words(spec: VariantSpec) -> list[str]:
 
 def name_of(path: Path) -> str:
     """A name for results, made from that of a file or folder."""
-    file = path.expanduser().absolute()
+    file = path.absolute()
+    # In the hub's cache, the name of the repository, because folders of snapshots have only numbers.
+    if repository := next((one.name for one in (file, *file.parents) if one.name.startswith("models--")), None):
+        file = file.parent / repository.rpartition("--")[2]
     stem = file.name if file.is_dir() else SHARD.sub(r"\g<stem>", file.name.removesuffix(INDEX_SUFFIX))
     for suffix in SUFFIXES:
         stem = stem.removesuffix(suffix)

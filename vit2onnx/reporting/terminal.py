@@ -69,10 +69,8 @@ def stages_line(verdicts: Iterable[Verdict]) -> str:
 
 def self_test_line(result: Path, limits: Mapping[str, Any]) -> str:
     """What became of planted faults, in one sentence, and the page to open; nothing if none were, by these limits."""
-    if not result.is_file():
-        return ""
-    data = read_json(result)
-    if data["limits"] | data["preprocessing_limits"] != numbers_of(limits):
+    data = _record(result)
+    if not data or data["limits"] | data["preprocessing_limits"] != numbers_of(limits):
         return ""
     tested, page = self_test_section(data), result.with_suffix(".html")
     where = os.path.relpath(page if page.exists() else result)
@@ -131,9 +129,16 @@ def print_summary(
 
 def _told(folder: Path) -> list[str]:
     """What an own checkpoint was recognised as, and all assumptions, in sentences."""
-    record = folder / "checkpoint.json"
-    sentences: list[str] = read_json(record).get("told", []) if record.is_file() else []
-    return [f"{folder.name}: {sentence}" for sentence in sentences]
+    return [f"{folder.name}: {sentence}" for sentence in _record(folder / "checkpoint.json").get("told", [])]
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """A record, or nothing if it is not there or damaged, which its own job tells."""
+    try:
+        data: dict[str, Any] = read_json(path)
+    except InputError:
+        return {}
+    return data
 
 
 def _print_faults(console: Console, what: str, sentences: Iterable[str]) -> None:

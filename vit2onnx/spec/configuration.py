@@ -27,6 +27,9 @@ from vit2onnx.spec.variant import VariantSpec, read_variants, variant_file
 LONGEST_LICENCE = 1 << 20
 
 
+SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a config asks for. `root` is the project's folder, and `variants` are all that it has."""
@@ -85,7 +88,7 @@ def check_configuration(
             raise InputError("config: own: name your checkpoint, as in own: {my_model: path/to/file_or_folder}.")
         found = recognise(config["own"], variants)
         for name, mapping in found.items():
-            check_architecture(f"config: own.{name}", mapping)
+            check_recognised(f"config: own.{name}", mapping)
         variants |= found
     asked = Asked(config, root, variants)
     # The other checks look into variants and families.
@@ -94,9 +97,11 @@ def check_configuration(
     return variants
 
 
-def check_architecture(where: str, mapping: Mapping[str, Any]) -> None:
-    """Raise `InputError` if the architecture of a variant is not as its family's schema says."""
-    _check(where, mapping["architecture"], architecture_schema(mapping["family"]), "architecture")
+def check_recognised(where: str, mapping: Mapping[str, Any]) -> None:
+    """Raise `InputError` if a variant that was recognised is not as the schemas say, like one in a file."""
+    own = {key: mapping[key] for key in ("architecture", "preprocessing")}
+    _check(where, own, SCHEMAS / "variant.schema.yaml")
+    _check(where, own["architecture"], architecture_schema(mapping["family"]), "architecture")
 
 
 def names_of(config: Mapping[str, Any], variants: Mapping[str, Any]) -> list[str]:
@@ -259,6 +264,9 @@ def checkpoints(asked: Asked) -> Iterator[str]:
             yield f"own.{spec.name}: {fault}"
     names = [spec.name for spec in asked.specs]
     results = Path("results").resolve()
+    for spec in asked.specs:
+        if spec.own and results in Path(spec.own.path).absolute().parents:
+            yield f"own.{spec.name}: {spec.own.path} lies in results/, whose files are made anew; keep it elsewhere"
     for name, path in asked.config["official"]["checkpoints"].items():
         where, place = f"official.checkpoints.{name}", Path(path).expanduser()
         if asked.config["weights"] == "official" and name in names and not place.exists():
