@@ -36,9 +36,9 @@ endif
 .PHONY: run proof check test test-slurm benchmark lock
 
 run: .venv/installed
-	rm -f results/$(WEIGHTS)/report.html
-	$(if $(OWN),set -f; $(BIN)/python -m vit2onnx.describe "$$CHECKPOINT" --config $(OWN) \
+	@$(if $(OWN),set -f; $(BIN)/python -m vit2onnx.describe "$$CHECKPOINT" --config $(OWN) \
 	  $(if $(NAME),--name "$$NAME") $(if $(PART),--part "$$PART") $(if $(IGNORE),--ignore $$IGNORE))
+	rm -f results/$(WEIGHTS)/report.html
 	$(BIN)/python -m snakemake --cores $(CORES) $(if $(CONFIGS)$(OWN),--configfile $(CONFIGS) $(OWN)) \
 	  --config weights=$(WEIGHTS) $(if $(VARIANT),variants=$(VARIANT)) \
 	  $(if $(CHECKPOINT),$(if $(VARIANT),"official={checkpoints: {$(VARIANT): \"$$CHECKPOINT\"}}")) \

@@ -76,7 +76,10 @@ def main(arguments: list[str] | None = None) -> int:
         if not given.name and variants.get(name, {}).get("release"):
             # It may be the release, but nothing of that is taken for granted.
             name = f"own_{name}"
-        mapping = recognised(path, variants, wanted=given.part, ignore=given.ignore)
+        told = variants.get(name)
+        mapping = recognised(path, variants, wanted=given.part, ignore=given.ignore, told=told, name=name)
+        if given.variant_file and given.variant_file.exists():
+            raise InputError(f"{given.variant_file} is there already; delete it first, or name another file.")
         check_recognised(str(path), mapping)
         print("\n".join(described(name, mapping)))
     except (OSError, RuntimeError) as error:

@@ -27,7 +27,7 @@ from vit2onnx.runners.session import batch_of, session_of
 # No limit of a passport is higher, so that an edited one cannot let everything pass.
 HIGHEST_LIMIT = 100.0
 # The largest noise floor, as a share of an output's root mean square.
-HIGHEST_FLOOR = 1e-3
+HIGHEST_FLOOR = 1e-4
 # No passport is larger; that of a model with 40 blocks has 0.4 MB.
 MOST_BYTES = 1 << 26
 # The keys of a passport that are not in the file's metadata.

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoints.own_models import VARIANTS, model_of, own_spec
 from tests.checkpoints.test_reading import packed_anew, torch_bytes
 from vit2onnx.checkpoints.convert import convert_checkpoint
-from vit2onnx.checkpoints.own import name_of, own_variants
+from vit2onnx.checkpoints.own import in_words, name_of, own_variants
 from vit2onnx.errors import InputError
 
 State = dict[str, torch.Tensor]
@@ -203,7 +203,7 @@ def compressed(plain: Path, folder: Path) -> Path:
 ASKING: dict[str, tuple[Callable[[Path, Path], Path], str, dict[str, Any]]] = {
     "two backbones": (
         pth(both),
-        "holds 2 backbones, at student.backbone, teacher.backbone; choose one with PART=",
+        "holds 2 backbones, at student.backbone, teacher.backbone; choose one, as with PART=teacher.backbone",
         {"wanted": "teacher.backbone"},
     ),
     "a head": (
@@ -355,6 +355,20 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         "holds LoRA adapters",
     ),
     "folder of peft": (folder_with("adapter_model.safetensors", "adapter_config.json"), "holds LoRA adapters"),
+    "biases that differ": (configured(value_bias=False), "gives a bias to one of queries and values"),
+    "a config without biases": (configured(mlp_bias=False), "says mlp_bias False, but models here have this bias"),
+    "a config of other biases": (
+        configured(query_bias=False, value_bias=False),
+        "config.json says qkv_bias False, but the tensors say True",
+    ),
+    "names that are paths": (
+        pth(lambda s: {**s, "norm": {"weight": s["norm.weight"] + 1}}),
+        "tensor norm.weight is there twice",
+    ),
+    "hundreds of backbones": (
+        pth(lambda s: {f"{i}.layer.0.norm1.weight": torch.ones(1) for i in range(200)}),
+        "names tensors of 200 backbones",
+    ),
     "optimizer": (
         pth(lambda s: {"optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}),
         "holds the state of an optimizer and no weights",
@@ -405,8 +419,13 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "a text for a size": (prepared(resample=3, **crop("a")), "size is {'shortest_edge': 'a'}"),
     "a deviation of none": (prepared(image_std=[0, 0, 0]), "preprocessing.std.0: 0 is less than"),
     "a mean beyond white": (prepared(image_mean=[255.0, 0.0, 0.0]), "preprocessing.mean.0: 255.0 is greater than"),
+    "colours the other way round": (prepared(do_flip_channel_order=True), "do_flip_channel_order is True"),
+    "an aspect ratio that is kept": (
+        prepared(size={"shortest_edge": 256}),
+        "size is {'shortest_edge': 256} without a crop",
+    ),
     "another scale": (prepared(rescale_factor=1.0), "rescale_factor is 1.0"),
-    "no normalisation": (prepared(do_normalize=False), "do_normalize is false"),
+    "no normalisation": (prepared(do_normalize=False), "do_normalize is False"),
     "config that is none": (
         lambda plain, folder: content(b"[]", "hub/config.json")(plain, folder_of(plain, folder).parent).parent,
         "holds no mapping",
@@ -454,6 +473,30 @@ def test_every_family_is_recognised_in_its_layouts(family, layout, prefix, spine
     for field in ("embed_dim", "depth", "patch_size", "num_registers", "ffn_hidden", "embed_dims", "depths"):
         assert getattr(spec.architecture, field, None) == getattr(spine.spec.architecture, field, None)
     convert_checkpoint(spec, path, tmp_path / "archive.tar.lz4", tmp_path / "ledger.csv")
+
+
+def test_a_pattern_that_leaves_out_the_backbone_is_named(plain: Path, tmp_path: Path):
+    path = pth(lambda state: {**state, "head.weight": torch.ones(3, 32)})(plain, tmp_path)
+    with pytest.raises(InputError, match=r"the pattern \* to ignore leaves out tensors of the backbone, such as"):
+        archive_of(path, tmp_path, ignore=["*"])
+
+
+def test_a_few_words_of_a_place_are_enough(plain: Path, tmp_path: Path):
+    path = pth(lambda s: {f"{name}.module.backbone.{k}": v for name in ("student", "teacher") for k, v in s.items()})(
+        plain, tmp_path
+    )
+    for wanted in ("teacher", "teacher.backbone", "teacher.module.backbone"):
+        assert own_spec(path, wanted=wanted).own.prefix == "teacher.module.backbone."
+    with pytest.raises(InputError, match="holds 2 backbones"):
+        own_spec(path, wanted="backbone")
+
+
+def test_what_config_and_tensors_say_differently_from_the_release_is_told(tmp_path: Path):
+    model_of("vit", hidden_act="relu", rope_theta=7.0).to(torch.bfloat16).save_pretrained(tmp_path)
+    told = " ".join(in_words(own_spec(tmp_path)))
+    assert "rope_theta 7.0 instead of 100.0" in told and "activation relu instead of gelu" in told
+    assert "Its weights are in bfloat16." in told
+    assert "Photographs are prepared with bilinear, mean 0.485 0.456 0.406, std 0.229 0.224 0.225." in told
 
 
 def test_names_of_results_are_made_from_paths(tmp_path: Path):

@@ -72,9 +72,13 @@ def test_a_verdict_that_failed_is_no_run_that_did_not_finish(
 ) -> None:
     both = judged(healthy), judged(beyond)
     assert printed(*both, complete=False).startswith("\nA verdict failed the run.\n")
-    assert printed(*both, missing=1, complete=False).startswith("\nA verdict failed the run. 1 graph not judged.\n")
+    assert printed(*both, missing=1, complete=False).startswith(
+        "\nA verdict failed the run. Not judged: dinov3_tiny/other0.onnx.\n"
+    )
     told = printed(judged(healthy), missing=2, complete=False)
-    assert told.startswith("\nThe run did not finish: it was stopped, or a job failed. 2 graphs not judged.\n")
+    assert told.startswith(
+        "\nThe run did not finish: it was stopped, or a job failed. Not judged: dinov3_tiny/other0.onnx,"
+    )
     assert told.splitlines()[-1].startswith("NOT FINISHED: so far 1 of 1 graph is at parity with transformers")
 
 
@@ -126,7 +130,13 @@ def test_the_page_to_open_is_named(healthy: Comparison, judged: Callable[..., Ve
     for page in ("report.html", "summary.html"):
         (RESULTS / page).touch()
     assert "Open " not in printed(judged(healthy))
-    (RESULTS / "dinov3_tiny" / "parity.html").touch()
+    page = RESULTS / "dinov3_tiny" / "parity.html"
+    page.touch()
+    # That of an earlier run is none.
+    os.utime(page, (1, 1))
+    assert "Open " not in printed(judged(healthy))
+    for one in (page, RESULTS / "summary.html"):
+        os.utime(one, (4e9, 4e9))
     assert "\nOpen results/synthetic/dinov3_tiny/parity.html\n" in printed(judged(healthy))
     # Of several variants, the page on all of them.
     told = printed(judged(healthy), judged(replace(healthy, variant="other", export="other")))

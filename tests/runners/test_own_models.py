@@ -70,6 +70,11 @@ def test_the_graph_is_the_users_model(config: str, tmp_path: Path):
         image = random.standard_normal((1, 3, height, width), np.float32)
         with torch.inference_mode():
             wanted = theirs(torch.from_numpy(image))
+        # The reference is built from the folder, too, step by step.
+        reference = reference_of(spec, "transformers", Path(spec.own.path))
+        (stepped,) = run_steps(reference, {"a": image[0]}, torch.float32).values()
+        expected = wanted.last_hidden_state[0].numpy()
+        np.testing.assert_allclose(stepped, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
         for name in ("last_hidden_state", "pooler_output"):
             (found,) = session.run([name], {"pixel_values": image})
             expected = wanted[name].numpy()

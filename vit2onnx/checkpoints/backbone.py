@@ -24,6 +24,10 @@ WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoi
 CHUNKS = re.compile(r"(^|\.)blocks\.\d+\.(\d+\.)")
 
 
+# Each is looked at one by one.
+MOST_BACKBONES = 32
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A backbone in a checkpoint. `names` has the file's own names of its tensors by those of the layout."""
@@ -90,6 +94,8 @@ def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
         for mark in marks
         if plain == mark or plain.endswith(f".{mark}")
     }
+    if len(prefixes) > MOST_BACKBONES:
+        raise InputError(f"{path} names tensors of {len(prefixes)} backbones; give a file with one of them.")
     found = []
     for prefix in sorted(prefixes):
         inner = {plain.removeprefix(prefix): name for plain, name in names.items() if plain.startswith(prefix)}
@@ -117,15 +123,24 @@ def backbone_of(path: Path, heads: Mapping[str, Head], wanted: str | None = None
         _explain(path, heads)
     places = ", ".join(backbone.prefix.rstrip(".") or '""' for backbone in found)
     if wanted is not None:
-        found = [backbone for backbone in found if backbone.prefix.rstrip(".") == wanted.rstrip(".")]
+        parts = wanted.strip(".").split(".") if wanted.strip(".") else []
+        exact = [backbone for backbone in found if backbone.prefix.rstrip(".") == wanted.rstrip(".")]
+        # Some words of a place are enough if they fit no other.
+        found = exact or [backbone for backbone in found if parts and _are_in_order(parts, backbone.prefix.split("."))]
         if not found:
             raise InputError(f"{path} holds no backbone at {wanted!r}, only at {places}.")
     if len(found) > 1:
         raise InputError(
-            f"{path} holds {len(found)} backbones, at {places}; choose one with PART=… (make) or part: … (under own in"
-            " the config)."
+            f"{path} holds {len(found)} backbones, at {places}; choose one, as with PART={found[-1].prefix.rstrip('.')}"
+            " (make), --part (describe), or part: (under own in the config)."
         )
     return found[0]
+
+
+def _are_in_order(words: Iterable[str], text: Iterable[str]) -> bool:
+    """Whether all words stand in a text, in that order."""
+    rest = iter(text)
+    return all(word in rest for word in words)
 
 
 def _explain(path: Path, heads: Mapping[str, Head]) -> NoReturn:

@@ -35,6 +35,11 @@ def detect(name: str, spec: VariantSpec, keys: Iterable[str]) -> KeyTable:
     keys = list(keys)
     tables = tables_of(spec)
     if spec.own:
+        if spec.own.layout not in tables:
+            raise InputError(
+                f"{name} is in {spec.own.layout} layout, which cannot hold what the variant file says; correct"
+                " its architecture."
+            )
         return tables[spec.own.layout]
 
     def fit(table: KeyTable) -> tuple[int, int]:
@@ -68,11 +73,19 @@ def _check_rest(path: str, name: str, table: KeyTable, opened: Opened) -> None:
     known = table.source_pattern()
     kept = [opened.name(key) for key in opened.tensors if known.fullmatch(key)]
     over = [*(opened.name(key) for key in opened.tensors if not known.fullmatch(key)), *opened.beside]
+    eaten = [name for name, key in opened.inside.items() if known.fullmatch(key)]
+    if eaten:
+        pattern = opened.left_out[eaten[0]][0]
+        raise InputError(
+            f"{path}: the pattern {pattern} to ignore leaves out tensors of the backbone, such as {eaten[0]}; write one"
+            " that does not fit them."
+        )
     if over:
         patterns = patterns_for(over, kept)
         text = ", ".join(f'"{pattern}"' for pattern in patterns)
         raise InputError(
             f"{path} holds {len(over)} tensors besides the backbone, such as {', '.join(over[:3])}, which the ONNX file"
-            f" would not have. If that is right, leave them out with IGNORE='{' '.join(patterns)}' (make), or in the"
-            f" config: own: {{{name}: {{path: …, ignore: [{text}]}}}}."
+            f" would not have. If that is right, leave them out with IGNORE='{' '.join(patterns)}' (make),"
+            f" with --ignore and these patterns (describe), or in the config: own: {{{name}: {{path: …, ignore:"
+            f" [{text}]}}}}."
         )

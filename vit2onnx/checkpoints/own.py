@@ -4,6 +4,7 @@ Standard library and PyYAML only, because the Snakefile imports this module. Nam
 transformers are read, and no values.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -11,11 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.checkpoints.backbone import Backbone, backbone_of, file_of
+from vit2onnx.checkpoints.backbone import Backbone, backbone_of, backbones_of, file_of
 from vit2onnx.checkpoints.heads import INDEX_SUFFIX, SHARD, SUFFIXES, read_heads, read_mapping
+from vit2onnx.checkpoints.torch_file import LONGEST_HEAD
 from vit2onnx.errors import InputError, printable
 from vit2onnx.spec.family import part
-from vit2onnx.spec.variant import NAME, Own, VariantSpec
+from vit2onnx.spec.variant import NAME, Own, VariantSpec, variant_file
 
 
 def config_of(file: Path, backbone: Backbone) -> tuple[str, dict[str, Any]] | None:
@@ -49,24 +51,26 @@ def recognised(
     wanted: str | None = None,
     ignore: Iterable[str] = (),
     told: Mapping[str, Any] | None = None,
+    name: str = "",
 ) -> dict[str, Any]:
     """The variant that a user's own checkpoint is: the content of a variant file, and the fields of `Own` under `own`.
 
     `variants` are those of the project. The nearest release among them gives what neither tensors nor configs tell.
     `wanted` is the prefix of one of several backbones, and `ignore` has patterns of other tensors. `told` is the user's
-    own variant file, which overrides what was found. Raises `InputError` if there is not exactly one backbone, or if a
-    config contradicts it.
+    own variant file of that `name`, which overrides what was found. Raises `InputError` if there is not exactly one
+    backbone, or if a config contradicts it.
     """
     file = file_of(path)
     heads = read_heads(file)
-    backbone = backbone_of(file, heads, wanted)
+    backbone, others = backbone_of(file, heads, wanted), len(backbones_of(file, heads)) - 1
     config = config_of(file, backbone)
     try:
         seen = _seen(file, backbone, config[1] if config else None)
         nearest = _nearest(path, backbone.family, seen, variants)
         release = variants[nearest]
+        usual = release["architecture"]
         assume = part(backbone.family, "recognition").assume
-        unseen = {} if told else {k: v for k, v in assume(seen, release["architecture"]).items() if k not in seen}
+        unseen = {} if told else {k: v for k, v in assume(seen, usual).items() if k not in seen}
     except InputError as error:
         raise InputError(f"{file}: {error}.") from None
     except (TypeError, ValueError, ArithmeticError):
@@ -86,16 +90,41 @@ def recognised(
         path=str(file),
         layout=backbone.layout,
         prefix=backbone.prefix,
+        # A prefix of its own transformers knows.
+        is_part=others > 0 or any(heads[name].group for name in heads) or _are_renamed(backbone),
+        dtypes=tuple(sorted({heads[name].dtype for name in backbone.names.values()})),
         ignore=tuple(ignore),
         config=config[0] if config else None,
-        preprocessor=prepared is not None and not told,
+        configs_sha256=_digest(file.parent / name for name in ("config.json", "preprocessor_config.json")),
         nearest=nearest,
-        differs=tuple(_differences(found["architecture"], release["architecture"])),
+        variant_file=variant_file(backbone.family, name) if told else "",
+        prepared=_in_short(found["preprocessing"]),
+        differs=tuple(_differences(found["architecture"], {**assume(usual, usual), **usual})),
         assumed=tuple(
             [f"{key} {value}" for key, value in unseen.items()] + ([] if prepared or told else ["preprocessing"])
         ),
     )
     return {**found, "own": asdict(own)}
+
+
+def _are_renamed(backbone: Backbone) -> bool:
+    """Whether its names in the file are others than those of the layout, but for a prefix."""
+    return any(f"{backbone.prefix}{plain}" != name for plain, name in backbone.names.items())
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """A digest of those of some small files that there are."""
+    digest = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()[:LONGEST_HEAD] if file.is_file() else b""
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
+
+
+def _in_short(preprocessing: Mapping[str, Any]) -> str:
+    mean, std = (" ".join(map(str, preprocessing[key])) for key in ("mean", "std"))
+    crop = f", crop_pct {preprocessing['crop_pct']}" if preprocessing.get("crop_pct") else ""
+    return f"{preprocessing['interpolation']}{crop}, mean {mean}, std {std}"
 
 
 def _seen(file: Path, backbone: Backbone, config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -155,12 +184,25 @@ def _differences(architecture: Mapping[str, Any], release: Mapping[str, Any]) ->
 FILTERS = {2: "bilinear", 3: "bicubic"}
 
 
+# Steps that preprocessing always has, and all keys of transformers that it follows or that change no pixel.
+STEPS = ("do_resize", "do_rescale", "do_normalize")
+KNOWN = {
+    *STEPS,
+    *("size", "resample", "rescale_factor", "image_mean", "image_std", "do_center_crop", "crop_size"),
+    *("do_convert_rgb", "image_processor_type", "feature_extractor_type", "processor_class", "_processor_class"),
+    *("data_format", "input_data_format", "device", "return_tensors", "disable_grouping", "default_to_square"),
+    "transformers_version",
+}
+
+
 def _preprocessing(path: Path, release: Mapping[str, Any]) -> dict[str, Any] | None:
     """The preprocessing by transformers' `preprocessor_config.json`, if there is one; the release gives the rest."""
     if not path.is_file():
         return None
     config = read_mapping(path)
-    wrong = [f"{key} is false" for key in ("do_resize", "do_rescale", "do_normalize") if config.get(key) is False]
+    wrong = [f"{key} is {config[key]}" for key in STEPS if config.get(key) not in (None, True)]
+    # Whatever is not known may change pixels.
+    wrong += [f"{key} is {value}" for key, value in config.items() if value and key not in KNOWN]
     scale, number = config.get("rescale_factor"), config.get("resample")
     if scale is not None and not (isinstance(scale, float) and math.isclose(scale, 1 / 255, rel_tol=1e-6)):
         wrong.append(f"rescale_factor is {scale}")
@@ -176,14 +218,17 @@ def _preprocessing(path: Path, release: Mapping[str, Any]) -> dict[str, Any] | N
         if not (isinstance(values, list) and len(values) == 3 and all(isinstance(v, int | float) for v in values)):
             wrong.append(f"image_{key} is {values}")
     size, crop = (config.get(key) or {} for key in ("size", "crop_size"))
-    if config.get("do_center_crop") and isinstance(size, dict) and isinstance(crop, dict):
+    if not isinstance(size, dict) or not isinstance(crop, dict):
+        wrong.append(f"size is {size} and crop_size {crop}")
+    elif not config.get("do_center_crop"):
+        if size.keys() - {"height", "width"}:
+            wrong.append(f"size is {size} without a crop")
+    else:
         side, whole = crop.get("height"), size.get("shortest_edge")
         if isinstance(side, int) and isinstance(whole, int) and 0 < side <= whole and side == crop.get("width"):
             found["crop_pct"] = side / whole
         else:
             wrong.append(f"size is {size} and crop_size {crop}")
-    if not wrong and (found["interpolation"] == "bicubic") != ("crop_pct" in found):
-        wrong.append("it resizes bicubically without a crop, or bilinearly with one")
     if wrong:
         raise InputError(
             f"{path}: {'; '.join(wrong)}, which preprocessing here does not do; correct or remove the file."
@@ -203,6 +248,8 @@ def own_variants(own: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any
         entry = {"path": entry} if isinstance(entry, str) else entry
         told = variants.get(name)
         try:
+            if Path(name).suffix in (".json", ".html", ".csv"):
+                raise InputError("a page or record may have this name; choose another")
             if names[name.lower()] != name:
                 raise InputError(f"{names[name.lower()]} differs only by case, as some disks do not; rename one")
             if told and told.get("release"):
@@ -213,6 +260,7 @@ def own_variants(own: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any
                 wanted=entry.get("part"),
                 ignore=entry.get("ignore", ()),
                 told=told,
+                name=name,
             )
         except InputError as error:
             faults.append(f"own.{name}: {str(error).rstrip('.')}")
@@ -235,13 +283,26 @@ def in_words(spec: VariantSpec) -> list[str]:
         f"{Path(own.path).name} holds a backbone of the family {spec.family} in {own.layout} layout{where}, with"
         f" {spec.parameters:,} parameters. It is like {own.nearest}{differs}."
     ]
+    if own.dtypes != ("float32",):
+        lines.append(
+            f"Its weights are in {' and '.join(own.dtypes)}. They are widened to float32, here and for the original;"
+            " from_pretrained by itself may compute in less."
+        )
+    if own.variant_file:
+        lines.append(f"{own.variant_file} says what it is.")
     lines.append(
-        "No config.json lies beside it, so the original is the family's reference with these dimensions."
+        "No config.json of transformers lies beside it, so it is compared with transformers' model of these dimensions,"
+        " which would not show that one of them is wrong."
         if own.config is None
-        else "Its config.json tells what shapes do not show. The original is the model that transformers loads from it."
+        else "Its config.json says what shapes do not show. It is compared with the model that transformers loads from"
+        f" {'this part of the file' if own.is_part else 'the folder'}."
     )
+    lines.append(f"Photographs are prepared with {own.prepared}.")
     if own.assumed:
-        lines.append(f"ASSUMED as in {own.nearest}, because nothing tells: {', '.join(own.assumed)}.")
+        lines.append(
+            f"ASSUMED as in {own.nearest}, because nothing tells: {', '.join(own.assumed)}. If that is wrong,"
+            " correct it in a variant file (python -m vit2onnx.describe FILE --variant-file …)."
+        )
     if own.ignore:
         lines.append(f"Left out, as you asked: {', '.join(own.ignore)}.")
     # Names and patterns may be a stranger's.

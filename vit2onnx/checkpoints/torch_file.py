@@ -34,7 +34,8 @@ BYTES = {
 }
 # The longest description of tensors that is read: the header of safetensors, or the pickle of torch. DINOv3 7B's takes
 # 80 kB. The number of a pickle's steps bounds the memory that it can ask for.
-LONGEST_HEAD, MOST_STEPS, MOST_TENSORS, DEEPEST = 16 << 20, 1_000_000, 100_000, 12
+LONGEST_HEAD, MOST_STEPS, MOST_TENSORS, DEEPEST = 8 << 20, 1_000_000, 100_000, 12
+MOST_OTHERS = 100
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, file: Any, storages: dict[str, str | None]):
         super().__init__(file)
         self.storages = storages
+        self.others: dict[tuple[str, str], type[_Other]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in BUILDERS:
@@ -185,7 +187,10 @@ class _Unpickler(pickle._Unpickler):
             return _Dtype(STORAGES[name])
         if module == "torch" and name in BYTES:
             return _Dtype(name)
-        return type("Other", (_Other,), {"name": f"{module}.{name}"})
+        # A class of its own for each name takes a kilobyte, so only the first have one.
+        if (module, name) not in self.others and len(self.others) < MOST_OTHERS:
+            self.others[module, name] = type("Other", (_Other,), {"name": f"{module}.{name}"})
+        return self.others.get((module, name), _Other)
 
     def persistent_load(self, pid: Any) -> Any:
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and type(pid[4]) is int):
@@ -291,6 +296,8 @@ def _records(path: Path) -> dict[str, _Record]:
             with zipfile.ZipFile(file) as archive:
                 found = {}
                 for record in archive.infolist():
+                    if record.filename in found:
+                        raise damaged(path, f"record {record.filename} is there twice")
                     if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
                         found[record.filename] = _Record(None, record.file_size)
                         continue
@@ -388,8 +395,13 @@ def _tensors(path: Path, data: Any, place: Callable[[_Storage], tuple[int, int]]
         _refuse_program(path, f"a pickled Python object ({data.name})")
     if isinstance(data, _Tensor) or not isinstance(data, dict):
         raise InputError(f"{path} holds no mapping of names to tensors; save a model's state_dict().")
+    seen = set()
     for group, name, tensor in _walk(path, data, (), itertools.count()):
-        yield f"{group}.{name}" if group else name, _head(path, group, name, tensor, place)
+        whole = f"{group}.{name}" if group else name
+        if whole in seen:
+            raise damaged(path, f"tensor {whole} is there twice")
+        seen.add(whole)
+        yield whole, _head(path, group, name, tensor, place)
 
 
 def _walk(

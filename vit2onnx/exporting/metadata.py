@@ -25,11 +25,11 @@ def metadata_of(spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any]
 def statements_on_weights(spec: VariantSpec, checkpoint: Mapping[str, Any], ledger_sha256: str) -> dict[str, str]:
     """The part of the metadata that follows from the checkpoint."""
     licence = {"id": spec.licence.id, "url": spec.licence.url, "file": LICENCE_FILE} if spec.licence else None
-    keys = ("origin", "layout", "sha256", "official_file", "identity")
+    keys = ("origin", "layout", "sha256", "official_file", "identity", "told")
     return {
         "weights": checkpoint["weights"],
         "ledger_sha256": ledger_sha256,
-        "checkpoint": json.dumps({key: checkpoint[key] for key in keys}),
+        "checkpoint": json.dumps({key: checkpoint[key] for key in keys if key in checkpoint}),
         # Random numbers are nobody's work.
         "licence": json.dumps(licence if checkpoint["weights"] != "synthetic" else None),
     }

@@ -43,7 +43,9 @@ def bilinear_preparations(mean: Channels, std: Channels) -> dict[str, Prepare]:
     return {prepare.__name__: prepare for prepare in named}
 
 
-def cropping_preparations(mean: Channels, std: Channels, shown: float) -> dict[str, Prepare]:
+def cropping_preparations(
+    mean: Channels, std: Channels, shown: float | None, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> dict[str, Prepare]:
     """The same with a bicubic filter. The photograph keeps its aspect ratio, and the input is its middle.
 
     `shown` is the input's share of the shorter side. The size is computed here again, so that a mistake in
@@ -54,6 +56,8 @@ def cropping_preparations(mean: Channels, std: Channels, shown: float) -> dict[s
 
     def whole(image: Image.Image, height: int, width: int) -> tuple[int, int, int, int]:
         """Height and width of the resized photograph, and the first row and column of its middle."""
+        if shown is None:
+            return height, width, 0, 0
         sides, least = (image.height, image.width), (round(height / shown), round(width / shown))
         short = 0 if least[0] * sides[1] >= least[1] * sides[0] else 1
         # As in torchvision's Resize. Not by a factor, whose rounding can lose a pixel.
@@ -63,13 +67,13 @@ def cropping_preparations(mean: Channels, std: Channels, shown: float) -> dict[s
     # torchvision's Resize, CenterCrop, ToTensor and Normalize, for a photograph as Pillow opens it.
     def publisher(image: Image.Image, height: int, width: int) -> np.ndarray:
         rows, columns, top, left = whole(image, height, width)
-        small = image.resize((columns, rows), Image.Resampling.BICUBIC)
+        small = image.resize((columns, rows), resample)
         middle = small.crop((left, top, left + width, top + height))
         return _normalised(_pixels(middle).float().div(255), mean, std)
 
     def transformers_pil(image: Image.Image, height: int, width: int) -> np.ndarray:
         rows, columns, top, left = whole(image, height, width)
-        small = _by_pillow(image, rows, columns, Image.Resampling.BICUBIC, mean, std)
+        small = _by_pillow(image, rows, columns, resample, mean, std)
         return small[:, top : top + height, left : left + width]
 
     named = (publisher, transformers_pil)
@@ -79,9 +83,11 @@ def cropping_preparations(mean: Channels, std: Channels, shown: float) -> dict[s
 def own_preparations(preprocessing: Preprocessing) -> dict[str, Prepare]:
     """Those that a model without a release can be compared with: by its own constants."""
     constants = preprocessing.mean, preprocessing.std
-    if preprocessing.crop_pct:
-        return cropping_preparations(*constants, preprocessing.crop_pct)
-    return bilinear_preparations(*constants)
+    if preprocessing.crop_pct is None and preprocessing.interpolation == "bilinear":
+        return bilinear_preparations(*constants)
+    return cropping_preparations(
+        *constants, preprocessing.crop_pct, Image.Resampling[preprocessing.interpolation.upper()]
+    )
 
 
 def _by_pillow(

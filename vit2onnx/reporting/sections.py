@@ -43,6 +43,7 @@ def own_words_section(metadata: Mapping[str, str], operator_sets: Mapping[str, i
     if share := prepared.get("crop_pct"):
         steps.append(f"keeping its aspect ratio, as large as covers the input divided by {share:g}; the middle of it")
     steps += [f"times {prepared['scale']}", f"mean {_listed(prepared['mean'])}", f"std {_listed(prepared['std'])}"]
+    none = "this is no release" if metadata["weights"] == "own" else "none"
     lines = {
         "variant": f"{metadata['variant']}, recipe {metadata['export']}, made by vit2onnx {metadata['version']}",
         "weights": f"{metadata['weights']}: {checkpoint['identity']}",
@@ -52,12 +53,12 @@ def own_words_section(metadata: Mapping[str, str], operator_sets: Mapping[str, i
         "tokens": f"{tokens['order']}; {tokens['registers']} registers, patches from token {tokens['first_patch']} on, "
         f"{tokens['patch_size']} x {tokens['patch_size']} pixels each; grid: {tokens['grid']}",
         **{f"output {name}": meaning for name, meaning in outputs.items()},
-        "departure from the releases": metadata["departure"] or "none",
+        "departure from the releases": metadata["departure"] or none,
         "operators": ", ".join(f"{domain or 'ONNX'} opset {version}" for domain, version in operator_sets.items()),
         "made with": _listed(f"{name} {version}" for name, version in versions.items()),
         "ledger": f"SHA-256 {metadata['ledger_sha256']}",
     }
-    return [(name, text, name.startswith("departure") and text != "none") for name, text in lines.items()]
+    return [(name, text, name.startswith("departure") and text != none) for name, text in lines.items()]
 
 
 def _listed(values: Iterable[Any]) -> str:

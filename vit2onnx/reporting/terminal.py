@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, first_few
 from vit2onnx.files import read_json
 from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.verdict import Verdict, numbers_of
@@ -81,7 +81,10 @@ def self_test_line(result: Path, limits: Mapping[str, Any]) -> str:
 def page_to_open(folder: Path, variants: Collection[str]) -> Path | None:
     """The page to begin with in a folder of results: that of the only variant, or else the summary."""
     page = folder / next(iter(variants)) / "parity.html" if len(variants) == 1 else folder / "summary.html"
-    return page if page.exists() else None
+    verdicts = [path for name in variants for path in (folder / name).glob("*.verdict.json")]
+    # That of an earlier run tells of other files.
+    is_new = page.exists() and all(path.stat().st_mtime_ns <= page.stat().st_mtime_ns for path in verdicts)
+    return page if is_new else None
 
 
 def print_summary(
@@ -107,8 +110,12 @@ def print_summary(
     summary = summarise(verdicts.values())
     failed = failed_graphs(summary)
     if not complete:
-        count = len(paths) - len(verdicts)
-        missing = f" {counted(count, 'graph')} not judged." if count else ""
+        lacking = [
+            f"{path.parent.name}/{path.name.removesuffix('.verdict.json')}.onnx"
+            for path in paths
+            if path not in verdicts
+        ]
+        missing = f" Not judged: {first_few(lacking)}." if lacking else ""
         stopped = "The run did not finish: it was stopped, or a job failed."
         console.print(f"\n{stopped if failed.empty else 'A verdict failed the run.'}{missing}", style="red")
     console.print(terminal_table(summary))

@@ -1,7 +1,6 @@
 """The user's own model as transformers itself builds and fills it, so that a wrong reading of ours shows."""
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,13 +22,21 @@ from vit2onnx.weights.keytable import LazyTensor
 def pretrained(own: Own, tensors: Mapping[str, LazyTensor]) -> nn.Module:
     """The model of the `config.json` beside a checkpoint, with all its weights in float32.
 
-    If transformers cannot open the file as it is, for instance because the backbone is a part of it, it gets the
-    `tensors` of that part. Raises `InputError` if the model still lacks one.
+    If the backbone is a part of the file, transformers gets the `tensors` of that part. Raises `InputError` if the
+    model lacks one, or with the words of transformers if that cannot make it.
     """
     file = Path(own.path).absolute()
     config = file.parent / "config.json"
-    found = _from_files(file, config) if not own.config else None
-    found = found or _from_tensors(config, own.config or "", tensors)
+    try:
+        found = None if own.is_part or own.config else _from_files(file, config)
+        # A prefix that is not one of transformers' own.
+        if found is None and (own.prefix or own.is_part or own.config):
+            found = _from_tensors(config, own.config or "", tensors)
+    except MemoryError:
+        raise
+    # Any other, because the exceptions of transformers have nothing in common.
+    except Exception as error:
+        raise InputError(f"{config}: transformers cannot make this model, because {error}") from error
     if found is None:
         raise InputError(f"{config}: transformers does not find all tensors of this model in {file.name}.")
     return found
@@ -59,17 +66,10 @@ def _from_tensors(config: Path, key: str, tensors: Mapping[str, LazyTensor]) -> 
 
 
 def _load(folder: str) -> nn.Module | None:
-    """The model as transformers loads it; `None` if it misses a tensor for inference, or cannot open the file."""
+    """The model as transformers loads it; `None` if it misses a tensor for inference."""
     set_verbosity_error()
     disable_progress_bar()
-    how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa", "trust_remote_code": False}
-    try:
-        model, told = AutoModel.from_pretrained(folder, local_files_only=True, output_loading_info=True, **how)
-    except MemoryError:
-        raise
-    # Any other, because the exceptions of transformers have nothing in common. The tensors are then written anew.
-    except Exception:
-        logging.getLogger(__name__).info("transformers cannot open the file as it is", exc_info=True)
-        return None
+    how: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False, "local_files_only": True}
+    model, told = AutoModel.from_pretrained(folder, output_loading_info=True, **how)
     missing = [name for name in told["missing_keys"] if not name.endswith("mask_token")]
     return None if missing or told["mismatched_keys"] else model.eval()

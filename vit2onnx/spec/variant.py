@@ -135,18 +135,24 @@ class Own:
     """A user's own checkpoint: where it is, and what was found out about it.
 
     `path` is a file, or the index of shards. `prefix` begins the names of the backbone's tensors, and `ignore` has
-    patterns of other tensors to leave out. `config` is the key of the model's config in `config.json` beside the file:
-    "" if that is the whole file, and `None` if there is no such file. `preprocessor` says whether the preprocessing is
-    that of `preprocessor_config.json`. `nearest` is the nearest release, `differs` lists the differences from it, and
-    `assumed` all that was taken from it because no file tells.
+    patterns of other tensors to leave out. `is_part` says whether the file holds anything else, or other names, so that
+    transformers cannot open it as it is. `dtypes` are those of the tensors. `config` is the key of the model's config
+    in `config.json` beside the file: "" if that is the whole file, and `None` if there is no such file.
+    `configs_sha256` changes if it, or `preprocessor_config.json`, changes. `variant_file` is the path of the user's
+    variant file, if there is one. `nearest` is the nearest release, `differs` lists the differences from it, and
+    `assumed` all that was taken from it because no file tells. `prepared` is the preprocessing in short.
     """
 
     path: str
     layout: str
     prefix: str
+    is_part: bool
+    dtypes: tuple[str, ...]
     ignore: tuple[str, ...]
     config: str | None
-    preprocessor: bool
+    configs_sha256: str
+    variant_file: str
+    prepared: str
     nearest: str
     differs: tuple[str, ...]
     assumed: tuple[str, ...]

@@ -128,6 +128,12 @@ def own_files(wildcards):
     return list(map(str, files_of(Path(own["path"])))) if own else []
 
 
+def own_state(wildcards):
+    """What changes if another file is put where the user's own checkpoint is, also with an older time."""
+    states = [Path(file).stat() for file in own_files(wildcards)]
+    return [f"{state.st_size} {state.st_mtime_ns} {state.st_ino}" for state in states]
+
+
 def own_model(wildcards):
     """How many copies of the weights a reference holds: transformers fills a user's own model with all at once."""
     return 2 if VARIANTS[wildcards.variant].get("own") else 0

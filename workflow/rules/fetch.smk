@@ -19,6 +19,7 @@ rule fetch_checkpoint:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         weights=config["weights"],
+        own_state=own_state,
         synthetic=synthetic_weights,
         configured=lambda wildcards: config["official"]["checkpoints"].get(wildcards.variant),
         check_hash=config["official"]["check_hash"],

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vit2onnx.errors import InputError
 from vit2onnx.families.recognition import Shapes, activation_of, count, number_of_heads, square
 
 # Tensors whose names mark a backbone of this family, and the `model_type` of transformers' configs.
@@ -76,6 +77,10 @@ def _common(shapes: Shapes, patch_embed: str, registers: str, layers: str) -> di
 def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The architecture, as far as a config of transformers gives it, with that library's defaults."""
     has_registers = config.get("model_type") == "dinov2_with_registers"
+    if config.get("qkv_bias", True) is not True:
+        raise InputError(f"config.json says qkv_bias {config['qkv_bias']}, but models here have this bias")
+    if has_registers and config.get("num_register_tokens", 4) == 0:
+        raise InputError("config.json is of a model with registers, but without any; save it as a Dinov2Model")
     found = {
         "embed_dim": config.get("hidden_size", 768),
         "depth": config.get("num_hidden_layers", 12),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vit2onnx.errors import InputError
 from vit2onnx.families.recognition import Shapes, activation_of, count, number_of_heads
 
 # Tensors whose names mark a backbone of this family, and the `model_type` of transformers' configs.
@@ -89,7 +90,12 @@ def _common(shapes: Shapes, patch_embed: str, registers: str, layers: str, hidde
 
 def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The architecture, as far as a config of transformers gives it, with that library's defaults."""
-    gated = config.get("use_gated_mlp", False)
+    gated, bias = config.get("use_gated_mlp", False), config.get("query_bias", True)
+    if config.get("value_bias", True) != bias:
+        raise InputError("config.json gives a bias to one of queries and values, but models here have both or none")
+    for part in ("proj_bias", "mlp_bias"):
+        if config.get(part, True) is not True:
+            raise InputError(f"config.json says {part} {config[part]}, but models here have this bias")
     return {
         "embed_dim": config.get("hidden_size", 384),
         "depth": config.get("num_hidden_layers", 12),
@@ -97,6 +103,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_registers": config.get("num_register_tokens", 0),
         "ffn": "swiglu" if gated else "mlp",
         "ffn_hidden": config.get("intermediate_size", 1536),
+        "qkv_bias": bias,
         "key_bias": config.get("key_bias", False),
         "norm_eps": config.get("layer_norm_eps", 1e-5),
         "rope_theta": config.get("rope_theta", 100.0),
