@@ -282,7 +282,7 @@ def test_a_length_that_is_none_is_as_none(server, destination, length):
 
 
 @pytest.mark.parametrize(
-    ("length", "says"), [(str(1 << 20), "at most 1048576"), ("9" * 18, "at most"), ("0", "at least")]
+    ("length", "says"), [(str(1 << 20), "at most 1048575"), ("9" * 18, "at most"), ("0", "at least")]
 )
 def test_a_length_that_no_checkpoint_has_is_refused_before_anything_is_written(server, destination, length, says):
     server.headers = {"Content-Length": length}
@@ -296,13 +296,13 @@ def test_a_range_of_a_file_that_is_too_large_is_refused(server, destination):
     server.breaks = 1
     refusal(server.url(), destination, attempts=1)
     server.body = bytes(1 << 21)
-    assert "at most 1048576" in refusal(server.url(), destination)
+    assert "at most 1048575" in refusal(server.url(), destination)
 
 
 @pytest.mark.parametrize("length", [None, "abc"])
 def test_a_body_without_an_end_is_cut_and_deleted(server, destination, length):
     server.headers, server.endless = {"Content-Length": length}, True
-    assert "at most 1048576" in refusal(server.url(), destination)
+    assert "at most 1048575" in refusal(server.url(), destination)
     assert files(destination) == []
 
 

@@ -132,7 +132,7 @@ def test_page_of_a_graph_that_passes(healthy: Comparison, text_of: Text) -> None
         "cat 1.5 5.0e-06 dynamic.onnx, 48x112, batch 1, patch 1,2 48x112, 224x224",
         "ONNX, not optimised against float64, error of a token (root mean square) in noise floors (worst at cat 48x112",
         # Where stages were not compared.
-        "This run did not compare stages inside the network; make proof does",
+        "This run did not compare stages inside the network; make proof in place of make run does",
         "This run did not include the self-test; make proof does",
         # Distributions of the reference and of the graph.
         "Hugging Face transformers against float64 1.0e-06",
