@@ -133,7 +133,7 @@ def test_page_of_a_graph_that_passes(healthy: Comparison, text_of: Text) -> None
         "ONNX, not optimised against float64, error of a token (root mean square) in noise floors (worst at cat 48x112",
         # Where stages were not compared.
         "This run did not compare stages inside the network; make proof in place of make run does",
-        "This run did not include the self-test; make proof does",
+        "This run did not include the self-test; make proof in place of make run does",
         # Distributions of the reference and of the graph.
         "Hugging Face transformers against float64 1.0e-06",
         "ONNX, batch 3 against Hugging Face transformers 1.0e-06",
