@@ -1,6 +1,7 @@
 """An official checkpoint is found when its job runs, whatever its format and wherever it has gone."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -64,8 +65,13 @@ def test_an_own_checkpoint_is_recognised_and_converted_again_when_it_changes(pro
     with torch.no_grad():
         model.norm.bias.add_(1)
     model.save_pretrained(folder)
+    # An older file at the same path is another one, too, as after `cp -p` or a link that leads elsewhere.
+    os.utime(folder / "model.safetensors", (1e9, 1e9))
     snakemake(project, *arguments)
     assert (project / ledger).read_text() != before
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"rope_theta": 100.0', '"rope_theta": 50.0'))
+    assert "Nothing to be done" not in snakemake(project, *arguments, "--dry-run")
 
 
 def test_a_checkpoint_in_pth_is_converted_and_fetched_again_when_it_was_moved_away(project: Path) -> None:
