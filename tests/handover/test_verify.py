@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -321,7 +322,7 @@ def test_verified_files_hold_no_surprise(graph: Path):
 
 
 def test_a_reader_that_stops_early_is_no_traceback(graph: Path):
-    command = f"{sys.executable} -m vit2onnx.verify {graph} | head -1"
+    command = f"{shlex.quote(sys.executable)} -m vit2onnx.verify {shlex.quote(str(graph))} | head -1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
     assert done.stdout == f"{graph}:\n"
     assert done.stderr == ""
