@@ -86,6 +86,7 @@ def convnext(**says: Any) -> Config:
 CONFIGS = (
     dinov3(hidden_act="gelu_new", key_bias=True, rope_theta=20.0),
     dinov3(hidden_act="relu", use_gated_mlp=True, num_register_tokens=0),
+    Config("Dinov2", "dinov2_vits14_pretrain", DINOV2, {"hidden_act": "relu"}),
     convnext(hidden_act="silu"),
 )
 
