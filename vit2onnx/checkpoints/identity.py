@@ -26,7 +26,7 @@ def describe(
         check_identity(spec, opened, sha256)
     layout = (fitted(spec, opened).table if spec.own else detect(str(path), spec, opened.tensors)).layout
     # A variant's own release, of whose file there may be a copy under another name; of own weights any.
-    known = {"official": spec, "own": release_of(sha256)}.get(weights)
+    known = release_of(sha256) if weights == "own" else spec if weights == "official" else None
     is_release = known.release if known and known.release.is_file(sha256) else None
     identities = {
         "synthetic": "synthetic weights, made here",

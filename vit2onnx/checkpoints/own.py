@@ -81,7 +81,7 @@ def recognised(
     found = {
         "family": backbone.family,
         "parameters": sum(math.prod(heads[name].shape) for name in backbone.names.values()),
-        "architecture": {key: _plain(value) for key, value in {**seen, **unseen}.items()},
+        "architecture": {**seen, **unseen},
         "preprocessing": prepared or release["preprocessing"],
         "licence": release.get("licence"),
         **(told or {}),
@@ -116,7 +116,10 @@ def _digest(files: Iterable[Path]) -> str:
     """A digest of those of some small files that there are."""
     digest = hashlib.sha256()
     for file in files:
-        content = file.read_bytes()[:LONGEST_HEAD] if file.is_file() else b""
+        content = b""
+        if file.is_file():
+            with file.open("rb") as opened:
+                content = opened.read(LONGEST_HEAD)
         digest.update(len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()
 
@@ -132,16 +135,12 @@ def _seen(file: Path, backbone: Backbone, config: Mapping[str, Any] | None) -> d
     seen = dict(backbone.architecture)
     said = part(backbone.family, "recognition").read_config(config) if config is not None else {}
     for key, value in said.items():
-        if key in seen and _plain(seen[key]) != _plain(value):
+        if key in seen and seen[key] != value:
             raise InputError(
                 f"config.json says {key} {value}, but the tensors say {seen[key]}; put the one beside it that was saved"
                 " with it"
             )
     return seen | said
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _nearest(path: Path, family: str, seen: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]]) -> str:
@@ -156,7 +155,7 @@ def _nearest(path: Path, family: str, seen: Mapping[str, Any], variants: Mapping
 
     def distance(name: str) -> tuple[int, float, bool, str]:
         release = releases[name]
-        differing = sum(key in seen and _plain(seen[key]) != value for key, value in release.items())
+        differing = sum(key in seen and seen[key] != value for key, value in release.items())
         return differing, abs(math.log(_size(seen) / _size(release))), name not in path.as_posix(), name
 
     return min(releases, key=distance)

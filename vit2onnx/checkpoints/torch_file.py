@@ -236,8 +236,6 @@ def _unpickle(file: IO[bytes], storages: dict[str, str | None]) -> Any:
 def _pickled(path: Path, file: IO[bytes], storages: dict[str, str | None] | None = None) -> Any:
     try:
         return _unpickle(file, {} if storages is None else storages)
-    except InputError:
-        raise
     # Any exception, because what is raised depends on which byte is broken.
     except Exception as error:
         raise damaged(path, f"its pickle is none that torch writes: {type(error).__name__}") from None
