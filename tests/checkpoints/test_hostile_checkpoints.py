@@ -9,17 +9,24 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.checkpoints.test_numpy_file import header_of, npz_bytes, with_header
 from tests.checkpoints.test_reading import legacy_bytes, safetensors_bytes, torch_bytes
 from vit2onnx.checkpoints.heads import read_heads
 from vit2onnx.errors import InputError
 
 STATE = {"layer.0.weight": torch.ones(2, 3), "layer.0.bias": torch.ones(2)}
-FORMS = {"pth": torch_bytes(STATE), "legacy": legacy_bytes(STATE), "safetensors": safetensors_bytes(STATE)}
+FORMS = {
+    "pth": torch_bytes(STATE),
+    "legacy": legacy_bytes(STATE),
+    "safetensors": safetensors_bytes(STATE),
+    "npz": npz_bytes(**{name.replace("layer", "encoderblock/"): value.numpy() for name, value in STATE.items()}),
+}
 SEEN = settings(
     derandomize=True, max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -54,6 +61,14 @@ def test_an_altered_file_is_read_or_refused(data: st.DataObject, form: str, tmp_
 def test_any_pickle_in_a_zip_is_read_or_refused(pickled: bytes, tmp_path: Path):
     path = tmp_path / "file"
     path.write_bytes(with_pickle(b"\x80\x02" + pickled + b"."))
+    read_or_refuse(path)
+
+
+@SEEN
+@given(header=st.binary(max_size=200) | st.builds(header_of, st.text(), st.booleans(), st.text()))
+def test_any_header_of_numpy_is_read_or_refused(header: bytes, tmp_path: Path):
+    path = tmp_path / "file"
+    path.write_bytes(with_header(header, bytes(16), name="encoderblock/a"))
     read_or_refuse(path)
 
 
@@ -97,6 +112,9 @@ HOSTILE: dict[str, bytes] = {
     "a long header": struct.pack("<Q", 1 << 40) + b"{}" + bytes(100),
     "a deep header": struct.pack("<Q", 2_000_000) + b'{"a":' + b"[" * 1_999_995,
     "a large shape": safetensors_bytes({"a": torch.ones(1)}).replace(b"[1]", b"[9]"),
+    "a large shape in an .npz": with_header(header_of(shape="(1000000000000,)")),
+    "many layers in an .npz": with_header(header_of(shape="(1000000000, 0)"), name="encoderblock/a"),
+    "many arrays in an .npz": npz_bytes(**{f"encoderblock/{i}": np.ones((99_000, 0), "f4") for i in range(3)}),
     "many names": (lambda text: struct.pack("<Q", len(text)) + text)(
         json.dumps({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(110_000)}).encode()
     ),

@@ -11,17 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.checkpoints.torch_file import (
-    BYTES,
-    LONGEST_HEAD,
-    MOST_TENSORS,
-    PICKLE,
-    ZIP,
-    Head,
-    damaged,
-    read_legacy,
-    read_zip,
-)
+from vit2onnx.checkpoints.head import BYTES, LONGEST_HEAD, MOST_TENSORS, Head, damaged
+from vit2onnx.checkpoints.numpy_file import is_npz, read_npz
+from vit2onnx.checkpoints.torch_file import PICKLE, read_legacy, read_zip
+from vit2onnx.checkpoints.zip_file import ZIP, records_of
 from vit2onnx.errors import InputError, first_few
 
 # Numpy's names for the dtypes of safetensors.
@@ -33,7 +26,7 @@ SAFETENSORS_DTYPES = {
 # The name of a checkpoint among the results.
 LINK = "checkpoint"
 # How the names of checkpoints end. An index names the shard of every tensor; a shard has a number.
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
 INDEX_SUFFIX = ".index.json"
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 
@@ -44,7 +37,7 @@ def followed(path: Path) -> Path:
 
 
 def read_heads(path: Path) -> dict[str, Head]:
-    """All tensors of a checkpoint by name: of a file of torch, a safetensors file, or all shards.
+    """All tensors of a checkpoint by name: of a file of torch, safetensors or numpy (`.npz`), or all shards.
 
     Formats are recognised by content and not by the file's name. In nested mappings a name is the path to the tensor,
     joined with dots. Raises `InputError` for anything else, such as a truncated file, a web page or a Git LFS pointer.
@@ -180,7 +173,8 @@ def _read_one(path: Path) -> dict[str, Head]:
     if opening[8:9] == b"{":
         return _read_safetensors(path)
     if opening.startswith(ZIP):
-        return read_zip(path)
+        records = records_of(path)
+        return read_npz(path, records) if is_npz(records) else read_zip(path, records)
     if opening.startswith(PICKLE):
         return read_legacy(path)
     what = next((what for start, what in OTHER_FORMATS if opening.startswith(start)), None)

@@ -4,23 +4,19 @@ Standard library only, because the Snakefile imports this module.
 """
 
 import itertools
-import math
-import os
 import pickle
 import pickletools
-import struct
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from vit2onnx.checkpoints.head import BYTES, LONGEST_HEAD, MOST_TENSORS, Head, Shape, damaged
+from vit2onnx.checkpoints.zip_file import Record
 from vit2onnx.errors import InputError
 
-Shape = tuple[int, ...]
-
-# How torch's files begin: those of today, and those of torch before 1.6.
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+# How torch's files began before 1.6; today they are zips.
+PICKLE = b"\x80"
 # Numpy's names for the dtypes of torch's typed storages.
 STORAGES = {
     **{"FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "BFloat16Storage": "bfloat16"},
@@ -28,41 +24,8 @@ STORAGES = {
     **{"ByteStorage": "uint8", "BoolStorage": "bool"},
     **{"QInt8Storage": "int8", "QUInt8Storage": "uint8", "QInt32Storage": "int32"},
 }
-BYTES = {
-    **{"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "bool": 1, "float8_e4m3fn": 1, "float8_e5m2": 1},
-    **{f"{kind}{bits}": bits // 8 for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
-}
-# The longest description of tensors that is read: the header of safetensors, or the pickle of torch. DINOv3 7B's takes
-# 80 kB. The number of a pickle's steps bounds the memory that it can ask for.
-LONGEST_HEAD, MOST_STEPS, MOST_TENSORS, DEEPEST = 8 << 20, 1_000_000, 100_000, 12
-MOST_OTHERS = 100
-
-
-@dataclass(frozen=True)
-class Head:
-    """Where a tensor lies: in which file, from which byte on. `strides` are given if it is not in C order.
-
-    A tensor that cannot be read has a negative `offset`, and the reason in place of its `dtype`. `group` is the path of
-    the mapping that holds the tensor, as `model` in `{"model": {"norm.weight": …}}`.
-    """
-
-    file: Path
-    shape: Shape
-    dtype: str
-    offset: int
-    strides: Shape | None = None
-    group: str = ""
-
-    @property
-    def extent(self) -> int:
-        """The number of elements from the tensor's first to its last in the file."""
-        if self.strides is None or 0 in self.shape:
-            return math.prod(self.shape)
-        return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-
-
-def damaged(path: Path, why: str) -> InputError:
-    return InputError(f"{path} is damaged or truncated ({why}); download or copy the checkpoint again.")
+# The number of a pickle's steps bounds the memory that it can ask for.
+MOST_STEPS, DEEPEST, MOST_OTHERS = 1_000_000, 12, 100
 
 
 @dataclass(frozen=True)
@@ -241,14 +204,12 @@ def _pickled(path: Path, file: IO[bytes], storages: dict[str, str | None] | None
         raise damaged(path, f"its pickle is none that torch writes: {type(error).__name__}") from None
 
 
-def read_zip(path: Path) -> dict[str, Head]:
-    records = _records(path)
+def read_zip(path: Path, records: Mapping[str, Record]) -> dict[str, Head]:
+    """A file of torch of today: a zip with a pickle and the numbers of each storage."""
     folders = {name.partition("/")[0] for name in records}
     (folder,) = folders if len(folders) == 1 else ("",)
     if any(name.startswith(f"{folder}/code/") for name in records):
         _refuse_program(path, "a TorchScript program")
-    if any(name.endswith(".npy") for name in records):
-        raise InputError(f"{path} is an .npz of numpy arrays; save it as safetensors (safetensors.numpy.save_file).")
     if f"{folder}/data.pkl" not in records:
         raise InputError(f"{path} is a zip without a PyTorch checkpoint; unpack it and name the checkpoint in it.")
     order, start = records.get(f"{folder}/byteorder"), records[f"{folder}/data.pkl"]
@@ -276,65 +237,6 @@ def read_zip(path: Path) -> dict[str, Head]:
         return record.offset, record.size
 
     return dict(_tensors(path, data, place))
-
-
-@dataclass(frozen=True)
-class _Record:
-    """A file in a zip: its size, and where it begins if it is not compressed."""
-
-    offset: int | None
-    size: int
-
-
-def _records(path: Path) -> dict[str, _Record]:
-    """The records of a zip by name."""
-    try:
-        with path.open("rb") as file:
-            _check_directory(path, file)
-            with zipfile.ZipFile(file) as archive:
-                found = {}
-                for record in archive.infolist():
-                    if record.filename in found:
-                        raise damaged(path, f"record {record.filename} is there twice")
-                    if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-                        found[record.filename] = _Record(None, record.file_size)
-                        continue
-                    file.seek(record.header_offset + 26)
-                    name, extra = struct.unpack("<HH", file.read(4))
-                    begin = record.header_offset + 30 + name + extra
-                    if begin + record.file_size > archive.start_dir:
-                        raise damaged(path, f"record {record.filename} goes beyond its end")
-                    found[record.filename] = _Record(begin, record.file_size)
-    except InputError:
-        raise
-    # Any exception, because what is raised depends on which byte is broken.
-    except Exception as error:
-        raise damaged(path, f"its zip cannot be read: {type(error).__name__}") from None
-    return found
-
-
-def _check_directory(path: Path, file: IO[bytes]) -> None:
-    """Raise `InputError` if the list of a zip's records, which is read at once, is too long.
-
-    Source: APPNOTE.TXT of the zip format, 4.3.14 to 4.3.16.
-    """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - (1 << 16) - 22 - 20))
-    tail = file.read()
-    end = tail.rfind(b"PK\x05\x06")
-    if end < 0 or len(tail) - end < 22:
-        raise damaged(path, "the end of its zip is missing")
-    length = struct.unpack("<L", tail[end + 12 : end + 16])[0]
-    if tail[max(0, end - 20) : end][:4] == b"PK\x06\x07":
-        (place,) = struct.unpack("<Q", tail[end - 12 : end - 4])
-        file.seek(min(place, size))
-        head = file.read(56)
-        if head[:4] != b"PK\x06\x06" or len(head) < 56:
-            raise damaged(path, "the end of its zip is missing")
-        (length,) = struct.unpack("<Q", head[40:48])
-    if length > LONGEST_HEAD:
-        raise damaged(path, f"its list of records is {length} bytes long")
-    file.seek(0)
 
 
 # What stands at the start of a file of torch before 1.6.
