@@ -1,8 +1,9 @@
 """What every model returns, and how every model is run."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +13,19 @@ from vit2onnx.nn.primitives import first_token
 
 # Images as users have them, which models take as they are.
 Images = Float[Array, "batch 3 height width"] | Float[np.ndarray, "batch 3 height width"]
+# Arrays by the names of ports, or of stages.
+Named = dict[str, Array]
 
 
 class Features(NamedTuple):
     """Features under Hugging Face's names.
 
-    `last_hidden_state` holds all tokens after the final norm; `pooler_output` is its CLS token.
+    `last_hidden_state` holds all tokens after the final norm; `pooler_output` is one vector for all of them, in most
+    families the CLS token.
     """
 
     last_hidden_state: Float[Array, "batch tokens embed_dim"]
-    pooler_output: Float[Array, "batch embed_dim"]
+    pooler_output: Float[Array, "batch channels"]
 
 
 def features_of(tokens: Float[Array, "batch tokens embed_dim"]) -> Features:
@@ -33,7 +37,7 @@ def features_of(tokens: Float[Array, "batch tokens embed_dim"]) -> Features:
 class Layer(Protocol):
     """A layer of the trunk, whose intermediate results can be looked at."""
 
-    def stages(self, x: Array, context: Any, /) -> dict[str, Array]:
+    def stages(self, x: Array, context: Any, /) -> Named:
         """Every stage by its name within the layer, in order; the last is `output`."""
 
     def __call__(self, x: Array, context: Any, /) -> Array:
@@ -41,56 +45,123 @@ class Layer(Protocol):
 
 
 @runtime_checkable
-class Model(Protocol):
-    """A model in parts, so that one that does not fit in memory can be run with one part at a time.
+class Tower(Protocol):
+    """A trunk of layers, with what comes before and after, so that it can be run with one part in memory at a time.
 
     A stage's full name is its layer's path and its name within the layer, as in `blocks.7.mlp_raw`; those of `embed`
-    and `head` have no layer.
+    and `head` have no layer. `embed` takes the values of the ports `inputs`; what it gives is the stage `embedded`, or
+    no stage if that is "".
     """
 
-    def embed(self, pixel_values: Array) -> tuple[Array, Any]:
-        """What enters the first layer, and what goes along with it to each."""
+    inputs: ClassVar[tuple[str, ...]]
+    embedded: ClassVar[str]
 
-    def embed_stages(self, x: Array, /) -> dict[str, Array]:
-        """The stages of `embed`, from what it gives."""
+    def embed(self, *inputs: Array) -> tuple[Array, Any]:
+        """What enters the first layer, and what goes along with it to each layer and to the head."""
 
     def trunk(self) -> Sequence[tuple[str, Layer]]:
-        """The layers in order, each with its path in the tree."""
+        """The layers in order, each with its path in the tower."""
 
-    def head_stages(self, x: Array, /) -> dict[str, Array]:
-        """The stages of `head`; the last is `norm`."""
+    def head_stages(self, x: Array, context: Any, /) -> Named:
+        """The stages of the head, from what leaves the last layer; `norm` is among them."""
 
-    def head(self, x: Array, /) -> Features:
-        """Features from what leaves the last layer."""
+    def features(self, stages: Named, /) -> Features:
+        """Features from the stages of the head."""
 
-    def __call__(self, pixel_values: Images, /) -> Features:
-        """All parts, one after the other."""
+
+@runtime_checkable
+class Model(Protocol):
+    """One tower or several, whose parameters have the tower's name before theirs."""
+
+    def towers(self, interface: str, /) -> Mapping[str, Tower]:
+        """The towers that one way of use needs, by their names in the tree: "" if the model itself is the only one."""
+
+    def joint_stages(self, interface: str, pooled: Named, /) -> Named:
+        """What is made of the pooled outputs of all towers, by name; nothing where there is one tower."""
 
     def natively(self, tensors: Mapping[str, Any], /) -> "tuple[Model, Mapping[str, Any]] | None":
         """Model and parameters as references are installed, if they differ by design; the latter as lazy tensors."""
 
 
-def run(model: Model, pixel_values: Images) -> Features:
-    """All parts of a model, one after the other, each in a scope of its name, by which graphs name their nodes."""
-    with jax.named_scope("embed"):
-        x, context = model.embed(jnp.asarray(pixel_values))
-    for name, layer in model.trunk():
-        with jax.named_scope(name):
-            x = layer(x, context)
-    with jax.named_scope("head"):
-        return model.head(x)
+class ImageModel(eqx.Module):
+    """A model that is one tower and takes images; CLS is the first of its tokens."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    embedded: ClassVar[str] = "patch_embed"
+
+    def towers(self, _: str) -> dict[str, Any]:
+        """The model itself."""
+        return {"": self}
+
+    def joint_stages(self, _: str, __: Named) -> Named:
+        """None, because there is one tower."""
+        return {}
+
+    def features(self, stages: Named) -> Features:
+        """Features from the stages of the head."""
+        return features_of(stages["norm"])
+
+    def natively(self, _: Mapping[str, Any]) -> "tuple[ImageModel, Mapping[str, Any]] | None":
+        """Nothing: references differ in nothing by design."""
+        return None
+
+    def __call__(self, pixel_values: Images) -> Features:
+        """Features of normalised RGB images; `height` and `width` are in pixels and at least one patch."""
+        return Features(**run(self, {"pixel_values": jnp.asarray(pixel_values)}))
 
 
-def run_stages(model: Model, pixel_values: Images) -> tuple[Features, dict[str, Array]]:
-    """All parts of a model, and every stage by its full name, in order."""
-    with jax.named_scope("embed"):
-        x, context = model.embed(jnp.asarray(pixel_values))
-        found = model.embed_stages(x)
-    for name, layer in model.trunk():
-        with jax.named_scope(name):
+def path_of(tower: str, name: str) -> str:
+    """The full name of a stage or layer of a tower."""
+    return f"{tower}.{name}" if tower else name
+
+
+def run(model: Model, inputs: Named, interface: str = "images") -> Named:
+    """Everything that a model gives in one way of use, by name, in scopes by which graphs name their nodes."""
+    return run_stages(model, inputs, interface)[0]
+
+
+def run_stages(model: Model, inputs: Named, interface: str = "images") -> tuple[Named, Named]:
+    """Everything that a model gives, and every stage by its full name, in order."""
+    stages: Named = {}
+    features: dict[str, Features] = {}
+    for name, tower in model.towers(interface).items():
+        found, features[name] = _run_tower(tower, name, inputs)
+        stages |= found
+    if len(features) == 1:
+        (only,) = features.values()
+        return dict(only._asdict()), stages
+    with jax.named_scope("joint"):
+        joint = model.joint_stages(interface, {name: one.pooler_output for name, one in features.items()})
+    return joint, stages | joint
+
+
+def _run_tower(tower: Tower, name: str, inputs: Named) -> tuple[Named, Features]:
+    with jax.named_scope(path_of(name, "embed")):
+        x, context = tower.embed(*(jnp.asarray(inputs[port]) for port in tower.inputs))
+        found = {path_of(name, tower.embedded): x} if tower.embedded else {}
+    for path, layer in tower.trunk():
+        with jax.named_scope(path_of(name, path)):
             stages = layer.stages(x, context)
-        found |= {f"{name}.{stage}": value for stage, value in stages.items()}
+        found |= {path_of(name, f"{path}.{stage}"): value for stage, value in stages.items()}
         x = stages["output"]
-    with jax.named_scope("head"):
-        found |= model.head_stages(x)
-        return features_of(found["norm"]), found
+    with jax.named_scope(path_of(name, "head")):
+        stages = tower.head_stages(x, context)
+        features = tower.features(stages)
+    return found | {path_of(name, stage): value for stage, value in stages.items()}, features
+
+
+def layers_of(model: Model, interface: str) -> dict[str, str]:
+    """Every layer that can be given an input of its own, by its full name, with the stage whose place that takes.
+
+    These are the layers of the trunks, and the heads, each called by its `norm`. A first layer that begins with the
+    image is left out.
+    """
+    found = {}
+    for name, tower in model.towers(interface).items():
+        before = tower.embedded
+        for path, _ in tower.trunk():
+            if before:
+                found[path_of(name, path)] = path_of(name, before)
+            before = f"{path}.output"
+        found[path_of(name, "norm")] = path_of(name, before)
+    return found

@@ -9,13 +9,15 @@ here, in the dtype of its inputs; `vit2onnx.exporting.lowerings` says which ONNX
 import math
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def primitive(name: str, meaning: Callable[..., Array]) -> Primitive:
@@ -104,9 +106,11 @@ def _rotary_embedding(x: Array, cos: Array, sin: Array, *, num_heads: int) -> Ar
     return rotated.reshape(x.shape)
 
 
-def _attention(query: Array, key: Array, value: Array, *, num_heads: int) -> Array:
+def _attention(query: Array, key: Array, value: Array, *mask: Array, num_heads: int) -> Array:
     query, key, value = (_split_heads(x, num_heads) for x in (query, key, value))
     logits = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
+    if mask:
+        logits = jnp.where(mask[0], logits, jnp.finfo(logits.dtype).min)
     weights = jax.nn.softmax(logits, axis=-1)
     mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
     return mixed.reshape(*mixed.shape[:2], -1)
@@ -114,6 +118,35 @@ def _attention(query: Array, key: Array, value: Array, *, num_heads: int) -> Arr
 
 def _first_token(x: Array) -> Array:
     return jax.lax.index_in_dim(x, 0, axis=1, keepdims=False)
+
+
+def _last_token(x: Array) -> Array:
+    return jax.lax.index_in_dim(x, -1, axis=1, keepdims=False)
+
+
+def _pairs(mask: Array, x: Array) -> Array:
+    return jnp.broadcast_to(mask[:, None, None, :], (mask.shape[0], 1, x.shape[1], mask.shape[1]))
+
+
+def _embedding(table: Array, ids: Array) -> Array:
+    # PARITY: onnxruntime refuses an id beyond the table, and takes a negative one from its end. JAX cannot refuse.
+    return jnp.take(table, ids, axis=0, mode="clip")
+
+
+def _first_rows(table: Array, ids: Array) -> Array:
+    length: Any = ids.shape[1]
+    if isinstance(length, int):
+        return jax.lax.slice_in_dim(table, 0, length, axis=0)
+    # A free length cannot be shown to be within the table.
+    return jnp.take(table, jax.lax.broadcasted_iota(np.int32, (length,), 0), axis=0, mode="clip")
+
+
+def _l2_normalise(x: Array) -> Array:
+    return x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))
+
+
+def _add_to_each(x: Array, same: Array) -> Array:
+    return x + same
 
 
 def _flatten_grid(x: Array) -> Array:
@@ -138,6 +171,12 @@ relu_p = primitive("relu", _relu)
 rotary_embedding_p = primitive("rotary_embedding", _rotary_embedding)
 attention_p = primitive("attention", _attention)
 first_token_p = primitive("first_token", _first_token)
+last_token_p = primitive("last_token", _last_token)
+pairs_p = primitive("pairs", _pairs)
+embedding_p = primitive("embedding", _embedding)
+first_rows_p = primitive("first_rows", _first_rows)
+l2_normalise_p = primitive("l2_normalise", _l2_normalise)
+add_to_each_p = primitive("add_to_each", _add_to_each)
 flatten_grid_p = primitive("flatten_grid", _flatten_grid)
 for_every_image_p = primitive("for_every_image", _for_every_image)
 
@@ -167,8 +206,8 @@ def residual(x: Float[Array, "*shape"], change: Float[Array, "*shape"]) -> Float
     return residual_p.bind(x, change)
 
 
-def scale(x: Float[Array, "*batch embed_dim"], gamma: Float[Array, " embed_dim"]) -> Float[Array, "*batch embed_dim"]:
-    """A factor per channel. ONNX: `Mul`, which broadcasts by itself."""
+def scale(x: Float[Array, "*batch embed_dim"], gamma: Float[Array, " #embed_dim"]) -> Float[Array, "*batch embed_dim"]:
+    """A factor per channel, or one for all. ONNX: `Mul`, which broadcasts by itself."""
     return scale_p.bind(x, gamma)
 
 
@@ -231,19 +270,58 @@ def rotary_embedding(
 
 
 def attention(
-    query: Float[Array, "batch tokens embed_dim"],
+    query: Float[Array, "batch queries embed_dim"],
     key: Float[Array, "batch tokens embed_dim"],
     value: Float[Array, "batch tokens embed_dim"],
+    mask: Bool[Array, "batch 1 queries tokens"] | None = None,
     *,
     num_heads: int,
-) -> Float[Array, "batch tokens embed_dim"]:
-    """Scaled dot-product attention of every token to every token. ONNX: `Attention`."""
-    return attention_p.bind(query, key, value, num_heads=num_heads)
+) -> Float[Array, "batch queries embed_dim"]:
+    """Scaled dot-product attention of every query to every token. ONNX: `Attention`.
+
+    With a `mask` only to tokens where it is true; a query for which it never is gives numbers without meaning.
+    """
+    return attention_p.bind(query, key, value, *([] if mask is None else [mask]), num_heads=num_heads)
 
 
 def first_token(x: Float[Array, "batch tokens embed_dim"]) -> Float[Array, "batch embed_dim"]:
     """The first token of every image. ONNX: `Gather`."""
     return first_token_p.bind(x)
+
+
+def last_token(x: Float[Array, "batch tokens embed_dim"]) -> Float[Array, "batch embed_dim"]:
+    """The last token of every text. ONNX: `Gather`, which counts from the end."""
+    return last_token_p.bind(x)
+
+
+def pairs(
+    mask: Bool[Array, "batch tokens"], x: Float[Array, "batch queries channels"]
+) -> Bool[Array, "batch 1 queries tokens"]:
+    """A mask of tokens for every query of `x`, of which only the size counts. ONNX: `Unsqueeze` and `Expand`."""
+    # Expanded, because onnxruntime refuses a mask of one row for several queries.
+    return pairs_p.bind(mask, x)
+
+
+def embedding(
+    table: Float[Array, "entries embed_dim"], ids: Int[Array, "batch tokens"]
+) -> Float[Array, "batch tokens embed_dim"]:
+    """The rows of a table by their numbers, which must be within it. ONNX: `Gather`."""
+    return embedding_p.bind(table, ids)
+
+
+def first_rows(table: Float[Array, "rows embed_dim"], ids: Int[Array, "batch tokens"]) -> Float[Array, "_ embed_dim"]:
+    """As many rows of a table as `ids` has tokens. ONNX: `Slice`."""
+    return table if ids.shape[1] == table.shape[0] else first_rows_p.bind(table, ids)
+
+
+def l2_normalise(x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
+    """The last axis brought to length one; zeros become NaN. ONNX: `ReduceL2` and `Div`."""
+    return l2_normalise_p.bind(x)
+
+
+def add_to_each(x: Float[Array, "..."], same: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The same added to every part of `x` of its shape. ONNX: `Add`, which broadcasts by itself."""
+    return add_to_each_p.bind(x, same)
 
 
 def flatten_grid(

@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Array, Float
 
 from vit2onnx.nn.layers import LayerNorm, LayerScale, Linear, Mlp, SwiGlu
-from vit2onnx.nn.model import Features, Images, features_of, run
+from vit2onnx.nn.model import ImageModel, Named
 from vit2onnx.nn.primitives import attention, flatten_grid, for_every_image, residual
 
 Tokens = Float[Array, "batch tokens embed_dim"]
@@ -39,58 +39,61 @@ class Attention(eqx.Module):
         """Queries, keys and values; the heads of each side by side."""
         return self.q(x), self.k(x), self.v(x)
 
-    def mix(self, query: Tokens, key: Tokens, value: Tokens) -> Tokens:
+    def mix(self, query: Tokens, key: Tokens, value: Tokens, _: Any) -> Tokens:
         """Attention over all tokens, then the output projection."""
         return self.proj(attention(query, key, value, num_heads=self.num_heads))
 
 
 class Block(eqx.Module):
-    """One pre-norm transformer block. Its context goes to the attention as it is."""
+    """One pre-norm transformer block, with LayerScale or without. Its context goes to the attention as it is."""
 
     norm1: LayerNorm
     attn: Attention
-    ls1: LayerScale
+    ls1: LayerScale | None
     norm2: LayerNorm
     mlp: Mlp | SwiGlu
-    ls2: LayerScale
+    ls2: LayerScale | None
 
-    def __init__(self, attn: Attention, embed_dim: int, ffn: str, ffn_hidden: int, activation: str, norm_eps: float):
+    def __init__(
+        self,
+        attn: Attention,
+        embed_dim: int,
+        ffn: str,
+        ffn_hidden: int,
+        activation: str,
+        norm_eps: float,
+        *,
+        scaled: bool = True,
+    ):
         self.norm1 = LayerNorm(embed_dim, norm_eps)
         self.attn = attn
-        self.ls1 = LayerScale(embed_dim)
+        self.ls1 = LayerScale(embed_dim) if scaled else None
         self.norm2 = LayerNorm(embed_dim, norm_eps)
         self.mlp = (SwiGlu if ffn == "swiglu" else Mlp)(embed_dim, ffn_hidden, activation)
-        self.ls2 = LayerScale(embed_dim)
+        self.ls2 = LayerScale(embed_dim) if scaled else None
 
     def stages(self, x: Tokens, context: Any) -> dict[str, Tokens]:
         """Every intermediate result by its stage name, the last being `output`."""
         attn_in = self.norm1(x)
         query, key, value = self.attn.project(attn_in, context)
-        attn_raw = self.attn.mix(query, key, value)
-        attn_scaled = self.ls1(attn_raw)
-        post_attn = residual(x, attn_scaled)
+        attn_raw = self.attn.mix(query, key, value, context)
+        found = {"input": x, "attn_in": attn_in, "q": query, "k": key, "attn_raw": attn_raw}
+        change = attn_raw
+        if self.ls1:
+            change = found["attn_scaled"] = self.ls1(attn_raw)
+        post_attn = residual(x, change)
         mlp_in = self.norm2(post_attn)
-        mlp_raw = self.mlp(mlp_in)
-        mlp_scaled = self.ls2(mlp_raw)
-        return {
-            "input": x,
-            "attn_in": attn_in,
-            "q": query,
-            "k": key,
-            "attn_raw": attn_raw,
-            "attn_scaled": attn_scaled,
-            "post_attn": post_attn,
-            "mlp_in": mlp_in,
-            "mlp_raw": mlp_raw,
-            "mlp_scaled": mlp_scaled,
-            "output": residual(post_attn, mlp_scaled),
-        }
+        change = mlp_raw = self.mlp(mlp_in)
+        found |= {"post_attn": post_attn, "mlp_in": mlp_in, "mlp_raw": mlp_raw}
+        if self.ls2:
+            change = found["mlp_scaled"] = self.ls2(mlp_raw)
+        return {**found, "output": residual(post_attn, change)}
 
     def __call__(self, x: Tokens, context: Any) -> Tokens:
         return self.stages(x, context)["output"]
 
 
-class VisionTransformer(eqx.Module):
+class VisionTransformer(ImageModel):
     """Blocks and a final norm; what comes before is the family's own. See `nn.model.Model`."""
 
     cls_token: eqx.AbstractVar[Float[Array, "1 1 embed_dim"]]
@@ -115,21 +118,9 @@ class VisionTransformer(eqx.Module):
         """The blocks in order, each with its path in the tree: `x = layer(x, context)`."""
         return [(f"blocks.{index}", block) for index, block in enumerate(self.blocks)]
 
-    def embed_stages(self, tokens: Tokens) -> dict[str, Tokens]:
-        """What `embed` has made: CLS, registers and patches."""
-        return {"patch_embed": tokens}
-
-    def head_stages(self, tokens: Tokens) -> dict[str, Tokens]:
+    def head_stages(self, tokens: Tokens, _: Any) -> Named:
         """The norm of the last block's tokens."""
         return {"norm": self.norm(tokens)}
-
-    def head(self, tokens: Tokens) -> Features:
-        """Features from the last block's tokens."""
-        return features_of(self.head_stages(tokens)["norm"])
-
-    def __call__(self, pixel_values: Images) -> Features:
-        """Features of normalised RGB images; `height` and `width` are in pixels and at least one patch."""
-        return run(self, pixel_values)
 
 
 def tokens_of(prefix: list[Float[Array, "1 _ embed_dim"]], patches: Patches) -> Tokens:
