@@ -24,7 +24,7 @@ from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.exporting.graph import export
 from vit2onnx.nn.model import Model
 from vit2onnx.self_test.chain import shrink
-from vit2onnx.spec.family import part
+from vit2onnx.spec.family import PUBLISHER, layout_of, part
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec, read_variants
 from vit2onnx.weights.archive import read_archive
@@ -44,8 +44,10 @@ torch.set_num_threads(1)
 REAL = "dinov3_vits16_pretrain_lvd1689m"
 VARIANTS = Path(__file__).parents[1] / "config" / "variants"
 RELEASED = {name: VariantSpec.from_mapping(name, mapping) for name, mapping in read_variants(VARIANTS).items()}
+# Those that turn images into tokens; the others are tested with their families.
+OF_IMAGES = {name: spec for name, spec in RELEASED.items() if "images" in spec.interfaces}
 # One release of each architecture that is left when all are made small: the last by name, which is the smallest.
-DISTINCT = sorted({(spec.family, shrink(spec).architecture): name for name, spec in RELEASED.items()}.values())
+DISTINCT = sorted({(spec.family, shrink(spec).architecture): name for name, spec in OF_IMAGES.items()}.values())
 SEED = 0
 
 
@@ -80,10 +82,15 @@ class Spine:
         return paths
 
     @cached_property
+    def checkpoint(self) -> Path:
+        """The checkpoint in the publisher's layout."""
+        return self.checkpoints[layout_of(self.spec.family, PUBLISHER)]
+
+    @cached_property
     def archive(self) -> Path:
         """The archive of the publisher's layout; `ledger.csv` lies beside it."""
         path = self.folder / "archive" / "archive.tar.lz4"
-        convert_checkpoint(self.spec, self.checkpoints["meta"], path, path.with_name("ledger.csv"))
+        convert_checkpoint(self.spec, self.checkpoint, path, path.with_name("ledger.csv"))
         return path
 
     @cached_property
@@ -99,7 +106,7 @@ class Spine:
         known = recipe.name, recipe.opset, *recipe.sizes.values(), "external" if external else "embedded"
         path = self.folder / f"{'_'.join(map(str, known))}.onnx"
         if not path.exists():
-            record = describe(self.spec, self.checkpoints["meta"], origin={"kind": "synthetic"}, weights="synthetic")
+            record = describe(self.spec, self.checkpoint, origin={"kind": "synthetic"}, weights="synthetic")
             export(self.spec, recipe, self.model_file, path, record, external=external)
         return path
 
@@ -111,14 +118,14 @@ class Spine:
 
 @pytest.fixture(scope="session")
 def released() -> Mapping[str, VariantSpec]:
-    """The specs of all released variants."""
-    return RELEASED
+    """The specs of all released variants that turn images into tokens."""
+    return OF_IMAGES
 
 
 @pytest.fixture(scope="session")
-def spines(released: Mapping[str, VariantSpec], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Spine]:
-    """The spine of a released variant made small, by its name."""
-    return cache(lambda name: Spine(shrink(released[name]), tmp_path_factory.mktemp(name)))
+def spines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Spine]:
+    """The spine of any released variant made small, by its name."""
+    return cache(lambda name: Spine(shrink(RELEASED[name]), tmp_path_factory.mktemp(name)))
 
 
 @pytest.fixture(params=DISTINCT, ids=short)

@@ -11,6 +11,8 @@ from vit2onnx.parity.verdict import judge as judge_outputs
 
 BY_PRECISION = yaml.safe_load((Path(__file__).parents[1] / "config" / "limits.yaml").read_text())["limits"]
 LIMITS, PREPARED = numbers_of(BY_PRECISION["float32"]), numbers_of(BY_PRECISION["preprocessing"])
+# Those that judge images with texts alone.
+OF_PAIRS = {"embedding", "logit", "probability"}
 
 
 def judge(comparison: Comparison, limits: Mapping[str, float] = LIMITS) -> Verdict:

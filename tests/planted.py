@@ -1,13 +1,37 @@
-"""What the self-test plants and in which models, of all families together."""
+"""What the self-test plants and in which models; the lists are of all families that turn images into tokens."""
 
-from vit2onnx.families.fault import InGraph
-from vit2onnx.spec.family import families, part, self_test_models
+from collections.abc import Sequence
+from itertools import product
 
-FAULTS_OF = [part(family, "faults") for family in families()]
+from vit2onnx.families.fault import InChain, InGraph, InPreprocessing
+from vit2onnx.spec.family import families, interfaces_of, part
 
-MODELS = self_test_models()
+
+def models_of(names: Sequence[str]) -> dict[str, str]:
+    """The models of families, each with the variant from which it is made."""
+    return {model: variant for name in names for model, variant in part(name, "architecture").MODELS.items()}
+
+
+def in_chain(names: Sequence[str]) -> list[InChain]:
+    """The faults in the chains of families, in the order of the self-test: model by model, interface by interface."""
+    return [
+        fault
+        for name in names
+        for chain in product(models_of([name]), interfaces_of(name))
+        for fault in part(name, "faults").FAULTS
+        if (fault.model, fault.interface) == chain
+    ]
+
+
+def in_preprocessing(names: Sequence[str]) -> list[InPreprocessing]:
+    """The faults in the preprocessing of families."""
+    return [fault for name in names for fault in part(name, "faults").PREPROCESSING]
+
+
+FAMILIES = [name for name in families() if "images" in interfaces_of(name)]
+FAULTS_OF = [part(name, "faults") for name in FAMILIES]
+
+MODELS = models_of(FAMILIES)
 AMPLIFIED = {model: amplify for faults in FAULTS_OF for model, amplify in faults.AMPLIFIED.items()}
-# In the order of the self-test: model by model.
-IN_CHAIN = [fault for model in MODELS for faults in FAULTS_OF for fault in faults.FAULTS if fault.model == model]
+IN_CHAIN, IN_PREPROCESSING = in_chain(FAMILIES), in_preprocessing(FAMILIES)
 IN_GRAPH = [fault for fault in IN_CHAIN if isinstance(fault, InGraph)]
-IN_PREPROCESSING = [fault for faults in FAULTS_OF for fault in faults.PREPROCESSING]

@@ -26,4 +26,4 @@ def features(
 
 
 def stages(spec: VariantSpec, checkpoint: Path, pixel_values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    return torch_runner.stages(lambda: prepare(spec, checkpoint), pixel_values)
+    return torch_runner.stages(lambda: prepare(spec, checkpoint), {"pixel_values": pixel_values})

@@ -12,15 +12,16 @@ from vit2onnx.errors import InputError
 from vit2onnx.exporting.graph import export
 from vit2onnx.files import atomic
 from vit2onnx.images import load_image, preprocess
+from vit2onnx.inputs import inputs_of
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.outputs import compare_outputs
-from vit2onnx.parity.photographs import telling_first
 from vit2onnx.parity.preprocessing import compare_preprocessing
 from vit2onnx.parity.verdict import Verdict, judge_graph
 from vit2onnx.runners import equinox, torch
 from vit2onnx.runners.onnx import run_graph
-from vit2onnx.spec.case import Case, sizes_of
+from vit2onnx.spec.cases import cases_of, sizes_of
 from vit2onnx.spec.family import part
+from vit2onnx.spec.interface import cases_in
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.archive import read_archive
@@ -37,37 +38,46 @@ def prove(
     photographs: Mapping[str, Path],
     limits: Mapping[str, Mapping[str, Any]],
     *,
+    texts: Mapping[str, Sequence[int]] | None = None,
     sizes: Sequence[tuple[int, int]] = ((224, 224), (160, 288)),
+    pairs: Sequence[tuple[int, int]] = ((3, 5),),
     batch_sizes: Sequence[int] = (1, 3),
     weights: str = "official",
     threads: int = 2,
 ) -> Verdict:
-    """Convert a checkpoint to `{recipe}.onnx` in a folder, and judge it on photographs, all in memory.
+    """Convert a checkpoint to `{recipe}.onnx` in a folder, and judge it on photographs or texts, all in memory.
 
     `limits` are those of `config/limits.yaml` for the recipe's precision and for the preprocessing. What is compared
-    are those `sizes` that the recipe accepts, its own if it is fixed, and those that the family adds. `weights` says
-    whose they are: `official`, `own` or `synthetic`. The reference is transformers. Raises `InputError` if the
-    checkpoint is not the variant's, or if the recipe accepts no size.
+    are those `sizes` that the recipe accepts, its own if it is fixed, and those that the family adds. `texts` are token
+    ids by name, and `pairs` numbers of images and texts. `weights` says whose they are: `official`, `own` or
+    `synthetic`. The reference is transformers. Raises `InputError` if the checkpoint is not the variant's, or if the
+    recipe accepts nothing of what is given.
     """
-    sizes = sizes_of([recipe], [*sizes, *spec.architecture.telling_sizes])
-    if not sizes:
+    interface = spec.interface(recipe.interface)
+    sizes = [*sizes, *spec.architecture.telling_sizes]
+    cases = cases_of(interface, [recipe], images=list(photographs), texts=list(texts or {}), sizes=sizes, pairs=pairs)
+    cases = [case for case in cases if interface.accepts(case, recipe)]
+    if not cases:
         raise InputError(f"The recipe {recipe.name} accepts none of the sizes; give one that it accepts.")
     record = describe(spec, checkpoint, origin={"kind": "file", "name": checkpoint.name}, weights=weights)
     model = convert(spec, checkpoint, folder)
     graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record)
-    opened = {name: load_image(path) for name, path in photographs.items()}
-    cases = [Case(name, *size) for name in opened for size in sizes]
-    images = {
-        str(case): preprocess(opened[case.image], case.height, case.width, spec.preprocessing)
-        for case in cases
-        if recipe.accepts(case.sizes)
-    }
-    images = telling_first(images, spec.preprocessing)
-    references = {"transformers": torch.features(torch.reference_of(spec, "transformers", checkpoint), images)}
-    features = equinox.features(*open_model(model), images)
-    comparison = compare(spec, recipe, graph, images, references, features, batch_sizes, threads)
-    prepared = compare_preprocessing(opened.items(), sizes, spec, part(spec.family, "references"), preprocess)
+    inputs = inputs_of(spec, interface, cases, photographs, texts or {})
+    reference = torch.reference_of(spec, "transformers", checkpoint)
+    references = {"transformers": torch.features(reference, inputs, interface=interface)}
+    features = equinox.features(*open_model(model), inputs, interface=interface)
+    comparison = compare(spec, recipe, graph, inputs, references, features, batch_sizes, threads)
+    pictured = [] if interface.noun == "text" else sizes_of(interface, [recipe], sizes)
+    prepared = _prepared(spec, pictured, photographs)
     return judge_graph(comparison, limits, record, prepared, bytes=graph.stat().st_size)
+
+
+def _prepared(
+    spec: VariantSpec, sizes: Sequence[tuple[int, int]], photographs: Mapping[str, Path]
+) -> list[dict[str, Any]]:
+    """How far the preparation of photographs is from that of others."""
+    opened = {name: load_image(path) for name, path in photographs.items()}
+    return compare_preprocessing(opened.items(), sizes, spec, part(spec.family, "references"), preprocess)
 
 
 def convert(spec: VariantSpec, checkpoint: Path, folder: Path) -> Path:
@@ -86,13 +96,13 @@ def compare(
     spec: VariantSpec,
     recipe: Recipe,
     graph: Path,
-    images: Arrays,
+    inputs: Arrays,
     references: Mapping[str, Arrays],
     features: Arrays,
     batch_sizes: Sequence[int],
     threads: int,
 ) -> Comparison:
-    """Run a graph on images and compare it with features of references and of the Equinox model."""
+    """Run a graph on inputs and compare it with what references and the Equinox model give."""
     interface = spec.interface(recipe.interface)
-    outputs = dict(run_graph(graph, interface, recipe, images, batch_sizes, threads))
-    return compare_outputs(spec, recipe, list(images), references, features, outputs, batch_sizes)
+    outputs = dict(run_graph(graph, interface, recipe, inputs, batch_sizes, threads))
+    return compare_outputs(spec, recipe, cases_in(inputs), references, features, outputs, batch_sizes)

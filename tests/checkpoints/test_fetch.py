@@ -107,6 +107,28 @@ def test_another_file_is_not_the_official_one(tiny_spec, release, official, tmp_
     assert record["identity"] == "a file that is none of those whose hashes are known"
 
 
+def test_where_no_hash_is_known_no_file_is_known_to_be_the_publishers(spines, tmp_path):
+    spec = spines("siglip2_base_patch16_224").spec
+    paths = {name: tmp_path / name for name in (spec.release.file, "mine.npz", "mine.safetensors")}
+    for seed, path in enumerate(paths.values()):
+        layout = "big_vision" if path.suffix == ".npz" else "huggingface"
+        fetch_synthetic(spec, path, seed=seed, layout=layout)
+    release, named = fetch(spec, Source("file", str(paths[spec.release.file])), tmp_path / "results"), spec.release.file
+    assert (release["official_file"], release["layout"]) == (None, "big_vision")
+    assert release["identity"] == f"a file named like the publisher's {named}, of a release of which no hash is known"
+    # Also in the layout of the publisher's files on the hub, which has every fine-tune.
+    for mine in ("mine.npz", "mine.safetensors"):
+        with pytest.raises(InputError, match="is none of the publisher's files whose hashes are known"):
+            fetch(spec, Source("file", str(paths[mine])), tmp_path / "results")
+    other = fetch(spec, Source("file", str(paths["mine.safetensors"])), tmp_path / "results", check_hash=False)
+    assert other["identity"] == "a file of a release of which no hash is known"
+    # Once somebody states the hash, it counts, and the name does not.
+    known = replace(spec, released=replace(spec.release, sha256=sha256(paths["mine.npz"])))
+    assert fetch(known, Source("file", str(paths["mine.npz"])), tmp_path / "results")["official_file"] == named
+    with pytest.raises(InputError, match="is none of the publisher's files whose hashes are known"):
+        fetch(known, Source("file", str(paths[named])), tmp_path / "results")
+
+
 def test_the_name_of_a_variant_that_the_tensors_do_not_fit_counts_for_nothing(release, official, results):
     path = official.rename(official.with_name("dinov3_vits16_pretrain_lvd1689m.pth"))
     other = replace(release, released=replace(release.release, file="dinov3_tiny-0123abcd.pth"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import RELEASED
 from vit2onnx.checkpoints.fetch import describe
 from vit2onnx.checkpoints.identity import check_identity, known_variants
 from vit2onnx.checkpoints.reading import Opened
@@ -39,8 +40,8 @@ def identify(released, published):
     return run
 
 
-def test_the_variants_of_the_project_are_known(released):
-    assert known_variants() == released
+def test_the_variants_of_the_project_are_known():
+    assert known_variants() == RELEASED
 
 
 @pytest.mark.parametrize("name", ["vits16_lvd1689m", "vitl16_sat493m", "convnext_tiny_lvd1689m"])

@@ -108,6 +108,7 @@ def test_a_name_that_is_nearly_the_publishers_comes_with_the_line_that_mends_it(
         (f"{OFFICIAL}.tar.gz", b"w", "mv "),
         (f"{OFFICIAL}/readme", b"w", "a folder without a checkpoint"),
         (f"{PLUS}-4057cbaa.pth", b"w", f"(another variant): make run WEIGHTS=official VARIANT={PLUS}"),
+        ("siglip2_b16_256.npz", b"w", "(another variant): make run WEIGHTS=official VARIANT=siglip2_base_patch16_256"),
         (f"{NAME}_head-08c60483.pth", b"w", "not the publisher's name"),
         ("a\nb\x1b[31m.pth", b"w", r"checkpoints/a\nb\x1b[31m.pth"),
         (f"{'x' * 20}{QUERY}", b"w", ""),

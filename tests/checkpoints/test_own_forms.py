@@ -382,7 +382,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "whole module": (pth(lambda s: Module()), "is a pickled Python object"),
     "no mapping": (pth(lambda s: [1, 2]), "holds no mapping of names to tensors"),
     "TorchScript": (content(script_bytes()), "is a TorchScript program"),
-    ".npz": (content(npz_bytes()), "is an .npz of numpy arrays"),
+    ".npz": (content(npz_bytes()), "its 1 tensors are named like a;"),
     "another zip": (
         content(packed_anew(npz_bytes()).replace(b".npy", b".txt")),
         "is a zip without a PyTorch checkpoint",

@@ -12,8 +12,9 @@ from vit2onnx.checkpoints.sources import Source, find_link, find_local, hub_sha2
 from vit2onnx.errors import InputError
 from vit2onnx.spec.variant import VariantSpec, read_variants
 
+ROOT = Path(__file__).parents[2]
 NAME = "dinov3_vits16_pretrain_lvd1689m"
-SPEC = VariantSpec.from_mapping(NAME, read_variants(Path("config/variants"))[NAME])
+SPEC = VariantSpec.from_mapping(NAME, read_variants(ROOT / "config" / "variants")[NAME])
 OFFICIAL = SPEC.release.file
 LINK = f"https://example.test/dinov3_vits16/{OFFICIAL}?Policy=eyJ_&Signature=s3cr3t~-_&Key-Pair-Id=K1"
 PLUS = "https://example.test/dinov3_vits16plus/dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth?Signature=plus"
@@ -257,6 +258,34 @@ def test_each_variant_finds_its_own_link_in_one_email(tmp_path):
     assert find_link(plus, links_file=tmp_path / "links.txt", environ={}) == PLUS
     assert link_in(tmp_path, f"{PLUS} {HEAD}") is None
     assert link_in(tmp_path, f"https://example.test/?file={OFFICIAL}") is None
+
+
+def test_a_release_goes_by_its_publishers_name_too(tmp_path):
+    name = "siglip2_so400m_patch14_384"
+    spec = VariantSpec.from_mapping(name, read_variants(ROOT / "config" / "variants")[name])
+    url = f"{spec.release.url}{spec.release.file}"
+    assert spec.release.file == "siglip2_so400m14_384.npz"
+    environ = {"HOME": str(tmp_path / "home"), "VIT2ONNX_LINKS": url}
+
+    def located(configured: Path | None = None) -> Source:
+        folder, links_file = tmp_path / "checkpoints", tmp_path / "links.txt"
+        return locate(spec, configured=configured, folder=folder, links_file=links_file, environ=environ)
+
+    assert located() == Source("link", url)
+    environ["VIT2ONNX_LINKS"] = url.replace("384", "224")
+    assert located() == Source("huggingface", "google/siglip2-so400m-patch14-384")
+    snapshot = tmp_path / "home/.cache/huggingface/hub/models--google--siglip2-so400m-patch14-384/snapshots/0123"
+    touch(snapshot / "model-00001-of-00001.safetensors")
+    shards = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(shards))
+    assert located() == Source("file", str(snapshot / "model.safetensors.index.json"))
+    for found in (f"{name}.safetensors", "siglip2_so400m14_384.npz"):
+        touch(tmp_path / "checkpoints" / "siglip2_so400m14_224.npz")
+        path = touch(tmp_path / "checkpoints" / found)
+        assert located() == Source("file", str(path))
+    (tmp_path / "mine").mkdir()
+    path = touch(tmp_path / "mine" / "any.npz")
+    assert located(path) == located(path.parent) == Source("file", str(path))
 
 
 def test_the_last_link_and_the_environment_prevail(tmp_path):

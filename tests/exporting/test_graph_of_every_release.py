@@ -67,7 +67,7 @@ def test_the_dynamic_graph_is_within_the_limit_of_the_reference_at_every_size(sm
     for size in SIZES:
         tokens, pooled = run_graph(path, noise(*size), level)
         sizes = dict(zip(("batch", "height", "width"), (3, *size), strict=True))
-        assert tokens.shape == interface.shape(interface.features, sizes)
+        assert tokens.shape == interface.shape(interface.compared[0], sizes)
         # Measured 0.49 to 1.1 over all releases, here and below.
         assert floors(tokens, *expected(small, size)) <= MODEL_LIMIT, size
         np.testing.assert_array_equal(pooled, tokens[:, 0])

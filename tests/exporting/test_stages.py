@@ -15,6 +15,7 @@ from vit2onnx.errors import InternalError
 from vit2onnx.exporting.graph import trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.stages import check_same_nodes, inject, stage_outputs, write_stages
+from vit2onnx.nn.model import layers_of
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.weights.model_file import open_model
@@ -80,8 +81,8 @@ def test_both_graphs_show_what_the_model_computes(spines, written: Written, name
     injected = {layer: rng.standard_normal(found[n].shape, np.float32) for layer, n in zip(fed, before, strict=True)}
     parted = dict(zip(names, run.run(None, pixel_values | injected), strict=True))
     given = {layer.removesuffix(".input"): value[0] for layer, value in injected.items()}
-    expected = dict(equinox_runner.stages(*open_model(spine.model_file), IMAGE, given))
-    assert stage_outputs(open_model(spine.model_file)[0], spine.spec) == names[2:]
+    expected = dict(equinox_runner.stages(*open_model(spine.model_file), {"pixel_values": IMAGE}, given))
+    assert stage_outputs(open_model(spine.model_file)[0], spine.spec, spine.spec.interface()) == names[2:]
     for mode, stages in (("accumulated", found), ("injected", parted)):
         for stage, value in {**stages, "norm": stages["last_hidden_state"]}.items():
             if stage in ("last_hidden_state", "pooler_output"):
@@ -89,6 +90,18 @@ def test_both_graphs_show_what_the_model_computes(spines, written: Written, name
             single, double = (expected[f"{precision}/{mode}/{stage}"] for precision in ("float32", "float64"))
             # Measured 1.3 at most.
             assert floors(value[0].reshape(double.shape), double, single) <= LAYER_LIMIT, f"{mode}/{stage}"
+
+
+def test_stages_are_in_the_order_of_the_model_and_only_those_that_are_no_output_are_told(spines):
+    spine = spines("dinov3_vits16_pretrain_lvd1689m")
+    found = stage_outputs(open_model(spine.model_file)[0], spine.spec, spine.spec.interface())
+    inner = ("attn_in", "q", "k", "attn_raw", "attn_scaled", "post_attn", "mlp_in", "mlp_raw", "mlp_scaled", "output")
+    assert found == ["patch_embed", *(f"blocks.{number}.{stage}" for number in range(2) for stage in inner)]
+    spine = spines("dinov3_convnext_tiny_pretrain_lvd1689m")
+    found = stage_outputs(open_model(spine.model_file)[0], spine.spec, spine.spec.interface())
+    # The last norm is an output, and norms within layers are stages like others.
+    assert found[:2] == ["stages.0.downsample.conv", "stages.0.downsample.output"] and found[-1] == "norm_in"
+    assert "stages.3.blocks.0.norm" in found and "norm" not in found
 
 
 @pytest.mark.parametrize("name", ["vits16", "convnext_tiny"])
@@ -161,9 +174,11 @@ def test_another_graph_is_not_taken_for_the_exported_one(written: Written, tmp_p
 
 def test_a_layer_that_sees_more_than_its_input_is_an_error(written: Written):
     graph = onnx.load(written("vits16", "static")["accumulated"], load_external_data=False)
-    inject(graph, ["blocks.0", "blocks.1"])
+    layers = layers_of(open_model(written("vits16", "static")["weights"])[0], "images")
+    assert layers == {"blocks.0": "patch_embed", "blocks.1": "blocks.0.output", "norm": "blocks.1.output"}
+    inject(graph, layers)
     # Something of the first block goes to the second past its output.
     last = next(node for node in graph.graph.node if node.output[0] == "blocks.1.output")
     last.input[0] = "blocks.0.post_attn"
     with pytest.raises(InternalError, match=r"blocks\.1\.output depends on"):
-        inject(graph, ["blocks.0", "blocks.1"])
+        inject(graph, layers)

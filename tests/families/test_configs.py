@@ -172,7 +172,7 @@ def test_models_and_graphs_are_what_the_config_says(config: Config, tmp_path: Pa
     graph = export(spec, DYNAMIC, tmp_path / "model.eqx", tmp_path / "dynamic.onnx", record)
     session = onnxruntime.InferenceSession(graph)
     is_close({name: session.run(None, {"pixel_values": x[None]})[0][0] for name, x in images.items()}, 1e-5)
-    batches = run_in_double(graph, [image[None] for image in images.values()])
+    batches = run_in_double(graph, [{"pixel_values": image[None]} for image in images.values()])
     is_close({name: x["last_hidden_state"][0] for name, x in zip(images, batches, strict=True)}, 1e-12)
     nodes, act = onnx.load(graph).graph.node, spec.architecture.act
     operator = OPERATORS[act]

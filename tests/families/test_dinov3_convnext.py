@@ -45,7 +45,7 @@ def test_cls_is_the_norm_of_the_mean(model: Model):
         return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-6) * weight + bias
 
     single, double = (x.reshape(20, 6, 20).astype(dtype) for dtype in ("float32", "float64"))
-    found = model.head(jnp.asarray(x)).last_hidden_state
+    found = model.head_stages(jnp.asarray(x), None)["norm"]
     # Measured 0.68 and 0.63, and 4.8e6.
     assert floors(found[:, 0], norm(double.mean(1)), norm(single.mean(1))) <= LAYER_LIMIT
     assert floors(found[:, 1:], norm(double), norm(single)) <= LAYER_LIMIT
@@ -53,7 +53,7 @@ def test_cls_is_the_norm_of_the_mean(model: Model):
 
 
 def test_pooler_output_is_the_cls_token(model: Model):
-    found = model.head(jnp.asarray(noise(0, 2, 2, 3, 20)))
+    found = model.features(model.head_stages(jnp.asarray(noise(0, 2, 2, 3, 20)), None))
     np.testing.assert_array_equal(found.pooler_output, found.last_hidden_state[:, 0])
 
 

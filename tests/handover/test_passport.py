@@ -36,12 +36,18 @@ def only_weights(path: Path, model_file: Path, *, external: bool = False) -> Pat
     return path
 
 
+def made_from(proven: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The arguments of `weights_of`."""
+    spec = proven["spec"]
+    return spec, spec.interface(), proven["checkpoint"], proven["graph"], proven["model"]
+
+
 def test_every_weight_of_every_release_is_the_checkpoints_in_every_layout(small, tmp_path: Path):
     graph = only_weights(tmp_path / "graph.onnx", small.model_file)
     for layout, checkpoint in small.checkpoints.items():
         if layout == "timm" and small.spec.family == "dinov3_vit" and small.spec.architecture.qkv_bias:
             continue  # leaves out the biases, which are not zero in synthetic weights
-        found = weights_of(small.spec, checkpoint, graph, small.model_file)
+        found = weights_of(small.spec, small.spec.interface(), checkpoint, graph, small.model_file)
         assert found["weights"].keys() == initializers(graph).keys(), layout
         assert found["constants"] == {}
 
@@ -50,7 +56,7 @@ def test_the_way_from_the_checkpoint_is_told(
     tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path, tmp_path
 ):
     graph = only_weights(tmp_path / "graph.onnx", tiny_model_file)
-    found = weights_of(tiny_spec, tiny_checkpoint, graph, tiny_model_file)["weights"]
+    found = weights_of(tiny_spec, tiny_spec.interface(), tiny_checkpoint, graph, tiny_model_file)["weights"]
     assert found["blocks.0.attn.proj.weight"]["transforms"] == ["transpose"]
     assert found["blocks.0.attn.k.weight"]["transforms"] == ["take_k, transpose"]
     bias = found["blocks.0.attn.v.bias"]
@@ -71,7 +77,7 @@ def test_one_changed_bit_of_one_weight_is_named(
     flip(initializers(graph)["blocks.1.mlp.fc2.weight"])
     file = "model.eqx" if external else "graph.onnx"
     with pytest.raises(InputError, match=rf"(blocks\.1\.mlp\.fc2\.weight in |/){file} is (not what|damaged within)"):
-        weights_of(tiny_spec, tiny_checkpoint, graph, model_file)
+        weights_of(tiny_spec, tiny_spec.interface(), tiny_checkpoint, graph, model_file)
 
 
 def test_no_graph_is_made_from_a_changed_bit(tiny_model_file: Path, tmp_path: Path):
@@ -107,7 +113,7 @@ def test_edited_metadata_is_refused(proven: Mapping[str, Any], key: str, text: s
 
 
 def test_of_periods_that_are_folded_the_tables_are_proved(proven: Mapping[str, Any]):
-    found = weights_of(proven["spec"], proven["checkpoint"], proven["graph"], proven["model"])
+    found = weights_of(*made_from(proven))
     assert "rope_periods" not in found["weights"].keys() | initializers(proven["graph"]).keys()
     assert list(found["folded"]) == ["rope_periods"]
     assert list(found["folded"]["rope_periods"]["sources"]) == ["rope_embed.periods"]
@@ -124,20 +130,20 @@ def test_tables_of_other_periods_are_refused(proven: Mapping[str, Any]):
     exact = compute(onnx.parser.parse_model(text.value))
     proven["graph"].write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match=told):
-        weights_of(proven["spec"], proven["checkpoint"], proven["graph"], proven["model"])
+        weights_of(*made_from(proven))
     for table in model.graph.initializer:
         if table.name in exact:
             table.raw_data = exact[table.name].astype(np.float32).tobytes()
     proven["graph"].write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match=told):
-        weights_of(proven["spec"], proven["checkpoint"], proven["graph"], proven["model"])
+        weights_of(*made_from(proven))
 
 
 def test_a_changed_table_is_refused(proven: Mapping[str, Any]):
     name = next(iter(computed_constants(proven["graph"])))
     flip(initializers(proven["graph"])[name])
     with pytest.raises(InputError, match=f"the constant {name} is not what its origin computes"):
-        weights_of(proven["spec"], proven["checkpoint"], proven["graph"], proven["model"])
+        weights_of(*made_from(proven))
 
 
 def other_epsilon(model: onnx.ModelProto) -> None:
@@ -184,7 +190,7 @@ def test_another_ledger_is_seen(proven: Mapping[str, Any]):
 @pytest.mark.parametrize("number", [1, 5])
 @pytest.mark.parametrize("edit", ["hash", "row"])
 def test_a_ledger_that_was_edited_before_the_export_is_named(proven: Mapping[str, Any], number: int, edit: str):
-    found = weights_of(*(proven[name] for name in ("spec", "checkpoint", "graph", "model")))
+    found = weights_of(*made_from(proven))
     ways = [*found["weights"].values(), *found["folded"].values()]
     opened = open_variant(proven["spec"], proven["checkpoint"])
     check_ledger(proven["ledger"], opened, ways)

@@ -38,13 +38,20 @@ def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, np.float32).astype(np.float64)
 
 
+def typed(x: np.ndarray, dtype: str) -> np.ndarray:
+    """In another precision, unless it holds no fractions."""
+    return x.astype(dtype) if x.dtype.kind == "f" else x
+
+
 def in_torch(function: Callable[..., torch.Tensor]) -> Callable[..., np.ndarray]:
     return lambda *arrays: function(*map(torch.from_numpy, arrays)).numpy()
 
 
-def torch_attention(*query_key_value: torch.Tensor) -> torch.Tensor:
-    heads = [x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in query_key_value]
-    return functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+def torch_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    heads = [x.unflatten(2, (HEADS, -1)).transpose(1, 2) for x in (query, key, value)]
+    return functional.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 def rotate_half(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
@@ -74,6 +81,11 @@ def examples() -> dict[str, Example]:
     cos, sin = (table.astype(np.float32).astype(np.float64) for table in (np.cos(angles), np.sin(angles)))
     logits = np.linspace(-12, 12, 481, dtype=np.float32).astype(np.float64)
     query_key_value = tuple(3 * normal(seed, 2, 7, 24) for seed in (10, 11, 12))
+    # Fewer queries than keys, and texts and images with padding.
+    query = 3 * normal(15, 2, 3, 24)
+    kept = np.array([[True] * 7, [True] * 4 + [False] * 3])
+    mask = np.repeat(kept[:, None, None], 3, axis=2)
+    ids = np.array([[3, 0, 0, 11], [5, 5, 1, 2]], np.int32)
     return {
         "linear": Example(
             primitives.linear,
@@ -110,6 +122,18 @@ def examples() -> dict[str, Example]:
         "attention": Example(
             partial(primitives.attention, num_heads=HEADS), query_key_value, in_torch(torch_attention)
         ),
+        "masked_attention": Example(
+            partial(primitives.attention, num_heads=HEADS),
+            (query, *query_key_value[1:], mask),
+            in_torch(torch_attention),
+        ),
+        "pairs": Example(primitives.pairs, (kept, query), lambda kept, _: np.repeat(kept[:, None, None], 3, axis=2)),
+        "embedding": Example(primitives.embedding, (normal(16, 12, 24), ids), lambda table, ids: table[ids]),
+        "first_rows": Example(primitives.first_rows, (normal(17, 9, 24), ids), lambda table, ids: table[:4]),
+        "last_token": Example(primitives.last_token, (x,), lambda x: x[:, -1]),
+        "l2_normalise": Example(primitives.l2_normalise, (uneven,), in_torch(partial(functional.normalize, dim=-1))),
+        "add_to_each": Example(primitives.add_to_each, (x, normal(18, 7, 24)), np.add),
+        "scale_by_one_number": Example(primitives.scale, (x, gamma[:1]), np.multiply),
         "residual": Example(primitives.residual, (x, 3 * x[::-1]), lambda x, y: np.add(x, y)),
         "first_token": Example(primitives.first_token, (x,), lambda x: x[:, 0]),
         "flatten_grid": Example(primitives.flatten_grid, (maps,), in_torch(lambda x: x.flatten(1, 2))),
@@ -132,29 +156,32 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @every_example
 def test_value_is_the_oracles(example: Example, dtype: str):
-    found = example.function(*(jnp.asarray(x, dtype) for x in example.inputs))
+    found = example.function(*(jnp.asarray(typed(x, dtype)) for x in example.inputs))
+    single = example.oracle(*(typed(x, "float32") for x in example.inputs))
+    if single.dtype == bool:
+        np.testing.assert_array_equal(found, single, strict=True)
+        return
     assert found.dtype == dtype
-    single = example.oracle(*(x.astype(np.float32) for x in example.inputs))
     assert single.dtype == np.float32
     assert floors(found, example.oracle(*example.inputs), single) <= LIMITS[dtype]
 
 
 @every_example
 def test_eager_and_compiled_values_are_the_same_bits(example: Example, dtype: str):
-    inputs = [jnp.asarray(x, dtype) for x in example.inputs]
+    inputs = [jnp.asarray(typed(x, dtype)) for x in example.inputs]
     np.testing.assert_array_equal(example.function(*inputs), jax.jit(example.function)(*inputs))
 
 
 @every_example
 def test_shape_and_dtype_are_known_without_values(example: Example, dtype: str):
-    inputs = [jax.ShapeDtypeStruct(x.shape, dtype) for x in example.inputs]
-    traced = jax.eval_shape(example.function, *inputs)
-    assert (traced.shape, traced.dtype) == (example.oracle(*example.inputs).shape, dtype)
+    inputs = [jax.ShapeDtypeStruct(x.shape, typed(x, dtype).dtype) for x in example.inputs]
+    traced, value = jax.eval_shape(example.function, *inputs), example.oracle(*example.inputs)
+    assert (traced.shape, traced.dtype) == (value.shape, typed(value, dtype).dtype)
 
 
 @every_example
 def test_a_traced_call_is_one_operation(example: Example):
-    inputs = [jax.ShapeDtypeStruct(x.shape, "float32") for x in example.inputs]
+    inputs = [jax.ShapeDtypeStruct(x.shape, typed(x, "float32").dtype) for x in example.inputs]
     names = [equation.primitive.name for equation in jax.make_jaxpr(example.function)(*inputs).eqns]
     assert len(names) == 1
     assert names[0].startswith("vit2onnx_")
@@ -162,7 +189,8 @@ def test_a_traced_call_is_one_operation(example: Example):
 
 def test_every_primitive_has_an_example():
     ours = {name.removesuffix("_p") for name in vars(primitives) if name.endswith("_p")}
-    assert ours == EXAMPLES.keys() - {"linear_without_bias", "depthwise_convolution"}
+    again = {"linear_without_bias", "depthwise_convolution", "masked_attention", "scale_by_one_number"}
+    assert ours == EXAMPLES.keys() - again
 
 
 def test_gelu_is_not_the_tanh_approximation():
@@ -194,3 +222,26 @@ def test_silu_survives_logits_that_overflow_an_exponential():
 def test_one_image_needs_no_copy():
     x = jnp.ones((1, 5, 24))
     assert primitives.for_every_image(x, jnp.zeros((1, 3, 32, 48))) is x
+
+
+def test_what_is_masked_does_not_count():
+    """To the bit, whatever stands there."""
+    query, key, value, mask = (jnp.asarray(typed(x, "float32")) for x in EXAMPLES["masked_attention"].inputs)
+    attend = partial(primitives.attention, mask=mask, num_heads=HEADS)
+    other = [x.at[1, 4:].set(1e3) for x in (key, value)]
+    np.testing.assert_array_equal(attend(query, key, value), attend(query, *other))
+
+
+def test_a_table_of_the_right_length_is_left_as_it_is():
+    table = jnp.ones((4, 24))
+    assert primitives.first_rows(table, jnp.zeros((2, 4), jnp.int32)) is table
+
+
+def test_a_text_longer_than_the_table_is_refused():
+    with pytest.raises(TypeError, match="limit_indices"):
+        primitives.first_rows(jnp.ones((4, 24)), jnp.zeros((2, 5), jnp.int32))
+
+
+def test_zeros_have_no_direction():
+    """As in transformers, which divides by their length."""
+    assert np.isnan(primitives.l2_normalise(jnp.zeros((1, 24)))).all()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests import transformers_model
+from tests.conftest import OF_IMAGES
 from tests.limits import judge
 from vit2onnx.checkpoints.fetch import fetch_synthetic
 from vit2onnx.exporting.graph import export
@@ -15,12 +16,10 @@ from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners.onnx import run_graph
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.spec.variant import VariantSpec, read_variants
+from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.spine import convert
 from vit2onnx.weights.model_file import open_model
 
-ROOT = Path(__file__).parents[2]
-RELEASES = read_variants(ROOT / "config" / "variants")
 RECIPES = (
     Recipe("static", 23, {"batch": 1, "height": 150, "width": 97}),
     Recipe("dynamic", 23, {"batch": None, "height": None, "width": None}),
@@ -30,7 +29,7 @@ CASE = Case("noise", 150, 97)
 
 
 def shallow(name: str) -> VariantSpec:
-    spec = VariantSpec.from_mapping(name, RELEASES[name])
+    spec = OF_IMAGES[name]
     arch = spec.architecture
     if spec.family == "dinov3_convnext":
         return replace(spec, architecture=replace(arch, depths=(1, 1, 1, 1)))
@@ -43,7 +42,7 @@ def shallow(name: str) -> VariantSpec:
 
 
 # Some differ in depth only, or in the values of their weights.
-DISTINCT = {(spec := shallow(name)).architecture: spec for name in RELEASES}.values()
+DISTINCT = {(spec := shallow(name)).architecture: spec for name in OF_IMAGES}.values()
 
 
 @pytest.mark.parametrize("spec", DISTINCT, ids=lambda spec: spec.name)

@@ -122,7 +122,7 @@ def test_what_cannot_be_compared_is_an_error(a: tuple[int, int], b: tuple[int, i
 
 def tokens(registers: int) -> Port:
     """An output of CLS, registers and patches of eight channels."""
-    return images_to_tokens(8, 16, registers).features
+    return images_to_tokens(8, 16, registers).compared[0]
 
 
 def test_groups_hold_every_token_once_in_order():

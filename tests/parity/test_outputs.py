@@ -44,7 +44,7 @@ from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import onnx as onnx_runner
 from vit2onnx.runners.onnx import MIRROR, RUNS, filled_batches, run_graph
 from vit2onnx.runners.session import session_of
-from vit2onnx.spec.case import GOLDEN, Case, accepted
+from vit2onnx.spec.case import GOLDEN, Case
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.subject import GRAPH_RUNS
 from vit2onnx.spec.variant import Golden, VariantSpec
@@ -55,9 +55,10 @@ DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 # patch; (height, width).
 CASES = [Case(f"noise{i}", 48, 112) for i in range(5)] + [Case("tall", 64, 32), Case("odd", 50, 37)]
 
-Features = Mapping[Case, np.ndarray]
-
-
+Images = Mapping[Case, np.ndarray]
+# By case and output.
+Features = Mapping[Case, Mapping[str, np.ndarray]]
+HIDDEN = "last_hidden_state"
 ByKind = Mapping[str, Features]
 PAIR = Pair("onnx", "truth", "graph")
 # The first image is also run with other RoPE periods.
@@ -65,19 +66,19 @@ NATIVE = [str(CASES[0])]
 
 
 @pytest.fixture(scope="module")
-def pixel_values() -> Features:
+def pixel_values() -> Images:
     rng = np.random.default_rng(0)
     return {case: rng.standard_normal((3, case.height, case.width), np.float32) for case in CASES}
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_spec: VariantSpec, tiny_checkpoint: Path, pixel_values: Features) -> ByKind:
+def reference(tiny_spec: VariantSpec, tiny_checkpoint: Path, pixel_values: Images) -> ByKind:
     named = {str(case): x for case, x in pixel_values.items()}
     return by_kind(transformers_model.features(tiny_spec, tiny_checkpoint, named, NATIVE))
 
 
 @pytest.fixture(scope="module")
-def equinox(tiny_model_file: Path, pixel_values: Features) -> ByKind:
+def equinox(tiny_model_file: Path, pixel_values: Images) -> ByKind:
     named = {str(case): x for case, x in pixel_values.items()}
     return by_kind(equinox_runner.features(*open_model(tiny_model_file), named, NATIVE))
 
@@ -94,11 +95,11 @@ def graph(
 
 def flat(kinds: ByKind) -> Mapping[str, np.ndarray]:
     """Features as they stand in files."""
-    return {f"{kind}/{case}": x for kind, features in kinds.items() for case, x in features.items()}
+    return {f"{kind}/{case}": x[HIDDEN] for kind, features in kinds.items() for case, x in features.items()}
 
 
 @pytest.fixture(scope="module")
-def compare(tiny_spec: VariantSpec, pixel_values: Features, reference, equinox) -> Callable[..., Comparison]:
+def compare(tiny_spec: VariantSpec, pixel_values: Images, reference, equinox) -> Callable[..., Comparison]:
     """Compare a graph with the tiny model's features, or with others that are given."""
 
     def run(
@@ -107,12 +108,13 @@ def compare(tiny_spec: VariantSpec, pixel_values: Features, reference, equinox) 
         batch_sizes: Sequence[int] = (3,),
         *,
         spec: VariantSpec = tiny_spec,
-        pixel_values: Features = pixel_values,
+        pixel_values: Images = pixel_values,
         references: Mapping[str, ByKind] | None = None,
         equinox: ByKind = equinox,
     ) -> Comparison:
-        images = {str(case): pixel_values[case] for case in accepted(map(str, pixel_values), recipe)}
-        outputs = dict(run_graph(graph, spec.interface(), recipe, images, batch_sizes, threads=1))
+        interface = spec.interface()
+        images = {str(case): x for case, x in pixel_values.items() if interface.accepts(case, recipe)}
+        outputs = dict(run_graph(graph, interface, recipe, images, batch_sizes, threads=1))
         others = {name: flat(kinds) for name, kinds in (references or {"transformers": reference}).items()}
         return compare_outputs(spec, recipe, map(str, pixel_values), others, flat(equinox), outputs, batch_sizes)
 
@@ -167,7 +169,7 @@ def test_the_rounding_of_reference_and_equinox_model_is_noted_for_every_input(he
     rows = {(row["subject"], Case(row["image"], row["height"], row["width"])): row for row in healthy.rounding}
     assert rows.keys() == {(name, case) for name in ("transformers", "equinox") for case in CASES}
     for (name, case), row in rows.items():
-        own = rms(reference["float32"][case] - reference["float64"][case])
+        own = rms(reference["float32"][case][HIDDEN] - reference["float64"][case][HIDDEN])
         if name == "transformers":
             assert (row["rms"], row["multiple"]) == (pytest.approx(own), 1)
         # Another implementation, which rounds about as far.
@@ -178,25 +180,26 @@ def test_the_rounding_of_reference_and_equinox_model_is_noted_for_every_input(he
 def test_floors_are_those_of_either_implementation_against_its_own_double_precision(equinox, reference):
     case = CASES[0]
     # Further from the truth in both precisions, so that it rounds no further.
-    moved = {kind: {case: equinox[kind][case] + np.float32(0.5)} for kind in ("float32", "float64")}
+    moved = {kind: {case: {HIDDEN: equinox[kind][case][HIDDEN] + np.float32(0.5)}} for kind in ("float32", "float64")}
     truth = {case: reference["float64"][case]}
     for ours in (equinox, moved):
         rows, floors = own_rounding({"transformers": reference, "equinox": ours}, truth)
-        errors = [one["float32"][case].astype(np.float64) - one["float64"][case] for one in (reference, ours)]
-        np.testing.assert_array_equal(floors[case], noise_floors(truth[case], errors))
+        taken = [(one["float32"][case][HIDDEN], one["float64"][case][HIDDEN]) for one in (reference, ours)]
+        errors = [single.astype(np.float64) - double for single, double in taken]
+        np.testing.assert_array_equal(floors[case][HIDDEN], noise_floors(truth[case][HIDDEN], errors))
         assert rows[1]["multiple"] < 2
 
 
 def test_a_second_reference_raises_no_floor(equinox, reference):
     case = CASES[0]
-    rough = {"float32": {case: reference["float32"][case] + np.float32(1e-3)}, "float64": reference["float64"]}
+    off = {case: {HIDDEN: reference["float32"][case][HIDDEN] + np.float32(1e-3)}}
+    rough = {"float32": off, "float64": reference["float64"]}
     implementations = {"transformers": reference, "publisher": rough, "equinox": equinox}
     rows, floors = own_rounding(implementations, {case: reference["float64"][case]})
     assert rows[1]["multiple"] > 100
     del implementations["publisher"]
-    np.testing.assert_array_equal(
-        floors[case], own_rounding(implementations, {case: reference["float64"][case]})[1][case]
-    )
+    _, without = own_rounding(implementations, {case: reference["float64"][case]})
+    np.testing.assert_array_equal(floors[case][HIDDEN], without[case][HIDDEN])
 
 
 def test_semantics_and_distributions_are_of_every_run(healthy: Comparison):
@@ -223,8 +226,8 @@ def test_semantics_and_distributions_are_of_every_run(healthy: Comparison):
 
 
 def test_a_distribution_with_what_is_no_number_has_no_figures():
-    a, b = {Case("cat", 16, 16): np.ones((2, 3))}, {Case("cat", 16, 16): np.ones((2, 3))}
-    b[Case("cat", 16, 16)][0, 0] = np.nan
+    a, b = ({Case("cat", 16, 16): {HIDDEN: np.ones((2, 3))}} for _ in range(2))
+    b[Case("cat", 16, 16)][HIDDEN][0, 0] = np.nan
     found = distribution(PAIR, a, b)
     assert {found[name] for name in ("p50", "p999", "max", "median_image")} == {None}
     assert found["worst_image"] == "cat"
@@ -267,7 +270,7 @@ def test_published_features_are_held_against_every_implementation(
 ):
     image = np.random.default_rng(1).standard_normal((3, GOLDEN.height, GOLDEN.width), np.float32)
     reference = by_kind(transformers_model.features(tiny_spec, tiny_checkpoint, {str(GOLDEN): image}))
-    values = reference["float64"][GOLDEN]
+    values = reference["float64"][GOLDEN][HIDDEN]
     tokens = [(0, tuple(values[0, :5])), (5, tuple(values[5, :5]))]
     published = Golden(tuple(tokens), tiny_spec.preprocessing)
     given = {
@@ -292,12 +295,12 @@ def test_published_features_are_held_against_every_implementation(
 @pytest.mark.parametrize("tokens", [((10**6, (0.1,)),), ((0, (0.1,) * 1000),)], ids=["token", "width"])
 def test_published_features_beyond_the_model_are_one_sentence(tiny_spec: VariantSpec, tokens):
     spec = replace(tiny_spec, golden=Golden(tokens, tiny_spec.preprocessing))
-    features = {GOLDEN: np.zeros((201, 48), np.float32)}
+    features = {GOLDEN: {HIDDEN: np.zeros((201, 48), np.float32)}}
     with pytest.raises(InputError, match=r"dinov3_tiny: `golden` has \d+ values of token \d+, and the model has"):
         list(compare_golden("onnx", features, spec, 1))
 
 
-def test_a_static_graphs_batch_is_its_own(graph: Path, compare, pixel_values: Features):
+def test_a_static_graphs_batch_is_its_own(graph: Path, compare, pixel_values: Images):
     one_size = {case: x for case, x in pixel_values.items() if case.height == 48}
     export = Recipe("static", 23, {"batch": 2, "height": 48, "width": 112})
     found = compare(graph, export, pixel_values=one_size)
@@ -420,9 +423,9 @@ def test_saving_a_graph_again_plants_no_fault(graph: Path, compare, tmp_path: Pa
 
 def shifted(features: Features, case: Case, token: int, channel: int, by: float) -> Features:
     """Features of which one element of one case is another."""
-    changed = features[case].copy()
+    changed = features[case][HIDDEN].copy()
     changed[token, channel] += by
-    return {**features, case: changed}
+    return {**features, case: {HIDDEN: changed}}
 
 
 # Token 5 + 7 * 2 + 4 of a 3x7 grid is the patch in row 2, column 4.
@@ -527,9 +530,10 @@ def test_an_equinox_model_that_rounds_further_than_its_limit_fails(
     """It raises the floors, and so it is judged by the reference's."""
     factor *= LIMITS["rounding_ratio"]
     factor /= geometric_mean(row["multiple"] for row in healthy.rounding if row["subject"] == "equinox")
+    doubles = {case: outputs[HIDDEN] for case, outputs in equinox["float64"].items()}
     single = {
-        case: (double + factor * (equinox["float32"][case] - double)).astype(np.float32)
-        for case, double in equinox["float64"].items()
+        case: {HIDDEN: (double + factor * (equinox["float32"][case][HIDDEN] - double)).astype(np.float32)}
+        for case, double in doubles.items()
     }
     found = compare(graph, equinox=equinox | {"float32": single})
     assert failed(found) == (set() if passes else {("rounding_ratio", "equinox")})
@@ -646,7 +650,7 @@ def test_what_a_file_promises_is_looked_at(
 
 
 def test_a_graph_that_is_wrong_at_a_place_in_the_batch_fails_with_one_photograph(
-    graph: Path, compare, pixel_values: Features, tmp_path: Path
+    graph: Path, compare, pixel_values: Images, tmp_path: Path
 ):
     # What is added to an image depends on its place in the batch: 0, 1, 2.
     model = onnx.load(graph)
@@ -675,7 +679,9 @@ def test_a_graph_that_is_wrong_at_a_place_in_the_batch_fails_with_one_photograph
 
 
 def test_features_of_another_shape_are_a_finding(graph: Path, compare, equinox):
-    fewer = {kind: {case: x[:-1] for case, x in features.items()} for kind, features in equinox.items()}
+    fewer = {
+        kind: {case: {HIDDEN: x[HIDDEN][:-1]} for case, x in features.items()} for kind, features in equinox.items()
+    }
     found = compare(graph, equinox=fewer)
     json.dumps(asdict(found), allow_nan=False)
     assert any("shapes of reference and Equinox model: equinox (float32)" in f for f in judge(found, LIMITS).faults)
@@ -683,7 +689,7 @@ def test_features_of_another_shape_are_a_finding(graph: Path, compare, equinox):
 
 @pytest.mark.parametrize(("share", "single"), [(1.0, [False, True, True]), (1e-6, [False, False, False])])
 def test_a_graph_that_mixes_the_images_of_a_batch_fails_with_one_photograph(
-    graph: Path, compare, pixel_values: Features, tmp_path: Path, share: float, single: list[bool]
+    graph: Path, compare, pixel_values: Images, tmp_path: Path, share: float, single: list[bool]
 ):
     """Runs of one image in single precision do not show it, and no run in single precision shows a millionth."""
     model = onnx.load(graph)
@@ -719,7 +725,7 @@ def test_rows_that_are_missing_fail(healthy: Comparison):
 
 def fake_outputs(
     spec: VariantSpec,
-    images: Features,
+    images: Images,
     batch: int,
     spoil: Callable[[np.ndarray, np.ndarray], Any] = lambda *outputs: outputs,
 ) -> tuple[list[list[int]], Any]:
@@ -728,7 +734,9 @@ def fake_outputs(
     """
     run: dict[str, Any] = {"run": "onnx", "batch": batch, "ports": {}, "batches": [], "error": None}
     arrays, numbers = {}, []
-    for number, (given, values) in enumerate(filled_batches({str(case): x for case, x in images.items()}, batch)):
+    named = {str(case): {"pixel_values": x} for case, x in images.items()}
+    for number, (given, inputs) in enumerate(filled_batches(named, batch)):
+        values = inputs["pixel_values"]
         run["batches"].append(given)
         numbers.append([int(image[0, 0, 0]) for image in values])
         tokens = 5 + math.prod(size // 16 for size in values.shape[2:])
@@ -739,11 +747,11 @@ def fake_outputs(
         outputs = spoil(features, features[:, 0])
         for name, array in zip(("last_hidden_state", "pooler_output"), outputs, strict=True):
             arrays[f"onnx/{batch}/{number}/{name}"] = array
-    return numbers, outputs_of(arrays, run, spec.interface(), DYNAMIC)
+    return numbers, outputs_of(arrays, run, spec.interface())
 
 
 @pytest.fixture
-def numbered() -> Features:
+def numbered() -> Images:
     return {case: np.full((3, case.height, case.width), i, np.float32) for i, case in enumerate(CASES)}
 
 
@@ -758,20 +766,19 @@ def numbered() -> Features:
     ],
 )
 def test_every_image_is_run_in_full_batches_of_its_size(
-    tiny_spec: VariantSpec, numbered: Features, batch: int, batches: list[list[int]]
+    tiny_spec: VariantSpec, numbered: Images, batch: int, batches: list[list[int]]
 ):
     numbers, ((found, *again), checks) = fake_outputs(tiny_spec, numbered, batch)
     assert numbers == batches
     assert all(check.passed for check in checks)
     assert [check.name for check in checks] == ["shapes", "pooler_output is row 0 of last_hidden_state", "finite"]
     # Each image's own features, from where it was run first.
-    assert {case: x[0, 0] for case, x in found.items()} == {case: x[0, 0, 0] for case, x in numbered.items()}
-    places = {case: x[0, 1] for case, x in found.items()}
+    assert {case: x[HIDDEN][0, 0] for case, x in found.items()} == {case: x[0, 0, 0] for case, x in numbered.items()}
+    places = {case: x[HIDDEN][0, 1] for case, x in found.items()}
     assert places == {case: i % batch if i < 5 else 0 for i, case in enumerate(CASES)}
     # What fills a batch up is kept too, so that every place in it is looked at.
-    assert {x[0, 1] for features in (found, *again) for case, x in features.items() if case.image == "odd"} == set(
-        range(batch)
-    )
+    odd = [x[HIDDEN] for features in (found, *again) for case, x in features.items() if case.image == "odd"]
+    assert {x[0, 1] for x in odd} == set(range(batch))
 
 
 @pytest.mark.parametrize("image", [np.arange(24, dtype=np.float32), np.full(24, 0.3, np.float32)], ids=["any", "grey"])
@@ -779,12 +786,31 @@ def test_an_image_alone_is_beside_another(image: np.ndarray):
     image = image.reshape(3, 2, 4)
     companion = -image[:, :, ::-1]
     assert np.abs(image - companion).max() > 0.5
-    (first, one), (second, other) = filled_batches({"a": image}, 3)
+    given = {"a": {"pixel_values": image}}
+    (first, one), (second, other) = filled_batches(given, 3)
     assert (first, second) == (["a", MIRROR, "a"], [MIRROR, "a", MIRROR])
-    np.testing.assert_array_equal(one, [image, companion, image])
-    np.testing.assert_array_equal(other, [companion, image, companion])
-    ((names, values),) = filled_batches({"a": image}, 1)
-    assert (names, values.shape) == (["a"], (1, 3, 2, 4))
+    np.testing.assert_array_equal(one["pixel_values"], [image, companion, image])
+    np.testing.assert_array_equal(other["pixel_values"], [companion, image, companion])
+    ((names, values),) = filled_batches(given, 1)
+    assert (names, values["pixel_values"].shape) == (["a"], (1, 3, 2, 4))
+    # A case that is a batch by itself is given as it is.
+    ((names, values),) = filled_batches(given, 0)
+    assert (names, values["pixel_values"].shape) == (["a"], (3, 2, 4))
+
+
+def test_a_text_alone_is_beside_another():
+    ids, mask = np.array([5, 6, 1, 0]), np.array([1, 1, 1, 0])
+    (first, one), (second, other) = filled_batches({"a": {"input_ids": ids, "mask": mask}}, 2)
+    assert (first, second) == (["a", MIRROR], [MIRROR, "a"])
+    np.testing.assert_array_equal(one["input_ids"], [ids, ids[::-1]])
+    np.testing.assert_array_equal(other["input_ids"], [ids[::-1], ids])
+    # Ports behind the first stay as they are.
+    np.testing.assert_array_equal(one["mask"], [mask, mask])
+
+
+def test_only_inputs_whose_shapes_are_all_the_same_share_a_batch():
+    given = {name: {"a": np.zeros(2), "b": np.zeros(size)} for name, size in (("x", 3), ("y", 4), ("z", 3))}
+    assert [names for names, _ in filled_batches(given, 2)] == [["x", "z"], ["y", MIRROR], [MIRROR, "y"]]
 
 
 SPOILT_SHAPES = {
@@ -796,7 +822,7 @@ SPOILT_SHAPES = {
 
 
 @pytest.mark.parametrize("spoil", SPOILT_SHAPES)
-def test_features_of_a_wrong_shape_fail_and_are_left_out(tiny_spec: VariantSpec, numbered: Features, spoil: str):
+def test_features_of_a_wrong_shape_fail_and_are_left_out(tiny_spec: VariantSpec, numbered: Images, spoil: str):
     def tall_only(tokens: np.ndarray, pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # The tall image has 5 + 8 tokens.
         return SPOILT_SHAPES[spoil](tokens, pooled) if tokens.shape[1] == 13 else (tokens, pooled)
@@ -809,7 +835,7 @@ def test_features_of_a_wrong_shape_fail_and_are_left_out(tiny_spec: VariantSpec,
     assert found.keys() == set(CASES) - {CASES[5]}
 
 
-def test_a_pooled_token_that_is_not_cls_fails(tiny_spec: VariantSpec, numbered: Features):
+def test_a_pooled_token_that_is_not_cls_fails(tiny_spec: VariantSpec, numbered: Images):
     _, (_, (shapes, pooler, _)) = fake_outputs(
         tiny_spec, numbered, 3, lambda tokens, pooled: (tokens, pooled + np.float32(1e-7))
     )
@@ -839,7 +865,7 @@ def test_rows_have_the_worst_token_of_each_group_in_noise_floors(tiny_spec: Vari
     floors = np.full(26, 1e-6)
     floors[9], floors[20] = 1e-8, 1e-9
     other = shifted(shifted(single, case, 3, 0, 1e-3), case, 9, 0, 1e-4)
-    rows = list(compare_features(PAIR, {case: single[case]}, other, tiny_spec.interface(), {case: floors}))
+    rows = list(compare_features(PAIR, {case: single[case]}, other, tiny_spec.interface(), {case: {HIDDEN: floors}}))
     one_of_48 = 1 / math.sqrt(48)
     assert [row["floors"] for row in rows[:3]] == [0, *(pytest.approx(x * one_of_48, rel=1e-2) for x in (1e3, 1e4))]
     assert [row["floors_token"] for row in rows[:3]] == [0, 2, 4]
@@ -865,18 +891,18 @@ def test_the_worst_photographs_have_maps_of_their_error(tiny_spec: VariantSpec, 
     # The size at which a photograph is worst, and no number where there is none.
     small, large = Case("cat", 48, 112), Case("cat", 64, 32)
     two = {small: single[CASES[0]], large: single[CASES[5]]}
-    floors = {case: np.full(len(x), 1e-3) for case, x in two.items()}
+    floors = {case: {HIDDEN: np.full(len(x[HIDDEN]), 1e-3)} for case, x in two.items()}
     (found,) = error_maps(PAIR, two, shifted(two, large, 5 + 3, 7, 0.5), floors, tiny_spec.interface())
     assert (found["height"], found["floors"][1][1]) == (64, pytest.approx(500 / math.sqrt(48), rel=1e-2))
     # In floors, and not as it is: half as much is worse where the floor is lower.
-    floors[small][:] = 1e-6
+    floors[small][HIDDEN][:] = 1e-6
     both = shifted(shifted(two, large, 5 + 3, 7, 0.5), small, 5 + 9, 7, 0.25)
     (found,) = error_maps(PAIR, two, both, floors, tiny_spec.interface())
     assert (found["height"], found["floors"][1][2]) == (48, pytest.approx(250_000 / math.sqrt(48), rel=1e-2))
     (found,) = error_maps(PAIR, two, shifted(two, small, 5 + 9, 7, np.nan), floors, tiny_spec.interface())
     assert (found["height"], found["floors"][1][2], found["floors"][0][0]) == (48, None, 0)
     golden = {GOLDEN: single[CASES[0]]}
-    assert error_maps(PAIR, golden, golden, {GOLDEN: np.ones(26)}, tiny_spec.interface()) == []
+    assert error_maps(PAIR, golden, golden, {GOLDEN: {HIDDEN: np.ones(26)}}, tiny_spec.interface()) == []
 
 
 def test_maps_and_tables_are_plain_data(healthy: Comparison):

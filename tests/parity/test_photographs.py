@@ -9,8 +9,9 @@ from PIL import Image
 
 from vit2onnx.errors import InputError
 from vit2onnx.images import load_image, preprocess
-from vit2onnx.parity.outputs import check_photographs
+from vit2onnx.parity.outputs import check_evidence
 from vit2onnx.parity.photographs import no_evidence, telling_first
+from vit2onnx.spec.interface import IMAGES as IMAGES_TO_TOKENS
 from vit2onnx.spec.variant import VariantSpec
 
 IMAGES = Path("resources/images").resolve()
@@ -62,8 +63,8 @@ def test_photographs_are_evidence_and_grey_ones_alone_are_told(real_spec: Varian
     found = no_evidence(prepared, real_spec.preprocessing)
     assert found == {}
     grey = {case: image for case, image in prepared.items() if case.startswith("camera")}
-    assert "all grey" in check_photographs(grey, real_spec).detail
-    assert "grey" not in check_photographs(prepared, real_spec).detail
+    assert "all grey" in check_evidence(grey, real_spec, IMAGES_TO_TOKENS).detail
+    assert "grey" not in check_evidence(prepared, real_spec, IMAGES_TO_TOKENS).detail
     # Noise of all frequencies is content.
     loud = preprocess(of_arrays(noise(40)), 96, 128, real_spec.preprocessing)
     assert no_evidence({"loud@96x128": loud}, real_spec.preprocessing) == {}
@@ -75,8 +76,8 @@ def test_those_that_show_something_come_first(real_spec: VariantSpec):
         for image in (load_image(IMAGES / "chelsea.jpg"), of_arrays(noise(0)))
     )
     given = {"blank@48x112": blank, "cat@48x112": cat, "again@48x112": cat}
-    assert list(telling_first(given, real_spec.preprocessing)) == ["cat@48x112", "blank@48x112", "again@48x112"]
-    check = check_photographs(given, real_spec)
+    assert telling_first(given, real_spec.preprocessing) == ["cat@48x112", "blank@48x112", "again@48x112"]
+    check = check_evidence(given, real_spec, IMAGES_TO_TOKENS)
     assert check.passed
     assert check.detail == (
         "1 of 3 photographs can show a fault; not evidence: blank is of one colour; again is the same as cat"
@@ -89,7 +90,7 @@ def test_a_run_on_nothing_else_fails_with_one_sentence(real_spec: VariantSpec):
     told = "No photograph can show a fault: white is of one colour; also is the same as white. Add another"
     with pytest.raises(InputError, match=told):
         telling_first(given, real_spec.preprocessing)
-    assert not check_photographs(given, real_spec).passed
+    assert not check_evidence(given, real_spec, IMAGES_TO_TOKENS).passed
     # The published photograph is not the user's.
     cat = preprocess(load_image(IMAGES / "chelsea.jpg"), 224, 224, real_spec.preprocessing)
     with pytest.raises(InputError, match=told):

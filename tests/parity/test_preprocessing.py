@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import RELEASED
 from tests.limits import PREPARED as LIMITS
 from vit2onnx.families.dinov3_vit.references import PUBLISHED
 from vit2onnx.families.fault import rows_first
@@ -20,16 +21,13 @@ from vit2onnx.images import load_image, preprocess
 from vit2onnx.parity.preprocessing import compare_preprocessing, difference_of_inputs, judge_preprocessing
 from vit2onnx.parity.verdict import Finding
 from vit2onnx.spec.family import part
-from vit2onnx.spec.variant import Preprocessing, VariantSpec, read_variants
+from vit2onnx.spec.variant import Preprocessing, VariantSpec
 
 ROOT = Path(__file__).parents[2]
 IMAGES = [(path.stem, load_image(path)) for path in sorted((ROOT / "resources" / "images").glob("*.jpg"))]
 SIZES = [(224, 224), (160, 288), (512, 512)]
-VARIANTS = {
-    name: VariantSpec.from_mapping(name, it) for name, it in read_variants(ROOT / "config" / "variants").items()
-}
-WEB = VARIANTS["dinov3_vits16_pretrain_lvd1689m"]
-SATELLITE = VARIANTS["dinov3_vitl16_pretrain_sat493m"]
+WEB = RELEASED["dinov3_vits16_pretrain_lvd1689m"]
+SATELLITE = RELEASED["dinov3_vitl16_pretrain_sat493m"]
 
 Ours = Callable[..., np.ndarray]
 
@@ -64,9 +62,9 @@ def test_what_differs_by_design_is_measured():
     assert 0.1 < worst["transformers_pil"] < 0.3
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", RELEASED)
 def test_every_variant_is_prepared_as_the_publisher_says(name: str):
-    spec = VARIANTS[name]
+    spec = RELEASED[name]
     published = part(spec.family, "references").published_constants(spec)
     assert (spec.preprocessing.mean, spec.preprocessing.std) == published
     assert ("sat493m" in name) == (published == PUBLISHED["sat493m"])

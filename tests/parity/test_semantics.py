@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from vit2onnx.parity import semantics
-from vit2onnx.parity.semantics import common_size, compare_semantics, rank_changes, subspace_angle, view
+from vit2onnx.parity.semantics import View, common_size, compare_semantics, rank_changes, subspace_angle, view
 from vit2onnx.spec.case import GOLDEN, Case
+from vit2onnx.spec.interface import images_to_tokens
 
 PREFIX, PATCH, CHANNELS = 2, 16, 32
+INTERFACE = images_to_tokens(CHANNELS, PATCH, registers=PREFIX - 1)
 SIZES = [(48, 112), (96, 64)]
 IMAGES = ["cat", "dog", "tree"]
 
@@ -32,7 +34,11 @@ def features(images: list[str] = IMAGES, sizes: list[tuple[int, int]] = SIZES) -
 
 
 def compared(ours: Features, theirs: Features) -> dict[str, Any]:
-    return compare_semantics("onnx", "transformers", *(view(x, PREFIX, PATCH) for x in (ours, theirs)), batch=1)
+    return compare_semantics("onnx", "transformers", *map(viewed, (ours, theirs)), batch=1)
+
+
+def viewed(features: Features) -> View | None:
+    return view({case: {"last_hidden_state": x} for case, x in features.items()}, INTERFACE)
 
 
 def moved(theirs: Features, by: float) -> Features:
@@ -210,7 +216,7 @@ def test_cost_is_bounded_by_even_samples(monkeypatch: pytest.MonkeyPatch):
 
 def test_components_are_not_asked_for_where_there_are_none():
     flat = {case: np.ones_like(x) for case, x in features().items()}
-    a = view(flat, PREFIX, PATCH)
+    a = viewed(flat).patches
     assert subspace_angle(a, a, 3) is None
     assert compared(flat, flat)["finite"]
 

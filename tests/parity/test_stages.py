@@ -24,7 +24,7 @@ from vit2onnx.parity.tables import csv_of
 from vit2onnx.parity.verdict import faults_of
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners.onnx_stages import run_stage_graphs
-from vit2onnx.self_test.chain import Chain, shrink
+from vit2onnx.self_test.chain import Chain, recipe_of, shrink
 from vit2onnx.self_test.planting import examine
 from vit2onnx.spec.case import MODES
 from vit2onnx.spec.case import Case as Image
@@ -46,8 +46,8 @@ class Case:
         graphs = (chain.folder / f"{mode}.onnx" for mode in MODES)
         self.stages: dict[str, Stages] = {
             "transformers": chain.reference,
-            "equinox": dict(equinox_runner.stages(chain.model, chain.tensors, chain.image, chain.inputs)),
-            "onnx": run_stage_graphs(*graphs, chain.image, chain.inputs, threads=1),
+            "equinox": dict(equinox_runner.stages(chain.model, chain.tensors, chain.first, chain.of_layers)),
+            "onnx": run_stage_graphs(*graphs, chain.first, chain.of_layers, threads=1),
         }
 
     def ledger(self, **other: Stages) -> StageComparison:
@@ -62,8 +62,9 @@ def case_of(released, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     @cache
     def get(model: str) -> Case:
         folder = tmp_path_factory.mktemp("chain") / "healthy"
-        images = {Image("noise", *IMAGE.shape[1:]): IMAGE}
-        return Case(Chain(shrink(released[MODELS[model]]), 0, folder, images, LIMITS, AMPLIFIED.get(model)))
+        images = {str(Image("noise", *IMAGE.shape[1:])): IMAGE}
+        spec = shrink(released[MODELS[model]])
+        return Case(Chain(spec, 0, folder, recipe_of(spec, "images"), images, LIMITS, AMPLIFIED.get(model)))
 
     return get
 
@@ -165,8 +166,10 @@ def test_a_ledger_is_the_same_twice(case_of: Callable[[str], Case]):
     chain = case.chain
     again = case.ledger(
         transformers=dict(transformers_model.stages(chain.spec, chain.checkpoint, IMAGE)),
-        equinox=dict(equinox_runner.stages(chain.model, chain.tensors, IMAGE, chain.inputs)),
-        onnx=run_stage_graphs(*(chain.folder / f"{mode}.onnx" for mode in MODES), IMAGE, chain.inputs, threads=1),
+        equinox=dict(equinox_runner.stages(chain.model, chain.tensors, chain.first, chain.of_layers)),
+        onnx=run_stage_graphs(
+            *(chain.folder / f"{mode}.onnx" for mode in MODES), chain.first, chain.of_layers, threads=1
+        ),
     )
     assert json.dumps(again.stages, allow_nan=False) == json.dumps(case.healthy.stages.stages)
     assert csv_of(again.stages) == csv_of(case.healthy.stages.stages)

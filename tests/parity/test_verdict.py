@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.limits import BY_PRECISION, LIMITS, PREPARED, judge
+from tests.limits import BY_PRECISION, LIMITS, OF_PAIRS, PREPARED, judge
 from vit2onnx.files import write_json
 from vit2onnx.parity.comparison import Comparison, pairs_of, place_of, worst_place
 from vit2onnx.parity.finding import Finding
@@ -114,8 +114,9 @@ either_group = pytest.mark.parametrize("index", [0, 1])
 
 
 def test_every_limit_of_the_config_is_tried():
-    # Those of published features, of semantics and of the Equinox model's rounding have tests of their own.
-    own = {"golden", "neighbour_margin", "subspace_angle", "rounding_ratio"}
+    # Those of published features, of semantics, of the Equinox model's rounding and of images with texts have tests of
+    # their own.
+    own = {"golden", "neighbour_margin", "subspace_angle", "rounding_ratio"} | OF_PAIRS
     assert PAIRS.keys() | own == LIMITS.keys()
 
 
@@ -378,9 +379,30 @@ def test_limits_are_those_of_the_config_whatever_was_measured():
     for one in comparison.differences:
         one |= {"rms": 1e-2, "max_abs": 1.0}
     found = {one.limit_name: one.limit for one in judge(comparison, LIMITS).findings if one.limit_name}
-    assert found == {name: limit for name, limit in LIMITS.items() if name != "golden"} | {
-        "cosine": 1 - LIMITS["cosine"]
-    }
+    of_images = {name: limit for name, limit in LIMITS.items() if name not in {"golden", *OF_PAIRS}}
+    assert found == of_images | {"cosine": 1 - LIMITS["cosine"]}
+
+
+@pytest.mark.parametrize(
+    ("group", "limit", "figure"),
+    [
+        ("image_embeds", "embedding", "max_abs"),
+        ("text_embeds", "embedding", "max_abs"),
+        ("logits", "logit", "max_abs"),
+        ("logits", "probability", "probability"),
+    ],
+)
+@pytest.mark.parametrize("subject", [*RUNS, "equinox"])
+def test_images_with_texts_are_judged_by_limits_of_their_own(group: str, limit: str, figure: str, subject: str):
+    beyond = float(np.nextafter(LIMITS[limit], 1))
+    for value, passed in ((LIMITS[limit], True), (beyond, False), (None, False)):
+        comparison = healthy()
+        changed = {"group": group, "max_abs": 0.0, "probability": 0.0} | {figure: value}
+        comparison.differences.append(row(subject, REFERENCES[0], **changed))
+        failed = [one for one in judge(comparison, LIMITS).findings if not one.passed]
+        assert [(one.limit_name, one.subject, one.other) for one in failed] == (
+            [] if passed else [(limit, subject, REFERENCES[0])]
+        )
 
 
 def test_what_a_known_difference_leaves_unexplained_is_judged():
@@ -434,7 +456,7 @@ def test_all_gates_are_judged_at_once():
     assert {finding.leg for finding in verdict.findings} == set(verdict.asked)
     assert verdict.figures == {
         **{"floors": 1.0, "worst_at": "cat 48x112, batch 1, cls 0", "floors_double": 1.0, "max_abs": 1e-6},
-        **{"cosine": 1.0, "images": 1, "sizes": 1, "stages": 0},
+        **{"cosine": 1.0, "images": 1, "sizes": 1, "stages": 0, "noun": "image"},
     }
     failed = verdict_on(share=2 * PREPARED["differing_share"], self_test=replace(SELF_TEST, measured=1.0))
     assert list(failed.faults_by_gate()) == ["preprocessing", "self_test"]

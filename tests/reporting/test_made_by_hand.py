@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.conftest import RELEASED
 from tests.limits import LIMITS, PREPARED
 from vit2onnx.families.dinov3_vit import architecture, faults
 from vit2onnx.images import load_image
@@ -21,6 +22,7 @@ from vit2onnx.spec.case import Case
 from vit2onnx.spec.variant import VariantSpec
 
 Plain = dict[str, Any]
+HIDDEN = "last_hidden_state"
 PROJECT = Path(__file__).parents[2]
 
 
@@ -38,9 +40,7 @@ def pairs(rows: list[Plain]) -> set[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def real(
-    released: Mapping[str, VariantSpec], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Outcome, dict[str, Any]]:
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, dict[str, Any]]:
     """What the checks say of a small healthy model, and a self-test of that with one fault of each kind."""
     outcomes = []
 
@@ -58,7 +58,7 @@ def real(
         patch.setattr(faults, "FAULTS", in_chain[:1])
         patch.setattr(faults, "PREPROCESSING", faults.PREPROCESSING[:1])
         tested = planting.plant_faults(
-            released,
+            RELEASED,
             {"chelsea": photograph},
             LIMITS,
             PREPARED,
@@ -92,11 +92,11 @@ def test_known_differences_and_published_features(
     known_difference: Plain, healthy: Comparison, with_published: Any, real_spec: VariantSpec
 ) -> None:
     case, golden = Case("cat", 48, 112), Case("golden", 224, 224)
-    features = {case: np.ones((26, 8)), golden: np.ones((201, 8))}
+    features = {case: {HIDDEN: np.ones((26, 8))}, golden: {HIDDEN: np.ones((201, 8))}}
     kinds = dict.fromkeys(("float32", "float64", "native"), features)
-    floors = {one: np.ones(len(x)) for one, x in features.items()}
+    floors = {one: {HIDDEN: np.ones(len(x[HIDDEN]))} for one, x in features.items()}
     (made, _) = known_differences("its own periods", "transformers", features, kinds, kinds, floors)
     assert known_difference.keys() == made.keys()
     published = [row for row in with_published(healthy, 0.5).differences if row["other"] == "published"]
-    features = {golden: np.ones((201, 8), np.float32)}
+    features = {golden: {HIDDEN: np.ones((201, 8), np.float32)}}
     assert {*form(published)} <= {*form(list(compare_golden("equinox", features, real_spec, 1)))}

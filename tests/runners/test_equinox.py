@@ -57,7 +57,7 @@ def test_features_are_the_references(small, compare):
 def test_every_token_is_there_at_unit_scale(small, compare):
     interface = small.spec.interface()
     found = compare(small)[0]["float32/noise"]
-    _, *shape = interface.shape(interface.features, dict(zip(("height", "width"), SIZE, strict=True)))
+    _, *shape = interface.shape(interface.compared[0], dict(zip(("height", "width"), SIZE, strict=True)))
     assert found.shape == tuple(shape)
     # So that limits on absolute differences mean something: measured 1.01 to 1.08.
     assert 0.5 < np.std(found) < 2
@@ -96,7 +96,7 @@ def test_parts_one_by_one_are_the_whole(spines, compare, images: Features, name:
 def test_stages_are_those_of_the_features(spines, compare, images: Features, name: str):
     spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
     found = {}
-    for key, value in equinox_runner.stages(*open_model(spine.model_file), images["noise"], {}):
+    for key, value in equinox_runner.stages(*open_model(spine.model_file), {"pixel_values": images["noise"]}, {}):
         # Whoever takes what is yielded does not compute in double precision because of it.
         assert not jax.config.jax_enable_x64
         assert str(value.dtype) == key.partition("/")[0]
@@ -137,7 +137,7 @@ def test_no_more_than_one_layer_is_in_memory(spines, name: str, run: str):
         equinox_runner.features(model, seen, {"one cell": image})
     else:
         # The names only, because the arrays may be views of what JAX holds.
-        assert {key for key, _ in equinox_runner.stages(model, seen, image, {})}
+        assert {key for key, _ in equinox_runner.stages(model, seen, {"pixel_values": image}, {})}
     # All in double precision, and room for the activations.
     largest, room = max(sizes.values()), max(1.1 * image.nbytes, 0.2 * max(sizes.values()))
     assert 2 * largest < most <= 2 * (outside + largest) + room

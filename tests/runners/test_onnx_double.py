@@ -24,7 +24,7 @@ from tests.rounding import floors
 from vit2onnx.errors import InputError
 from vit2onnx.families.fault import InGraph
 from vit2onnx.parity.floors import rms
-from vit2onnx.parity.outputs import Check, outputs_of
+from vit2onnx.parity.outputs import Check, Features, checks_of_run, outputs_of
 from vit2onnx.runners.onnx import run_graph
 from vit2onnx.runners.onnx_constants import COMPUTED, compute, meant
 from vit2onnx.runners.onnx_double import Conv, Gelu, LayerNormalization, run_in_double
@@ -56,7 +56,7 @@ def truth() -> Callable[[Spine], Mapping[str, np.ndarray]]:
 
 def features(path: Path, images: Mapping[str, np.ndarray], batch: int = 1) -> dict[str, np.ndarray]:
     """Those of every image, at the first place of the batch, of whose outputs all but the first are rows."""
-    found = run_in_double(path, [np.stack([image] * batch) for image in images.values()])
+    found = run_in_double(path, [{"pixel_values": np.stack([image] * batch)} for image in images.values()])
     for outputs in found:
         np.testing.assert_array_equal(outputs["last_hidden_state"][:, 0], outputs["pooler_output"])
     return {case: outputs["last_hidden_state"][0] for case, outputs in zip(images, found, strict=True)}
@@ -67,7 +67,8 @@ def test_the_graph_of_every_release_is_the_reference(spines, truth, name: str):
     spine = spines(name)
     expected = truth(spine)
     for recipe, external in product((DYNAMIC, STATIC), (False, True)):
-        accepted = {c: x for c, x in IMAGES.items() if recipe.accepts(Case.parse(c).sizes)}
+        interface = spine.spec.interface()
+        accepted = {c: x for c, x in IMAGES.items() if interface.accepts(Case.parse(c), recipe)}
         found = features(spine.export(recipe, external=external), accepted, recipe.batch or 1)
         assert found.keys() == accepted.keys()
         for case, x in found.items():
@@ -156,7 +157,7 @@ OTHER_CONSTANTS = {
 def test_a_constant_that_is_not_the_rounding_of_its_origin_is_refused(tiny: Spine, tmp_path: Path, plant):
     path = spoilt(tiny, plant, tmp_path / "spoilt.onnx")
     with pytest.raises(InputError, match="is not what its origin computes"):
-        run_in_double(path, [np.stack([IMAGES[FIRST]] * 2)])
+        run_in_double(path, [{"pixel_values": np.stack([IMAGES[FIRST]] * 2)}])
     given, check = tried(path, tiny, STATIC)
     assert (given, check.name, check.passed) == ({}, "runs", False)
 
@@ -195,7 +196,7 @@ def test_all_places_of_a_batch_and_all_outputs_are_given(tiny: Spine):
     path = tiny.folder / "places.onnx"
     onnx.save(model, path)
     alone = features(tiny.export(DYNAMIC), {FIRST: IMAGES[FIRST]})[FIRST]
-    (both,) = run_in_double(path, [np.stack([IMAGES[FIRST]] * 2)])
+    (both,) = run_in_double(path, [{"pixel_values": np.stack([IMAGES[FIRST]] * 2)}])
     np.testing.assert_allclose(both["last_hidden_state"], [alone, alone + 1], rtol=0, atol=1e-13)
 
 
@@ -336,13 +337,14 @@ def of_other_width(model: onnx.ModelProto) -> None:
     weight.CopyFrom(numpy_helper.from_array(np.ones(7, np.float32), weight.name))
 
 
-def tried(path: Path, spine: Spine, recipe: Recipe = DYNAMIC) -> tuple[dict[Case, np.ndarray], Check]:
+def tried(path: Path, spine: Spine, recipe: Recipe = DYNAMIC) -> tuple[Features, Check]:
     """What double precision gives, and the first thing that was seen of it."""
     interface = spine.spec.interface()
     arrays = dict(run_graph(path, interface, recipe, {FIRST: IMAGES[FIRST]}, [1], threads=1))
     run = json.loads(str(arrays["seen"]))["runs"][-1]
     assert run["run"] == "onnx_float64"
-    (features, *_), (check, *_) = outputs_of(arrays, run, interface, recipe)
+    (features, *_), seen = outputs_of(arrays, run, interface)
+    check, *_ = checks_of_run(run, seen, interface, recipe)
     return features, check
 
 

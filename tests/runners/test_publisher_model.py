@@ -89,8 +89,8 @@ def test_stages_of_every_release_are_those_of_the_other_reference(small, reposit
     image = np.random.default_rng(0).standard_normal((3, 134, 165), np.float32)
     path = small.checkpoints["meta"]
     other = dict(transformers_model.stages(small.spec, path, image))
-    inputs = layer_inputs(other)
-    found = dict(torch_runner.stages(lambda: prepare(small.spec, path, repository), image, inputs))
+    inputs, injected = {"pixel_values": image}, layer_inputs(other)
+    found = dict(torch_runner.stages(lambda: prepare(small.spec, path, repository), inputs, injected))
     assert list(found) == [key for key in other if not key.startswith("inputs/")]
     for key in (key.removeprefix("float32/") for key in found if key.startswith("float32/")):
         truth = other[f"float64/{key}"]

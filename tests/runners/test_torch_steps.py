@@ -51,7 +51,7 @@ def test_the_weights_of_one_step_are_in_memory_at_a_time(spines, name: str, dtyp
     spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
     reference = transformers_model.prepare(spine.spec, spine.checkpoints["meta"])
     state = reference.state
-    paths = [step.paths for step in reference.steps(torch.zeros(1, 3, 64, 64))]
+    paths = [step.paths for step in reference.steps({"pixel_values": torch.zeros(1, 3, 64, 64)})]
     alive: list[tuple[int, weakref.ref[np.ndarray]]] = []
     together: set[frozenset[int]] = set()
 
@@ -81,9 +81,8 @@ def test_every_parameter_belongs_to_a_step(released):
         model = references.transformers_model(spec.architecture)
         if spec.family == "dinov3_vit":
             model.rope_embeddings.inv_freq = torch.ones(spec.architecture.head_dim // 4)
-        paths = [
-            path for step in references.transformers_steps(model, torch.zeros(1, 3, 32, 32)) for path in step.paths
-        ]
+        steps = references.transformers_steps(model, {"pixel_values": torch.zeros(1, 3, 32, 32)})
+        paths = [path for step in steps for path in step.paths]
         assert len(paths) == len(set(paths))
         for key in model.state_dict():
             assert len([path for path in paths if f"{key}.".startswith(f"{path}.")]) == 1, key
@@ -141,15 +140,15 @@ def test_stages_change_nothing(spines, name: str):
 @pytest.mark.parametrize("name", ["vits16plus", "convnext_tiny"])
 def test_every_layer_goes_on_from_what_is_injected(spines, name: str):
     spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
-    image = next(iter(IMAGES.values()))
+    inputs = {"pixel_values": next(iter(IMAGES.values()))}
     reference = transformers_model.prepare(spine.spec, spine.checkpoints["meta"])
-    made = dict(run_stages(reference, image, torch.float32, None))
+    made = dict(run_stages(reference, inputs, torch.float32, None))
     noise = {
         key.removeprefix("inputs/"): np.random.default_rng(1).standard_normal(x.shape, np.float32)
         for key, x in made.items()
         if key.startswith("inputs/")
     }
-    found = dict(run_stages(reference, image, torch.float32, noise))
+    found = dict(run_stages(reference, inputs, torch.float32, noise))
     assert not [key for key in found if key.startswith("inputs/")]
     for key, x in found.items():
         mode, _, stage = key.partition("/")

@@ -13,7 +13,7 @@ from vit2onnx.families.dinov3_convnext.faults import CONVNEXT
 from vit2onnx.families.dinov3_vit.faults import SHARP, VIT
 from vit2onnx.families.fault import InModel, InRounding
 from vit2onnx.images import load_image, preprocess
-from vit2onnx.self_test.chain import Chain, shrink
+from vit2onnx.self_test.chain import Chain, recipe_of, shrink
 from vit2onnx.self_test.planting import (
     GREY,
     chain_row,
@@ -22,18 +22,21 @@ from vit2onnx.self_test.planting import (
     judge_with,
     plant_faults,
     preprocessing_row,
+    small_inputs,
 )
 from vit2onnx.spec.case import Case
+from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
 ROOT = Path(__file__).parents[2]
+DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 BIAS = next(fault for fault in IN_CHAIN if fault.name == "a bias off by 1e-3")
-IMAGES = {Case("noise", 70, 101): np.random.default_rng(0).standard_normal((3, 70, 101), np.float32)}
+IMAGES = {str(Case("noise", 70, 101)): np.random.default_rng(0).standard_normal((3, 70, 101), np.float32)}
 PHOTOGRAPHS = {"cat": load_image(ROOT / "resources" / "images" / "chelsea.jpg")}
 
 
 def bias_row(spec: VariantSpec, folder: Path, **limits: float) -> Mapping[str, object]:
-    chain = Chain(shrink(spec), 0, folder / "healthy", IMAGES, LIMITS | limits)
+    chain = Chain(shrink(spec), 0, folder / "healthy", DYNAMIC, IMAGES, LIMITS | limits)
     chain.examine(chain.folder)
     return chain_row(BIAS, examine(chain, BIAS, folder / "fault"))
 
@@ -72,7 +75,7 @@ def test_each_precision_has_to_tell(released, tmp_path: Path, loosened: str, not
 def test_a_model_that_rounds_much_further_shows_by_its_rounding_alone(released, tmp_path: Path):
     """It raises the noise floor by a factor of five at most, and is right in double precision."""
     (fault,) = (fault for fault in IN_CHAIN if isinstance(fault, InRounding))
-    chain = Chain(shrink(released[MODELS[VIT]]), 0, tmp_path / "healthy", IMAGES, LIMITS)
+    chain = Chain(shrink(released[MODELS[VIT]]), 0, tmp_path / "healthy", DYNAMIC, IMAGES, LIMITS)
     row = chain_row(fault, examine(chain, fault, tmp_path / "fault"))
     assert (row["passed"], row["tripped"]) == (True, ["floors", "rounding_ratio"])
     assert row["floors"] > 2 * LIMITS["floors"] and row["floors_double"] < LIMITS["floors_double"]
@@ -85,8 +88,9 @@ def test_healthy_models_that_amplify_rounding_pass(released, tmp_path: Path, mod
     """Beside a photograph of one colour, in batches of all three, and although single precision takes them far."""
     spec = shrink(released[MODELS[model]])
     shown = {**PHOTOGRAPHS, "grey": GREY}
-    images = {Case(name, 70, 101): preprocess(one, 70, 101, spec.preprocessing) for name, one in shown.items()}
-    chain = Chain(spec, 0, tmp_path / "healthy", IMAGES | images, LIMITS, AMPLIFIED[model])
+    chain = Chain(
+        spec, 0, tmp_path / "healthy", DYNAMIC, IMAGES | small_inputs(spec, "images", shown), LIMITS, AMPLIFIED[model]
+    )
     outcome = chain.examine(chain.folder)
     assert not outcome.verdict.faults
     assert outcome.max_abs > 1e-5
@@ -104,7 +108,7 @@ def test_the_frame_of_faults_in_preprocessing_is_healthy(released):
 
 def test_a_model_without_its_fault_is_the_model(released, tmp_path: Path):
     """What a fault in the model changes is what its name says: with the right epsilon again nothing is wrong."""
-    chain = Chain(shrink(released[MODELS[CONVNEXT]]), 0, tmp_path / "healthy", IMAGES, LIMITS)
+    chain = Chain(shrink(released[MODELS[CONVNEXT]]), 0, tmp_path / "healthy", DYNAMIC, IMAGES, LIMITS)
     in_model = (fault for fault in IN_CHAIN if isinstance(fault, InModel) and fault.model == CONVNEXT)
     epsilon = next(fault for fault in in_model if fault.name.startswith("epsilon"))
     outcome = chain.examine(tmp_path / "again", model=epsilon.plant(epsilon.plant(chain.model)))
@@ -123,3 +127,7 @@ def test_a_missing_variant_is_one_sentence(tmp_path: Path):
         InputError, match=r"needs .*dinov3_vits16_pretrain_lvd1689m, .* in config/variants; put them back"
     ):
         plant_faults({}, PHOTOGRAPHS, LIMITS, PREPARED, 1, tmp_path)
+
+
+def test_the_recipe_of_a_small_model_leaves_free_what_can_be(released):
+    assert recipe_of(released[MODELS[VIT]], "images") == DYNAMIC

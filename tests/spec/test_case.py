@@ -4,13 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vit2onnx.spec.case import Case, case_of_stages, image_files, layer_inputs, sizes_of, unread_photographs
-from vit2onnx.spec.recipe import Recipe
-
-STATIC = Recipe("static", 23, {"batch": 1, "height": 224, "width": 224})
-WIDE = Recipe("wide", 23, {"batch": 1, "height": 224, "width": None})
-DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
-LISTED = [(512, 320), (48, 112), (224, 64)]
+from vit2onnx.spec.case import Case, image_files, last_word, layer_inputs, unread_photographs
 
 
 @pytest.mark.parametrize("case", [Case("astronaut", 224, 160), Case("me@work", 48, 112), Case("a b-c.d", 16, 1600)])
@@ -31,26 +25,6 @@ def test_what_is_no_case_is_refused(text):
 def test_cases_sort_by_image_then_size():
     cases = [Case("b", 16, 16), Case("a", 224, 16), Case("a", 16, 224), Case("a", 16, 16)]
     assert list(map(str, sorted(cases))) == ["a@16x16", "a@16x224", "a@224x16", "b@16x16"]
-
-
-@pytest.mark.parametrize(
-    "exports, sizes",
-    [
-        ([STATIC], [(224, 224)]),
-        ([DYNAMIC], sorted(LISTED)),
-        ([WIDE], [(224, 64)]),
-        ([STATIC, WIDE], [(224, 64), (224, 224)]),
-        ([STATIC, DYNAMIC], [(48, 112), (224, 64), (224, 224), (512, 320)]),
-        ([], []),
-    ],
-    ids=["static", "dynamic", "wide", "static and wide", "static and dynamic", "none"],
-)
-def test_sizes_are_those_listed_that_fit_and_those_that_are_fixed(exports, sizes):
-    assert sizes_of(iter(exports), iter(LISTED)) == sizes
-
-
-def test_a_size_that_is_both_listed_and_fixed_is_compared_once():
-    assert sizes_of([STATIC, DYNAMIC], [(224, 224)]) == [(224, 224)]
 
 
 @pytest.fixture
@@ -180,23 +154,12 @@ def test_photographs_of_other_formats_are_named(tmp_path: Path):
     assert unread == [f"{tmp_path}/{name}" for name in ("b.HEIC", "c.gif", "d.jxl", "e.CR3")]
 
 
-@pytest.mark.parametrize(
-    ("export", "sizes", "size"),
-    [
-        # The first that is not square, in the order of the list.
-        (DYNAMIC, [(224, 224), (160, 288), (48, 112)], (160, 288)),
-        (DYNAMIC, [(224, 224), (448, 448)], (224, 224)),
-        (WIDE, [(48, 112), (224, 224), (224, 64)], (224, 64)),
-        # A fixed size need not be listed.
-        (STATIC, [(48, 112)], (224, 224)),
-    ],
-)
-def test_stages_are_compared_where_rows_and_columns_differ(export, sizes, size):
-    assert case_of_stages("astronaut", export, sizes) == Case("astronaut", *size)
-
-
 def test_inputs_of_layers_are_told_from_stages():
     assert layer_inputs({"inputs/blocks.0": 1, "float32/injected/blocks.0.q": 2, "inputs/norm": 3}) == {
         "blocks.0": 1,
         "norm": 3,
     }
+
+
+def test_the_last_word_of_a_stage_is_its_name_without_tower_and_layer():
+    assert [*map(last_word, ("norm", "vision.norm", "vision.blocks.0.q"))] == ["norm", "norm", "q"]

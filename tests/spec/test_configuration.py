@@ -89,9 +89,9 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda c: c["exports"]["static"].update(depth=3),
         "exports.static: 'depth' was unexpected; the interface images has batch, height, width",
     ),
-    "recipe that no variant can take": (
-        lambda c: c["exports"]["static"].update(interface="text"),
-        "exports.static.interface: no listed variant has the interface 'text', only images",
+    "recipe of an interface that no family has": (
+        lambda c: c["exports"]["static"].update(interface="txet"),
+        "exports.static.interface: 'txet' is not one of images, vision, text, pair",
     ),
     "variant that no recipe is for": (
         lambda c: [recipe.update(interface="text") for recipe in c["exports"].values()],
@@ -99,7 +99,7 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
     ),
     "recipe nothing fits": (
         lambda c: c["exports"]["static"].update(height=225, width="dynamic"),
-        "exports.static: no size of parity.sizes fits it",
+        "exports.static: nothing of parity.sizes fits it",
     ),
     "unknown variant by itself": (lambda c: c.update(variants="every"), r"there is no config/variants/\*/every.yaml"),
     "no golden image": (

@@ -24,8 +24,8 @@ def test_families_are_the_folders_that_are_packages(folder: Path):
     assert families() == ["half"]
 
 
-def test_there_are_three_families_and_they_are_complete():
-    assert families() == ["dinov2", "dinov3_convnext", "dinov3_vit"]
+def test_there_are_four_families_and_they_are_complete():
+    assert families() == ["dinov2", "dinov3_convnext", "dinov3_vit", "siglip2"]
     for family in families():
         for name, promised in PARTS.items():
             assert missing_of(family, name) == incomplete(family) == ""
@@ -47,7 +47,7 @@ def sentence(family: str, name: str) -> str:
 
 def test_an_unknown_family_is_named_with_those_that_there_are():
     assert sentence("bert", "model") == (
-        "There is no family 'bert' in vit2onnx/families, only dinov2, dinov3_convnext, dinov3_vit."
+        "There is no family 'bert' in vit2onnx/families, only dinov2, dinov3_convnext, dinov3_vit, siglip2."
     )
 
 

@@ -13,6 +13,8 @@ from vit2onnx.spec.settings import settings_of
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = settings_of({}, ROOT, {})
+# The recipes of models with a tower for images and one for texts.
+OF_TOWERS = ("vision_model", "text_model", "model")
 
 
 def test_the_defaults_are_those_of_the_project():
@@ -23,7 +25,7 @@ def test_the_users_config_lies_over_the_defaults():
     config = {"weights": "official", "exports": {"wide": {"opset": 24}}, "parity": {"sizes": [[64, 64]]}}
     found = settings_of(config, ROOT, {})
     assert found["weights"] == "official"
-    assert list(found["exports"]) == ["static", "dynamic", "wide"]
+    assert list(found["exports"]) == ["static", "dynamic", *OF_TOWERS, "wide"]
     assert found["parity"] == DEFAULTS["parity"] | {"sizes": [[64, 64]]}
     assert found["images"] == DEFAULTS["images"]
 
@@ -40,11 +42,11 @@ def test_null_removes_an_entry_and_nothing_else(tmp_path: Path):
         "reference": {"repositories": {"facebookresearch/dinov3": None}},
     }
     found = settings_of(config, ROOT, {}, [tmp_path / "earlier.json"])
-    assert list(found["exports"]) == ["dynamic"]
+    assert list(found["exports"]) == ["dynamic", *OF_TOWERS]
     assert list(found["images"]) == ["astronaut", "chelsea", "coffee"]
     assert found["official"] == DEFAULTS["official"] | {"checkpoints": {"b": "b.pth"}}
     assert found["official"]["golden_image"] is None
-    assert found["reference"] == {"repositories": {}}
+    assert found["reference"] == {"repositories": {}, "kornia": False}
     assert config["exports"] == {"static": None}, "what the user wrote is left as it is"
 
 

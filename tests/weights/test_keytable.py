@@ -222,9 +222,11 @@ def test_fusing_query_and_value_puts_a_key_of_zeros_between():
     assert all(map(np.array_equal, FUSE_QV.invert(fused), (query, value)))
 
 
-def test_taking_a_third_has_no_inverse():
-    with pytest.raises(NotImplementedError, match="take_query drops the other parts"):
-        part_of("take_query", 0).invert(noise((4,)))
+def test_taking_a_third_inverts_to_that_third():
+    query, transform = noise((4,)), part_of("take_query", 0)
+    assert transform.part == chained(transform, TRANSPOSE).part == (0, 3)
+    (found,) = transform.invert(query)
+    assert np.array_equal(found, query)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])

@@ -185,7 +185,7 @@ def test_image_list_reruns_comparison_alone(copied: Path) -> None:
     edit_config(copied, lambda config: config["images"].pop("coffee"))
     assert set(planned(copied)) == {
         "compare_preprocessing",
-        "preprocess_images",
+        "prepare_inputs",
         "run_reference",
         "run_equinox",
         "run_onnx",
@@ -315,7 +315,7 @@ def test_an_archive_that_is_not_kept_goes_when_the_model_is_made(copied: Path) -
 
 
 def test_all_variants_are_those_that_have_a_file(copied: Path) -> None:
-    assert planned(copied, "--config", "variants=all")["fetch_checkpoint"] == 20
+    assert planned(copied, "--config", "variants=all")["fetch_checkpoint"] == 20 + 17
 
 
 STAGE_RULES = ("run_reference_stages", "run_equinox_stages", "export_stages", "compare_stages")
@@ -378,7 +378,7 @@ def test_unreadable_image_is_one_sentence_and_no_output(copied: Path) -> None:
     output = snakemake(copied, fails=True)
     assert output.count("resources/images/coffee.jpg: this is not a complete, readable image") == 1
     assert "Traceback" not in output
-    assert not (copied / f"results/synthetic/{TINY}/features/pixel_values.npz").exists()
+    assert not (copied / f"results/synthetic/{TINY}/features/images.inputs.npz").exists()
 
 
 def test_a_changed_bit_is_named_with_its_file(copied: Path) -> None:

@@ -74,5 +74,5 @@ def test_a_variant_of_an_unknown_family_is_named_before_anything_runs(project: P
     output = snakemake(project, "--dry-run", "--workflow-profile", "none", fails=True)
     assert (
         f"config/variants/dinov4_vit/{name}.yaml: There is no family 'dinov4_vit' in vit2onnx/families, only"
-        " dinov2, dinov3_convnext, dinov3_vit."
+        " dinov2, dinov3_convnext, dinov3_vit, siglip2."
     ) in output

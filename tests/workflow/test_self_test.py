@@ -3,16 +3,25 @@
 import csv
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from workflow_project import ROOT, make_tiny_project, snakemake
 
-from tests.planted import IN_CHAIN, IN_PREPROCESSING, MODELS
+from tests.planted import in_chain, in_preprocessing, models_of
 from vit2onnx.self_test.planting import TELLING
+from vit2onnx.spec.family import families, incomplete, interfaces_of
 
-FAULTS = [*IN_CHAIN, *IN_PREPROCESSING]
+FAMILIES = [name for name in families() if not incomplete(name)]
+FAULTS = [*in_chain(FAMILIES), *in_preprocessing(FAMILIES)]
+# Every model in every way of use, by their names.
+MODELS = [
+    model if interface == "images" else f"{model}, {interface}"
+    for name in FAMILIES
+    for model, interface in product(models_of([name]), interfaces_of(name))
+]
 # Healthy models of each kind: those of the rule, and those here, because 28 more take four minutes.
 SEEDS = 30
 SEEDS_HERE = 2

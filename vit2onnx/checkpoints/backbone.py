@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vit2onnx.checkpoints.head import Head
 from vit2onnx.checkpoints.heads import INDEX_SUFFIX, SHARD, SUFFIXES
 from vit2onnx.checkpoints.names import HUGGINGFACE_FILE, HUGGINGFACE_INDEX
-from vit2onnx.checkpoints.torch_file import Head
 from vit2onnx.errors import InputError
 from vit2onnx.spec.family import families, part
 
@@ -85,7 +85,10 @@ def plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
-    """All backbones in a checkpoint that a family of this project recognises, by the prefix of their names."""
+    """All backbones in a checkpoint that a family of this project recognises, by the prefix of their names.
+
+    A tower of a larger model is one too. Raises `InputError` if there is none but one that a family refuses.
+    """
     names = plain_names(path, heads)
     marks = {mark: None for family in families() for mark in part(family, "recognition").MARKS}
     prefixes = {
@@ -96,7 +99,7 @@ def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
     }
     if len(prefixes) > MOST_BACKBONES:
         raise InputError(f"{path} names tensors of {len(prefixes)} backbones; give a file with one of them.")
-    found = []
+    found, refused = [], ""
     for prefix in sorted(prefixes):
         inner = {plain.removeprefix(prefix): name for plain, name in names.items() if plain.startswith(prefix)}
         shapes = {plain: heads[name].shape for plain, name in inner.items()}
@@ -107,24 +110,44 @@ def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
             except (KeyError, IndexError, ValueError, ZeroDivisionError):
                 continue
             except InputError as error:
-                raise InputError(f"{path}: {error}.") from None
+                refused = refused or f"{path}: {error}."
+                continue
             if seen:
                 layout, architecture = seen
                 found.append(Backbone(family, layout, prefix, architecture, inner))
+    if refused and not found:
+        raise InputError(refused)
     return found
 
 
+def towers_of(family: str) -> Mapping[str, tuple[str, tuple[str, ...]]]:
+    """What a family calls its towers: the prefix of each in a whole model, and the fields that are 0 without it."""
+    towers: Mapping[str, tuple[str, tuple[str, ...]]] = getattr(part(family, "recognition"), "TOWERS", {})
+    return towers
+
+
+def whole(backbones: Iterable[Backbone]) -> list[Backbone]:
+    """Those of some backbones that are no tower of another."""
+    found = list(backbones)
+    towers = {(one.family, f"{one.prefix}{prefix}") for one in found for prefix, _ in towers_of(one.family).values()}
+    return [one for one in found if (one.family, one.prefix) not in towers]
+
+
 def backbone_of(path: Path, heads: Mapping[str, Head], wanted: str | None = None) -> Backbone:
-    """The only backbone of a checkpoint, or the one whose prefix is `wanted`. Raises `InputError` otherwise."""
+    """The only backbone of a checkpoint, or the one whose prefix is `wanted`, which may be a tower of a larger model.
+
+    Raises `InputError` otherwise.
+    """
     if any(".lora_" in name for name in heads):
         raise InputError(_lora(path))
-    found = backbones_of(path, heads)
+    every = backbones_of(path, heads)
+    found = whole(every)
     if not found:
         _explain(path, heads)
     places = ", ".join(backbone.prefix.rstrip(".") or '""' for backbone in found)
     if wanted is not None:
         parts = wanted.strip(".").split(".") if wanted.strip(".") else []
-        exact = [backbone for backbone in found if backbone.prefix.rstrip(".") == wanted.rstrip(".")]
+        exact = [backbone for backbone in every if backbone.prefix.rstrip(".") == wanted.rstrip(".")]
         # Some words of a place are enough if they fit no other.
         found = exact or [backbone for backbone in found if parts and _are_in_order(parts, backbone.prefix.split("."))]
         if not found:
@@ -175,13 +198,15 @@ def is_ignored(name: str, patterns: Iterable[str]) -> str:
 
 
 def patterns_for(names: Iterable[str], kept: Iterable[str]) -> list[str]:
-    """Patterns, as short as possible, that fit these names and none that is kept."""
+    """Patterns, as short as possible, that fit these names and none that is kept.
+
+    Paths in names have dots, or slashes in files of flax.
+    """
     kept = list(kept)
     found: dict[str, None] = {}
     for name in names:
-        parts = name.split(".")
-        for end in range(1, len(parts)):
-            start = ".".join(parts[:end]) + "."
+        for end in re.finditer(r"[./]", name):
+            start = name[: end.end()]
             if not any(other.startswith(start) for other in kept):
                 found[f"{start}*"] = None
                 break

@@ -51,7 +51,7 @@ def obtain(spec: VariantSpec, source: Source, *, folder: Path) -> Path:
     sizes = sizes_of(spec.parameters)
     try:
         if source.kind == "huggingface":
-            copy = f"timm/{spec.release.timm}"
+            copy = f"timm/{spec.release.timm}" if spec.release.timm else ""
             return download_huggingface(source.location, token=os.environ.get("HF_TOKEN"), sizes=sizes, copy=copy)
         path = folder / PurePosixPath(unquote(source.shown)).name
         download_link(source.location, path, sizes=sizes)

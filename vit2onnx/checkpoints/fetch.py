@@ -59,7 +59,8 @@ def fetch_official(
     if check_hash and record["official_file"] is None:
         for file in files_of(path):
             check_records(file)
-        if source.kind != "huggingface" and record["layout"] != layout_of(spec.family, PUBLISHER):
+        is_publishers = record["layout"] == layout_of(spec.family, PUBLISHER) and spec.release.is_known
+        if source.kind != "huggingface" and not is_publishers:
             check_origin(spec, path, sha256)
     link_file(path, destination)
     return record
@@ -69,10 +70,13 @@ def check_origin(spec: VariantSpec, path: Path, sha256: str) -> None:
     """Raise `InputError` for a file that does not lie in the hub's cache of the release's repositories.
 
     It may be somebody's own model, with another precision of RoPE periods or another way to resize positions than the
-    release. Files in the publisher's layout hold the periods, and go with the publisher's code.
+    release. Files in the publisher's layout hold the periods, and go with the publisher's code. Where no hash of the
+    publisher's file is known, its name must do.
     """
-    repositories = (spec.release.huggingface, f"timm/{spec.release.timm}")
+    repositories = spec.release.repositories
     where = path.absolute().as_posix()
+    if not spec.release.is_known and path.name == spec.release.file:
+        return
     known = any(f"/models--{repository.replace('/', '--')}/snapshots/" in where for repository in repositories)
     # Small files in Git itself, such as the index of shards, have no SHA-256 there.
     if not known or hub_sha256(path) not in (None, sha256):

@@ -24,13 +24,13 @@ from huggingface_hub.errors import (
 
 from vit2onnx.checkpoints.bounds import check_bytes, check_room
 from vit2onnx.checkpoints.causes import Cause, cause_on_disk, cause_on_network, chain, logging_off
+from vit2onnx.checkpoints.head import LONGEST_HEAD
 from vit2onnx.checkpoints.heads import shards_of
 from vit2onnx.checkpoints.names import (
     HUGGINGFACE_FILE,
     HUGGINGFACE_INDEX,
     without_query,
 )
-from vit2onnx.checkpoints.torch_file import LONGEST_HEAD
 from vit2onnx.errors import InputError
 
 MOST_SHARDS = 1000

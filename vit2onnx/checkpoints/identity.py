@@ -7,6 +7,7 @@ from typing import Any
 
 from vit2onnx.checkpoints.detect import detect, fitted
 from vit2onnx.checkpoints.heads import files_of
+from vit2onnx.checkpoints.names import names_of
 from vit2onnx.checkpoints.own import in_words
 from vit2onnx.checkpoints.reading import Opened, checksum, open_variant
 from vit2onnx.errors import InputError
@@ -30,7 +31,7 @@ def describe(
     is_release = known.release if known and known.release.is_file(sha256) else None
     identities = {
         "synthetic": "synthetic weights, made here",
-        "official": "a file that is none of those whose hashes are known",
+        "official": _unconfirmed(spec, path) if weights == "official" else "",
         "own": f"the user's own weights, like {spec.own.nearest}" if spec.own else "the user's own weights",
     }
     return {
@@ -45,6 +46,14 @@ def describe(
         "identity": f"the publisher's {is_release.file}" if is_release else identities[weights],
         **({"own": told_of(spec.own), "told": in_words(spec)} if spec.own else {}),
     }
+
+
+def _unconfirmed(spec: VariantSpec, path: Path) -> str:
+    """What an official file is that no hash confirms."""
+    if spec.release.is_known:
+        return "a file that is none of those whose hashes are known"
+    named = f"named like the publisher's {spec.release.file}, " if path.resolve().name == spec.release.file else ""
+    return f"a file {named}of a release of which no hash is known"
 
 
 def told_of(own: Own) -> dict[str, Any]:
@@ -110,7 +119,7 @@ def _fits(spec: VariantSpec, opened: Opened) -> bool:
 
 def _is_named(spec: VariantSpec, text: str) -> bool:
     """Whether a text holds one of the names that its publisher, Hugging Face or timm gave to a variant."""
-    huggingface = spec.release.huggingface.partition("/")[2]
-    with_bias = spec.release.timm.replace(".", "_qkvb.")
-    names = (spec.name, huggingface, spec.release.timm, with_bias)
+    timm = spec.release.timm
+    names = [*names_of(spec), spec.release.huggingface.partition("/")[2]]
+    names += [timm, timm.replace(".", "_qkvb.")] if timm else []
     return any(re.search(rf"(?<![\w.]){re.escape(name)}(?![a-z])", text) for name in names)

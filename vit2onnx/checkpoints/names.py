@@ -20,9 +20,20 @@ QUERY = re.compile(r"[?@&]|%3F|\W?[\w-]+=", re.IGNORECASE)
 
 
 def is_named_after(spec: VariantSpec, path: str) -> bool:
-    """Whether the file's stem is the variant's name, alone or with the eight digits of a hash."""
+    """Whether the file's stem is the variant's name or its publisher's, alone or with the eight digits of a hash."""
     file = PurePosixPath(unquote(path))
-    return file.suffix in SUFFIXES and bool(re.fullmatch(f"{re.escape(spec.name)}(-[0-9a-f]{{8}})?", file.stem))
+    names = "|".join(map(re.escape, names_of(spec)))
+    return file.suffix in SUFFIXES and bool(re.fullmatch(f"({names})(-[0-9a-f]{{8}})?", file.stem))
+
+
+def names_of(spec: VariantSpec) -> list[str]:
+    """What files of a variant are called, without digits of a hash: by its own name, and by its publisher."""
+    return list(dict.fromkeys([spec.name, *([published_name(spec.released.file)] if spec.released else [])]))
+
+
+def published_name(file: str) -> str:
+    """The stem of a publisher's file, without digits of a hash."""
+    return re.sub(r"-[0-9a-f]{8}$", "", PurePosixPath(file).stem)
 
 
 def without_query(url: str) -> str:

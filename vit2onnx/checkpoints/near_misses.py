@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,10 +19,12 @@ from vit2onnx.checkpoints.names import (
     HUGGINGFACE_INDEX,
     is_complete,
     listed,
+    names_of,
+    published_name,
     without_signature,
 )
 from vit2onnx.errors import first_few, printable
-from vit2onnx.spec.variant import VARIANT_FILES, VariantSpec
+from vit2onnx.spec.variant import VARIANT_FILES, VariantSpec, read_variants
 
 MOST_LINES, MOST_NAMES = 5, 1000
 # How browsers and other programs call a file while it arrives.
@@ -106,8 +109,8 @@ def _in_folder(spec: VariantSpec, path: Path) -> Miss | None:
         return 0 if own else 2, f"{shown} (not {'exactly ' if own else ''}the publisher's name): {move}", None
     if lower.endswith(ARCHIVES):
         return 3, f"{shown} (an archive: unpack it)", None
-    for other in _variants():
-        if re.search(rf"(?<![a-z0-9]){re.escape(other.lower())}(?![a-z0-9_])", lower):
+    for name, other in _names().items():
+        if re.search(rf"(?<![a-z0-9]){re.escape(name.lower())}(?![a-z0-9_])", lower):
             return 4, f"{shown} (another variant): make run WEIGHTS=official VARIANT={other}", None
     return 2, f"{shown} (not the publisher's name)", path if str(path).isprintable() else None
 
@@ -130,7 +133,8 @@ def _in_links(spec: VariantSpec, text: str, urls: list[str]) -> Iterator[Miss]:
     hosts = {host for url in urls if re.fullmatch(r"[a-z0-9.-]{4,60}", host := urlsplit(url).hostname or "")}
     gateways = sorted(filter(GATEWAYS.search, hosts))
     own = [url for url, path in zip(urls, paths, strict=True) if _own(spec, path.rpartition("/")[2])]
-    others = [name for name in _variants() if any(f"/{name}" in path for path in paths) and name != spec.name]
+    linked = {other for name, other in _names().items() if any(f"/{name}" in path for path in paths)}
+    others = sorted(linked - {spec.name})
     if not all(map(is_whole, own)):
         yield 0, f"{text}: the link of {spec.name} is cut off; copy all of it, up to its Key-Pair-Id", None
     elif others:
@@ -143,8 +147,9 @@ def _in_links(spec: VariantSpec, text: str, urls: list[str]) -> Iterator[Miss]:
 
 
 def _own(spec: VariantSpec, name: str) -> re.Match[str] | None:
-    """Whether a name holds the variant's name, in upper or lower case; the group is the hash's digits."""
-    return re.search(rf"(?i)(?<![a-z0-9]){re.escape(spec.name)}(-[0-9a-f]{{8}})?(?![a-z0-9_])", name)
+    """Whether a name holds one of the variant's names, in upper or lower case; the group is the hash's digits."""
+    names = "|".join(map(re.escape, names_of(spec)))
+    return re.search(rf"(?i)(?<![a-z0-9])(?:{names})(-[0-9a-f]{{8}})?(?![a-z0-9_])", name)
 
 
 def _weights_in(folder: Path) -> Path | None:
@@ -156,5 +161,10 @@ def _weights_in(folder: Path) -> Path | None:
     return index if index.is_file() else next(iter(files), None)
 
 
-def _variants() -> list[str]:
-    return sorted(path.stem for path in VARIANT_FILES.glob("*/*.yaml"))
+@lru_cache(maxsize=1)
+def _names() -> dict[str, str]:
+    """All variants of the project by the names of their files, as they and their publishers call them."""
+    variants = read_variants(VARIANT_FILES)
+    releases = {name: mapping["release"]["file"] for name, mapping in variants.items() if mapping.get("release")}
+    names = {published_name(file): name for name, file in releases.items()} | {name: name for name in variants}
+    return dict(sorted(names.items()))

@@ -7,14 +7,14 @@ transformers are read, and no values.
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.checkpoints.backbone import Backbone, backbone_of, backbones_of, file_of
+from vit2onnx.checkpoints.backbone import Backbone, backbone_of, backbones_of, file_of, towers_of, whole
+from vit2onnx.checkpoints.head import LONGEST_HEAD
 from vit2onnx.checkpoints.heads import INDEX_SUFFIX, SHARD, SUFFIXES, read_heads, read_mapping
-from vit2onnx.checkpoints.torch_file import LONGEST_HEAD
 from vit2onnx.errors import InputError, printable
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import NAME, Own, VariantSpec, variant_file
@@ -23,8 +23,9 @@ from vit2onnx.spec.variant import NAME, Own, VariantSpec, variant_file
 def config_of(file: Path, backbone: Backbone) -> tuple[str, dict[str, Any]] | None:
     """The backbone's part of transformers' `config.json` beside a checkpoint, after its key ("" for the whole file).
 
-    `None` if there is no such file, or if the layout is none of transformers'. Raises `InputError` if the config is of
-    another kind of model.
+    Where several parts are of its kind, as those of towers, it is the first that agrees with the tensors. `None` if
+    there is no such file, or if the layout is none of transformers'. Raises `InputError` if the config is of another
+    kind of model.
     """
     path = file.parent / "config.json"
     if not path.is_file() or not backbone.layout.startswith("huggingface"):
@@ -35,9 +36,14 @@ def config_of(file: Path, backbone: Backbone) -> tuple[str, dict[str, Any]] | No
         key: value for key, value in config.items() if isinstance(value, dict) and value.get("model_type") in types
     }
     if config.get("model_type") in types:
-        return "", config
-    if len(inner) == 1:
-        return next(iter(inner.items()))
+        found = {"": config, **inner}
+    elif len(inner) == 1 or (inner and towers_of(backbone.family)):
+        found = inner
+    else:
+        found = {}
+    if found:
+        agreeing = (one for one in found.items() if _agrees(backbone, one[1]))
+        return next(agreeing, next(iter(found.items())))
     raise InputError(
         f"{path} is of the type {config.get('model_type')!r}, but the tensors of {file.name} are those of"
         f" {' or '.join(types)}; put the config.json beside it that was saved with it."
@@ -62,7 +68,8 @@ def recognised(
     """
     file = file_of(path)
     heads = read_heads(file)
-    backbone, others = backbone_of(file, heads, wanted), len(backbones_of(file, heads)) - 1
+    backbone = backbone_of(file, heads, wanted)
+    others = [one.prefix for one in whole(backbones_of(file, heads)) if one.prefix != backbone.prefix]
     config = config_of(file, backbone)
     try:
         seen = _seen(file, backbone, config[1] if config else None)
@@ -77,10 +84,15 @@ def recognised(
         raise InputError(f"{file}: its shapes or its config.json hold numbers that no model has.") from None
     if told and told["family"] != backbone.family:
         raise InputError(f"{file} is of the family {backbone.family}, but the variant file of {told['family']}.")
-    prepared = _preprocessing(file.parent / "preprocessor_config.json", release["preprocessing"])
+    patch_size = seen["patch_size"] if seen.get("image_size") == 0 else None
+    prepared = _preprocessing(file.parent, release["preprocessing"], patch_size)
+    takes_images = IMAGE_TOWER not in _lacking(backbone.family, seen)
+    inner = [heads[name] for name in backbone.names.values()]
+    # Some files hold numbers that count something.
+    weights = [head for head in inner if not head.dtype.startswith(("int", "uint"))] or inner
     found = {
         "family": backbone.family,
-        "parameters": sum(math.prod(heads[name].shape) for name in backbone.names.values()),
+        "parameters": sum(math.prod(head.shape) for head in weights),
         "architecture": {**seen, **unseen},
         "preprocessing": prepared or release["preprocessing"],
         "licence": release.get("licence"),
@@ -91,17 +103,18 @@ def recognised(
         layout=backbone.layout,
         prefix=backbone.prefix,
         # A prefix of its own transformers knows.
-        is_part=others > 0 or any(heads[name].group for name in heads) or _are_renamed(backbone),
-        dtypes=tuple(sorted({heads[name].dtype for name in backbone.names.values()})),
+        is_part=bool(others) or any(heads[name].group for name in heads) or _are_renamed(backbone),
+        dtypes=tuple(sorted({head.dtype for head in weights})),
         ignore=tuple(ignore),
         config=config[0] if config else None,
-        configs_sha256=_digest(file.parent / name for name in ("config.json", "preprocessor_config.json")),
+        configs_sha256=_digest(file.parent / name for name in ("config.json", *PROCESSORS)),
         nearest=nearest,
         variant_file=variant_file(backbone.family, name) if told else "",
-        prepared=_in_short(found["preprocessing"]),
-        differs=tuple(_differences(found["architecture"], {**assume(usual, usual), **usual})),
+        prepared=_in_short(found["preprocessing"]) if takes_images else "",
+        differs=tuple(_differences(backbone.family, found["architecture"], {**assume(usual, usual), **usual})),
         assumed=tuple(
-            [f"{key} {value}" for key, value in unseen.items()] + ([] if prepared or told else ["preprocessing"])
+            [f"{key} {value}" for key, value in unseen.items()]
+            + ([] if prepared or told or not takes_images else ["preprocessing"])
         ),
     )
     return {**found, "own": asdict(own)}
@@ -134,13 +147,32 @@ def _seen(file: Path, backbone: Backbone, config: Mapping[str, Any] | None) -> d
     """The architecture by names, shapes and config. Raises `InputError` if they contradict each other."""
     seen = dict(backbone.architecture)
     said = part(backbone.family, "recognition").read_config(config) if config is not None else {}
-    for key, value in said.items():
-        if key in seen and seen[key] != value:
-            raise InputError(
-                f"config.json says {key} {value}, but the tensors say {seen[key]}; put the one beside it that was saved"
-                " with it"
-            )
+    for key in _contradicting(seen, said):
+        raise InputError(
+            f"config.json says {key} {said[key]}, but the tensors say {seen[key]}; put the one beside it that was saved"
+            " with it"
+        )
     return seen | said
+
+
+def _contradicting(seen: Mapping[str, Any], said: Mapping[str, Any]) -> list[str]:
+    """The fields of which tensors and config say different things."""
+    return [key for key, value in said.items() if key in seen and seen[key] != value]
+
+
+def _agrees(backbone: Backbone, config: Mapping[str, Any]) -> bool:
+    """Whether a config can be read and contradicts the tensors in no field."""
+    try:
+        said = part(backbone.family, "recognition").read_config(config)
+    except (InputError, TypeError, ValueError, ArithmeticError):
+        return False
+    return not _contradicting(backbone.architecture, said)
+
+
+def _lacking(family: str, architecture: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The towers that a model lacks, with their fields."""
+    towers = {name: fields for name, (_, fields) in towers_of(family).items()}
+    return {name: fields for name, fields in towers.items() if not architecture.get(fields[0], 1)}
 
 
 def _nearest(path: Path, family: str, seen: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]]) -> str:
@@ -153,9 +185,12 @@ def _nearest(path: Path, family: str, seen: Mapping[str, Any], variants: Mapping
     if not releases:
         raise InputError(f"config/variants/{family} holds no release, with which {path} could be compared.")
 
+    # By the towers that there are.
+    without = {field for fields in _lacking(family, seen).values() for field in fields}
+
     def distance(name: str) -> tuple[int, float, bool, str]:
         release = releases[name]
-        differing = sum(key in seen and seen[key] != value for key, value in release.items())
+        differing = sum(key in seen and seen[key] != value for key, value in release.items() if key not in without)
         return differing, abs(math.log(_size(seen) / _size(release))), name not in path.as_posix(), name
 
     return min(releases, key=distance)
@@ -163,20 +198,39 @@ def _nearest(path: Path, family: str, seen: Mapping[str, Any], variants: Mapping
 
 def _size(architecture: Mapping[str, Any]) -> float:
     """A measure of a model's size: the product of its dimensions."""
-    numbers = (architecture.get(key, 1) for key in ("embed_dim", "depth", "embed_dims", "depths"))
+    keys = ("embed_dim", "depth", "embed_dims", "depths", "text_dim", "text_depth")
+    numbers = (architecture.get(key) or 1 for key in keys)
     return math.prod(sum(number) if isinstance(number, list) else number for number in numbers)
 
 
+# What families call a tower without which a model takes no photographs.
+IMAGE_TOWER = "image tower"
 # Fields of architectures that describe the file rather than the model.
 OF_THE_FILE = ("local_cls_norm", "rope_periods")
 
 
-def _differences(architecture: Mapping[str, Any], release: Mapping[str, Any]) -> list[str]:
-    return [
+def _differences(family: str, architecture: Mapping[str, Any], release: Mapping[str, Any]) -> list[str]:
+    lacking = _lacking(family, architecture)
+    without = {field for fields in lacking.values() for field in fields}
+    return [f"no {tower}" for tower in lacking] + [
         f"{key} {architecture[key]} instead of {value}"
         for key, value in release.items()
-        if key not in OF_THE_FILE and architecture.get(key, value) != value
+        if key not in (*OF_THE_FILE, *without) and architecture.get(key, value) != value
     ]
+
+
+# Where transformers says how it prepares images: by itself, or since version 5 beside how it prepares texts.
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+
+
+def _image_processors(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Each file in a folder that says how images are prepared, and what it says."""
+    for name in PROCESSORS:
+        if (path := folder / name).is_file():
+            found = read_mapping(path)
+            found = found if name == PROCESSORS[0] else found.get("image_processor") or {}
+            if isinstance(found, dict) and found:
+                yield path, found
 
 
 # Pillow's numbers of filters, which transformers uses.
@@ -192,16 +246,24 @@ KNOWN = {
     *("data_format", "input_data_format", "device", "return_tensors", "disable_grouping", "default_to_square"),
     "transformers_version",
 }
+# Further keys for a model that takes patches of images of any size; how many is the user's choice.
+OF_PATCHES = {"patch_size", "max_num_patches"}
 
 
-def _preprocessing(path: Path, release: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The preprocessing by transformers' `preprocessor_config.json`, if there is one; the release gives the rest."""
-    if not path.is_file():
+def _preprocessing(folder: Path, release: Mapping[str, Any], patch_size: int | None) -> dict[str, Any] | None:
+    """The preprocessing by the config of transformers in a folder, if there is one; the release gives the rest.
+
+    `patch_size` is given for a model that takes patches of images of any size.
+    """
+    path, config = next(_image_processors(folder), (folder, None))
+    if config is None:
         return None
-    config = read_mapping(path)
     wrong = [f"{key} is {config[key]}" for key in STEPS if config.get(key) not in (None, True)]
     # Whatever is not known may change pixels.
-    wrong += [f"{key} is {value}" for key, value in config.items() if value and key not in KNOWN]
+    known = KNOWN | OF_PATCHES if patch_size else KNOWN
+    wrong += [f"{key} is {value}" for key, value in config.items() if value and key not in known]
+    if patch_size and config.get("patch_size", patch_size) != patch_size:
+        wrong.append(f"patch_size is {config['patch_size']}")
     scale, number = config.get("rescale_factor"), config.get("resample")
     if scale is not None and not (isinstance(scale, float) and math.isclose(scale, 1 / 255, rel_tol=1e-6)):
         wrong.append(f"rescale_factor is {scale}")
@@ -296,7 +358,8 @@ def in_words(spec: VariantSpec) -> list[str]:
         else "Its config.json says what shapes do not show. It is compared with the model that transformers loads from"
         f" {'this part of the file' if own.is_part else 'the folder'}."
     )
-    lines.append(f"Photographs are prepared with {own.prepared}.")
+    if own.prepared:
+        lines.append(f"Photographs are prepared with {own.prepared}.")
     if own.assumed:
         lines.append(
             f"ASSUMED as in {own.nearest}, because nothing tells: {', '.join(own.assumed)}. If that is wrong,"

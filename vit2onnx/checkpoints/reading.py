@@ -10,8 +10,8 @@ from typing import NoReturn
 import numpy as np
 
 from vit2onnx.checkpoints.backbone import backbone_of, beside, is_ignored
+from vit2onnx.checkpoints.head import Head
 from vit2onnx.checkpoints.heads import files_of, read_heads
-from vit2onnx.checkpoints.torch_file import Head
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of
 from vit2onnx.spec.variant import VariantSpec

@@ -65,7 +65,7 @@ def locate(
         caches=caches,
         snapshots=[
             *_snapshots(hub, spec.release.huggingface),
-            *_snapshots(hub, f"timm/{spec.release.timm.replace('.', '*.')}"),
+            *(_snapshots(hub, f"timm/{spec.release.timm.replace('.', '*.')}") if spec.release.timm else []),
         ],
         links=None if link else _links(links_file, environ),
         links_file=links_file,
@@ -96,7 +96,8 @@ def find_link(spec: VariantSpec, *, links_file: Path, environ: Mapping[str, str]
     for urls in _links(links_file, environ).values():
         links = [url for url in urls if is_named_after(spec, urlsplit(url).path) and is_whole(url)]
         if links:
-            return links[-1]
+            # The publisher may use one name for several variants.
+            return ([url for url in links if spec.name in url] or links)[-1]
     return None
 
 
@@ -132,9 +133,9 @@ def _caches(spec: VariantSpec, environ: Mapping[str, str]) -> tuple[list[Path], 
     huggingface = _expand(environ.get("HF_HOME") or cache / "huggingface", home)
     # By the name of the publisher's repository.
     code = part(spec.family, "architecture").REPOSITORY.rpartition("/")[2]
-    caches = [torch_hub / "checkpoints", torch_hub / code / "weights", home / ".cache" / "equimo" / code]
+    of_code = [torch_hub / code / "weights", home / ".cache" / "equimo" / code] if code else []
     hub = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or huggingface / "hub"
-    return caches, _expand(hub, home)
+    return [torch_hub / "checkpoints", *of_code], _expand(hub, home)
 
 
 def _snapshots(hub: Path, repository: str) -> list[Path]:

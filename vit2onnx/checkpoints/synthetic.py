@@ -9,7 +9,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,8 +24,8 @@ from vit2onnx.files import atomic
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.archive import archive_skeleton
-from vit2onnx.weights.keytable import Shape, assign
-from vit2onnx.weights.leaves import array_shapes
+from vit2onnx.weights.keytable import KeyTable, Shape, assign
+from vit2onnx.weights.leaves import array_shapes, npy_header
 
 
 def synthetic_value(family: str, name: str, shape: Shape, seed: int) -> np.ndarray:
@@ -51,31 +51,44 @@ def synthetic_value(family: str, name: str, shape: Shape, seed: int) -> np.ndarr
 
 
 def synthetic_tensors(spec: VariantSpec, *, seed: int, layout: str) -> Iterator[tuple[str, np.ndarray]]:
-    """All tensors of a synthetic checkpoint by their names in a layout, one at a time."""
+    """All tensors of a synthetic checkpoint by their names in a layout, one at a time.
+
+    Of a tensor that fills several leaves, the parts are kept until the last is there.
+    """
     table = tables_of(spec)[layout]
+    parts: dict[str, dict[int, np.ndarray]] = {}
     for assignment in assign(table, array_shapes(archive_skeleton(spec))):
-        value = synthetic_value(spec.family, assignment.target, assignment.shape, seed).astype(np.float32)
-        sources = [np.ascontiguousarray(source) for source in assignment.transform.invert(value)]
-        if assignment.transform.fill_unused:
+        transform = assignment.transform
+        value = _value(spec, assignment.target, assignment.shape, seed)
+        sources = [np.ascontiguousarray(source) for source in transform.invert(value)]
+        if transform.part:
+            (key,), (index, count) = assignment.sources, transform.part
+            found = parts.setdefault(key, {})
+            found[index] = sources[0]
+            if len(found) < count:
+                continue
+            sources = [np.concatenate([piece for _, piece in sorted(parts.pop(key).items())])]
+        if transform.fill_unused:
             # What is not used is large, so that a reader that uses it is far off.
-            last = assignment.sources[-1]
-            assignment.transform.fill_unused(sources, 3 * synthetic_value(spec.family, last, sources[-1].shape, seed))
+            transform.fill_unused(sources, 3 * _value(spec, assignment.sources[-1], sources[-1].shape, seed))
         # Not strict, because `invert` leaves out sources that other lines give.
         yield from zip(assignment.sources, sources, strict=False)
         for key, entry in table.ignored.items():
             if entry.same_as in assignment.sources:
                 yield key, sources[assignment.sources.index(entry.same_as)]
     for key, entry in table.ignored.items():
-        if not entry.same_as:
+        if entry.is_weight and not entry.same_as:
             # By its name without what a layout puts before it, so that it has the same value in every layout.
-            yield (
-                key,
-                synthetic_value(spec.family, key.removeprefix("embeddings."), entry.shape, seed).astype(np.float32),
-            )
+            yield key, _value(spec, key.removeprefix("embeddings."), entry.shape, seed)
+
+
+def _value(spec: VariantSpec, name: str, shape: Shape, seed: int) -> np.ndarray:
+    """The synthetic value of a leaf of a variant in float32. Not copied, because a table of tokens has a gigabyte."""
+    return synthetic_value(spec.family, name, shape, seed).astype(np.float32, copy=False)
 
 
 def write_synthetic(spec: VariantSpec, path: Path, *, seed: int, layout: str) -> None:
-    """Write a synthetic checkpoint of a variant in one of its layouts: `.pth` for Meta's, else safetensors.
+    """Write a synthetic checkpoint of a variant in one of its layouts, as `.pth`, `.npz` or safetensors.
 
     Raises `InputError` if the layout cannot hold the variant.
     """
@@ -84,23 +97,40 @@ def write_synthetic(spec: VariantSpec, path: Path, *, seed: int, layout: str) ->
         raise InputError(
             f"{spec.name} has no {layout} layout, only {', '.join(tables_of(spec))}; set synthetic.layout."
         )
-    shapes: dict[str, Shape] = {}
-    for assignment in assign(table, array_shapes(archive_skeleton(spec))):
-        shapes |= zip(assignment.sources, assignment.transform.shapes(assignment.shape), strict=True)
-    shapes |= {key: entry.shape for key, entry in table.ignored.items()}
     tensors = synthetic_tensors(spec, seed=seed, layout=layout)
-    is_torch = part(spec.family, "architecture").LAYOUTS[layout] == ".pth"
-    checksums = {}
+    suffix = part(spec.family, "architecture").LAYOUTS[layout]
     with atomic(path) as new:
-        offsets = (_reserve_torch if is_torch else _reserve_safetensors)(new, shapes)
+        if suffix == ".npz":
+            _write_npz(new, tensors)
+            return
+        shapes = _shapes_of(spec, table)
+        offsets = (_reserve_torch if suffix == ".pth" else _reserve_safetensors)(new, shapes)
+        checksums = {}
         with new.open("r+b") as file:
             for key, value in tensors:
                 file.seek(offsets[key])
                 file.write(value.reshape(-1).data)
                 checksums[key] = zlib.crc32(value.reshape(-1).data)
-            if is_torch:
+            if suffix == ".pth":
                 # Torch numbers the records in the order of the tensors.
                 _write_checksums(file, {f"archive/data/{i}": (offsets[k], checksums[k]) for i, k in enumerate(shapes)})
+
+
+def _shapes_of(spec: VariantSpec, table: KeyTable) -> dict[str, Shape]:
+    """The names and shapes of a synthetic checkpoint in a layout."""
+    shapes: dict[str, Shape] = {}
+    for assignment in assign(table, array_shapes(archive_skeleton(spec))):
+        shapes |= zip(assignment.sources, assignment.transform.shapes(assignment.shape), strict=True)
+    return shapes | {key: entry.shape for key, entry in table.ignored.items() if entry.is_weight}
+
+
+def _write_npz(path: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write arrays as `numpy.savez` does, each when it is made. The time in the file is the zip format's first."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for key, value in tensors:
+            with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as record:
+                record.write(npy_header(value.shape))
+                record.write(value.reshape(-1).data)
 
 
 def _reserve_torch(path: Path, shapes: Mapping[str, Shape]) -> dict[str, int]:

@@ -1,11 +1,12 @@
 """Trace a model to an ONNX graph without its weights, then let the weights stream in."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import onnx
 import onnx_ir as ir
 from jax import export as jax_export
@@ -18,8 +19,8 @@ from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.naming import name_nodes
 from vit2onnx.exporting.weights import end_with_checksum, write_embedded, write_external
 from vit2onnx.files import atomic
-from vit2onnx.nn.model import Model, run_stages
-from vit2onnx.spec.interface import Interface, Port
+from vit2onnx.nn.model import Model, run, run_stages
+from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
@@ -27,7 +28,7 @@ from vit2onnx.weights.leaves import leaf_names
 from vit2onnx.weights.model_file import open_model
 
 # Of numpy's names for types.
-ONNX_NAMES = {"float32": "float", "int64": "int64"}
+ONNX_NAMES = {"float32": "float", "int32": "int32", "int64": "int64"}
 
 
 def export(
@@ -61,57 +62,74 @@ def trace(model: Model, spec: VariantSpec, recipe: Recipe, stages: Sequence[str]
     """
     leaves, structure = jax.tree_util.tree_flatten(model)
     interface = spec.interface(recipe.interface)
-    (port,) = interface.inputs
-    pixel_values = jax.ShapeDtypeStruct(_traced_shape(port, interface, recipe, spec), jnp.float32)
+    names = [port.name for port in interface.inputs]
+    inputs = _traced_inputs(interface, recipe, spec)
+    outputs = [*(port.name for port in interface.outputs), *stages]
 
-    def call(pixel_values: jax.Array, *leaves: jax.Array) -> tuple[jax.Array, ...]:
-        whole = jax.tree_util.tree_unflatten(structure, leaves)
-        if not stages:
-            return tuple(whole(pixel_values))
-        features, found = run_stages(whole, pixel_values)
-        return (*features, *(found[stage] for stage in stages))
+    def call(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        whole = jax.tree_util.tree_unflatten(structure, arrays[len(names) :])
+        made, found = run_stages(whole, dict(zip(names, arrays, strict=False)), interface.name)
+        return tuple((found | made)[name] for name in outputs)
 
-    graph: ir.Model = to_onnx(
-        call,
-        [pixel_values, *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)],
-        model_name=spec.name,
-        opset=recipe.opset,
-        return_mode="ir",
-        input_names=[port.name, *leaf_names(model)],
-        output_names=[*(output.name for output in interface.outputs), *stages],
-    )
-    _name_dimensions(graph, model, pixel_values, interface)
-    name_nodes(graph.graph, [port.name])
+    with _whole_numbers(any(port.dtype == "int64" for port in interface.inputs)):
+        graph: ir.Model = to_onnx(
+            call,
+            [*inputs.values(), *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)],
+            model_name=spec.name,
+            opset=recipe.opset,
+            return_mode="ir",
+            input_names=[*names, *leaf_names(model)],
+            output_names=outputs,
+        )
+        made = jax.eval_shape(lambda m, x: run(m, x, interface.name), model, inputs)
+    _name_dimensions(graph, made, interface)
+    name_nodes(graph.graph, names)
     return graph
 
 
-def _traced_shape(port: Port, interface: Interface, recipe: Recipe, spec: VariantSpec) -> tuple[Any, ...]:
-    """The shape of an input as it is traced, in which free dimensions are symbols."""
+@contextmanager
+def _whole_numbers(are_long: bool) -> Iterator[None]:
+    """Let JAX have whole numbers of 64 bits, for which it needs its double precision; weights stay in single."""
+    before = jax.config.read("jax_enable_x64")
+    try:
+        with jax.enable_x64(are_long):
+            yield
+    finally:
+        # jax2onnx takes this for the setting of the whole process, and leaves it so.
+        jax.config.update("jax_enable_x64", before)
+
+
+def _traced_inputs(interface: Interface, recipe: Recipe, spec: VariantSpec) -> dict[str, jax.ShapeDtypeStruct]:
+    """The inputs as they are traced, in which free dimensions are symbols."""
+    sizes = interface.of_recipe(recipe)
     for axis, least in interface.least.items():
-        size = recipe.sizes[axis]
+        size = sizes[axis]
         if size is not None and size < least:
             raise InputError(
                 f"exports.{recipe.name}.{axis} is {size}, smaller than one patch of {spec.name}; make it at least"
                 f" {least} or 'dynamic'."
             )
-    shape = interface.shape(port, recipe.sizes)
-    free = [size for size in shape if isinstance(size, str)]
-    if not free:
-        return shape
-    constraints = [f"{axis} >= {interface.least[axis]}" for axis in free]
-    return tuple(jax_export.symbolic_shape(", ".join(map(str, shape)), constraints=constraints))
+    free = [axis for axis, size in sizes.items() if size is None]
+    scope = jax_export.SymbolicScope([f"{axis} >= {interface.least[axis]}" for axis in free])
+    found = {}
+    for port in interface.inputs:
+        shape: tuple[Any, ...] = interface.shape(port, sizes)
+        if any(isinstance(size, str) for size in shape):
+            shape = tuple(jax_export.symbolic_shape(", ".join(map(str, shape)), scope=scope))
+        found[port.name] = jax.ShapeDtypeStruct(shape, np.dtype(port.dtype))
+    return found
 
 
-def _name_dimensions(graph: ir.Model, model: Model, pixel_values: jax.ShapeDtypeStruct, interface: Interface) -> None:
+def _name_dimensions(graph: ir.Model, made: Mapping[str, jax.ShapeDtypeStruct], interface: Interface) -> None:
     """Name the sizes of outputs that are arithmetic on those of the input, as the interface does, and drop others.
 
     Inner values say nothing of their sizes where these are free: every reader infers them, and some, such as tract,
     take what is written for another size than what they infer.
     """
     names: dict[str, str] = {axis: axis for axis in interface.least}
-    outputs = jax.eval_shape(lambda m, x: m(x), model, pixel_values)
-    for port, found in zip(interface.outputs, outputs, strict=True):
-        names |= {str(size): axis for axis, size in zip(port.axes, found.shape, strict=True) if isinstance(axis, str)}
+    for port in interface.outputs:
+        sizes = zip(port.axes, made[port.name].shape, strict=True)
+        names |= {str(size): axis for axis, size in sizes if isinstance(axis, str)}
     for value in graph.graph.outputs:
         for axis, size in enumerate(value.shape or ()):
             if isinstance(size, ir.SymbolicDim):
@@ -189,7 +207,7 @@ def check_interface(graph: ir.Model, interface: Interface, recipe: Recipe) -> No
             raise InternalError(f"graph {what} are {found} instead of {wanted}")
         for port, value in zip(ports, values, strict=True):
             sizes = tuple(size.value if isinstance(size, ir.SymbolicDim) else size for size in value.shape)
-            dtype, shape = value.dtype.name.lower(), interface.shape(port, recipe.sizes)
+            dtype, shape = value.dtype.name.lower(), interface.shape(port, interface.of_recipe(recipe))
             if (dtype, sizes) != (ONNX_NAMES[port.dtype], shape):
                 raise InternalError(
                     f"{port.name} is {dtype} {list(sizes)} instead of {ONNX_NAMES[port.dtype]} {list(shape)}"

@@ -5,11 +5,12 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from jax.extend.core import Primitive
 from jax2onnx.plugins.plugin_system import PrimitiveLeafPlugin, register_primitive
 
-from vit2onnx.nn import positions, primitives, rope
+from vit2onnx.nn import naflex, positions, primitives, rope
 
 # The key under which a node notes its part of the model, until it is named.
 PART = "part"
@@ -48,10 +49,12 @@ def lowers_to(
 lowers_to(primitives.layer_norm_p, "LayerNormalization", lambda params: {"axis": -1, "epsilon": params["eps"]})
 lowers_to(primitives.residual_p, "Add")
 lowers_to(primitives.scale_p, "Mul")
+lowers_to(primitives.add_to_each_p, "Add")
 lowers_to(primitives.gelu_p, "Gelu", lambda _: {"approximate": "none"})
 lowers_to(primitives.gelu_tanh_p, "Gelu", lambda _: {"approximate": "tanh"})
 lowers_to(primitives.relu_p, "Relu")
 lowers_to(primitives.rotary_embedding_p, "RotaryEmbedding", lambda params: {"interleaved": 0, **params})
+lowers_to(primitives.embedding_p, "Gather", lambda _: {"axis": 0})
 lowers_to(
     primitives.attention_p,
     "Attention",
@@ -96,6 +99,36 @@ def silu(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: 
 @lowers(primitives.first_token_p)
 def first_token(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     return builder.Gather(*inputs, _scalar(builder, 0), axis=1, _outputs=[name])
+
+
+@lowers(primitives.last_token_p)
+def last_token(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    return builder.Gather(*inputs, _scalar(builder, -1), axis=1, _outputs=[name])
+
+
+@lowers(primitives.pairs_p)
+def pairs(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    mask, x = inputs
+    one, axes = _integers(builder, 1), _integers(builder, 1, 2)
+    if x.shape[1] == 1:
+        return builder.Unsqueeze(mask, axes, _outputs=[name])
+    shape = builder.Concat(one, one, _size(builder, x, 1), one, axis=0)
+    return builder.Expand(builder.Unsqueeze(mask, axes), shape, _outputs=[name])
+
+
+@lowers(primitives.first_rows_p)
+def first_rows(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    table, ids = inputs
+    # Texts longer than the table are refused by the addition that follows.
+    zero = _integers(builder, 0)
+    return builder.Slice(table, zero, _size(builder, ids, 1), zero, _outputs=[name])
+
+
+@lowers(primitives.l2_normalise_p)
+def l2_normalise(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    # Not LpNormalization, which makes zeros of zeros, and which runtimes know less well.
+    length = builder.ReduceL2(*inputs, _integers(builder, -1), keepdims=1)
+    return builder.Div(*inputs, length, _outputs=[name])
 
 
 @lowers(primitives.flatten_grid_p)
@@ -180,6 +213,32 @@ def with_positions(builder: Any, inputs: list[ir.Value], params: Mapping[str, An
     return builder.Add(patches, builder.MatMul(matrix(width), rows), _outputs=[name])
 
 
+@lowers(naflex.resized_positions_p)
+def resized_positions(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    table, shapes, patches = inputs
+    rows, columns, channels = table.shape
+    height, width = (builder.Gather(shapes, _integers(builder, axis), axis=1) for axis in (0, 1))
+    zero, last = _scalar(builder, 0), _integers(builder, 2)
+    token = builder.Range(zero, builder.Squeeze(_size(builder, patches, 1)), _scalar(builder, 1))
+    token = builder.Where(builder.Less(token, builder.Mul(height, width)), token, zero)
+
+    def weights(size: ir.Value, index: ir.Value, entries: int) -> ir.Value:
+        size, index = (_float(builder, builder.Unsqueeze(value, last)) for value in (size, index))
+        step, all_entries = _scalar(builder, 2.0 * entries), _scalar(builder, float(entries))
+        place = builder.Add(builder.Mul(index, step), all_entries)
+        apart = builder.Abs(builder.Sub(builder.Mul(size, _odd_numbers(builder, entries)), place))
+        reach = builder.Mul(builder.Max(size, all_entries), _scalar(builder, 2.0))
+        found = builder.Relu(builder.Sub(reach, apart))
+        return builder.Div(found, builder.ReduceSum(found, last, keepdims=1))
+
+    both = builder.Mul(
+        builder.Unsqueeze(weights(height, builder.Div(token, width), rows), _integers(builder, 3)),
+        builder.Unsqueeze(weights(width, builder.Mod(token, width), columns), last),
+    )
+    both = builder.Reshape(both, _integers(builder, 0, 0, rows * columns))
+    return builder.MatMul(both, builder.Reshape(table, _integers(builder, rows * columns, channels)), _outputs=[name])
+
+
 def _size(builder: Any, value: ir.Value, axis: int) -> ir.Value:
     """The size of an axis, with one element: a constant if it is known."""
     size = value.shape[axis]
@@ -193,6 +252,11 @@ def _float(builder: Any, value: ir.Value) -> ir.Value:
 def _integers(builder: Any, *numbers: int) -> ir.Value:
     name = "_".join(map(str, numbers)) if len(numbers) < 9 else f"{len(numbers)}_{zlib.crc32(repr(numbers).encode()):x}"
     return _constant(builder, f"int64_{name}", ir.tensor(numbers, dtype=ir.DataType.INT64))
+
+
+def _odd_numbers(builder: Any, count: int) -> ir.Value:
+    numbers = naflex.odd_numbers(count).astype(np.float32)
+    return _constant(builder, f"float_odd_{count}", ir.tensor(numbers))
 
 
 def _scalar(builder: Any, number: int | float) -> ir.Value:

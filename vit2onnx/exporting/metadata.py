@@ -38,17 +38,24 @@ def statements_on_weights(spec: VariantSpec, checkpoint: Mapping[str, Any], ledg
 def statements_of(spec: VariantSpec, recipe: Recipe) -> dict[str, str]:
     """The part of the metadata that follows from variant and recipe."""
     interface, prepared = spec.interface(recipe.interface), spec.preprocessing
-    image = interface.inputs[0]
+    image = next((port for port in interface.inputs if port.name == "pixel_values"), None)
+    of_images = (
+        {}
+        if image is None
+        else {
+            "preprocessing": {
+                "input": f"{image.dtype} RGB, [{', '.join(map(str, image.axes))}]",
+                "interpolation": prepared.interpolation,
+                "antialias": True,
+                **({"crop_pct": prepared.crop_pct} if prepared.crop_pct else {}),
+                "scale": "1/255",
+                "mean": prepared.mean,
+                "std": prepared.std,
+            }
+        }
+    )
     structured = {
-        "preprocessing": {
-            "input": f"{image.dtype} RGB, [{', '.join(map(str, image.axes))}]",
-            "interpolation": prepared.interpolation,
-            "antialias": True,
-            **({"crop_pct": prepared.crop_pct} if prepared.crop_pct else {}),
-            "scale": "1/255",
-            "mean": prepared.mean,
-            "std": prepared.std,
-        },
+        **of_images,
         **interface.facts,
         "outputs": {port.name: port.meaning for port in interface.outputs},
     }

@@ -5,11 +5,10 @@ layer before it, so an error in one layer shows in no other.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -20,27 +19,35 @@ from vit2onnx.exporting.folding import fold
 from vit2onnx.exporting.graph import trace
 from vit2onnx.exporting.weights import end_with_checksum, write_external
 from vit2onnx.files import atomic
-from vit2onnx.nn.model import Model, run_stages
+from vit2onnx.nn.model import Model, layers_of, path_of, run_stages
+from vit2onnx.spec.case import AS_OUTPUT, last_word
+from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
 
 
-def stage_outputs(model: Model, spec: VariantSpec) -> list[str]:
-    """The full names of all stages that are outputs: not a layer's input, which the layer before it gives, nor the
-    final norm, which is `last_hidden_state`.
+def stage_outputs(model: Model, spec: VariantSpec, interface: Interface) -> list[str]:
+    """The full names of all stages that are outputs: not a layer's input, which the layer before it gives, nor what is
+    an output anyhow.
     """
-    names: list[str] = []
+    ports = {port.name for port in interface.outputs}
+    towers = model.towers(interface.name)
+    same = {path_of(tower, stage) for tower in towers for stage, port in AS_OUTPUT.items() if port in ports}
+    smallest = {**interface.least, **interface.fixed}
+    inputs = {
+        port.name: jax.ShapeDtypeStruct(interface.shape(port, smallest), np.dtype(port.dtype))
+        for port in interface.inputs
+    }
+    found: list[str] = []
 
-    def call(model: Model, pixel_values: jax.Array) -> jax.Array:
-        features, found = run_stages(model, pixel_values)
-        names.extend(found)
-        return features.pooler_output
+    def call(whole: Model, arrays: Mapping[str, jax.Array]) -> None:
+        # Here, because JAX would return them sorted by name.
+        found.extend(run_stages(whole, dict(arrays), interface.name)[1])
 
-    interface = spec.interface()
-    smallest = interface.shape(interface.inputs[0], interface.least)
-    jax.eval_shape(call, model, jax.ShapeDtypeStruct(smallest, jnp.float32))
-    return [name for name in names if name != "norm" and not name.endswith(".input")]
+    with jax.enable_x64(True):
+        jax.eval_shape(call, model, inputs)
+    return [name for name in found if not name.endswith(".input") and name not in same | ports]
 
 
 def write_stages(
@@ -58,14 +65,15 @@ def write_stages(
 
     Raises `InternalError` if they are not.
     """
-    graph = trace(model, spec, recipe, stage_outputs(model, spec))
+    interface = spec.interface(recipe.interface)
+    graph = trace(model, spec, recipe, stage_outputs(model, spec, interface))
     graph.producer_name = "vit2onnx"
     # Of the same nodes, the same is true.
     graph.metadata_props.update(onnx_file.metadata(exported))
-    tensors = fold(graph, tensors, [port.name for port in spec.interface(recipe.interface).inputs])
+    tensors = fold(graph, tensors, [port.name for port in interface.inputs])
     whole = ir.to_proto(graph)
     check_same_nodes(exported, whole, tensors)
-    cut = inject(whole, [name for name, _ in model.trunk()])
+    cut = inject(whole, layers_of(model, interface.name))
     for path, proto in ((accumulated, whole), (injected, cut)):
         # While the parameters are inputs, so that there is nothing large to be checked.
         onnx.checker.check_model(proto, full_check=True)
@@ -112,17 +120,16 @@ def _operation(node: onnx.NodeProto) -> tuple[object, ...]:
     return node.op_type, node.domain, node.attribute, len(node.input), len(node.output)
 
 
-def inject(graph: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelProto:
-    """A graph whose layers, and whose final norm, each begin with an input of their own: `{layer}.input`.
+def inject(graph: onnx.ModelProto, layers: Mapping[str, str]) -> onnx.ModelProto:
+    """A graph whose layers each begin with an input of their own, `{layer}.input`, in the place of the stage that
+    `layers` has for them.
 
     A first layer that begins with the image does so anyhow.
     """
     injected = onnx.ModelProto()
     injected.CopyFrom(graph)
     outputs = {value.name: value for value in injected.graph.output}
-    inputs = {"patch_embed": f"{layers[0]}.input"} if "patch_embed" in outputs else {}
-    for before, after in zip(layers, [*layers[1:], "norm"], strict=True):
-        inputs[f"{before}.output"] = f"{after}.input"
+    inputs = {before: f"{layer}.input" for layer, before in layers.items()}
     for before, name in inputs.items():
         value = onnx.ValueInfoProto()
         value.CopyFrom(outputs[before])
@@ -141,12 +148,13 @@ def inject(graph: onnx.ModelProto, layers: Sequence[str]) -> onnx.ModelProto:
             node.input[:] = [instead.get(name, name) for name in node.input]
     for node in reversed(turned):
         injected.graph.node.insert(0, node)
-    _check_apart(injected, set(inputs.values()))
+    _check_apart(injected, set(inputs.values()), {name for name in inputs if not name.endswith(".output")})
     return injected
 
 
-def _check_apart(graph: onnx.ModelProto, injected: set[str]) -> None:
-    """Check that no stage depends on a stage of another layer, or on more than one injected input.
+def _check_apart(graph: onnx.ModelProto, injected: set[str], embedded: set[str]) -> None:
+    """Check that no stage depends on a stage of another layer: a layer's on its injected input only, what `embed` makes
+    on none, and what is made of heads on those of heads.
 
     Raises `InternalError` if one does.
     """
@@ -156,9 +164,15 @@ def _check_apart(graph: onnx.ModelProto, injected: set[str]) -> None:
         # Sizes are the same whatever is injected.
         found = set().union(*(origins.get(name, set()) for name in node.input if node.op_type != "Shape"))
         origins |= dict.fromkeys(node.output, found)
+    heads = {name for name in injected if last_word(name.removesuffix(".input")) == "norm"}
+    towers = {name.removesuffix("norm.input").rstrip(".") for name in heads}
     for value in graph.graph.output:
-        found = origins.get(value.name, set())
-        layer = value.name.rpartition(".")[0] or "norm"
-        wanted = {f"{layer}.input"} & injected if value.name != "patch_embed" else set()
-        if found != wanted:
-            raise InternalError(f"{value.name} depends on {sorted(found)} instead of {sorted(wanted)}")
+        found, layer = origins.get(value.name, set()), value.name.rpartition(".")[0]
+        if f"{layer}.input" in injected:
+            is_apart = found == {f"{layer}.input"}
+        elif layer in {*towers, ""} and value.name not in embedded:
+            is_apart = bool(found) and found <= heads
+        else:
+            is_apart = not found
+        if not is_apart:
+            raise InternalError(f"{value.name} depends on {sorted(found)} and not on its own layer only")

@@ -35,11 +35,15 @@ Amplify = Callable[[Mapping[str, torch.Tensor]], None]
 
 @dataclass(frozen=True)
 class Planted:
-    """What was planted, in which model, at which stage it has to be found, between whom, and in which precisions."""
+    """What was planted, in which model, at which stage it has to be found, between whom, and in which precisions.
+
+    `interface` is the way of use in which it is looked for.
+    """
 
     name: str
     model: str
     stage: str
+    interface: str = dataclasses.field(default="images", kw_only=True)
     between = ("equinox", "transformers")
     shows_in: ClassVar[tuple[str, ...]] = ("single", "double")
 

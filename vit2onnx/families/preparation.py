@@ -80,6 +80,28 @@ def cropping_preparations(
     return {prepare.__name__: prepare for prepare in named}
 
 
+def range_preparations() -> dict[str, Prepare]:
+    """The same for inputs in [-1, 1], which have no mean and deviation of data: all are squashed, bilinear."""
+    half = (0.5, 0.5, 0.5)
+
+    # The resize of transformers' processor, which the publisher's files at Hugging Face name, on torchvision and a CPU
+    # with AVX2. Then the arithmetic of big_vision's value_range(-1, 1).
+    def publisher(image: Image.Image, height: int, width: int) -> np.ndarray:
+        levels: np.ndarray = _resized(_pixels(image), height, width).float().numpy()
+        return -1 + levels / np.float32(255) * 2
+
+    # With its own arithmetic, in which the division by 255 is part of the constants.
+    def transformers(image: Image.Image, height: int, width: int) -> np.ndarray:
+        in_levels = (127.5, 127.5, 127.5)
+        return _normalised(_resized(_pixels(image), height, width).float(), in_levels, in_levels)
+
+    def transformers_pil(image: Image.Image, height: int, width: int) -> np.ndarray:
+        return _by_pillow(image, height, width, Image.Resampling.BILINEAR, half, half)
+
+    named = (publisher, transformers, transformers_pil)
+    return {prepare.__name__: prepare for prepare in named}
+
+
 def own_preparations(preprocessing: Preprocessing) -> dict[str, Prepare]:
     """Those that a model without a release can be compared with: by its own constants."""
     constants = preprocessing.mean, preprocessing.std

@@ -37,14 +37,18 @@ class Step:
     """What a part of a model does to what came before, and which of its tensors it needs, by path.
 
     `name` is that of the layer in our models, and `taps` holds its stages by their full names, in order; `None` stands
-    for queries and keys, which no module gives. `axis` is that of the channels that come in.
+    for queries and keys, which no module gives. `axis` is that of the channels that come in. `port` is the output of
+    which this is the value, if it is one. `takes` names what goes in: inputs by their port, or the results of earlier
+    steps by the step; by default the result before, or in the first step the first input.
     """
 
     paths: tuple[str, ...]
-    run: Callable[[torch.Tensor], torch.Tensor]
+    run: Callable[..., torch.Tensor]
     name: str
     taps: Mapping[str, Tap | None]
     axis: int = -1
+    port: str = ""
+    takes: tuple[str, ...] = ()
 
     @classmethod
     def of_layer(
@@ -90,8 +94,11 @@ def vit_steps(path: str, layers: nn.ModuleList, parts: Sequence[str], **context:
     return steps
 
 
-# The steps for an input [1, 3, height, width]: the same parts of a model in the same order for every input.
-Steps = Callable[[torch.Tensor], Sequence[Step]]
+# The output of which the final norm is the value.
+HIDDEN = "last_hidden_state"
+
+# The steps for inputs [1, ...] by their ports: the same parts of a model in the same order for every such input.
+Steps = Callable[[Mapping[str, torch.Tensor]], Sequence[Step]]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from vit2onnx.parity.preprocessing import PUBLISHER
 from vit2onnx.parity.verdict import Verdict, judge_graph
 from vit2onnx.self_test.verdict import finding_of, judge_self_test
 from vit2onnx.spec.case import GOLDEN, MODES, Case
+from vit2onnx.spec.subject import WHOLE_INPUTS
 
 # How far figures may be apart that two processors compute from the same arrays, as a share of figure or limit.
 TOLERANCE = 0.01
@@ -65,9 +66,12 @@ def _check_rows(path: Path, lacking: Sequence[str]) -> None:
 
 def _lacking_preparation(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     """Inputs of a graph of which no row says that others prepare them in the same way."""
-    found = {(row["other"], case_of(row)) for row in rows}
-    others = dict.fromkeys([PUBLISHER, *(row["other"] for row in rows)])
-    cases = [case for case in comparison.cases if Case.parse(case) != GOLDEN]
+    # Whole inputs are prepared at sizes of their own.
+    of_images = [row for row in rows if "image" in row and row["other"] != WHOLE_INPUTS]
+    found = {(row["other"], case_of(row)) for row in of_images}
+    others = dict.fromkeys([PUBLISHER, *(row["other"] for row in of_images)])
+    # A pair is of several images.
+    cases = [case for case in comparison.cases if comparison.noun == "image" and Case.parse(case) != GOLDEN]
     return [f"{case} as {other} prepares it" for other in others for case in cases if (other, case) not in found]
 
 

@@ -20,8 +20,8 @@ from vit2onnx.parity.floors import error, noise_floors
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.provenance import versions
 from vit2onnx.runners.onnx_constants import computed_constants, origin_of_constants
-from vit2onnx.spec.case import accepted, of_first_image
-from vit2onnx.spec.interface import Interface
+from vit2onnx.spec.case import Case, of_first_image
+from vit2onnx.spec.interface import Interface, cases_in, key_of
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.verify import check_sample
@@ -30,7 +30,7 @@ from vit2onnx.weights.leaves import array_shapes
 from vit2onnx.weights.model_file import model_table, open_model, skeleton_of
 
 
-def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path, model: Path) -> dict[str, Any]:
+def weights_of(spec: VariantSpec, interface: Interface, checkpoint: Path, graph: Path, model: Path) -> dict[str, Any]:
     """Every initializer of a graph: those that are the checkpoint's tensors, with the way from there, and constants.
 
     Nothing is taken on trust from the steps between: each tensor is read from the checkpoint once more, brought through
@@ -49,6 +49,8 @@ def weights_of(spec: VariantSpec, checkpoint: Path, graph: Path, model: Path) ->
     faults = []
     for assignment in assign(model_table(spec), array_shapes(skeleton_of(spec.family, spec.architecture))):
         name = assignment.target
+        if not name.startswith(interface.parameters):
+            continue
         (leaf,) = (leaves[source] for source in assignment.sources)
         sources = [tensors[key].read() for key in leaf.sources]
         digest = sha256(value_of(assignment, [value_of(leaf, sources)]))
@@ -103,14 +105,15 @@ def passport_of(
     ledger: Path,
     sample: Path,
     whose: str,
+    tokenizer: Path | None = None,
     threads: int = 0,
 ) -> dict[str, Any]:
     """The passport of a graph, which is the gate that it must pass.
 
     `record` is the file that says what the checkpoint is. Its weights are `whose`: `official`, `own` or `synthetic`.
-    `sample` is the file of the graph's recorded inputs, outputs and noise floors. Raises `InputError` if a weight is
-    not the checkpoint's, if the graph did not pass or does not compute its sample, or if a file is not the one that it
-    says it is.
+    `sample` is the file of the graph's recorded inputs, outputs and noise floors, and `tokenizer` made the token ids of
+    texts in words. Raises `InputError` if a weight is not the checkpoint's, if the graph did not pass or does not
+    compute its sample, or if a file is not the one that it says it is.
     """
     told = read_json(record)
     described_anew = describe(spec, checkpoint, origin=told["origin"], weights=whose)
@@ -120,7 +123,7 @@ def passport_of(
             f" {record} and run again."
         )
     check_file(graph)
-    weights = weights_of(spec, checkpoint, graph, model)
+    weights = weights_of(spec, spec.interface(recipe.interface), checkpoint, graph, model)
     check_ledger(ledger, open_variant(spec, checkpoint), [*weights["weights"].values(), *weights["folded"].values()])
     if not verdict.passed:
         raise InputError(
@@ -150,6 +153,7 @@ def passport_of(
         "parity": {
             "references": verdict.references,
             "runtime": verdict.runtime,
+            **({"tokenizer_sha256": sha256_of(tokenizer)} if tokenizer else {}),
             "findings": [finding.as_data() for finding in verdict.findings],
         },
         "sample": {
@@ -168,23 +172,37 @@ def passport_of(
 def sample_of(
     interface: Interface,
     recipe: Recipe,
-    pixel_values: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray],
     reference: Mapping[str, np.ndarray],
     equinox: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """The first image at all sizes that a graph accepts, every output for it in double precision, rounded to single,
-    and the noise floors of the output's rows.
+    """The first image, text or pair at all sizes that a graph accepts, every output for it in double precision, rounded
+    to single, and the noise floors of the output's rows.
 
-    `pixel_values` are by case; the features of reference and Equinox model are too, with the kind before it.
+    `inputs` are called as `key_of` says; the outputs of reference and Equinox model are too, with the kind before it.
     """
-    sample = {}
-    for case in map(str, accepted(of_first_image(pixel_values), recipe)):
-        truth, single = reference[f"float64/{case}"], f"float32/{case}"
-        own = error(equinox[single], equinox[f"float64/{case}"])
-        floors = noise_floors(truth, [error(reference[single], truth), own])
-        sample[f"{interface.inputs[0].name}/{case}"] = pixel_values[case]
+    sample: dict[str, np.ndarray] = {}
+    for case in of_first_image(cases_in(inputs)):
+        if not interface.accepts(Case.parse(case), recipe):
+            continue
+        sample |= {f"{port}/{case}": values for port, values in interface.inputs_of(inputs, case).items()}
+        truths, floors = {}, {}
+        for port in interface.compared:
+            key = key_of(case, port, interface.compared)
+            truths[port.name] = truth = reference[f"float64/{key}"]
+            errors = [(reference[f"float32/{key}"], truth), (equinox[f"float32/{key}"], equinox[f"float64/{key}"])]
+            own = [np.atleast_2d(error(a, b)) for a, b in errors]
+            floors[port.name] = noise_floors(np.atleast_2d(truth), own)
         for port in interface.outputs:
-            rows = port.row_of[1] if port.row_of else slice(None)
-            sample[f"{port.name}/{case}"] = truth[rows].astype(np.float32)
-            sample[f"{FLOORS}/{port.name}/{case}"] = np.atleast_1d(floors[rows])
+            if port.transpose_of:
+                # Whose rows are the columns of the other, so that all have its largest floor.
+                values = truths[port.transpose_of].T
+                own_floors = np.full(len(values), floors[port.transpose_of].max())
+            elif port.row_of:
+                name, row = port.row_of
+                values, own_floors = truths[name][row], np.atleast_1d(floors[name][row])
+            else:
+                values, own_floors = truths[port.name], floors[port.name]
+            sample[f"{port.name}/{case}"] = values.astype(np.float32)
+            sample[f"{FLOORS}/{port.name}/{case}"] = own_floors
     return sample

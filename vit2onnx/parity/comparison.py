@@ -48,7 +48,8 @@ def pairs_of(references: Sequence[str], batches: Iterable[int], batch_in_double:
 class Comparison:
     """How far the graph, the Equinox model and the references of a variant are apart, as plain data.
 
-    `cases` are the inputs on which all `pairs` were to be compared; `differences` has what was.
+    `cases` are the inputs on which all `pairs` were to be compared; `differences` has what was. `noun` is a word for
+    what a case is.
     """
 
     variant: str
@@ -65,6 +66,7 @@ class Comparison:
     semantics: Sequence[Row]
     known_differences: Sequence[Row]
     error_maps: Sequence[Row]
+    noun: str = "image"
 
     @classmethod
     def read(cls, path: Path) -> "Comparison":
@@ -124,7 +126,9 @@ def place_of(row: Row, key: str = "max_abs") -> str:
     token = row["floors_token" if key == "floors" else "token"]
     patch = divmod(token, row["columns"]) if row["group"] == "patches" else ()
     where = "patch {},{}".format(*patch) if patch else f"{row['group']} {token}"
-    return f"{row['image']} {row['height']}x{row['width']}, batch {row['batch']}, {where}"
+    # A case can be a batch by itself.
+    batch = f", batch {row['batch']}" if row["batch"] else ""
+    return f"{row['image']} {row['height']}x{row['width']}{batch}, {where}"
 
 
 def worst_place(rows: Iterable[Row], key: str = "max_abs") -> str:

@@ -16,21 +16,27 @@ from vit2onnx.files import open_arrays
 from vit2onnx.parity.comparison import Comparison, Pair, pairs_of
 from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors
 from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
-from vit2onnx.parity.photographs import PHOTOGRAPHS, are_grey, no_evidence, sentence_of
+from vit2onnx.parity.photographs import PHOTOGRAPHS, are_grey, no_evidence, photographs_of, sentence_of
 from vit2onnx.parity.semantics import compare_semantics, view
-from vit2onnx.spec.case import GOLDEN, Case, accepted
+from vit2onnx.spec.case import GOLDEN, Case
 from vit2onnx.spec.family import part
-from vit2onnx.spec.interface import Interface
+from vit2onnx.spec.interface import IMAGES, Interface, Port, cases_in
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.subject import DOUBLE, GRAPH_RUNS, PUBLISHED, TRUTH
 from vit2onnx.spec.variant import VariantSpec
 
 # Named arrays as a runner has written them.
 Arrays = Mapping[str, np.ndarray]
-Features = Mapping[Case, np.ndarray]
+# What an implementation gives, by case and output.
+Outputs = Mapping[str, np.ndarray]
+Features = Mapping[Case, Outputs]
+# The noise floors of the rows of every output, by case.
+Floors = Mapping[Case, Outputs]
 
 # Quantiles that describe a distribution of differences, by name.
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+# The name of the check that there is more than one text.
+TEXTS = "texts are evidence"
 # The worst photographs that get a map of their error; a page shows no more.
 MAX_ERROR_MAPS = 6
 
@@ -49,7 +55,8 @@ def check_ports(ports: Mapping[str, Any], interface: Interface, recipe: Recipe, 
     """Whether names, types and dimensions of inputs and outputs are the promised ones."""
     seen = {name: f"{dtype} {dimensions(shape)}" for name, (dtype, shape) in ports.items()}
     promised = {
-        port.name: f"{port.dtype} {dimensions(interface.shape(port, recipe.sizes))}" for port in interface.ports
+        port.name: f"{port.dtype} {dimensions(interface.shape(port, interface.of_recipe(recipe)))}"
+        for port in interface.ports
     }
     wrong = [
         f"{name} is {seen.get(name, 'missing')} instead of {promised.get(name, 'nothing')}"
@@ -76,24 +83,22 @@ def check_promises(graph: Mapping[str, Any], spec: VariantSpec, recipe: Recipe) 
 
 
 def outputs_of(
-    graph: Arrays, run: Mapping[str, Any], interface: Interface, recipe: Recipe
-) -> tuple[list[dict[Case, np.ndarray]], list[Check]]:
-    """Features of every case in one run of a graph, and what was seen of its outputs.
+    graph: Arrays, run: Mapping[str, Any], interface: Interface
+) -> tuple[list[dict[Case, Outputs]], list[Check]]:
+    """What one run of a graph gives for every case, and what was seen of its outputs.
 
-    An image that was run more than once, to fill batches, has further features, which come as further sets. So every
-    place in a batch is looked at. Features of a wrong shape are left out, because nothing can be compared with them.
+    A case that was run more than once, to fill batches, has further outputs, which come as further sets. So every place
+    in a batch is looked at. Outputs of a wrong shape are left out, because nothing can be compared with them.
     """
     name, batch = run["run"], run["batch"]
-    features: dict[Case, list[np.ndarray]] = {}
+    features: dict[Case, list[Outputs]] = {}
     wrong_shape, infinite = [], []
-    wrong_rows: dict[str, list[str]] = {
-        f"{port.name} is row {port.row_of[1]} of {port.row_of[0]}": [] for port in interface.outputs if port.row_of
-    }
+    wrong_parts: dict[str, list[str]] = {_part_of(port): [] for port in interface.outputs if _part_of(port)}
     for number, given in enumerate(run["batches"]):
         # What only fills a batch has no name.
         places = {place: Case.parse(case) for place, case in enumerate(given) if case}
         first = next(iter(places.values()))
-        sizes = {"batch": batch, **first.sizes}
+        sizes = {**interface.sizes(first), "batch": batch}
         keys = {port: f"{name}/{batch}/{number}/{port.name}" for port in interface.outputs}
         arrays = {port.name: graph[key] for port, key in keys.items() if key in graph}
         wrong = []
@@ -108,18 +113,21 @@ def outputs_of(
         if wrong:
             continue
         for port in interface.outputs:
-            if port.row_of and not np.array_equal(arrays[port.row_of[0]][:, port.row_of[1]], arrays[port.name]):
-                wrong_rows[f"{port.name} is row {port.row_of[1]} of {port.row_of[0]}"].append(str(first))
+            if not _is_part(port, arrays):
+                wrong_parts[_part_of(port)].append(str(first))
         for place, case in places.items():
-            if not all(np.isfinite(array[place]).all() for array in arrays.values()):
+            # Behind the rows that mean something, what is there means nothing, but for a number it must be.
+            own = {port: array[place] if interface.is_batched else array for port, array in arrays.items()}
+            if not all(np.isfinite(array).all() for array in own.values()):
                 infinite.append(str(case))
-            features.setdefault(case, []).append(arrays[interface.features.name][place])
+            compared = {port.name: own[port.name][: interface.rows(port, str(case))] for port in interface.compared}
+            features.setdefault(case, []).append(compared)
     most = max(map(len, features.values()), default=1)
     sets = [{case: places[i] for case, places in features.items() if i < len(places)} for i in range(most)]
-    passed = f"batch {batch}: {len(features)} inputs"
+    passed = f"batch {batch}: {len(features)} inputs" if batch else f"{len(features)} inputs"
     checks = [
         Check("shapes", not wrong_shape, "; ".join(wrong_shape) or passed, name),
-        *(Check(what, not cases, "; ".join(cases) or passed, name) for what, cases in wrong_rows.items()),
+        *(Check(what, not cases, "; ".join(cases) or passed, name) for what, cases in wrong_parts.items()),
         Check(
             "finite",
             not infinite and bool(features),
@@ -127,58 +135,90 @@ def outputs_of(
             name,
         ),
     ]
-    if run["ports"]:
-        checks.insert(0, check_ports(run["ports"], interface, recipe, name))
-    if run["error"]:
-        checks = [Check("runs", False, run["error"], name)]
     return sets, checks
 
 
-def by_kind(arrays: Arrays) -> dict[str, dict[Case, np.ndarray]]:
-    """Features as they stand in files, `float32/{case}`, `float64/{case}` and `native/{case}`, by kind and case."""
-    features: dict[str, dict[Case, np.ndarray]] = {"float32": {}, "float64": {}, "native": {}}
+def _part_of(port: Port) -> str:
+    """That an output is a part of another, in words; nothing if it is none."""
+    if port.row_of:
+        return f"{port.name} is row {port.row_of[1]} of {port.row_of[0]}"
+    return f"{port.name} is the transpose of {port.transpose_of}" if port.transpose_of else ""
+
+
+def _is_part(port: Port, arrays: Arrays) -> bool:
+    """Whether an output is the part of another that it should be."""
+    if port.row_of:
+        return np.array_equal(arrays[port.row_of[0]][:, port.row_of[1]], arrays[port.name])
+    return not port.transpose_of or np.array_equal(arrays[port.transpose_of].T, arrays[port.name])
+
+
+def checks_of_run(run: Mapping[str, Any], checks: list[Check], interface: Interface, recipe: Recipe) -> list[Check]:
+    """All that was seen of a run, with `checks` of its outputs."""
+    if run["error"]:
+        return [Check("runs", False, run["error"], run["run"])]
+    return [check_ports(run["ports"], interface, recipe, run["run"]), *checks] if run["ports"] else checks
+
+
+def by_kind(arrays: Arrays, interface: Interface = IMAGES) -> dict[str, dict[Case, Outputs]]:
+    """Outputs by kind (`float32`, `float64`, `native`) and case, from arrays as they stand in files."""
+    found: dict[str, dict[Case, Outputs]] = {"float32": {}, "float64": {}, "native": {}}
     for key in arrays:
-        kind, _, case = key.partition("/")
-        features[kind][Case.parse(case)] = arrays[key]
-    return features
+        kind, _, rest = key.partition("/")
+        case, _, port = rest.partition("/")
+        found[kind].setdefault(Case.parse(case), {})[port or interface.compared[0].name] = arrays[key]  # type: ignore[index]
+    return found
 
 
 def wrong_shapes(
     implementations: Mapping[str, Mapping[str, Features]], cases: Iterable[Case], interface: Interface
 ) -> dict[Case, list[str]]:
-    """By input, which features of which implementation are not as many tokens and channels as they should be."""
+    """By input, which outputs of which implementation are not as many rows and channels as they should be."""
     wrong: dict[Case, list[str]] = {}
     for case in cases:
-        _, *shape = interface.shape(interface.features, case.sizes)
-        for name, kinds in implementations.items():
-            for kind, features in kinds.items():
-                if case in features and features[case].shape != tuple(shape):
-                    wrong.setdefault(case, []).append(f"{name} ({kind}) of {case}: {dimensions(features[case].shape)}")
+        for port in interface.compared:
+            shape = interface.shape(port, interface.sizes(case))[1 if interface.is_batched else 0 :]
+            rows = interface.rows(port, str(case))
+            wanted = tuple(shape) if rows is None else (rows, *shape[1:])
+            for name, kinds in implementations.items():
+                for kind, features in kinds.items():
+                    found = features[case].get(port.name) if case in features else None
+                    if case in features and (found is None or found.shape != wanted):
+                        seen = "missing" if found is None else dimensions(found.shape)
+                        wrong.setdefault(case, []).append(f"{name} ({kind}) of {case}, {port.name}: {seen}")
     return wrong
 
 
 def compare_features(
-    pair: Pair, a: Features, b: Features, interface: Interface, floors: Mapping[Case, np.ndarray] | None = None
+    pair: Pair, a: Features, b: Features, interface: Interface, floors: Floors | None = None
 ) -> Iterator[dict[str, Any]]:
-    """One row per case and group of tokens; `scale` is the standard deviation of all features of `b`.
+    """One row per case and group of rows; `scale` is the standard deviation of all that the output has in `b`.
 
     With `floors`, a row also has the error of its worst token in noise floors. The mean of all patches, which is no
     token, is measured in the smallest floor.
     """
-    port = interface.features
     for case in a:
-        groups = token_groups(b[case], port)
-        units = token_groups(floors[case], port) if floors else {}
-        scale = standard_deviation(b[case])
-        for group, tokens in token_groups(a[case], port).items():
-            row = {"subject": pair.subject, "other": pair.other, **asdict(case), "batch": pair.batch, "group": group}
-            row |= asdict(difference(tokens, groups[group])) | {"scale": scale}
-            if floors:
-                own = floors[case].min() if group.endswith("_mean") else units[group]
-                row |= asdict(in_floors(tokens, groups[group], own))
-            if group == "patches":
-                row["columns"] = interface.size("grid_width", case.sizes)
-            yield row
+        for port in interface.compared:
+            ours, theirs = (np.atleast_2d(x[case][port.name]) for x in (a, b))
+            groups = token_groups(theirs, port)
+            units = token_groups(floors[case][port.name], port) if floors else {}
+            scale = standard_deviation(theirs)
+            for group, tokens in token_groups(ours, port).items():
+                row = {"subject": pair.subject, "other": pair.other, **asdict(case), "batch": pair.batch}
+                row |= {"group": group} | asdict(difference(tokens, groups[group])) | {"scale": scale}
+                if floors:
+                    own = floors[case][port.name].min() if group.endswith("_mean") else units[group]
+                    row |= asdict(in_floors(tokens, groups[group], own))
+                if group == "logits":
+                    row["probability"] = finite(np.abs(_sigmoid(tokens) - _sigmoid(groups[group])).max())
+                if group == "patches":
+                    row["columns"] = interface.size("grid_width", interface.sizes(case))
+                yield row
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        probabilities: np.ndarray = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return probabilities
 
 
 def distribution(pair: Pair, a: Features, b: Features) -> dict[str, Any]:
@@ -189,8 +229,9 @@ def distribution(pair: Pair, a: Features, b: Features) -> dict[str, Any]:
     worst: dict[str, float] = {}
     deltas = []
     with np.errstate(invalid="ignore"):
-        for case, features in a.items():
-            delta = np.abs(features.astype(np.float64) - b[case]).ravel()
+        for case, outputs in a.items():
+            own = [np.abs(x.astype(np.float64) - b[case][port]).ravel() for port, x in outputs.items()]
+            delta = np.concatenate(own)
             worst[case.image] = max(worst.get(case.image, 0.0), np.nan_to_num(delta.max(), nan=np.inf))
             deltas.append(delta)
     pooled = np.concatenate(deltas)
@@ -206,31 +247,33 @@ def distribution(pair: Pair, a: Features, b: Features) -> dict[str, Any]:
     }
 
 
-def error_maps(
-    pair: Pair, a: Features, truth: Features, floors: Mapping[Case, np.ndarray], interface: Interface
-) -> list[dict[str, Any]]:
+def error_maps(pair: Pair, a: Features, truth: Features, floors: Floors, interface: Interface) -> list[dict[str, Any]]:
     """Where in a photograph a graph is off: one map per photograph, at the size where its worst patch is.
 
     `floors` is a grid [rows][columns] of patches, each with its error in noise floors to three digits, or `None` if
     that is not finite. The worst photographs come first, `MAX_ERROR_MAPS` at most. The published photograph
-    is left out, because it is not the user's.
+    is left out, because it is not the user's. There is none where no output has patches.
     """
-    patches_of = next(group for group in interface.features.groups if group.grid)
+    found = interface.patches
+    if found is None:
+        return []
+    port, patches_of = found
     worst: dict[str, tuple[float, Case, np.ndarray]] = {}
     for case in a:
         if case == GOLDEN:
             continue
-        patches = token_floors(a[case], truth[case], floors[case])[patches_of.start :]
+        ours, true = a[case][port.name], truth[case][port.name]
+        patches = token_floors(ours, true, floors[case][port.name])[patches_of.start :]
         largest = float(np.nan_to_num(patches, nan=np.inf).max())
         if case.image not in worst or largest > worst[case.image][0]:
             worst[case.image] = largest, case, patches
     maps = []
     for _, case, patches in sorted(worst.values(), key=lambda entry: (-entry[0], entry[1]))[:MAX_ERROR_MAPS]:
-        rows, columns = (int(interface.size(axis, case.sizes)) for axis in patches_of.grid or ())
+        rows, columns = (int(interface.size(axis, interface.sizes(case))) for axis in patches_of.grid or ())
         grid = patches.reshape(rows, columns)
         maps.append(
             {"subject": pair.subject, "other": pair.other, **asdict(case), "batch": pair.batch}
-            | {"rows": rows, "columns": columns, "patch_size": interface.least["height"]}
+            | {"rows": rows, "columns": columns, "patch_size": interface.patch_size}
             | {"floors": [[float(f"{x:.3g}") if np.isfinite(x) else None for x in row] for row in grid]}
         )
     return maps
@@ -240,14 +283,15 @@ def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: i
     """One row per token whose features are published, on the image that they are of; none without it."""
     if not spec.golden or GOLDEN not in features:
         return
-    groups = spec.interface().features.groups
+    (port, *_) = spec.interface().compared
+    tokens = features[GOLDEN][port.name]
     for token, values in spec.golden.tokens:
-        group = next(group.name for group in reversed(groups) if group.start <= token)
-        ours = features[GOLDEN][token : token + 1, : len(values)]
+        group = next(group.name for group in reversed(port.groups) if group.start <= token)
+        ours = tokens[token : token + 1, : len(values)]
         if ours.shape != (1, len(values)):
             raise InputError(
                 f"{spec.name}: `golden` has {len(values)} values of token {token}, and the model has tokens"
-                f" {dimensions(features[GOLDEN].shape)}; correct the file of the variant."
+                f" {dimensions(tokens.shape)}; correct the file of the variant."
             )
         row = {"subject": subject, "other": PUBLISHED, **asdict(GOLDEN), "batch": batch, "group": group}
         yield row | asdict(difference(ours, np.array([values])))
@@ -259,47 +303,52 @@ def known_differences(
     graph: Features,
     reference: Mapping[str, Features],
     equinox: Mapping[str, Features],
-    floors: Mapping[Case, np.ndarray],
+    floors: Floors,
 ) -> Iterator[dict[str, Any]]:
     """One row per case on how far a graph is from a reference that is run as it is by itself, which differs by `cause`.
 
     The Equinox model in double precision tells the effect of that: `expected`. `unexplained` is the
     largest difference that is left without it, and `floors` that of the worst token, in noise floors.
     """
-    for case, native in reference["native"].items():
-        if case in graph:
-            expected = equinox["native"][case] - equinox["float64"][case]
-            delta = native.astype(np.float64) - graph[case]
+    for case, outputs in reference["native"].items():
+        for port in outputs if case in graph else ():
+            expected = equinox["native"][case][port] - equinox["float64"][case][port]
+            delta = outputs[port].astype(np.float64) - graph[case][port]
             figures = {"max_abs": delta, "expected": expected, "unexplained": delta - expected}
             yield {
                 "reference": name,
                 "cause": cause,
                 **asdict(case),
                 **{key: finite(np.abs(value).max()) for key, value in figures.items()},
-                **asdict(in_floors(delta, expected, floors[case])),
+                **asdict(in_floors(delta, expected, floors[case][port])),
             }
 
 
 def own_rounding(
     implementations: Mapping[str, Mapping[str, Features]], truth: Features
-) -> tuple[list[dict[str, Any]], dict[Case, np.ndarray]]:
+) -> tuple[list[dict[str, Any]], Floors]:
     """What single precision does to every implementation, against its own double precision, and the noise floors.
 
-    One row per case and implementation: the root mean square of its error, and that as a multiple of the first one's;
-    both count as one unit in the last place at least. The floors [tokens] are by case, of the first and of Equinox.
+    One row per case, output and implementation: the root mean square of its error, and that as a multiple of the first
+    one's; both count as one unit in the last place at least. The floors [rows] are by case and output, of the first and
+    of Equinox.
     """
-    rows, floors = [], {}
-    for case, true in truth.items():
-        errors = {
-            name: error(kinds["float32"][case], kinds["float64"][case]) for name, kinds in implementations.items()
-        }
-        of_first = next(iter(errors.values()))
-        floors[case] = noise_floors(true, (of_first, errors["equinox"]))
-        unit = UNIT * rms(true)
-        first = max(rms(of_first), unit)
-        for name, own in ((name, rms(values)) for name, values in errors.items()):
-            multiple = finite(max(own, unit) / first) if 0 < first < np.inf else None
-            rows.append({"subject": name, **asdict(case), "rms": finite(own), "multiple": multiple})
+    rows: list[dict[str, Any]] = []
+    floors: dict[Case, dict[str, np.ndarray]] = {}
+    for case, outputs in truth.items():
+        floors[case] = {}
+        for port, true in outputs.items():
+            errors = {
+                name: np.atleast_2d(error(kinds["float32"][case][port], kinds["float64"][case][port]))
+                for name, kinds in implementations.items()
+            }
+            of_first = next(iter(errors.values()))
+            floors[case][port] = noise_floors(np.atleast_2d(true), (of_first, errors["equinox"]))
+            unit = UNIT * rms(true)
+            first = max(rms(of_first), unit)
+            for name, own in ((name, rms(values)) for name, values in errors.items()):
+                multiple = finite(max(own, unit) / first) if 0 < first < np.inf else None
+                rows.append({"subject": name, **asdict(case), "output": port, "rms": finite(own), "multiple": multiple})
     return rows, floors
 
 
@@ -314,13 +363,17 @@ def compare_files(
     with ExitStack() as stack:
         opened = {name: stack.enter_context(open_arrays(path)) for name, path in {**arrays, **references}.items()}
         named = {name: opened[name] for name in references}
-        images = opened["pixel_values"]
-        found = compare_outputs(spec, recipe, list(images), named, opened["equinox"], opened["onnx"], batch_sizes)
-        return replace(found, checks=[*found.checks, asdict(check_photographs(images, spec))])
+        inputs, interface = opened["inputs"], spec.interface(recipe.interface)
+        found = compare_outputs(spec, recipe, cases_in(inputs), named, opened["equinox"], opened["onnx"], batch_sizes)
+        return replace(found, checks=[*found.checks, asdict(check_evidence(inputs, spec, interface))])
 
 
-def check_photographs(images: Arrays, spec: VariantSpec) -> Check:
-    """Whether a photograph can show a fault, and which ones cannot."""
+def check_evidence(inputs: Arrays, spec: VariantSpec, interface: Interface) -> Check:
+    """Whether a photograph can show a fault, and which ones cannot; or whether texts differ."""
+    images = photographs_of(inputs, interface)
+    if images is None:
+        texts = {inputs[case].tobytes() for case in cases_in(inputs)}
+        return Check(TEXTS, len(texts) > 1, f"{len(texts)} different texts")
     reasons = no_evidence(images, spec.preprocessing)
     names = {case.image for case in map(Case.parse, images) if case != GOLDEN}
     told = f"; not evidence: {sentence_of(reasons)}" if reasons else ""
@@ -341,16 +394,17 @@ def compare_outputs(
 ) -> Comparison:
     """Measure everything that the verdict on a graph needs, from what runners have written; nothing is judged here.
 
-    `references` and `equinox` hold features by kind and case, `graph` is what `run_graph` gives. The float64 features
-    of the first reference are the truth.
+    `references` and `equinox` hold outputs by kind and case, `graph` is what `run_graph` gives. What the first
+    reference gives in double precision is the truth.
     """
     interface = spec.interface(recipe.interface)
     seen = json.loads(str(graph["seen"]))
     runs = {(run["run"], run["batch"]): run for run in seen["runs"]}
-    asked = accepted(cases, recipe)
-    pairs = pairs_of(list(references), recipe.batches(batch_sizes), recipe.batch_in_double)
+    asked = [case for case in map(Case.parse, cases) if interface.accepts(case, recipe)]
+    batches = interface.batches(recipe, batch_sizes), interface.batch_in_double(recipe)
+    pairs = pairs_of(list(references), *batches)
 
-    implementations = {name: by_kind(arrays) for name, arrays in {**references, "equinox": equinox}.items()}
+    implementations = {name: by_kind(arrays, interface) for name, arrays in {**references, "equinox": equinox}.items()}
     wrong = wrong_shapes(implementations, asked, interface)
     told = "; ".join(sentence for sentences in wrong.values() for sentence in sentences) or f"{len(asked)} inputs"
     checks = [check_promises(seen["graph"], spec, recipe)]
@@ -365,10 +419,11 @@ def compare_outputs(
     single = {name: taken(kinds["float32"]) for name, kinds in implementations.items()}
     others = {TRUTH: truth, **single}
     rounding, floors = own_rounding(implementations, truth)
-    floors_double = {case: DOUBLE_TO_SINGLE * values for case, values in floors.items()}
+    floors_double = {
+        case: {port: DOUBLE_TO_SINGLE * values for port, values in outputs.items()} for case, outputs in floors.items()
+    }
 
-    prefix, patch = interface.features.groups[-1].start, interface.least["height"]
-    true_view = view(truth, prefix, patch)
+    true_view = view(truth, interface)
     rows: list[dict[str, Any]] = []
     distributions: list[dict[str, Any]] = []
     semantics: list[dict[str, Any]] = []
@@ -380,8 +435,8 @@ def compare_outputs(
     repeated: Sequence[Features]
     for (subject, batch), own_pairs in groupby(pairs, key=lambda pair: (pair.subject, pair.batch)):
         if run := runs.get((subject, batch)):
-            sets, seen_of_run = outputs_of(graph, run, interface, recipe)
-            checks += seen_of_run
+            sets, seen_of_outputs = outputs_of(graph, run, interface)
+            checks += checks_of_run(run, seen_of_outputs, interface, recipe)
             features, *repeated = ({case: x for case, x in places.items() if case in truth} for places in sets)
         else:
             name = subject.removesuffix(DOUBLE)
@@ -397,7 +452,7 @@ def compare_outputs(
             # The original shows what rounding alone does. Other batches are not looked at, because the differences show
             # that they are near the first.
             if pair.kind in ("original", "graph") and subject not in looked_at:
-                whole = view(features, prefix, patch) if features.keys() == truth.keys() else None
+                whole = view(features, interface) if features.keys() == truth.keys() else None
                 semantics.append(compare_semantics(subject, TRUTH, whole, true_view, batch=batch))
                 if subject == GRAPH_RUNS[0]:
                     maps = error_maps(pair, features, truth, floors, interface)
@@ -420,4 +475,5 @@ def compare_outputs(
         semantics=semantics,
         known_differences=known,
         error_maps=maps,
+        noun=interface.noun,
     )

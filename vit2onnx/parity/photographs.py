@@ -7,6 +7,7 @@ import numpy as np
 from vit2onnx.errors import InputError, first_few
 from vit2onnx.parity.floors import rms
 from vit2onnx.spec.case import GOLDEN, Case
+from vit2onnx.spec.interface import Interface, cases_in
 from vit2onnx.spec.variant import Preprocessing
 
 # PARITY: grey levels, root mean square. A picture that differs by less from one colour, from its mirror image and so on
@@ -14,6 +15,32 @@ from vit2onnx.spec.variant import Preprocessing
 LEAST = 1.0
 # The name of the check that at least one photograph can show a fault.
 PHOTOGRAPHS = "photographs are evidence"
+
+
+def photographs_of(inputs: Mapping[str, np.ndarray], interface: Interface) -> Mapping[str, np.ndarray] | None:
+    """The prepared photographs [3, height, width] among the inputs of an interface, by case; `None` if it has none."""
+    if "pixel_values" not in (port.name for port in interface.inputs):
+        return None
+    found = {}
+    for case in cases_in(inputs):
+        own = interface.inputs_of(inputs, case)
+        shapes = own.get("spatial_shapes")
+        if interface.is_batched:
+            found[case] = _whole(own["pixel_values"], shapes, interface.patch_size)
+            continue
+        for number, values in enumerate(own["pixel_values"]):
+            whole = _whole(values, None if shapes is None else shapes[number], interface.patch_size)
+            found[str(Case(f"image{number}", *whole.shape[1:]))] = whole
+    return found
+
+
+def _whole(values: np.ndarray, shape: np.ndarray | None, patch: int) -> np.ndarray:
+    """An image as it was before it was cut into patches, if it was."""
+    if shape is None:
+        return values
+    rows, columns = map(int, shape)
+    patches = values[: rows * columns].reshape(rows, columns, patch, patch, 3)
+    return np.ascontiguousarray(patches.transpose(4, 0, 2, 1, 3)).reshape(3, rows * patch, columns * patch)
 
 
 def no_evidence(images: Mapping[str, np.ndarray], preprocessing: Preprocessing) -> dict[str, str]:
@@ -64,8 +91,8 @@ def _of_first_size(images: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.n
             yield name, images[case]
 
 
-def telling_first(images: Mapping[str, np.ndarray], preprocessing: Preprocessing) -> dict[str, np.ndarray]:
-    """The inputs, beginning with those of photographs that can show a fault, because samples are taken from the first.
+def telling_first(images: Mapping[str, np.ndarray], preprocessing: Preprocessing) -> list[str]:
+    """The cases of images, beginning with photographs that can show a fault, because samples are taken from the first.
 
     Raises `InputError` if no photograph can show a fault.
     """
@@ -75,7 +102,7 @@ def telling_first(images: Mapping[str, np.ndarray], preprocessing: Preprocessing
             f"No photograph can show a fault: {sentence_of(reasons)}. Add another to `images`, such as"
             " resources/images/chelsea.jpg."
         )
-    return {case: images[case] for case in sorted(images, key=lambda case: Case.parse(case).image in reasons)}
+    return sorted(images, key=lambda case: Case.parse(case).image in reasons)
 
 
 def sentence_of(reasons: Mapping[str, str]) -> str:

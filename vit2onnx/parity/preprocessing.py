@@ -8,6 +8,7 @@ import numpy as np
 
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, severity, worst
+from vit2onnx.spec.subject import TRANSFORMERS_IDS, WHOLE_INPUTS
 from vit2onnx.spec.variant import VariantSpec
 
 # PARITY: two values are the same grey level if they are nearer than this; rounding in float32 moves them by 1e-4.
@@ -52,6 +53,8 @@ def compare_preprocessing(
     """
     rows = []
     others, (_, std) = references.preparations(spec), references.published_constants(spec)
+    # Few families have inputs besides pixels.
+    whole_inputs = getattr(references, "whole_inputs", lambda image, spec: ())
     for name, image in images:
         for height, width in sizes:
             ours = prepare(image, height, width, spec.preprocessing)
@@ -60,11 +63,52 @@ def compare_preprocessing(
                 whole = spec.preprocessing.size_of_whole(image.size[::-1], (height, width))
                 row["enlarged"] = round(max(1.0, whole[0] / image.height, whole[1] / image.width), 2)
                 rows.append(row | difference_of_inputs(ours, theirs(image, height, width), std))
+        rows += [compare_naflex(name, image, std, *whole) for whole in whole_inputs(image, spec)]
     return rows
 
 
+def compare_naflex(
+    name: str,
+    image: Any,
+    std: Sequence[float],
+    max_patches: int,
+    ours: Mapping[str, np.ndarray],
+    theirs: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """How far our NaFlex inputs of a photograph are from theirs, both by port.
+
+    `grid` is ours and `other_grid` theirs, both rows and columns of patches. `same_mask` and `same_shapes` say whether
+    these inputs are equal, type and all. The figures are those of `difference_of_inputs`, padding included; all are
+    `None` where a grid, a mask, a type or a shape differs, or where values are not finite.
+    """
+    row: dict[str, Any] = {"other": WHOLE_INPUTS, "image": name, "height": image.height, "width": image.width}
+    row |= {"enlarged": 1.0, "max_patches": max_patches}
+    row["grid"], row["other_grid"] = (list(map(int, given["spatial_shapes"])) for given in (ours, theirs))
+    for figure, port in (("same_mask", "pixel_attention_mask"), ("same_shapes", "spatial_shapes")):
+        row[figure] = ours[port].dtype == theirs[port].dtype and np.array_equal(ours[port], theirs[port])
+    a, b = ours["pixel_values"], theirs["pixel_values"]
+    same = row["same_mask"] and row["same_shapes"] and a.shape == b.shape and a.dtype == b.dtype
+    # Patches are lists of red, green and blue.
+    a, b = (x.reshape(-1, 3).T[:, :, None] if same else np.full((3, 1, 1), np.nan) for x in (a, b))
+    return row | difference_of_inputs(a, b, std)
+
+
+def judge_texts(rows: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
+    """Judge the rows on token ids, of which none may differ from those of transformers."""
+    own = [row for row in rows if row["other"] == TRANSFORMERS_IDS]
+    if not own:
+        return ()
+    place = max(own, key=lambda row: row["differing_ids"])
+    return (
+        Finding(
+            "preprocessing", "token ids that differ", place["differing_ids"], 0, "ours", place["other"], place["text"]
+        ),
+    )
+
+
 def judge_preprocessing(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> tuple[Finding, ...]:
-    """Judge such rows by the limits of the config: all ways by `grey_levels`, the publisher's by all of them."""
+    """Judge the rows on images by the limits of the config: all ways by `grey_levels`, the publisher's by all."""
+    rows = [row for row in rows if "image" in row]
     asked = [(other, "grey_levels") for other in dict.fromkeys([PUBLISHER, *(row["other"] for row in rows)])]
     asked += [(PUBLISHER, "differing_share"), (PUBLISHER, "residual")]
     words = {

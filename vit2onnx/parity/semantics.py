@@ -18,11 +18,14 @@ import numpy as np
 import scipy
 
 from vit2onnx.spec.case import GOLDEN, Case
+from vit2onnx.spec.interface import Interface
 
 # Bounds on cost, whatever the number and size of images: samples are taken at even distances.
 MAX_IMAGES, MAX_PATCHES, MAX_DESCRIPTORS, MAX_PAIRS = 64, 2048, 2048, 16
 
 NEIGHBOURS = 10
+# The outputs by which texts are ranked for an image, and images for a text.
+EMBEDDINGS = ("image_embeds", "text_embeds")
 # Three are what is shown as colours, sixteen a common compression.
 COMPONENTS = (3, 16)
 # An image has so many regions either way.
@@ -34,18 +37,28 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class View:
-    """What is looked at in the features of one implementation; rows have unit length, as float64."""
+    """What is looked at in the outputs of one implementation; rows have unit length, as float64.
+
+    `wholes` has one vector for every case, by what it is. `patches` is `None` where no output has patches. `fits` has
+    the similarities [images, texts] of every case, where images and texts are compared.
+    """
 
     tokens: Mapping[Case, Array]
-    # Of every image at every size.
-    cls: Array
-    means: Array
-    # Of every image at the size with the most patches, and the image that each belongs to.
+    wholes: Mapping[str, Array]
+    patches: "Patches | None"
+    fits: Sequence[Array]
+
+
+@dataclass(frozen=True)
+class Patches:
+    """What is looked at in patches: those of every image at the size with the most of them."""
+
+    # Means of regions, and the image that each belongs to.
     regions: Array
     region_images: Array
-    patches: Array
-    patch_images: Array
-    # Of these patches, before they have unit length: as shares of their norm, and centred.
+    rows: Array
+    row_images: Array
+    # Of these rows, before they have unit length: as shares of their norm, and centred.
     singular_values: Array
     components: Array
 
@@ -60,17 +73,45 @@ def common_size(cases: Sequence[Case]) -> tuple[int, int] | None:
     return max(shared, key=lambda size: (size[0] * size[1], size), default=None)
 
 
-def view(features: Mapping[Case, Array], num_prefix: int, patch_size: int) -> View | None:
-    """Prepare features [tokens, embed_dim] by case; `None` if there are none or one is not a finite number."""
+def view(features: Mapping[Case, Mapping[str, Array]], interface: Interface) -> View | None:
+    """Prepare outputs by case; `None` if there are none or one is not a finite number."""
     size = common_size(list(features))
-    if size is None or not all(np.isfinite(x).all() for x in features.values()):
+    if size is None or not all(np.isfinite(x).all() for outputs in features.values() for x in outputs.values()):
         return None
-    height, width = (pixels // patch_size for pixels in size)
     every = _sample(sorted(features), MAX_DESCRIPTORS)
+    (first, *_), found = interface.compared, interface.patches
+    if {port.name for port in interface.outputs} >= set(EMBEDDINGS):
+        images, texts = ([_unit(outputs[name]) for outputs in features.values()] for name in EMBEDDINGS)
+        return View({}, {}, None, [a @ b.T for a, b in zip(images, texts, strict=True)])
+    tokens = {case: outputs[first.name] for case, outputs in features.items()}
+    name, vectors = _wholes(features, interface)
+    wholes = {name: _unit(np.stack([vectors[case] for case in every]))}
+    if found is None:
+        return View(tokens, wholes, None, [])
+    start = found[1].start
+    means = [tokens[case][start:].mean(axis=0, dtype=np.float64) for case in every]
+    wholes[f"{found[1].name}_mean"] = _unit(np.stack(means))
     chosen = _sample([case for case in sorted(features) if (case.height, case.width) == size], MAX_IMAGES)
+    return View(tokens, wholes, _patches({case: tokens[case][start:] for case in chosen}, interface), [])
+
+
+def _wholes(features: Mapping[Case, Mapping[str, Array]], interface: Interface) -> tuple[str, Mapping[Case, Array]]:
+    """The vector that stands for a whole case, and the name of its group: the pooled output, or a row of another."""
+    pooled = next(port for port in interface.outputs if port.name == "pooler_output")
+    if pooled.row_of:
+        name, row = pooled.row_of
+        (port,) = (port for port in interface.outputs if port.name == name)
+        group = next(group.name for group in port.groups if group.start == row)
+        return group, {case: outputs[name][row] for case, outputs in features.items()}
+    return pooled.groups[0].name, {case: outputs[pooled.name] for case, outputs in features.items()}
+
+
+def _patches(images: Mapping[Case, Array], interface: Interface) -> Patches:
+    """What is looked at in the patches [patches, embed_dim] of images of one size."""
     regions, region_images, patches, patch_images = [], [], [], []
-    for number, case in enumerate(chosen):
-        own = features[case][num_prefix:].astype(np.float64)
+    for number, (case, rows) in enumerate(images.items()):
+        own, sizes = rows.astype(np.float64), interface.sizes(case)
+        height, width = sizes["grid_height"], sizes["grid_width"]
         grid = own.reshape(height, width, -1)
         blocks = [
             block
@@ -79,19 +120,16 @@ def view(features: Mapping[Case, Array], num_prefix: int, patch_size: int) -> Vi
         ]
         regions += [block.mean(axis=(0, 1)) for block in blocks]
         region_images += [number] * len(blocks)
-        taken = _sample(range(len(own)), MAX_PATCHES // len(chosen))
+        taken = _sample(range(len(own)), MAX_PATCHES // len(images))
         patches.append(own[list(taken)])
         patch_images += [number] * len(taken)
     pooled = np.concatenate(patches)
     values, components = principal_components(pooled, max(COMPONENTS) + 1)
-    return View(
-        features,
-        cls=_unit(np.stack([features[case][0] for case in every])),
-        means=_unit(np.stack([features[case][num_prefix:].mean(axis=0, dtype=np.float64) for case in every])),
+    return Patches(
         regions=_unit(np.stack(regions)),
         region_images=np.array(region_images),
-        patches=_unit(pooled),
-        patch_images=np.array(patch_images),
+        rows=_unit(pooled),
+        row_images=np.array(patch_images),
         singular_values=values / (np.linalg.norm(pooled) or 1),
         components=components,
     )
@@ -121,24 +159,26 @@ def compare_semantics(subject: str, other: str, ours: View | None, theirs: View 
     row = {"subject": subject, "other": other, **where, "finite": ours is not None and theirs is not None}
     if ours is None or theirs is None:
         return row | {"neighbours": [], "matches": None, "subspaces": [], "worst_token": None}
-    own_images = np.arange(len(theirs.cls))
-    asked = {
-        "cls": (ours.cls, theirs.cls, own_images),
-        "patches_mean": (ours.means, theirs.means, own_images),
-        "regions": (ours.regions, theirs.regions, theirs.region_images),
-        "patches": (ours.patches, theirs.patches, theirs.patch_images),
-    }
+    asked = {name: (ours.wholes[name], whole, np.arange(len(whole))) for name, whole in theirs.wholes.items()}
+    a, b = ours.patches, theirs.patches
+    if a and b:
+        asked["regions"] = a.regions, b.regions, b.region_images
+        asked["patches"] = a.rows, b.rows, b.row_images
     neighbours = []
-    for what, (a, b, images) in asked.items():
+    for what, (mine, true, images) in asked.items():
         # With one image, its other patches are all there is to look among.
         groups = images if len(set(images.tolist())) > 1 else np.arange(len(images))
-        found = rank_changes(a @ a.T, b @ b.T, NEIGHBOURS, excluded=groups[:, None] == groups)
+        found = rank_changes(mine @ mine.T, true @ true.T, NEIGHBOURS, excluded=groups[:, None] == groups)
         neighbours += [{"what": what} | found] if found else []
+    for mine, true in zip(ours.fits, theirs.fits, strict=True):
+        for what, turned in (("texts_of_image", False), ("images_of_text", True)):
+            found = rank_changes(mine.T if turned else mine, true.T if turned else true, NEIGHBOURS)
+            neighbours += [{"what": what} | found] if found else []
     return row | {
         "neighbours": neighbours,
-        "matches": match_changes(ours, theirs),
-        "subspaces": [angle for k in COMPONENTS if (angle := subspace_angle(ours, theirs, k))],
-        "worst_token": worst_token(ours.tokens, theirs.tokens),
+        "matches": match_changes(a, b) if a and b else None,
+        "subspaces": [angle for k in COMPONENTS if (angle := subspace_angle(a, b, k))] if a and b else [],
+        "worst_token": worst_token(ours.tokens, theirs.tokens) if theirs.tokens else None,
     }
 
 
@@ -179,17 +219,17 @@ def rank_changes(ours: Array, theirs: Array, k: int, excluded: Array | None = No
     }
 
 
-def match_changes(ours: View, theirs: View) -> dict[str, Any] | None:
+def match_changes(ours: Patches, theirs: Patches) -> dict[str, Any] | None:
     """Whether the patches of pairs of images find the same match in the other, and whether it is mutual.
 
     `mutual` counts the pairs of patches in the truth that are each other's nearest, `mutual_agreement` is how
     many of those in either are in both. `None` if there is one image.
     """
-    images = sorted(set(theirs.patch_images.tolist()))
+    images = sorted(set(theirs.row_images.tolist()))
     found, both, either, mutual = [], 0, 0, 0
     for first, second in _sample(list(combinations(images, 2)), MAX_PAIRS):
-        one, two = theirs.patch_images == first, theirs.patch_images == second
-        a, b = (x.patches[one] @ x.patches[two].T for x in (ours, theirs))
+        one, two = theirs.row_images == first, theirs.row_images == second
+        a, b = (x.rows[one] @ x.rows[two].T for x in (ours, theirs))
         found += [changes for x, y in ((a, b), (a.T, b.T)) if (changes := rank_changes(x, y, 1))]
         pairs_ours, pairs_theirs = _mutual(a), _mutual(b)
         mutual += len(pairs_theirs)
@@ -208,7 +248,7 @@ def match_changes(ours: View, theirs: View) -> dict[str, Any] | None:
     }
 
 
-def subspace_angle(ours: View, theirs: View, k: int) -> dict[str, Any] | None:
+def subspace_angle(ours: Patches, theirs: Patches, k: int) -> dict[str, Any] | None:
     """The largest principal angle, in degrees, between the spaces of the first `k` principal components.
 
     `gap` is by how much the last of them stands out from the next, as a share of the norm of all patches: without a gap
@@ -216,7 +256,7 @@ def subspace_angle(ours: View, theirs: View, k: int) -> dict[str, Any] | None:
     """
     values = theirs.singular_values
     # What is centred has one dimension less than it has rows.
-    if len(theirs.patches) <= k + 1 or len(values) <= k or values[k] <= 1e-7 * values[0]:
+    if len(theirs.rows) <= k + 1 or len(values) <= k or values[k] <= 1e-7 * values[0]:
         return None
     a, b = ours.components[:k].T, theirs.components[:k].T
     # By its sine, because the cosine of a small angle is one: 1e-8 is the least that it could tell.

@@ -13,7 +13,7 @@ from vit2onnx.parity.comparison import Comparison, Row, largest, worst_place
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, worst
-from vit2onnx.parity.preprocessing import judge_preprocessing
+from vit2onnx.parity.preprocessing import judge_preprocessing, judge_texts
 from vit2onnx.spec.subject import DOUBLE, DOUBLE_GRAPH, GRAPH_RUNS, PUBLISHED, TRUTH
 
 # The legs on which a graph stands by itself, which make up the gate "outputs". Every other gate is a leg of its name.
@@ -149,10 +149,12 @@ def judge_graph(
     weights, and `about` has the other fields of the verdict.
     """
     numbers = numbers_of(limits)
-    findings = [*judge(comparison, numbers), *judge_preprocessing(preprocessing, numbers)]
+    prepared = [*(judge_preprocessing(preprocessing, numbers) if comparison.noun != "text" else ())]
+    prepared += judge_texts(preprocessing) if comparison.noun != "image" else ()
+    findings = [*judge(comparison, numbers), *prepared]
     findings += stages.judge(numbers) if stages else []
     findings += [self_test] if self_test else []
-    also_asked = {"preprocessing": True, "stages": stages is not None, "self_test": self_test is not None}
+    also_asked = {"preprocessing": bool(prepared), "stages": stages is not None, "self_test": self_test is not None}
     return Verdict(
         tuple(findings),
         asked=[*LEGS, *(gate for gate, asked in also_asked.items() if asked)],
@@ -179,6 +181,7 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
         "cosine": finite(1 - _lowest_cosine(of_references)),
         "images": len({row["image"] for row in of_references}),
         "sizes": len({(row["height"], row["width"]) for row in of_references}),
+        "noun": comparison.noun,
     }
 
 
@@ -204,14 +207,29 @@ def _at_most(
 
 
 def _lowest_cosine(rows: Iterable[Row]) -> float:
-    """Its distance from one; NaN if it is not known."""
-    return worst(None if row["cosine"] is None else 1 - row["cosine"] for row in rows)
+    """Its distance from one; NaN if it is not known. Of logits near zero it is arbitrary, so theirs do not count."""
+    judged = (row["cosine"] for row in rows if row["group"] != LOGITS)
+    return worst(None if cosine is None else 1 - cosine for cosine in judged)
 
 
 def _of_references(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Finding]:
     for pair in comparison.of("reference"):
         distance = _lowest_cosine(comparison.rows(*pair))
         yield _at_most(limits, "cosine", "reference", pair, "1 - lowest cosine of a token", distance)
+        for groups, name, figure, measure in JOINT:
+            if rows := [row for row in comparison.rows(*pair) if row["group"] in groups]:
+                yield _at_most(
+                    limits, name, "reference", pair, measure, largest(rows, figure), worst_place(rows, figure)
+                )
+
+
+LOGITS = "logits"
+# What is judged of images and texts together: the groups of rows, the limit, the figure of a row, and its name.
+JOINT = (
+    (("image_embeds", "text_embeds"), "embedding", "max_abs", "max |difference| of embeddings of length one"),
+    ((LOGITS,), "logit", "max_abs", "max |difference| of logits"),
+    ((LOGITS,), "probability", "probability", "max |difference| of probabilities"),
+)
 
 
 def _of_known_differences(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
-"""Run a model on images, one layer in memory at a time, in single and in double precision."""
+"""Run a model on cases, one layer in memory at a time, in single and in double precision."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,84 +9,105 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit2onnx.nn.model import Model
+from vit2onnx.nn.model import Features, Model, Tower, path_of
 from vit2onnx.spec.case import MODES
+from vit2onnx.spec.interface import IMAGES, Interface, cases_in, key_of
 from vit2onnx.weights.keytable import LazyTensor
 from vit2onnx.weights.leaves import leaf_names
 
 
 def features(
-    model: Model, tensors: Mapping[str, LazyTensor], cases: Mapping[str, np.ndarray], native: Collection[str] = ()
+    model: Model,
+    tensors: Mapping[str, LazyTensor],
+    cases: Mapping[str, np.ndarray],
+    native: Collection[str] = (),
+    interface: Interface = IMAGES,
 ) -> dict[str, np.ndarray]:
-    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`.
+    """What a model gives for every case, without batch, as `float32/{case}` and `float64/{case}`.
 
-    `model` is a model of shapes, and `tensors` has the parameters that it is filled with. The cases in `native` are run
-    once more in double precision as references are installed, if they differ by design: `native/{case}`.
+    `model` is a model of shapes, and `tensors` has the parameters that it is filled with. `cases` has the inputs of an
+    interface; its outputs are called as `key_of` says. The cases in `native` are run once more in double precision as
+    references are installed, if they differ by design: `native/{case}`.
     """
-    found = {f"float32/{case}": value for case, value in _features(model, tensors, cases, "float32").items()}
+    found = {f"float32/{key}": value for key, value in _features(model, tensors, cases, "float32", interface)}
     with jax.enable_x64(True):
-        found |= {f"float64/{case}": value for case, value in _features(model, tensors, cases, "float64").items()}
+        found |= {f"float64/{key}": value for key, value in _features(model, tensors, cases, "float64", interface)}
         if native and (other := model.natively(tensors)):
-            few = {case: cases[case] for case in native}
-            found |= {f"native/{case}": value for case, value in _features(*other, few, "float64").items()}
+            few = {key: value for key, value in cases.items() if key.partition("/")[0] in native}
+            found |= {f"native/{key}": value for key, value in _features(*other, few, "float64", interface)}
     return found
 
 
 def stages(
-    model: Model, tensors: Mapping[str, LazyTensor], pixel_values: np.ndarray, inputs: Mapping[str, np.ndarray]
+    model: Model,
+    tensors: Mapping[str, LazyTensor],
+    inputs: Mapping[str, np.ndarray],
+    injected: Mapping[str, np.ndarray],
+    interface: Interface = IMAGES,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every stage [tokens, channels] of an image [3, height, width], as `{dtype}/{mode}/{stage}`.
+    """Every stage [tokens, channels] of a case, whose `inputs` are given by port, as `{dtype}/{mode}/{stage}`.
 
     In accumulated mode a layer goes on from what the layer before it has made; in injected mode it is given
-    `inputs[layer]` instead, without batch, if there is one. All that the layers have besides is the same.
+    `injected[layer]` instead, without batch, if there is one. All that the layers have besides is the same.
     """
     for dtype in ("float32", "float64"):
-        for key, value in _stages(model, tensors, pixel_values, dtype, inputs):
+        for key, value in _stages(model, tensors, inputs, dtype, injected, interface):
             yield f"{dtype}/{key}", value
 
 
 def _stages(
     model: Model,
     tensors: Mapping[str, LazyTensor],
-    pixel_values: np.ndarray,
-    dtype: str,
     inputs: Mapping[str, np.ndarray],
+    dtype: str,
+    injected: Mapping[str, np.ndarray],
+    interface: Interface,
 ) -> Iterator[tuple[str, np.ndarray]]:
     # Closed before something is yielded, because whoever takes it would compute in this precision too.
     def precision() -> AbstractContextManager[None]:
         return jax.enable_x64(dtype == "float64")
 
     def starts(name: str, x: jax.Array) -> dict[str, jax.Array]:
-        return {"accumulated": x, "injected": jnp.asarray(inputs[name][None], dtype) if name in inputs else x}
+        given = jnp.asarray(_with_batch(injected[name], interface), dtype) if name in injected else x
+        return {"accumulated": x, "injected": given}
 
-    def named(by_mode: Mapping[str, Mapping[str, jax.Array]], layer: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    def named(by_mode: Mapping[str, Mapping[str, jax.Array]], prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
         for mode, found in by_mode.items():
             for stage, x in found.items():
-                yield f"{mode}/{layer}{stage}", np.asarray(x)[0].reshape(-1, x.shape[-1])
+                yield f"{mode}/{prefix}{stage}", np.asarray(x).reshape(-1, x.shape[-1])
 
-    with precision():
-        outer = _fill_outer(model, tensors, dtype)
-        x, context = _embed(outer, jnp.asarray(pixel_values[None], dtype))
-        embedded = outer.embed_stages(x)
-    yield from named(dict.fromkeys(MODES, embedded))
-    del embedded
-    for name, skeleton in model.trunk():
+    pooled: dict[str, dict[str, jax.Array]] = {mode: {} for mode in MODES}
+    for tower_name, skeleton in model.towers(interface.name).items():
+        start, own = path_of(tower_name, ""), _of_tower(tower_name, tensors)
         with precision():
-            layer = _fill_layer(name, skeleton, tensors, dtype)
-            by_mode = {mode: _layer_stages(layer, start, context) for mode, start in starts(name, x).items()}
-            x = by_mode["accumulated"]["output"]
-        yield from named(by_mode, f"{name}.")
-        # Before the next layer is read, and not while it is.
-        del layer, by_mode
+            outer = _fill_outer(skeleton, own, dtype)
+            x, context = _embed(outer, _typed(inputs, outer.inputs, dtype, interface))
+        if outer.embedded:
+            yield from named({mode: {outer.embedded: x} for mode in MODES}, start)
+        for name, layer_skeleton in skeleton.trunk():
+            with precision():
+                layer = _fill_layer(name, layer_skeleton, own, dtype)
+                given = starts(f"{start}{name}", x)
+                by_mode = {mode: _layer_stages(layer, value, context) for mode, value in given.items()}
+                x = by_mode["accumulated"]["output"]
+            yield from named(by_mode, f"{start}{name}.")
+            # Before the next layer is read, and not while it is.
+            del layer, by_mode
+        with precision():
+            by_mode = {mode: _head_stages(outer, y, context) for mode, y in starts(f"{start}norm", x).items()}
+            for mode, found in by_mode.items():
+                pooled[mode][tower_name] = outer.features(found).pooler_output
+        yield from named(by_mode, start)
     with precision():
-        by_mode = {mode: _head_stages(outer, start) for mode, start in starts("norm", x).items()}
+        joint = _fill_joint(model, tensors, dtype)
+        by_mode = {mode: joint.joint_stages(interface.name, found) for mode, found in pooled.items()}
     yield from named(by_mode)
 
 
 # Compiled once per structure and shapes: for all layers that are alike, and for one model with other weights.
 @eqx.filter_jit
-def _embed(outer: Model, pixel_values: jax.Array) -> Any:
-    return outer.embed(pixel_values)
+def _embed(outer: Tower, inputs: tuple[jax.Array, ...]) -> Any:
+    return outer.embed(*inputs)
 
 
 @eqx.filter_jit
@@ -96,49 +117,84 @@ def _run(layer: Any, x: jax.Array, context: Any) -> jax.Array:
 
 
 @eqx.filter_jit
-def _head(outer: Model, x: jax.Array) -> jax.Array:
-    return outer.head(x).last_hidden_state
-
-
-@eqx.filter_jit
 def _layer_stages(layer: Any, x: jax.Array, context: Any) -> dict[str, jax.Array]:
     found: dict[str, jax.Array] = layer.stages(x, context)
     return found
 
 
 @eqx.filter_jit
-def _head_stages(outer: Model, x: jax.Array) -> dict[str, jax.Array]:
-    return outer.head_stages(x)
+def _head_stages(outer: Tower, x: jax.Array, context: Any) -> dict[str, jax.Array]:
+    return outer.head_stages(x, context)
 
 
-def _fill_outer(model: Model, tensors: Mapping[str, LazyTensor], dtype: str) -> Model:
+def _of_tower(name: str, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
+    """The tensors of a tower by their names in it."""
+    prefix = path_of(name, "")
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _with_batch(value: np.ndarray, interface: Interface) -> np.ndarray:
+    return value[None] if interface.is_batched else value
+
+
+def _typed(
+    inputs: Mapping[str, np.ndarray], ports: Iterable[str], dtype: str, interface: Interface
+) -> tuple[jax.Array, ...]:
+    """The inputs of a tower with their batch, in a precision; whole numbers stay such."""
+    found = []
+    for port in ports:
+        value = _with_batch(inputs[port], interface)
+        whole = "int64" if dtype == "float64" else "int32"
+        found.append(jnp.asarray(value, dtype if value.dtype.kind == "f" else whole))
+    return tuple(found)
+
+
+def _fill_outer(tower: Tower, tensors: Mapping[str, LazyTensor], dtype: str) -> Tower:
     """Fill all but the layers, which stay shapes, and which embed and head do not look at."""
-    in_trunk = tuple(f"{name}." for name, _ in model.trunk())
+    in_trunk = tuple(f"{name}." for name, _ in tower.trunk())
     outside = {name: tensor for name, tensor in tensors.items() if not name.startswith(in_trunk)}
-    filled: Model = _fill(model, outside, dtype)
+    filled: Tower = _fill(tower, outside, dtype)
     return filled
 
 
 def _fill_layer(name: str, skeleton: Any, tensors: Mapping[str, LazyTensor], dtype: str) -> Any:
     """Fill one layer."""
-    prefix = f"{name}."
-    own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    return _fill(skeleton, own, dtype)
+    return _fill(skeleton, _of_tower(name, tensors), dtype)
+
+
+def _fill_joint(model: Model, tensors: Mapping[str, LazyTensor], dtype: str) -> Model:
+    """Fill what lies outside of all towers."""
+    filled: Model = _fill(model, {name: tensor for name, tensor in tensors.items() if "." not in name}, dtype)
+    return filled
 
 
 def _features(
-    model: Model, tensors: Mapping[str, LazyTensor], cases: Mapping[str, np.ndarray], dtype: str
-) -> dict[str, np.ndarray]:
-    outer = _fill_outer(model, tensors, dtype)
-    inputs = {case: jnp.asarray(pixel_values[None], dtype) for case, pixel_values in cases.items()}
-    states = {case: _embed(outer, pixel_values) for case, pixel_values in inputs.items()}
-    for name, skeleton in model.trunk():
-        layer = _fill_layer(name, skeleton, tensors, dtype)
-        states = {case: (_run(layer, x, context), context) for case, (x, context) in states.items()}
-        # Before the next layer is read, and not while it is.
-        jax.block_until_ready(states)
-        del layer
-    return {case: np.asarray(_head(outer, x)[0]) for case, (x, _) in states.items()}
+    model: Model, tensors: Mapping[str, LazyTensor], cases: Mapping[str, np.ndarray], dtype: str, interface: Interface
+) -> Iterator[tuple[str, np.ndarray]]:
+    inputs = {case: interface.inputs_of(cases, case) for case in cases_in(cases)}
+    made: dict[str, dict[str, Features]] = {case: {} for case in inputs}
+    for tower_name, tower in model.towers(interface.name).items():
+        own = _of_tower(tower_name, tensors)
+        outer = _fill_outer(tower, own, dtype)
+        states = {case: _embed(outer, _typed(x, outer.inputs, dtype, interface)) for case, x in inputs.items()}
+        for name, skeleton in tower.trunk():
+            layer = _fill_layer(name, skeleton, own, dtype)
+            states = {case: (_run(layer, x, context), context) for case, (x, context) in states.items()}
+            # Before the next layer is read, and not while it is.
+            jax.block_until_ready(states)
+            del layer
+        for case, state in states.items():
+            made[case][tower_name] = outer.features(_head_stages(outer, *state))
+    joint = _fill_joint(model, tensors, dtype)
+    for case, found in made.items():
+        outputs = joint.joint_stages(interface.name, {name: one.pooler_output for name, one in found.items()})
+        if not outputs:
+            (only,) = found.values()
+            outputs = dict(only._asdict())
+        for port in interface.compared:
+            value = np.asarray(outputs[port.name])
+            value = value[0] if interface.is_batched else value
+            yield key_of(case, port, interface.compared), value[: interface.rows(port, case)]
 
 
 def _fill(skeleton: Any, tensors: Mapping[str, LazyTensor], dtype: str) -> Any:

@@ -14,7 +14,7 @@ from vit2onnx.files import sha256_of
 from vit2onnx.onnx_file import is_external, metadata, operator_sets
 from vit2onnx.runners.onnx_double import run_in_double
 from vit2onnx.runners.session import ALL, session_of
-from vit2onnx.spec.interface import Interface
+from vit2onnx.spec.interface import Interface, cases_in
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.subject import DOUBLE_GRAPH, GRAPH_RUNS
 
@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 RUNS = dict(zip(GRAPH_RUNS, (ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL), strict=True))
 # onnxruntime's names for types, in numpy's words.
-DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
+Inputs = Mapping[str, np.ndarray]
 # The name of an image that is there to fill a batch only.
 MIRROR = ""
 
@@ -31,18 +32,19 @@ def run_graph(
     path: Path,
     interface: Interface,
     recipe: Recipe,
-    images: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray],
     batch_sizes: Sequence[int],
     threads: int,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """All outputs of a graph for images [3, height, width] of sizes that it accepts, in every run.
+    """All outputs of a graph for the cases that it accepts, whose inputs are called as `key_of` says, in every run.
 
     The runs are those of `RUNS`, in batches of every size, and one in double precision. Outputs are called
     `{run}/{batch}/{number}/{output}`, by the number of the batch. The last array, `seen`, is JSON: what the file says
-    of itself, the runtime, and of every run its ports, the images in each batch, and the error, if any. A graph that
+    of itself, the runtime, and of every run its ports, the cases in each batch, and the error, if any. A graph that
     does not load or run is something seen, and no error here.
     """
-    (image,), batches, in_double = interface.inputs, recipe.batches(batch_sizes), recipe.batch_in_double
+    batches, in_double = interface.batches(recipe, batch_sizes), interface.batch_in_double(recipe)
+    cases = {case: interface.inputs_of(inputs, case) for case in cases_in(inputs)}
     runs: list[dict[str, Any]] = []
 
     def begin(run: str, batch: int) -> dict[str, Any]:
@@ -63,8 +65,8 @@ def run_graph(
                 session = session or session_of(path, RUNS[level], threads)
                 run["ports"] = ports_of(session)
                 names = [port.name for port in session.get_outputs()]
-                for number, (given, values) in enumerate(filled_batches(images, batch)):
-                    outputs = session.run(names, {image.name: values})
+                for number, (given, values) in enumerate(filled_batches(cases, batch)):
+                    outputs = session.run(names, values)
                     run["batches"].append(given)
                     yield from ((f"{level}/{batch}/{number}/{x}", y) for x, y in zip(names, outputs, strict=True))
             except Exception as problem:
@@ -72,7 +74,7 @@ def run_graph(
     run = begin(DOUBLE_GRAPH, in_double)
     # Any exception, because a faulty graph makes numpy raise what it likes.
     try:
-        named = list(filled_batches(images, in_double))
+        named = list(filled_batches(cases, in_double))
         for number, outputs in enumerate(run_in_double(path, [values for _, values in named])):
             run["batches"].append(named[number][0])
             yield from ((f"{DOUBLE_GRAPH}/{in_double}/{number}/{x}", y) for x, y in outputs.items())
@@ -99,20 +101,34 @@ def ports_of(session: ort.InferenceSession) -> dict[str, tuple[str, list[int | s
     return {port.name: (DTYPES.get(port.type, port.type), port.shape) for port in ports}
 
 
-def filled_batches(images: Mapping[str, np.ndarray], batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Batches of images of one size, with the names of these.
+def filled_batches(cases: Mapping[str, Inputs], batch: int) -> Iterator[tuple[list[str], Inputs]]:
+    """Batches of cases whose inputs have the same shapes, with the names of these. A batch of 0 is a case as it is.
 
-    The last batch of a size is filled up from the front. An image alone is put beside the negative of its mirror
-    image, which no image equals, so that a graph that mixes the images of a batch shows; and in two batches, so that it
-    is in every place.
+    The last batch of a shape is filled up from the front. A case alone is put beside the negative of its mirror image,
+    or of its ids in reverse, which no case equals, so that a graph that mixes the images of a batch shows; and in two
+    batches, so that it is in every place.
     """
-    for shape in dict.fromkeys(image.shape for image in images.values()):
-        same = {name: image for name, image in images.items() if image.shape == shape}
+    if not batch:
+        yield from (([name], dict(inputs)) for name, inputs in cases.items())
+        return
+    for shapes in dict.fromkeys(map(_shapes, cases.values())):
+        same = {name: inputs for name, inputs in cases.items() if _shapes(inputs) == shapes}
         starts = range(0, len(same), batch)
         if len(same) == 1 < batch:
-            (image,) = same.values()
-            same, starts = {**same, MIRROR: -image[..., ::-1]}, range(2)
+            (inputs,) = same.values()
+            same, starts = {**same, MIRROR: _mirrored(inputs)}, range(2)
         names = list(same)
         for start in starts:
             given = [names[i % len(names)] for i in range(start, start + batch)]
-            yield given, np.stack([same[name] for name in given])
+            yield given, {port: np.stack([same[name][port] for name in given]) for port in same[names[0]]}
+
+
+def _shapes(inputs: Inputs) -> tuple[tuple[int, ...], ...]:
+    return tuple(array.shape for array in inputs.values())
+
+
+def _mirrored(inputs: Inputs) -> Inputs:
+    """Inputs that are others in all that is no size: the first port's, reversed, and negative if they are no ids."""
+    first, *others = inputs
+    array = inputs[first][..., ::-1]
+    return {first: -array if array.dtype.kind == "f" else array.copy(), **{name: inputs[name] for name in others}}

@@ -1,9 +1,9 @@
 """The numbers that the constants of an ONNX file stand for, in double precision.
 
-A constant with one element was rounded to single precision from the number that was meant. A larger one was computed
-when the graph was exported, because it depends on parameters and not on the input. Under COMPUTED in the file's
-metadata stands how, as a graph in ONNX's own text, which holds those parameters. So what the file holds can be proved
-to be nothing but the rounding of what that graph computes in double precision.
+A scalar was rounded to single precision from the number that was meant. Another constant was computed when the graph
+was exported, because it depends on parameters and not on the input. How stands under COMPUTED in the file's metadata,
+as a graph in ONNX's own text, which holds those parameters. So what the file holds can be proved to be nothing but the
+rounding of what that graph computes in double precision.
 """
 
 from collections.abc import Mapping
@@ -30,14 +30,14 @@ def meant(value: float) -> float:
 def widen_constants(graph: onnx.GraphProto) -> None:
     """Make double precision of all that a graph holds besides weights: constants, and the casts to single precision.
 
-    A weight is single precision; a constant with one element was rounded to it from the number that was meant.
+    A weight is single precision; a scalar was rounded to it from the number that was meant.
     """
     attributes = [attribute for node in graph.node for attribute in node.attribute]
     for tensor in (*graph.initializer, *(one.t for one in attributes if one.HasField("t"))):
         if tensor.data_type == TensorProto.FLOAT:
             values = to_array(tensor)
-            wide = np.vectorize(meant, otypes=[np.float64])(values) if values.size == 1 else values.astype(np.float64)
-            tensor.CopyFrom(from_array(wide, tensor.name))
+            wide = values.astype(np.float64) if values.ndim else np.float64(meant(float(values)))
+            tensor.CopyFrom(from_array(np.asarray(wide), tensor.name))
     for node in graph.node:
         for attribute in node.attribute:
             if (node.op_type, attribute.name, attribute.i) == ("Cast", "to", TensorProto.FLOAT):

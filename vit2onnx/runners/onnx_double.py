@@ -74,8 +74,8 @@ class LayerNormalization(SinglePrecisionLayerNormalization):
         return found
 
 
-def run_in_double(path: Path, batches: Iterable[np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """All outputs [batch, ...] by name, in float64, of every batch [batch, 3, height, width].
+def run_in_double(path: Path, batches: Iterable[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """All outputs [batch, ...] by name, in float64, of every batch of inputs by their names.
 
     Constants that were computed from parameters are proved to be roundings, and run in double precision too. Raises
     `InputError` if they are not, and `DamagedError` if a weight in another file is not as it was written.
@@ -88,9 +88,11 @@ def run_in_double(path: Path, batches: Iterable[np.ndarray]) -> list[dict[str, n
     widen_constants(model.graph)
     computed = computed_constants(path)
     evaluator = ReferenceEvaluator(model, new_ops=[Conv, Erf, Gelu, LayerNormalization])
-    image_name, outputs = model.graph.input[0].name, [output.name for output in model.graph.output]
+    outputs = [output.name for output in model.graph.output]
     uses = Counter([*outputs, *(name for node in evaluator.rt_nodes_ for name in node.input)])
-    states: list[dict[str, Any]] = [{"": None, image_name: images.astype(np.float64)} for images in batches]
+    states: list[dict[str, Any]] = [
+        {"": None, **{name: _widened(values) for name, values in batch.items()}} for batch in batches
+    ]
     for node in evaluator.rt_nodes_:
         read_now = {name: weights[name]() for name in node.input if name in weights and name not in computed}
         shared = {**evaluator.rt_inits_, **read_now, **computed}
@@ -104,14 +106,16 @@ def run_in_double(path: Path, batches: Iterable[np.ndarray]) -> list[dict[str, n
     return [{name: state[name] for name in outputs} for state in states]
 
 
+def _widened(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float64) if values.dtype.kind == "f" else values
+
+
 def _take_off_weights(
     graph: onnx.GraphProto, stored: Mapping[str, Initializer], path: Path
 ) -> dict[str, Callable[[], np.ndarray]]:
     """Take the weights off a graph; returns how to read each in double precision."""
     weights = {
-        one.name: stored[one.name]
-        for one in graph.initializer
-        if one.data_type == TensorProto.FLOAT and math.prod(one.dims) > 1
+        one.name: stored[one.name] for one in graph.initializer if one.data_type == TensorProto.FLOAT and one.dims
     }
     constants = [one for one in graph.initializer if one.name not in weights]
     del graph.initializer[:]

@@ -12,8 +12,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from vit2onnx.checkpoints.reading import open_variant
+from vit2onnx.errors import InternalError
 from vit2onnx.families.reference import Reader, Reference, Step, Tap
+from vit2onnx.spec.case import MODES
 from vit2onnx.spec.family import part
+from vit2onnx.spec.interface import IMAGES, Interface, cases_in, key_of
 from vit2onnx.spec.variant import VariantSpec
 
 
@@ -41,39 +44,43 @@ def _same(value: torch.Tensor) -> torch.Tensor:
 
 
 def features(
-    reference: Reference, cases: Mapping[str, np.ndarray], native: Collection[str] = ()
+    reference: Reference, cases: Mapping[str, np.ndarray], native: Collection[str] = (), interface: Interface = IMAGES
 ) -> dict[str, np.ndarray]:
-    """Features [tokens, embed_dim] of every case [3, height, width], as `float32/{case}` and `float64/{case}`.
+    """What a reference gives for every case, without batch, as `float32/{case}` and `float64/{case}`.
 
-    The cases in `native` are run once more in single precision with the reference as installed, if that differs by
-    design: `native/{case}`.
+    `cases` has the inputs of an interface; its outputs are called as `key_of` says. The cases in `native` are run once
+    more in single precision with the reference as installed, if that differs by design: `native/{case}`.
     """
 
     def run(kind: str, some: Mapping[str, np.ndarray], dtype: torch.dtype) -> dict[str, np.ndarray]:
-        return {f"{kind}/{case}": x for case, x in run_steps(reference, some, dtype).items()}
+        return {f"{kind}/{key}": x for key, x in run_steps(reference, some, dtype, interface).items()}
 
     found = run("float32", cases, torch.float32)
     if native and reference.natively:
         reference.natively()
-        found |= run("native", {case: cases[case] for case in native}, torch.float32)
+        few = {key: value for key, value in cases.items() if key.partition("/")[0] in native}
+        found |= run("native", few, torch.float32)
     reference.in_double()
     return found | run("float64", cases, torch.float64)
 
 
 def stages(
-    load: Callable[[], Reference], pixel_values: np.ndarray, inputs: Mapping[str, np.ndarray] | None = None
+    load: Callable[[], Reference],
+    inputs: Mapping[str, np.ndarray],
+    injected: Mapping[str, np.ndarray] | None = None,
+    interface: Interface = IMAGES,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every stage of an image [3, height, width] as `{dtype}/{mode}/{stage}`; see `run_stages`.
+    """Every stage of a case, whose `inputs` are given by port, as `{dtype}/{mode}/{stage}`; see `run_stages`.
 
-    The double precision comes first. Without `inputs`, its own are injected, and come as `inputs/{layer}`.
+    The double precision comes first. Without `injected`, its own are injected, and come as `inputs/{layer}`.
     """
-    given = dict(inputs or {})
+    given = dict(injected or {})
     for dtype in (torch.float64, torch.float32):
         reference = load()
         if dtype == torch.float64:
             reference.in_double()
         made: dict[str, np.ndarray] = {}
-        for key, value in run_stages(reference, pixel_values, dtype, given or None):
+        for key, value in run_stages(reference, inputs, dtype, given or None, interface):
             if key.startswith("inputs/"):
                 made[key.removeprefix("inputs/")] = value
                 yield key, value
@@ -89,14 +96,54 @@ def filled_model(reference: Reference) -> nn.Module:
 
 
 @torch.inference_mode()
-def run_steps(reference: Reference, cases: Mapping[str, np.ndarray], dtype: torch.dtype) -> dict[str, np.ndarray]:
-    """Features [tokens, embed_dim] of every case [3, height, width]."""
-    values = {case: torch.from_numpy(x[None]).to(dtype) for case, x in cases.items()}
-    plans = {case: reference.steps(x) for case, x in values.items()}
+def run_steps(
+    reference: Reference, cases: Mapping[str, np.ndarray], dtype: torch.dtype, interface: Interface = IMAGES
+) -> dict[str, np.ndarray]:
+    """What a reference gives for every case, called as `key_of` says."""
+    values = {case: _typed(interface.inputs_of(cases, case), dtype, interface) for case in cases_in(cases)}
+    plans = {case: reference.steps(inputs) for case, inputs in values.items()}
+    outputs: dict[str, dict[str, np.ndarray]] = {case: {} for case in values}
+    wanted = {name for plan in plans.values() for step in plan for name in step.takes}
+    last = {case: next(iter(inputs.values())) for case, inputs in values.items()}
     for index, step in enumerate(next(iter(plans.values()))):
         with filled(reference, step, dtype):
-            values = {case: plans[case][index].run(value) for case, value in values.items()}
-    return {case: value[0].numpy() for case, value in values.items()}
+            for case, plan in plans.items():
+                last[case] = plan[index].run(*_taken(step, values[case], last[case]))
+                if step.name in wanted:
+                    values[case][step.name] = last[case]
+                if step.port:
+                    outputs[case][step.port] = last[case].numpy()
+    check_buffers(reference.module)
+    found = {}
+    for case, arrays in outputs.items():
+        for port in interface.compared:
+            value = arrays[port.name][0] if interface.is_batched else arrays[port.name]
+            found[key_of(case, port, interface.compared)] = value[: interface.rows(port, case)]
+    return found
+
+
+def _typed(inputs: Mapping[str, np.ndarray], dtype: torch.dtype, interface: Interface) -> dict[str, torch.Tensor]:
+    """Inputs by their ports, with their batch, in a precision; whole numbers stay such."""
+    found = {}
+    for port, value in inputs.items():
+        tensor = torch.from_numpy(value[None] if interface.is_batched else value)
+        found[port] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return found
+
+
+def _taken(step: Step, values: Mapping[str, torch.Tensor], last: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What a step is given."""
+    return tuple(values[name] for name in step.takes) or (last,)
+
+
+def check_buffers(model: nn.Module) -> None:
+    """Raise `InternalError` if a buffer has no values: a model that was built without memory would compute nonsense.
+
+    Those of a checkpoint are left out, because they are in memory only as long as their step.
+    """
+    of_checkpoint = model.state_dict().keys()
+    if empty := [name for name, one in model.named_buffers() if one.is_meta and name not in of_checkpoint]:
+        raise InternalError(f"the reference ran without values for its buffers {empty}")
 
 
 @contextmanager
@@ -113,33 +160,45 @@ def filled(reference: Reference, step: Step, dtype: torch.dtype) -> Iterator[Non
 
 def run_stages(
     reference: Reference,
-    pixel_values: np.ndarray,
+    inputs: Mapping[str, np.ndarray],
     dtype: torch.dtype,
-    inputs: Mapping[str, np.ndarray] | None,
+    injected: Mapping[str, np.ndarray] | None,
+    interface: Interface = IMAGES,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every stage [tokens, channels] of an image [3, height, width], as `{mode}/{stage}`.
+    """Every stage [tokens, channels] of a case, whose `inputs` are given by port, as `{mode}/{stage}`.
 
     In accumulated mode a step goes on from what the step before it has made. In injected mode it is given
-    `inputs[step]`, channels last and without batch; or if there are no inputs, what it is given in accumulated mode
-    rounded to single precision, which comes as `inputs/{step}`. The first step is given the image in both.
+    `injected[step]`, channels last and without batch; or if there are none, what it is given in accumulated mode
+    rounded to single precision, which comes as `inputs/{step}`. The first step, and one that says what it takes, are
+    given inputs, or the results of earlier steps in the same mode.
     """
-    x = torch.from_numpy(pixel_values[None]).to(dtype)
+    values = _typed(inputs, dtype, interface)
+    by_mode = {mode: dict(values) for mode in MODES}
     # Not around what is yielded, because whoever takes it would be in inference mode as well.
     with torch.inference_mode():
-        plan = reference.steps(x)
+        plan = reference.steps(values)
+    wanted = {name for step in plan for name in step.takes}
+    x = next(iter(values.values()))
     for index, step in enumerate(plan):
         found: dict[str, np.ndarray] = {}
         with torch.inference_mode(), filled(reference, step, dtype):
-            start = x
-            if index:
-                given = x.movedim(step.axis, -1)[0].float().numpy() if inputs is None else inputs[step.name]
-                if inputs is None:
+            taken = {mode: _taken(step, by_mode[mode], x) for mode in MODES}
+            if index and not step.takes:
+                (start,) = taken["accumulated"]
+                last = start.movedim(step.axis, -1)
+                given = (last[0] if interface.is_batched else last).float().numpy()
+                given = given if injected is None else injected[step.name]
+                if injected is None:
                     found[f"inputs/{step.name}"] = given
-                start = torch.from_numpy(given).to(dtype)[None].movedim(-1, step.axis)
-            x, stages = _tapped(step, x)
-            found |= {f"accumulated/{stage}": value for stage, value in stages.items()}
-            _, stages = _tapped(step, start)
-            found |= {f"injected/{stage}": value for stage, value in stages.items()}
+                start = torch.from_numpy(given).to(dtype)
+                start = (start[None] if interface.is_batched else start).movedim(-1, step.axis)
+                taken["injected"] = (start,)
+            for mode in MODES:
+                made, stages = _tapped(step, *taken[mode])
+                found |= {f"{mode}/{stage}": value for stage, value in stages.items()}
+                if step.name in wanted:
+                    by_mode[mode][step.name] = made
+                x = made if mode == "accumulated" else x
         yield from found.items()
 
 
@@ -154,8 +213,8 @@ class _AttentionWatch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _tapped(step: Step, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
-    """What a step makes of `x`, and its stages [tokens, channels]."""
+def _tapped(step: Step, x: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+    """What a step makes of its inputs, and its stages [tokens, channels]."""
     found: dict[str, np.ndarray] = {}
 
     def keep(stage: str, value: torch.Tensor, axis: int) -> None:
@@ -176,14 +235,14 @@ def _tapped(step: Step, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, np.nda
     hooks = [watch(stage, tap.module, tap) for stage, tap in inner.items()]
     try:
         with _AttentionWatch() as attention:
-            out = step.run(x)
+            out = step.run(x, *others)
     finally:
         for hook in hooks:
             hook.remove()
     for stage, tap in step.taps.items():
         if tap and not tap.module:
             keep(stage, x if tap.is_input else out, tap.axis)
-    rotated = [stage for stage, tap in step.taps.items() if not tap]
-    for stage, value in zip(rotated, attention.given, strict=True):
-        keep(stage, value[0].transpose(0, 1).flatten(1), -1)
+    if rotated := [stage for stage, tap in step.taps.items() if not tap]:
+        for stage, value in zip(rotated, attention.given, strict=True):
+            keep(stage, value.transpose(1, 2).flatten(2), -1)
     return out, {stage: found[stage] for stage in step.taps}

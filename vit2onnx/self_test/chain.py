@@ -27,13 +27,20 @@ from vit2onnx.parity.verdict import LEGS, Verdict, judge
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import torch as torch_runner
 from vit2onnx.runners.onnx_stages import run_stage_graphs
-from vit2onnx.spec.case import Case, layer_inputs
+from vit2onnx.spec.case import layer_inputs
 from vit2onnx.spec.family import PUBLISHER, layout_of, part
+from vit2onnx.spec.interface import cases_in
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.model_file import open_model, write_model
 
-RECIPE = Recipe("dynamic", opset=23, sizes=dict.fromkeys(("batch", "height", "width")))
+
+def recipe_of(spec: VariantSpec, interface: str) -> Recipe:
+    """The recipe of a small model, in which everything that can be free is."""
+    ports = spec.interface(interface)
+    free = dict.fromkeys(axis for axis in ports.least if axis not in ports.usual)
+    return Recipe("dynamic", opset=23, sizes=free, interface=interface)
+
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -98,9 +105,9 @@ def graphs_in(folder: Path) -> dict[str, Path]:
 class Chain:
     """A small model with synthetic weights: its checkpoint, reference, Equinox model and graphs, all in a folder.
 
-    `images` are inputs [3, height, width] by case; stages are those of the first. `limits` are the numbers of the
-    config, `amplify` changes the tensors of the checkpoint. The graphs hold no weights, which stay in model.eqx beside
-    them, and are run with so many `threads`.
+    `inputs` of the recipe's interface are called as `key_of` says; stages are those of the first case. `limits` are the
+    numbers of the config, `amplify` changes the tensors of the checkpoint. The graphs hold no weights, which stay in
+    model.eqx beside them, and are run with so many `threads`.
     """
 
     def __init__(
@@ -108,14 +115,17 @@ class Chain:
         spec: VariantSpec,
         seed: int,
         folder: Path,
-        images: Mapping[Case, np.ndarray],
+        recipe: Recipe,
+        inputs: Mapping[str, np.ndarray],
         limits: Mapping[str, float],
         amplify: Amplify | None = None,
         threads: int = 1,
     ):
         self.spec, self.folder, self.limits, self.threads = spec, folder, limits, threads
-        self.images = {str(case): image for case, image in images.items()}
-        self.image = next(iter(self.images.values()))
+        self.recipe, self.inputs = recipe, inputs
+        self.interface = spec.interface(self.recipe.interface)
+        self.cases = cases_in(inputs)
+        self.first = self.interface.inputs_of(inputs, self.cases[0])
         folder.mkdir()
         self.checkpoint = folder / "checkpoint.pth"
         self.record = fetch_synthetic(spec, self.checkpoint, seed=seed, layout=layout_of(spec.family, PUBLISHER))
@@ -125,9 +135,9 @@ class Chain:
             torch.save(tensors, self.checkpoint)
         spine.convert(spec, self.checkpoint, folder)
         self.model, self.tensors = open_model(folder / "model.eqx")
-        self.reference = dict(torch_runner.stages(self.load, self.image))
-        self.reference_features = torch_runner.features(self.load(), self.images)
-        self.inputs = layer_inputs(self.reference)
+        self.reference = dict(torch_runner.stages(self.load, self.first, interface=self.interface))
+        self.reference_features = torch_runner.features(self.load(), inputs, interface=self.interface)
+        self.of_layers = layer_inputs(self.reference)
 
     def load(self) -> Reference:
         """The reference with the weights of the checkpoint."""
@@ -136,9 +146,9 @@ class Chain:
     def export(self, model: Model, folder: Path) -> None:
         """Write a model's graph and the two that show its stages, beside the file of its weights."""
         weights, paths = folder / "model.eqx", graphs_in(folder)
-        export(self.spec, RECIPE, weights, paths["exported"], self.record, model=model, external=True)
+        export(self.spec, self.recipe, weights, paths["exported"], self.record, model=model, external=True)
         _, tensors = open_model(weights)
-        write_stages(model, self.spec, RECIPE, tensors, weights=weights, **paths)
+        write_stages(model, self.spec, self.recipe, tensors, weights=weights, **paths)
 
     def examine(
         self,
@@ -171,16 +181,16 @@ class Chain:
                 graph(proto)
                 onnx.save(proto, path)
         ours = model or self.model
-        equinox = dict(equinox_runner.stages(ours, tensors, self.image, self.inputs))
-        features = equinox_runner.features(ours, tensors, self.images)
-        references, batches = {"transformers": self.reference_features}, [len(self.images)]
+        equinox = dict(equinox_runner.stages(ours, tensors, self.first, self.of_layers, self.interface))
+        features = equinox_runner.features(ours, tensors, self.inputs, interface=self.interface)
+        references, batches = {"transformers": self.reference_features}, [len(self.cases)]
         comparison = spine.compare(
-            self.spec, RECIPE, exported, self.images, references, features, batches, self.threads
+            self.spec, self.recipe, exported, self.inputs, references, features, batches, self.threads
         )
         implementations = {
             "transformers": self.reference,
             "equinox": equinox,
-            "onnx": run_stage_graphs(accumulated, injected, self.image, self.inputs, self.threads),
+            "onnx": run_stage_graphs(accumulated, injected, self.first, self.of_layers, self.threads, self.interface),
         }
-        about = {"variant": self.spec.name, "export": RECIPE.name, "case": next(iter(self.images))}
+        about = {"variant": self.spec.name, "export": self.recipe.name, "case": self.cases[0]}
         return Outcome(comparison, compare_implementations(about, implementations), self.limits)

@@ -1,30 +1,42 @@
 """Plant every fault in turn, run healthy models beside, and note what the checks say of each."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.families.fault import PREPARED, InChain, InModel, InPreprocessing, InWeights, Prepare
 from vit2onnx.images import preprocess
+from vit2onnx.inputs import image_inputs, pair_of
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, worst
 from vit2onnx.parity.preprocessing import compare_preprocessing, judge_preprocessing
 from vit2onnx.parity.verdict import faults_of
-from vit2onnx.self_test.chain import Chain, Outcome, shrink
+from vit2onnx.self_test.chain import Chain, Outcome, recipe_of, shrink
 from vit2onnx.self_test.verdict import judge_self_test
 from vit2onnx.spec.case import Case
-from vit2onnx.spec.family import families, part, self_test_models
+from vit2onnx.spec.cases import fixed_size
+from vit2onnx.spec.family import families, interfaces_of, part, self_test_models
 from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.texts import text_input
 
 # Height and width, neither square nor multiples of the patch.
 SIZE = (70, 101)
 
+# And those of photographs that are cut into patches: few, many of them in one row, and many in one column.
+SIZES = [(70, 101), (128, 496), (640, 16)]
+
 # A photograph of one colour, beside the others: a flat input amplifies rounding.
 GREY = Image.new("RGB", (300, 200), (128, 120, 110))
+
+# Token ids of the smallest vocabulary: a text that is filled up, one that is cut, and one that is all but empty. Stages
+# are those of the first, whose padding shows.
+TEXTS = [[3 + 7 * number % 500 for number in range(count)] for count in (9, 80, 0)]
 
 # Published features are of the releases alone.
 NOT_TRIPPED = ("golden",)
@@ -59,19 +71,20 @@ def plant_faults(
     in_preprocessing: list[dict[str, Any]] = []
     for family in families():
         faults, models = part(family, "faults"), part(family, "architecture").MODELS
-        for model, variant in models.items():
+        for (model, variant), interface in product(models.items(), interfaces_of(family)):
             spec = shrink(specs[variant])
-            shown = {**photographs, "grey": GREY}
-            images = {Case(name, *SIZE): preprocess(one, *SIZE, spec.preprocessing) for name, one in shown.items()}
-            graphs = None
+            inputs = small_inputs(spec, interface, {**photographs, "grey": GREY})
+            recipe, graphs = recipe_of(spec, interface), None
             for seed in range(seeds):
                 own_folder = folder / f"{family}_{len(healthy)}"
-                chain = Chain(spec, seed, own_folder, images, limits, faults.AMPLIFIED.get(model), threads)
-                healthy.append(healthy_row(model, seed, chain.examine(chain.folder, graphs=graphs)))
+                amplify = faults.AMPLIFIED.get(model)
+                chain = Chain(spec, seed, own_folder, recipe, inputs, limits, amplify, threads)
+                name = model if interface == "images" else f"{model}, {interface}"
+                healthy.append(healthy_row(name, seed, chain.examine(chain.folder, graphs=graphs)))
                 # The graphs hold no weights, so that one export serves all seeds.
                 graphs = graphs or chain.folder
                 for fault in faults.FAULTS if seed == 0 else ():
-                    if fault.model == model:
+                    if (fault.model, fault.interface) == (model, interface):
                         outcome = examine(chain, fault, folder / f"fault_{len(planted)}")
                         planted.append(chain_row(fault, outcome))
         # Of a release whose constants are not those of the fault that has others.
@@ -90,7 +103,7 @@ def plant_faults(
             if name not in NOT_TRIPPED
         },
         "nearest": {
-            name: finite(worst(row["shares"].get(name) for row in healthy))
+            name: finite(worst(row["shares"][name] for row in healthy if name in row["shares"]))
             for name in limits
             if name not in NOT_TRIPPED
         },
@@ -99,6 +112,22 @@ def plant_faults(
         "healthy_preprocessing": {"flagged": faults_of(prepared)},
     }
     return result | {"wrong": judge_self_test(result)}
+
+
+def small_inputs(spec: VariantSpec, interface: str, photographs: Photographs) -> dict[str, np.ndarray]:
+    """Inputs for a small model: every photograph, every text, or all of both together."""
+    ports = spec.interface(interface)
+    if ports.noun == "pair":
+        return pair_of(spec, ports, list(photographs.values()), TEXTS)
+    if ports.noun == "text":
+        length = ports.usual["length"] or 0
+        return {str(Case(f"text{number}", 1, length)): text_input(ids, length) for number, ids in enumerate(TEXTS)}
+    # Patches are of images of any size; others have one, so that they are in one batch.
+    sizes = list(map(ports.whole, SIZES)) if ports.usual else [fixed_size(ports, recipe_of(spec, interface)) or SIZE]
+    found: dict[str, np.ndarray] = {}
+    for (name, one), size in zip(photographs.items(), cycle(sizes), strict=False):
+        found |= image_inputs(spec, ports, Case(name, *size), one)
+    return found
 
 
 def examine(chain: Chain, fault: InChain, folder: Path) -> Outcome:

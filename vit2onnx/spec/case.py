@@ -1,4 +1,4 @@
-"""What is compared: which image at which size. Standard library only, because the Snakefile imports it."""
+"""What is compared: which image at which size, which text. Standard library only, because the Snakefile imports it."""
 
 import re
 import unicodedata
@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.spec.recipe import Recipe
-
 
 @dataclass(frozen=True, order=True)
 class Case:
-    """One image at one size in pixels; written `name@heightxwidth` in files."""
+    """One image at one size in pixels; written `name@heightxwidth` in files.
+
+    Other inputs have a name and two sizes as well, which their interface names: a text `greeting@1x64` has 64 tokens,
+    and `pairs@3x5` stands for 3 images with 5 texts.
+    """
 
     image: str
     height: int
@@ -20,11 +22,6 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.image}@{self.height}x{self.width}"
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Its sizes by the names of the axes."""
-        return {"height": self.height, "width": self.width}
 
     @classmethod
     def parse(cls, text: str) -> "Case":
@@ -39,6 +36,15 @@ GOLDEN = Case("golden", 224, 224)
 # The input of a layer when stages are compared: the output of the layer before it, or, in all implementations alike,
 # the truth rounded to single precision.
 MODES = ("accumulated", "injected")
+
+# Stages that are also outputs, by the last word of their names.
+AS_OUTPUT = {"norm": "last_hidden_state", "pooled": "pooler_output"}
+
+
+def last_word(stage: str) -> str:
+    """The name of a stage without tower and layer."""
+    return stage.rpartition(".")[2]
+
 
 # File extensions taken as photographs in a folder, and those of photographs that are not read: Pillow cannot open them,
 # or they move.
@@ -114,40 +120,6 @@ def of_first_image(cases: Iterable[str]) -> Sequence[str]:
     """The cases that show the same image as the first."""
     cases = list(cases)
     return [case for case in cases if Case.parse(case).image == Case.parse(cases[0]).image]
-
-
-def accepted(cases: Iterable[str], recipe: Recipe) -> list[Case]:
-    """The cases whose sizes a recipe accepts."""
-    return [case for case in map(Case.parse, cases) if recipe.accepts(case.sizes)]
-
-
-def sizes_of(recipes: Iterable[Recipe], sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The sizes to compare at: the listed ones that a recipe accepts, and the fixed sizes of recipes."""
-    recipes = [recipe for recipe in recipes if {"height", "width"} <= recipe.sizes.keys()]
-    fixed = {size for one in recipes if (size := _fixed(one))}
-    listed = {size for size in sizes if any(one.accepts(_named(size)) for one in recipes)}
-    return sorted(fixed | listed)
-
-
-def _fixed(recipe: Recipe) -> tuple[int, int] | None:
-    """The size of a recipe that accepts only one."""
-    height, width = recipe.sizes["height"], recipe.sizes["width"]
-    return None if height is None or width is None else (height, width)
-
-
-def _named(size: tuple[int, int]) -> dict[str, int]:
-    return dict(zip(("height", "width"), size, strict=True))
-
-
-def case_of_stages(image: str, recipe: Recipe, sizes: Iterable[tuple[int, int]]) -> Case:
-    """The case on which the stages of a graph are compared: at the first listed size that is not square.
-
-    A square image does not tell rows from columns. Where a graph accepts no such size, it is the first that it accepts.
-    """
-    accepted = [size for size in sizes if recipe.accepts(_named(size))]
-    if fixed := _fixed(recipe):
-        accepted = [fixed]
-    return Case(image, *next((size for size in accepted if size[0] != size[1]), accepted[0]))
 
 
 def layer_inputs(arrays: Mapping[str, Any]) -> dict[str, Any]:

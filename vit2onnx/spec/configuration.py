@@ -8,11 +8,14 @@ from typing import Any
 
 from vit2onnx.errors import InputError
 from vit2onnx.spec.case import GOLDEN, image_files, unsayable
+from vit2onnx.spec.cases import cases_of
 from vit2onnx.spec.family import (
     PUBLISHER,
     architecture_schema,
     families,
+    has_part,
     incomplete,
+    interfaces_of,
     layout_of,
     missing_of,
     part,
@@ -21,6 +24,7 @@ from vit2onnx.spec.family import (
 )
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.schema import faults_of
+from vit2onnx.spec.texts import texts_file, texts_in
 from vit2onnx.spec.variant import VariantSpec, read_variants, variant_file
 
 # In bytes.
@@ -132,14 +136,11 @@ def incomplete_families(asked: Asked) -> Iterator[str]:
 
 
 def recipes_without_variant(asked: Asked) -> Iterator[str]:
-    """Recipes that no variant can take."""
+    """Recipes whose interface no family has. Those of families that are not asked for are left out."""
+    known = {name: None for family in families() if has_part(family, "interface") for name in interfaces_of(family)}
     for recipe in asked.recipes:
-        if not asked.takers(recipe):
-            offered = sorted({name for spec in asked.specs for name in spec.interfaces})
-            yield (
-                f"exports.{recipe.name}.interface: no listed variant has the interface {recipe.interface!r}, only"
-                f" {', '.join(offered)}"
-            )
+        if recipe.interface not in known:
+            yield f"exports.{recipe.name}.interface: {recipe.interface!r} is not one of {', '.join(known)}"
 
 
 def variants_without_recipe(asked: Asked) -> Iterator[str]:
@@ -151,43 +152,71 @@ def variants_without_recipe(asked: Asked) -> Iterator[str]:
 
 
 def sizes_of_recipes(asked: Asked) -> Iterator[str]:
-    """Sizes that a recipe lacks, that its interface does not have, or that are too small."""
+    """Sizes that a recipe lacks, that its interface does not have, or that are too small or too large."""
     for recipe in asked.recipes:
         for spec in asked.takers(recipe):
-            least = spec.interface(recipe.interface).least
+            interface = spec.interface(recipe.interface)
+            least, most = interface.least, interface.most
             where = f"exports.{recipe.name}"
-            faults = [f"{where}: {axis!r} is a required property" for axis in least if axis not in recipe.sizes]
+            lacking = [axis for axis in least if axis not in interface.of_recipe(recipe)]
+            faults = [f"{where}: {axis!r} is a required property" for axis in lacking]
             faults += [
                 f"{where}: {axis!r} was unexpected; the interface {recipe.interface} has {', '.join(least)}"
                 for axis in recipe.sizes
                 if axis not in least
             ]
+            sizes = {axis: size for axis, size in recipe.sizes.items() if size is not None}
             faults += [
                 f"{where}.{axis}: {size} is smaller than {least[axis]}, the least that {spec.name} takes"
-                for axis, size in recipe.sizes.items()
-                if size is not None and size < least.get(axis, size)
+                for axis, size in sizes.items()
+                if size < least.get(axis, size)
+            ]
+            faults += [
+                f"{where}.{axis}: {size} is larger than {most[axis]}, the most that {spec.name} takes"
+                for axis, size in sizes.items()
+                if size > most.get(axis, size)
             ]
             yield from faults
             if faults:
                 break
 
 
-def sizes_of_photographs(asked: Asked) -> Iterator[str]:
-    """Sizes of photographs that are too small for a variant, and recipes that no size fits."""
-    sizes = [{"height": height, "width": width} for height, width in asked.config["parity"]["sizes"]]
-    of_images = [recipe for recipe in asked.recipes if sizes[0].keys() <= recipe.sizes.keys()]
-    leasts = [spec.interface(recipe.interface).least for recipe in of_images for spec in asked.takers(recipe)]
-    for size in sizes:
-        least = {axis: max((one.get(axis, 1) for one in leasts), default=1) for axis in size}
-        if any(size[axis] < least[axis] for axis in size):
-            yield (
-                f"parity.sizes: {size['height']}x{size['width']} is smaller than one patch of"
-                f" {least['height']}x{least['width']} pixels"
-            )
-    for recipe in of_images:
-        is_free = None in (recipe.sizes["height"], recipe.sizes["width"])
-        if is_free and not any(recipe.accepts(size) for size in sizes):
-            yield f"exports.{recipe.name}: no size of parity.sizes fits it, so that it could not be compared"
+def cases_of_recipes(asked: Asked) -> Iterator[str]:
+    """Sizes of photographs that are too small for a variant, and recipes that no case fits."""
+    sizes = [(height, width) for height, width in asked.config["parity"]["sizes"]]
+    takers = [(recipe, spec) for recipe in asked.recipes for spec in asked.takers(recipe)]
+    of_images = [spec.interface(recipe.interface) for recipe, spec in takers]
+    least = max((one.patch_size for one in of_images if one.noun == "image" and not one.fixed), default=1)
+    for height, width in sizes:
+        if min(height, width) < least:
+            yield f"parity.sizes: {height}x{width} is smaller than one patch of {least}x{least} pixels"
+    for recipe, spec in takers:
+        interface = spec.interface(recipe.interface)
+        found = cases_of(
+            interface,
+            [recipe],
+            images=["image"],
+            texts=["text"],
+            sizes=[*sizes, *spec.architecture.telling_sizes],
+            pairs=[(images, texts) for images, texts in asked.config["parity"]["pairs"]],
+        )
+        if not any(interface.accepts(case, recipe) for case in found):
+            key = "pairs" if interface.noun == "pair" else "sizes"
+            yield f"exports.{recipe.name}: nothing of parity.{key} fits it, so that it could not be compared"
+
+
+def texts(asked: Asked) -> Iterator[str]:
+    """Texts that are not there or no texts, words without a tokenizer, and a tokenizer that is not there."""
+    tokenizer = asked.config["tokenizer"]
+    if tokenizer and not Path(tokenizer).expanduser().is_file():
+        yield f"tokenizer: there is no file {tokenizer}"
+    try:
+        found = texts_in(texts_file(asked.config, asked.root), asked.config["texts"])
+    except InputError as error:
+        yield str(error).removeprefix("config: ").rstrip(".")
+        return
+    if (words := [name for name, text in found.items() if isinstance(text, str)]) and not tokenizer:
+        yield f"tokenizer: {words[0]} in texts is in words; name the model's tokenizer.json, or give token ids"
 
 
 def layouts(asked: Asked) -> Iterator[str]:
@@ -239,7 +268,8 @@ def self_test_variants(asked: Asked) -> Iterator[str]:
 
 def repositories(asked: Asked) -> Iterator[str]:
     """Clones of publishers' code that no family has, or that are not there."""
-    known = sorted({publisher_repository(one) for one in families() if not missing_of(one, "architecture")})
+    found = {publisher_repository(one) for one in families() if not missing_of(one, "architecture")}
+    known = sorted(filter(None, found))
     for name, path in asked.config["reference"]["repositories"].items():
         if name not in known:
             yield f"reference.repositories: {name!r} is not one of {', '.join(known)}"
@@ -279,7 +309,8 @@ CHECKS: list[Check] = [
     recipes_without_variant,
     variants_without_recipe,
     sizes_of_recipes,
-    sizes_of_photographs,
+    cases_of_recipes,
+    texts,
     layouts,
     photographs,
     licences,

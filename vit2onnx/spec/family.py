@@ -101,8 +101,13 @@ def architecture_schema(family: str) -> Path:
     return FOLDER / family / SCHEMA
 
 
+def interfaces_of(family: str) -> list[str]:
+    """The names of all interfaces of a family."""
+    return list(part(family, "interface").INTERFACES)
+
+
 def publisher_repository(family: str) -> str:
-    """The name of the publisher's code of a family, such as `facebookresearch/dinov3`."""
+    """The name of the publisher's code of a family, such as `facebookresearch/dinov3`; empty if it is no reference."""
     repository: str = part(family, "architecture").REPOSITORY
     return repository
 

@@ -5,9 +5,12 @@ metadata, the sample that it is verified by, and what is compared with what.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from vit2onnx.spec.case import Case
+from vit2onnx.spec.recipe import Recipe
 
 # A dimension is a number, or the name of an axis whose size is not fixed.
 Sizes = Mapping[str, int | None]
@@ -32,7 +35,8 @@ class Port:
     """An input or output of a graph: `axes` are numbers or names of axes, of which the last is that of the channels.
 
     `groups` say what the rows of an output are. `row_of` names the output of which this one is a row, and which
-    row.
+    row; `transpose_of` the one whose transpose it is. `rows` names the axis that counts the rows that mean something,
+    where those behind them are padding.
     """
 
     name: str
@@ -40,6 +44,8 @@ class Port:
     meaning: str
     groups: tuple[Group, ...] = ()
     row_of: tuple[str, int] | None = None
+    transpose_of: str = ""
+    rows: str = ""
     dtype: str = "float32"
 
 
@@ -51,12 +57,25 @@ class Derived:
     size: Callable[..., int]
 
 
+def key_of(case: str, port: Port, ports: Sequence[Port]) -> str:
+    """What the array of a case is called in files: by the case, and in all but the first of the `ports` by the port."""
+    return case if port.name == ports[0].name else f"{case}/{port.name}"
+
+
+def cases_in(arrays: Iterable[str]) -> list[str]:
+    """The cases of which files have arrays, by the names of these."""
+    return [key for key in arrays if "/" not in key]
+
+
 @dataclass(frozen=True)
 class Interface:
     """The edge of a graph. `least` has the axes whose sizes a recipe sets, by name, each with its smallest size.
 
-    The first input is the image, the first output the features that are judged token by token. `facts` is what else
-    the metadata of a file says, by key.
+    `most` has the largest size of some, and `usual` the size of those that a recipe may leave out. `fixed` has sizes
+    that the model has and no recipe sets, and `ordinary` those of a case that does not say them. `case_axes` are the
+    axes whose sizes a case gives, and `noun` is a word for a case. `parameters` begin the names of those weights that
+    such graphs hold, and `num_parameters` is how many these are, 0 for all. `patch_size` is in pixels, 0 without
+    images. `facts` is what else the metadata of a file says, by key.
     """
 
     name: str
@@ -65,6 +84,15 @@ class Interface:
     least: Mapping[str, int]
     derived: Mapping[str, Derived] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    usual: Mapping[str, int | None] = field(default_factory=dict)
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    most: Mapping[str, int] = field(default_factory=dict)
+    ordinary: Mapping[str, int] = field(default_factory=dict)
+    case_axes: tuple[str, str] = ("height", "width")
+    noun: str = "image"
+    parameters: tuple[str, ...] = ("",)
+    num_parameters: int = 0
+    patch_size: int = 0
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -72,22 +100,75 @@ class Interface:
         return self.inputs + self.outputs
 
     @property
-    def features(self) -> Port:
-        """The output that is compared row by row."""
-        return self.outputs[0]
+    def compared(self) -> tuple[Port, ...]:
+        """The outputs that are compared row by row; what is a part of another is only checked to be that."""
+        return tuple(port for port in self.outputs if not (port.row_of or port.transpose_of))
+
+    @property
+    def patches(self) -> tuple[Port, Group] | None:
+        """The output that has patches, and which of its rows they are; `None` if there is none."""
+        found = ((port, group) for port in self.compared for group in port.groups if group.grid)
+        return next(found, None)
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether the first axis of all ports counts inputs that have nothing to do with each other."""
+        return "batch" in self.least
 
     def size(self, axis: int | str, sizes: Sizes) -> int | str:
         """The size of an axis if it follows from `sizes`, or else its name; a size of `None` is free."""
         if isinstance(axis, int):
             return axis
+        if known := self.fixed.get(axis) or sizes.get(axis):
+            return known
         if axis in self.derived:
             derived = self.derived[axis]
-            known = [sizes.get(name) for name in derived.of]
-            return axis if None in known else derived.size(*known)
-        return sizes.get(axis) or axis
+            of = [self.fixed.get(name) or sizes.get(name) for name in derived.of]
+            return axis if None in of else derived.size(*of)
+        return axis
 
-    def elements(self, sizes: Mapping[str, int]) -> int:
-        """How many numbers go in and come out at once, all sizes being given."""
+    def sizes(self, case: Case) -> dict[str, int]:
+        """The sizes of a case by the names of the axes, with all that follows from them."""
+        given = dict(zip(self.case_axes, (case.height, case.width), strict=True))
+        return given | {axis: int(size) for axis in self.derived if isinstance(size := self.size(axis, given), int)}
+
+    def whole(self, size: tuple[int, int]) -> tuple[int, int]:
+        """A size of images without what is beyond the last whole patch, where graphs take patches."""
+        if not any(port.name == "spatial_shapes" for port in self.inputs):
+            return size
+        height, width = (max(side // self.patch_size, 1) * self.patch_size for side in size)
+        return height, width
+
+    def batches(self, recipe: Recipe, sizes: Sequence[int]) -> list[int]:
+        """The batch sizes to run a graph with: its own, or `sizes` if that is free; 0 if a case is a whole batch."""
+        if not self.is_batched:
+            return [0]
+        return list(sizes) if recipe.batch is None else [recipe.batch]
+
+    def batch_in_double(self, recipe: Recipe) -> int:
+        """The batch size to run a graph with in double precision: its own, or two cases that could mix."""
+        return (recipe.batch or 2) if self.is_batched else 0
+
+    def accepts(self, case: Case, recipe: Recipe) -> bool:
+        """Whether a case fits the graph of a recipe."""
+        wanted = {**self.of_recipe(recipe), **self.fixed}
+        return all(wanted.get(axis) in (None, size) for axis, size in self.sizes(case).items())
+
+    def of_recipe(self, recipe: Recipe) -> dict[str, int | None]:
+        """The sizes that a recipe sets, with the usual ones for those that it leaves out."""
+        return {**self.usual, **recipe.sizes}
+
+    def inputs_of(self, arrays: Mapping[str, Any], case: str) -> dict[str, Any]:
+        """The inputs of a case by their ports, from arrays as files have them; see `key_of`."""
+        return {port.name: arrays[key_of(case, port, self.inputs)] for port in self.inputs}
+
+    def rows(self, port: Port, case: str) -> int | None:
+        """How many rows of an output mean something for a case; `None` if all do."""
+        return int(self.size(port.rows, self.sizes(Case.parse(case)))) if port.rows else None
+
+    def elements(self, case: Case) -> int:
+        """How many numbers go in and come out at once for a case."""
+        sizes = {**dict.fromkeys(self.least, 1), **self.usual, **self.ordinary, **self.sizes(case)}
         return sum(math.prod(map(int, self.shape(port, sizes))) for port in self.ports)
 
     def shape(self, port: Port, sizes: Sizes) -> Shape:
@@ -139,6 +220,7 @@ def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interfa
             "grid_height": Derived(("height",), count),
             "grid_width": Derived(("width",), count),
         },
+        patch_size=patch_size,
         facts={
             "tokens": {
                 "order": order,
@@ -149,3 +231,7 @@ def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interfa
             }
         },
     )
+
+
+# The ports of models that turn images into tokens, whatever their widths are.
+IMAGES = images_to_tokens(embed_dim=1, patch_size=1, registers=0)

@@ -1,6 +1,6 @@
 """How a model is exported. Standard library only, because the Snakefile imports this module."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,16 +25,3 @@ class Recipe:
     def batch(self) -> int | None:
         """How many inputs a graph takes at once; `None` if that is free."""
         return self.sizes.get("batch")
-
-    def batches(self, sizes: Sequence[int]) -> list[int]:
-        """The batch sizes to run a graph with: its own, or `sizes` if its own is free."""
-        return list(sizes) if self.batch is None else [self.batch]
-
-    @property
-    def batch_in_double(self) -> int:
-        """The batch size to run a graph with in double precision: its own, or two images that could mix."""
-        return self.batch or 2
-
-    def accepts(self, sizes: Mapping[str, int]) -> bool:
-        """Whether an input of these sizes fits the graph."""
-        return all(self.sizes.get(axis) in (None, size) for axis, size in sizes.items())

@@ -11,3 +11,9 @@ DOUBLE_GRAPH = f"{GRAPH_RUNS[0]}{DOUBLE}"
 
 # The published features: as the other side of a comparison, and as a leg that not all weights have.
 PUBLISHED = "published"
+
+# Whole inputs of transformers, where a family has more than pixels: those of NaFlex say which patches there are.
+WHOLE_INPUTS = "transformers_inputs"
+# Token ids of the user's words, as transformers and the library alone make them. The library alone is shown and not
+# judged: it takes a special token in capitals, put into lower case, for that token.
+TRANSFORMERS_IDS, LIBRARY_IDS = "transformers_ids", "tokenizers_ids"

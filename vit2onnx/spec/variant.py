@@ -41,6 +41,15 @@ class Architecture:
         """What differs from the releases by the user's choice, in words; empty if nothing does."""
         return ""
 
+    @property
+    def further_references(self) -> tuple[str, ...]:
+        """Implementations that have this model, besides transformers and the publisher's code, by name."""
+        return ()
+
+    def may_differ(self, interface: str) -> bool:
+        """Whether the family's `KNOWN_DIFFERENCE` changes anything in one way of use."""
+        return True
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -76,18 +85,23 @@ class Preprocessing:
         return width * photograph[0] // photograph[1], width
 
 
+# Stands for a SHA-256 in a variant file.
+UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True)
 class Release:
     """Where the publisher offers the weights, and how their official file is recognised.
 
     `file` is the publisher's own file name. The file's SHA-256 is `sha256`, or begins with the eight hexadecimal digits
-    at the end of the name.
+    at the end of the name. If `sha256` is `unknown`, no file is known to be the publisher's. `timm` is the model's name
+    in timm, if its layout is read.
     """
 
     file: str
     url: str
     huggingface: str
-    timm: str
+    timm: str | None = None
     sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -101,9 +115,19 @@ class Release:
         found = re.search(r"-([0-9a-f]{8})$", Path(self.file).stem)
         return found[1] if found else ""
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the publisher's file would be known by its SHA-256."""
+        return self.sha256 != UNKNOWN
+
+    @property
+    def repositories(self) -> tuple[str, ...]:
+        """The repositories on the Hugging Face hub that have its weights, the publisher's first."""
+        return (self.huggingface, *([f"timm/{self.timm}"] if self.timm else []))
+
     def is_file(self, sha256: str) -> bool:
-        """Whether a file of this SHA-256 is the publisher's."""
-        return sha256.startswith(self.sha256 or self._digits)
+        """Whether a file of this SHA-256 is known to be the publisher's."""
+        return self.is_known and sha256.startswith(self.sha256 or self._digits)
 
 
 @dataclass(frozen=True)
@@ -223,8 +247,9 @@ class VariantSpec:
 
     @property
     def interfaces(self) -> list[str]:
-        """The names of the interfaces that its family offers."""
-        return list(part(self.family, "interface").INTERFACES)
+        """The names of the interfaces that its family offers for its architecture."""
+        made = part(self.family, "interface").INTERFACES
+        return [name for name, make in made.items() if make(self.architecture) is not None]
 
     def interface(self, name: str = "images") -> Interface:
         """What goes into graphs of this variant and comes out of them, in one way of use."""

@@ -54,7 +54,8 @@ class Transform:
     `shapes` gives the source shapes for a target shape; `apply` makes the target of a given shape from the
     sources; `invert` makes the sources from the target, which is how synthetic files of every layout are written.
     Sources that other lines give come last, and `invert` leaves them out. If some of a source is not used,
-    `fill_unused` puts noise there, of the shape of the last source.
+    `fill_unused` puts noise there, of the shape of the last source. A transform that takes one `part` of its source
+    says which, and of how many; it inverts to that part.
     """
 
     name: str
@@ -62,10 +63,11 @@ class Transform:
     apply: Callable[[list[np.ndarray], Shape], np.ndarray]
     invert: Callable[[np.ndarray], list[np.ndarray]]
     fill_unused: Callable[[list[np.ndarray], np.ndarray], None] | None = None
+    part: tuple[int, int] | None = None
 
 
 def reshaping(name: str, source_shape: Callable[[Shape], Shape]) -> Transform:
-    """A transform that only adds or drops axes of length one."""
+    """A transform that changes nothing but the shape."""
     return Transform(
         name,
         shapes=lambda target: (source_shape(target),),
@@ -80,10 +82,10 @@ def part_of(name: str, index: int, count: int = 3) -> Transform:
     def take(sources: list[np.ndarray], target: Shape) -> np.ndarray:
         return sources[0][index * target[0] : (index + 1) * target[0]]
 
-    def invert(value: np.ndarray) -> list[np.ndarray]:
-        raise NotImplementedError(f"{name} drops the other parts of its source")
+    def shapes(target: Shape) -> tuple[Shape, ...]:
+        return ((count * target[0], *target[1:]),)
 
-    return Transform(name, lambda target: ((count * target[0], *target[1:]),), take, invert)
+    return Transform(name, shapes, take, lambda value: [value], part=(index, count))
 
 
 def chained(first: Transform, second: Transform) -> Transform:
@@ -98,6 +100,7 @@ def chained(first: Transform, second: Transform) -> Transform:
         shapes=lambda target: first.shapes(between(target)),
         apply=lambda sources, target: second.apply([first.apply(sources, between(target))], target),
         invert=lambda value: first.invert(second.invert(value)[0]),
+        part=first.part,
     )
 
 
@@ -155,13 +158,20 @@ class Entry:
 class Ignored:
     """A source that is not needed, and why. If it is the same tensor once more, `same_as` names the other.
 
-    One that is `required` tells a model from others, and must be there.
+    One that is `required` tells a model from others, and must be there. `dtypes` are those that it may have; one that
+    cannot be a weight, such as a count, is left out of synthetic files.
     """
 
     reason: str
     shape: Shape
     same_as: str | None = None
     required: bool = False
+    dtypes: tuple[str, ...] = ACCEPTED_DTYPES
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it may have a dtype of weights."""
+        return not set(self.dtypes).isdisjoint(ACCEPTED_DTYPES)
 
 
 @dataclass(frozen=True)
@@ -239,10 +249,11 @@ def check(
     ignored = {key: entry for key, entry in table.ignored.items() if key in sources}
     expected += [(key, entry.shape) for key, entry in table.ignored.items() if entry.required or key in sources]
     for key, shape in expected:
+        accepted = table.ignored[key].dtypes if key in table.ignored else ACCEPTED_DTYPES
         if key not in sources:
             faults.append(f"tensor {key} {_format(shape)} is missing")
-        elif sources[key].dtype not in ACCEPTED_DTYPES:
-            faults.append(f"tensor {key} is {sources[key].dtype} instead of one of {', '.join(ACCEPTED_DTYPES)}")
+        elif sources[key].dtype not in accepted:
+            faults.append(f"tensor {key} is {sources[key].dtype} instead of one of {', '.join(accepted)}")
         elif sources[key].shape != shape:
             faults.append(f"tensor {key} is {_format(sources[key].shape)} instead of {_format(shape)}")
     unknown = sorted(sources.keys() - {key for key, _ in used} - ignored.keys())

@@ -11,7 +11,8 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from vit2onnx.checkpoints.heads import files_of
 from vit2onnx.checkpoints.own import own_variants
-from vit2onnx.spec.case import case_of_stages, image_files, sizes_of, unread_photographs
+from vit2onnx.spec.case import image_files, unread_photographs
+from vit2onnx.spec.cases import case_of_stages, cases_of, sizes_of
 from vit2onnx.spec.configuration import check_configuration, names_of
 from vit2onnx.errors import InputError
 from vit2onnx.machine import check_folder, free_memory, settle
@@ -20,6 +21,7 @@ from vit2onnx.provenance import code_digest
 from vit2onnx.reporting.progress import InOneLine
 from vit2onnx.spec.family import families, layout_of, publisher_repository, self_test_models
 from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.texts import texts_file, texts_in
 from vit2onnx.spec.settings import settings_of
 from vit2onnx.spec.variant import VariantSpec
 
@@ -42,6 +44,8 @@ try:
     check_folder(Path.cwd())
     config = settings_of(config, ROOT, workflow.config_settings.config, map(Path, workflow.configfiles))
     VARIANTS = check_configuration(config, ROOT, own_variants)
+    TEXTS_FILE = texts_file(config, ROOT)
+    TEXTS = texts_in(TEXTS_FILE, config["texts"])
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -73,7 +77,8 @@ if workflow.local_exec and "mem_mb" not in workflow.global_resources:
 wildcard_constraints:
     variant="|".join(map(re.escape, VARIANTS)),
     export="|".join(map(re.escape, config["exports"])),
-    reference="transformers|publisher",
+    reference="transformers|publisher|kornia",
+    interface="|".join(sorted({recipe.interface for recipe in RECIPES.values()})),
 
 
 def bundled(path):
@@ -90,6 +95,11 @@ def exports_of(variant):
     return [name for name, recipe in RECIPES.items() if recipe.interface in spec_of(variant).interfaces]
 
 
+def interfaces_of(variant):
+    """The names of the interfaces of all graphs of a variant."""
+    return sorted({RECIPES[export].interface for export in exports_of(variant)})
+
+
 def per_graph(pattern, variants=LISTED):
     """Paths of a file that every graph has, of some variants."""
     return [path for variant in variants for path in expand(pattern, variant=variant, export=exports_of(variant))]
@@ -102,13 +112,26 @@ def clone_of(variant):
 
 def references(wildcards):
     """Names of the implementations that a variant's exports are compared with. Every variant has the first."""
-    return ["transformers", *(["publisher"] if clone_of(wildcards.variant) else [])]
+    further = spec_of(wildcards.variant).architecture.further_references
+    asked = [name for name in further if config["reference"][name]]
+    return ["transformers", *(["publisher"] if clone_of(wildcards.variant) else []), *asked]
+
+
+def interface_of(wildcards):
+    """The name of the interface of a graph."""
+    return RECIPES[wildcards.export].interface
+
+
+def of_graph(name):
+    """The arrays that a graph is compared by: inputs, or features of an implementation."""
+    return lambda wildcards: f"<results>/{{variant}}/features/{interface_of(wildcards)}.{name}.npz"
 
 
 def features_of_references(wildcards):
-    """The features of all references of a variant."""
-    pattern = "<results>/{variant}/features/{reference}.npz"
-    return expand(pattern, variant=wildcards.variant, reference=references(wildcards))
+    """The features of all references of a variant that a graph is compared with."""
+    pattern = "<results>/{variant}/features/{interface}.{reference}.npz"
+    names = {"interface": interface_of(wildcards), "reference": references(wildcards)}
+    return expand(pattern, variant=wildcards.variant, **names)
 
 
 def repository_of(wildcards):
@@ -149,15 +172,52 @@ def listed_sizes():
     return [tuple(size) for size in config["parity"]["sizes"]]
 
 
+def texts(wildcards):
+    """The file of texts, for what has texts: a graph, an interface or a variant."""
+    names = interfaces_of(wildcards.variant)
+    if hasattr(wildcards, "export"):
+        names = [interface_of(wildcards)]
+    elif hasattr(wildcards, "interface"):
+        names = [wildcards.interface]
+    nouns = {spec_of(wildcards.variant).interface(name).noun for name in names}
+    return [str(TEXTS_FILE)] if nouns - {"image"} else []
+
+
+def tokenizer(wildcards):
+    """The tokenizer by which words become token ids, where there are texts in words."""
+    in_words = any(isinstance(text, str) for text in TEXTS.values())
+    return [str(Path(config["tokenizer"]).expanduser())] if in_words and texts(wildcards) else []
+
+
+def asked_cases(variant):
+    """What the config asks to compare a variant on, as `cases_of` takes it."""
+    sizes = [*listed_sizes(), *spec_of(variant).architecture.telling_sizes]
+    pairs = [tuple(pair) for pair in config["parity"]["pairs"]]
+    return {"images": list(IMAGES), "texts": list(TEXTS), "sizes": sizes, "pairs": pairs}
+
+
+def compared_cases(wildcards):
+    """The cases that graphs of an interface are compared on, as texts."""
+    interface = spec_of(wildcards.variant).interface(wildcards.interface)
+    return list(map(str, cases_of(interface, RECIPES.values(), **asked_cases(wildcards.variant))))
+
+
 def compared_sizes(wildcards):
-    """The sizes at which a variant's graphs are compared."""
-    sizes = [*listed_sizes(), *spec_of(wildcards.variant).architecture.telling_sizes]
-    return sizes_of([RECIPES[export] for export in exports_of(wildcards.variant)], sizes)
+    """The sizes of images at which a variant's graphs are compared."""
+    found = set()
+    for name in interfaces_of(wildcards.variant):
+        interface = spec_of(wildcards.variant).interface(name)
+        if interface.noun == "image":
+            recipes = [recipe for recipe in RECIPES.values() if recipe.interface == name]
+            found |= {*sizes_of(interface, recipes, asked_cases(wildcards.variant)["sizes"])}
+    return sorted(found)
 
 
 def stages_case(wildcards):
-    """The image and size on which the stages of a graph are compared."""
-    return str(case_of_stages(next(iter(IMAGES)), RECIPES[wildcards.export], listed_sizes()))
+    """The case on which the stages of a graph are compared."""
+    interface = spec_of(wildcards.variant).interface(interface_of(wildcards))
+    asked = asked_cases(wildcards.variant) | {"sizes": listed_sizes()}
+    return str(case_of_stages(interface, RECIPES[wildcards.export], **asked))
 
 
 def limits():
@@ -172,18 +232,21 @@ def code_of(script):
 
 def memory_for(base, layers=0, weights=0, cases=0):
     """Memory in MB: `base`, and so many copies of a variant's largest layer, of all its weights, and of the inputs and
-    features of all photographs at all sizes.
+    outputs of all cases.
 
     About 1.5 times the memory measured for ViT-S to H+ (max_rss in the benchmarks). `weights` may be a function of the
     wildcards.
     """
 
     def memory(wildcards):
-        spec, sizes = spec_of(wildcards.variant), compared_sizes(wildcards)
-        photograph = sum(spec.interface().elements({"batch": 1, "height": h, "width": w}) for h, w in sizes)
+        spec = spec_of(wildcards.variant)
+        names = [wildcards.interface] if hasattr(wildcards, "interface") else interfaces_of(wildcards.variant)
+        elements = 0
+        for interface in map(spec.interface, names):
+            found = cases_of(interface, RECIPES.values(), **asked_cases(wildcards.variant))
+            elements += sum(interface.elements(case) for case in found)
         copies = weights(wildcards) if callable(weights) else weights
-        numbers = layers * spec.architecture.layer_parameters + copies * spec.parameters
-        numbers += cases * len(IMAGES) * photograph
+        numbers = layers * spec.architecture.layer_parameters + copies * spec.parameters + cases * elements
         return base + round(4 * numbers / 1e6)
 
     return memory
@@ -195,9 +258,15 @@ def archive():
     return path if config["keep_archive"] else temp(path)
 
 
+def weights_of_graph(wildcards):
+    """How many parameters a graph holds."""
+    spec = spec_of(wildcards.variant)
+    return spec.interface(interface_of(wildcards)).num_parameters or spec.parameters
+
+
 def weights_are_external(wildcards):
-    """Whether a variant's weights stay in model.eqx, to which all its graphs refer, instead of in each graph."""
-    return 4 * spec_of(wildcards.variant).parameters > 1e6 * config["external_weights_above_mb"]
+    """Whether a graph's weights stay in model.eqx, to which all such graphs refer, instead of in the graph."""
+    return 4 * weights_of_graph(wildcards) > 1e6 * config["external_weights_above_mb"]
 
 
 def packed_weights(wildcards):

@@ -1,16 +1,18 @@
-"""Run reference, Equinox model and ONNX graph on the same photographs and measure how far they are apart."""
+"""Run reference, Equinox model and ONNX graph on the same inputs and measure how far they are apart."""
 
 
-rule preprocess_images:
+rule prepare_inputs:
     input:
         images=list(IMAGES.values()),
+        texts=texts,
+        tokenizer=tokenizer,
         golden=golden_image(),
     output:
-        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        inputs="<results>/{variant}/features/{interface}.inputs.npz",
     log:
-        "<logs>/{variant}/preprocess_images.log",
+        "<logs>/{variant}/prepare_inputs_{interface}.log",
     benchmark:
-        "<benchmarks>/{variant}/preprocess_images.tsv"
+        "<benchmarks>/{variant}/prepare_inputs_{interface}.tsv"
     conda:
         "../../envs/onnx.yaml"
     threads: 1
@@ -19,24 +21,24 @@ rule preprocess_images:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         names=list(IMAGES),
-        sizes=compared_sizes,
-        code=code_of("preprocess_images"),
+        cases=compared_cases,
+        code=code_of("prepare_inputs"),
     message:
-        "{wildcards.variant}: preparing the photographs"
+        "{wildcards.variant}: preparing the inputs of {wildcards.interface}"
     script:
-        "../scripts/preprocess_images.py"
+        "../scripts/prepare_inputs.py"
 
 
 rule run_reference:
     input:
         checkpoint="<results>/{variant}/checkpoint",
-        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        inputs="<results>/{variant}/features/{interface}.inputs.npz",
     output:
-        features="<results>/{variant}/features/{reference}.npz",
+        features="<results>/{variant}/features/{interface}.{reference}.npz",
     log:
-        "<logs>/{variant}/run_reference_{reference}.log",
+        "<logs>/{variant}/run_reference_{interface}_{reference}.log",
     benchmark:
-        "<benchmarks>/{variant}/run_reference_{reference}.tsv"
+        "<benchmarks>/{variant}/run_reference_{interface}_{reference}.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: 2
@@ -48,7 +50,7 @@ rule run_reference:
         repository=repository_of,
         code=code_of("run_reference"),
     message:
-        "{wildcards.variant}: running the reference ({wildcards.reference})"
+        "{wildcards.variant}: running the reference ({wildcards.reference}, {wildcards.interface})"
     script:
         "../scripts/run_reference.py"
 
@@ -56,13 +58,13 @@ rule run_reference:
 rule run_equinox:
     input:
         model="<results>/{variant}/model.eqx",
-        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        inputs="<results>/{variant}/features/{interface}.inputs.npz",
     output:
-        features="<results>/{variant}/features/equinox.npz",
+        features="<results>/{variant}/features/{interface}.equinox.npz",
     log:
-        "<logs>/{variant}/run_equinox.log",
+        "<logs>/{variant}/run_equinox_{interface}.log",
     benchmark:
-        "<benchmarks>/{variant}/run_equinox.tsv"
+        "<benchmarks>/{variant}/run_equinox_{interface}.tsv"
     conda:
         "../../envs/jax.yaml"
     threads: 2
@@ -70,9 +72,10 @@ rule run_equinox:
         # One layer at a time, however deep the model.
         mem_mb=memory_for(base=1200, layers=5, cases=8),
     params:
+        spec=lookup("{variant}", within=VARIANTS),
         code=code_of("run_equinox"),
     message:
-        "{wildcards.variant}: running the Equinox model"
+        "{wildcards.variant}: running the Equinox model ({wildcards.interface})"
     script:
         "../scripts/run_equinox.py"
 
@@ -82,7 +85,7 @@ rule run_onnx:
         graph="<results>/{variant}/{export}.onnx",
         # Holds the weights if they are external.
         model="<results>/{variant}/model.eqx",
-        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        inputs=of_graph("inputs"),
     output:
         outputs="<results>/{variant}/features/{export}.onnx.npz",
     log:
@@ -107,9 +110,9 @@ rule run_onnx:
 
 rule compare_outputs:
     input:
-        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        inputs=of_graph("inputs"),
         references=features_of_references,
-        equinox="<results>/{variant}/features/equinox.npz",
+        equinox=of_graph("equinox"),
         onnx="<results>/{variant}/features/{export}.onnx.npz",
     output:
         comparison=report(

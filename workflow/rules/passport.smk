@@ -13,10 +13,11 @@ rule write_passport:
         ledger="<results>/{variant}/ledger.csv",
         verdict="<results>/{variant}/{export}.verdict.json",
         model="<results>/{variant}/model.eqx",
-        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        inputs=of_graph("inputs"),
         references=features_of_references,
-        equinox="<results>/{variant}/features/equinox.npz",
+        equinox=of_graph("equinox"),
         onnx="<results>/{variant}/features/{export}.onnx.npz",
+        tokenizer=tokenizer,
     output:
         passport=report(
             "<results>/{variant}/{export}.passport.json",

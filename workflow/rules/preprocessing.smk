@@ -4,6 +4,8 @@
 rule compare_preprocessing:
     input:
         images=list(IMAGES.values()),
+        texts=texts,
+        tokenizer=tokenizer,
     output:
         comparison=report(
             "<results>/{variant}/preprocessing.json",

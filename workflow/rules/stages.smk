@@ -4,7 +4,7 @@
 rule run_reference_stages:
     input:
         checkpoint="<results>/{variant}/checkpoint",
-        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        inputs=of_graph("inputs"),
         # All implementations are given the inputs of transformers.
         first=branch(
             lambda wildcards: wildcards.reference != "transformers",
@@ -24,6 +24,7 @@ rule run_reference_stages:
         mem_mb=memory_for(base=1200, layers=5, weights=own_model),
     params:
         spec=lookup("{variant}", within=VARIANTS),
+        interface=interface_of,
         case=stages_case,
         repository=repository_of,
         code=code_of("run_reference_stages"),
@@ -36,7 +37,7 @@ rule run_reference_stages:
 rule run_equinox_stages:
     input:
         model="<results>/{variant}/model.eqx",
-        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        inputs=of_graph("inputs"),
         reference="<results>/{variant}/features/{export}.transformers.stages.npz",
     output:
         stages=temp("<results>/{variant}/features/{export}.equinox.stages.npz"),
@@ -51,6 +52,8 @@ rule run_equinox_stages:
         # One layer at a time, however deep the model.
         mem_mb=memory_for(base=1200, layers=5),
     params:
+        spec=lookup("{variant}", within=VARIANTS),
+        interface=interface_of,
         case=stages_case,
         code=code_of("run_equinox_stages"),
     message:
@@ -91,7 +94,7 @@ rule compare_stages:
         model="<results>/{variant}/model.eqx",
         accumulated="<results>/{variant}/{export}.stages.onnx",
         injected="<results>/{variant}/{export}.stages.injected.onnx",
-        pixel_values="<results>/{variant}/features/pixel_values.npz",
+        inputs=of_graph("inputs"),
         references=lambda wildcards: expand(
             "<results>/{variant}/features/{export}.{reference}.stages.npz",
             variant=wildcards.variant,
@@ -117,7 +120,9 @@ rule compare_stages:
     resources:
         mem_mb=memory_for(base=1500, weights=1),
     params:
+        spec=lookup("{variant}", within=VARIANTS),
         references=references,
+        interface=interface_of,
         case=stages_case,
         code=code_of("compare_stages"),
     message:

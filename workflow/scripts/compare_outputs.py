@@ -33,7 +33,7 @@ if __name__ == "__main__":
     compare(
         VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
         Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
-        {name: Path(snakemake.input[name]) for name in ("pixel_values", "equinox", "onnx")},
+        {name: Path(snakemake.input[name]) for name in ("inputs", "equinox", "onnx")},
         dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True)),
         snakemake.params.batch_sizes,
         **{name: Path(path) for name, path in snakemake.output.items()},

@@ -9,6 +9,7 @@ import torch
 from vit2onnx.files import read_arrays, write_arrays
 from vit2onnx.runners.torch import features, reference_of
 from vit2onnx.spec.case import of_first_image
+from vit2onnx.spec.interface import cases_in
 from vit2onnx.spec.variant import VariantSpec
 
 
@@ -16,16 +17,18 @@ def run_reference(
     spec: VariantSpec,
     reference: str,
     checkpoint: Path,
-    pixel_values: Path,
+    interface: str,
+    inputs: Path,
     output: Path,
     *,
     repository: str | None,
     threads: int,
 ) -> None:
     torch.set_num_threads(threads)
-    cases = read_arrays(pixel_values)
+    cases = read_arrays(inputs)
     model = reference_of(spec, reference, checkpoint, Path(repository).expanduser() if repository else None)
-    write_arrays(output, features(model, cases, native=of_first_image(cases)))
+    native = of_first_image(cases_in(cases)) if spec.architecture.may_differ(interface) else ()
+    write_arrays(output, features(model, cases, native, spec.interface(interface)))
 
 
 if __name__ == "__main__":
@@ -33,7 +36,8 @@ if __name__ == "__main__":
         VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
         snakemake.wildcards.reference,
         Path(snakemake.input.checkpoint),
-        Path(snakemake.input.pixel_values),
+        snakemake.wildcards.interface,
+        Path(snakemake.input.inputs),
         Path(snakemake.output.features),
         repository=snakemake.params.repository,
         threads=snakemake.threads,

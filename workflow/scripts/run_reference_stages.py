@@ -9,6 +9,7 @@ import torch
 from vit2onnx.files import open_arrays, write_arrays
 from vit2onnx.runners.torch import reference_of, stages
 from vit2onnx.spec.case import layer_inputs
+from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.variant import VariantSpec
 
 
@@ -16,7 +17,8 @@ def run_reference_stages(
     spec: VariantSpec,
     reference: str,
     checkpoint: Path,
-    pixel_values: Path,
+    interface: Interface,
+    inputs: Path,
     first: Path | None,
     output: Path,
     *,
@@ -26,21 +28,24 @@ def run_reference_stages(
 ) -> None:
     torch.set_num_threads(threads)
     clone = Path(repository).expanduser() if repository else None
-    with open_arrays(pixel_values) as arrays:
-        image = arrays[case]
-    inputs = None
+    with open_arrays(inputs) as arrays:
+        given = interface.inputs_of(arrays, case)
+    injected = None
     if first:
         with open_arrays(first) as arrays:
-            inputs = layer_inputs(arrays)
-    write_arrays(output, stages(lambda: reference_of(spec, reference, checkpoint, clone), image, inputs))
+            injected = layer_inputs(arrays)
+    found = stages(lambda: reference_of(spec, reference, checkpoint, clone), given, injected, interface)
+    write_arrays(output, found)
 
 
 if __name__ == "__main__":
+    spec = VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec)
     run_reference_stages(
-        VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
+        spec,
         snakemake.wildcards.reference,
         Path(snakemake.input.checkpoint),
-        Path(snakemake.input.pixel_values),
+        spec.interface(snakemake.params.interface),
+        Path(snakemake.input.inputs),
         Path(snakemake.input.first) if snakemake.input.first else None,
         Path(snakemake.output.stages),
         case=snakemake.params.case,

@@ -31,24 +31,25 @@ def write_passport(
     """Judge once more, and write both files; what else is `given` is for `passport_of`."""
     judged = judge_files(evidence, limits, compare_files(spec, recipe, arrays, references, batch_sizes))
     check_verdict(verdict, judged)
-    files = arrays["pixel_values"], next(iter(references.values())), arrays["equinox"]
-    with open_arrays(files[0]) as images, open_arrays(files[1]) as reference, open_arrays(files[2]) as equinox:
-        write_arrays(sample, sample_of(spec.interface(recipe.interface), recipe, images, reference, equinox))
+    files = arrays["inputs"], next(iter(references.values())), arrays["equinox"]
+    with open_arrays(files[0]) as inputs, open_arrays(files[1]) as reference, open_arrays(files[2]) as equinox:
+        write_arrays(sample, sample_of(spec.interface(recipe.interface), recipe, inputs, reference, equinox))
     files_of_graph = {name: evidence[name] for name in ("graph", "record")}
     write_json(passport, passport_of(spec, recipe, judged, sample=sample, **files_of_graph, **given))
 
 
 if __name__ == "__main__":
-    files = {name: Path(path) for name, path in snakemake.input.items() if name != "references"}
+    files = {name: Path(path) for name, path in snakemake.input.items() if name not in ("references", "tokenizer")}
     write_passport(
         VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
         Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
-        {name: files[name] for name in ("pixel_values", "equinox", "onnx")},
+        {name: files[name] for name in ("inputs", "equinox", "onnx")},
         dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True)),
         {name: files[name] for name in snakemake.params.evidence},
         batch_sizes=snakemake.params.batch_sizes,
         limits=snakemake.params.limits,
         whose=snakemake.params.whose,
+        tokenizer=next(map(Path, snakemake.input.tokenizer), None),
         threads=snakemake.threads,
         **{name: files[name] for name in ("verdict", "checkpoint", "ledger", "model")},
         **{name: Path(path) for name, path in snakemake.output.items()},

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from vit2onnx.families.toy.architecture import Architecture
 from vit2onnx.nn.layers import LayerNorm, Mlp, PatchEmbed
-from vit2onnx.nn.model import Features, features_of, run
+from vit2onnx.nn.model import ImageModel
 
 EPS = 1e-5
 Tokens = Float[Array, "batch tokens embed_dim"]
@@ -30,7 +30,7 @@ class Block(eqx.Module):
         return self.stages(x, context)["output"]
 
 
-class Model(eqx.Module):
+class Model(ImageModel):
     patch_embed: PatchEmbed
     cls_token: Float[Array, "1 1 embed_dim"]
     blocks: tuple[Block, ...]
@@ -51,18 +51,5 @@ class Model(eqx.Module):
     def trunk(self) -> list[tuple[str, Block]]:
         return [(f"blocks.{index}", block) for index, block in enumerate(self.blocks)]
 
-    def embed_stages(self, tokens: Tokens) -> dict[str, Tokens]:
-        return {"patch_embed": tokens}
-
-    def head_stages(self, tokens: Tokens) -> dict[str, Tokens]:
+    def head_stages(self, tokens: Tokens, _: None) -> dict[str, Tokens]:
         return {"norm": self.norm(tokens)}
-
-    def head(self, tokens: Tokens) -> Features:
-        return features_of(self.head_stages(tokens)["norm"])
-
-    def __call__(self, pixel_values: Float[Array, "batch 3 height width"]) -> Features:
-        return run(self, pixel_values)
-
-    @staticmethod
-    def natively(_: object) -> None:
-        """There is no difference by design."""

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations
-from vit2onnx.families.reference import Reader, Reference, Step, Tap, check_names, reader
+from vit2onnx.families.reference import HIDDEN, Reader, Reference, Step, Tap, check_names, reader
 from vit2onnx.families.toy.architecture import Architecture
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
@@ -42,7 +42,7 @@ class Toy(nn.Module):
         return torch.cat([self.cls_token.expand(len(x), -1, -1), patches], 1)
 
 
-def steps(model: Toy, _: torch.Tensor) -> Sequence[Step]:
+def steps(model: Toy, _: Mapping[str, torch.Tensor]) -> Sequence[Step]:
     def block_step(index: int, block: Block) -> Step:
         taps = {"input": Tap(is_input=True), "mlp_in": Tap(block.norm), "mlp_raw": Tap(block.mlp), "output": Tap()}
         return Step.of_layer(f"blocks.{index}", block, f"blocks.{index}", taps, axis=-1)
@@ -50,7 +50,7 @@ def steps(model: Toy, _: torch.Tensor) -> Sequence[Step]:
     return [
         Step(("patch_embed", "cls_token"), model.embed, "patch_embed", {"patch_embed": Tap()}),
         *(block_step(index, block) for index, block in enumerate(model.blocks)),
-        Step(("norm",), model.norm, "norm", {"norm": Tap()}),
+        Step(("norm",), model.norm, "norm", {"norm": Tap()}, port=HIDDEN),
     ]
 
 

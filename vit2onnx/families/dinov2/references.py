@@ -19,6 +19,7 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 from vit2onnx.families.dinov2.architecture import REPOSITORY, Architecture
 from vit2onnx.families.preparation import Channels, Prepare, cropping_preparations, own_preparations
 from vit2onnx.families.reference import (
+    HIDDEN,
     HIDDEN_ACTS,
     META_PARTS,
     TRANSFORMERS_PARTS,
@@ -90,7 +91,12 @@ def resized(table: torch.Tensor, grid: Sequence[int], arch: Architecture) -> tor
     how: dict[str, Any] = (
         {"scale_factor": tuple((size + offset) / side for size in grid)} if offset else {"size": tuple(grid)}
     )
+    # PARITY: a grid of one column as one row. PyTorch 2.13, antialiased on a CPU, makes all rows of it the first.
+    is_turned = arch.position_antialias and grid[1] == 1
+    if is_turned:
+        square, how = square.mT, {"size": (1, grid[0])}
     patches = nn.functional.interpolate(square, mode="bicubic", antialias=arch.position_antialias, **how)
+    patches = patches.mT if is_turned else patches
     return torch.cat([table[:, :1], patches.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 
@@ -163,12 +169,12 @@ def _resize_with(module: nn.Module, resize: Callable[..., torch.Tensor]) -> None
     module.interpolate_pos_encoding = resize
 
 
-def transformers_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
+def transformers_steps(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Sequence[Step]:
     """The vision transformer step by step."""
     return [
         Step(("embeddings",), model.embeddings, "patch_embed", {"patch_embed": Tap()}),
         *vit_steps("encoder.layer", model.encoder.layer, TRANSFORMERS_PARTS),
-        Step(("layernorm",), model.layernorm, "norm", {"norm": Tap()}),
+        Step(("layernorm",), model.layernorm, "norm", {"norm": Tap()}, port=HIDDEN),
     ]
 
 
@@ -235,10 +241,10 @@ def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
         ).eval()
 
 
-def publisher_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
+def publisher_steps(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Sequence[Step]:
     """The vision transformer step by step."""
     # Its code refuses what its model card says is cropped: pixels beyond the last whole patch.
-    height, width = (size // model.patch_size * model.patch_size for size in pixel_values.shape[2:])
+    height, width = (size // model.patch_size * model.patch_size for size in inputs["pixel_values"].shape[2:])
 
     def embed(x: torch.Tensor) -> torch.Tensor:
         tokens: torch.Tensor = model.prepare_tokens_with_masks(x[:, :, :height, :width])
@@ -248,7 +254,7 @@ def publisher_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[St
     return [
         Step(embedding, embed, "patch_embed", {"patch_embed": Tap()}),
         *vit_steps("blocks", model.blocks, META_PARTS),
-        Step(("norm",), model.norm, "norm", {"norm": Tap()}),
+        Step(("norm",), model.norm, "norm", {"norm": Tap()}, port=HIDDEN),
     ]
 
 

@@ -70,8 +70,8 @@ IN_WEIGHTS = (
 class MeanOfNormed(convnext.Model):
     """With CLS as the mean of the normed map instead of the norm of its mean."""
 
-    def head_stages(self, x: Array) -> dict[str, Array]:
-        found = super().head_stages(x)
+    def head_stages(self, x: Array, context: None) -> dict[str, Array]:
+        found = super().head_stages(x, context)
         patches = found["norm"][:, 1:]
         return found | {"norm": jax.lax.concatenate([mean_tokens(patches), patches], 1)}
 

@@ -4,7 +4,7 @@ Written from the ConvNeXt paper (arXiv:2201.03545) and from facts about the publ
 CLS, patches row by row; CLS is the norm of the mean of the last feature map, not the mean of the normed map.
 """
 
-from collections.abc import Mapping
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -13,9 +13,8 @@ from jaxtyping import Array, Float
 
 from vit2onnx.families.dinov3_convnext.architecture import Architecture
 from vit2onnx.nn.layers import LayerNorm, Linear
-from vit2onnx.nn.model import Features, Images, features_of, run
+from vit2onnx.nn.model import ImageModel, Named
 from vit2onnx.nn.primitives import ACTIVATIONS, convolution, flatten_grid, mean_tokens, residual, scale
-from vit2onnx.weights.keytable import LazyTensor
 
 FeatureMap = Float[Array, "batch grid_height grid_width channels"]
 Tokens = Float[Array, "batch tokens channels"]
@@ -119,8 +118,11 @@ class Stage(eqx.Module):
         self.blocks = tuple(Block(channels, arch.act, arch.norm_eps) for _ in range(arch.depths[index]))
 
 
-class Model(eqx.Module):
+class Model(ImageModel):
     """A DINOv3 ConvNeXt: `model(pixel_values)` gives normed features for images of any size."""
+
+    # All that `embed` gives is the image.
+    embedded: ClassVar[str] = ""
 
     stages: tuple[Stage, ...]
     norm: LayerNorm
@@ -141,24 +143,8 @@ class Model(eqx.Module):
             layers += [(f"stages.{index}.blocks.{number}", block) for number, block in enumerate(stage.blocks)]
         return layers
 
-    def embed_stages(self, _: FeatureMap) -> dict[str, FeatureMap]:
-        """None, because all that `embed` gives is the image."""
-        return {}
-
-    def head_stages(self, x: FeatureMap) -> dict[str, Tokens]:
+    def head_stages(self, x: FeatureMap, _: None) -> Named:
         """The tokens of the last feature map, the first of which is their mean, and their norm."""
         patches = flatten_grid(x)
         tokens = jax.lax.concatenate([mean_tokens(patches), patches], 1)
         return {"norm_in": tokens, "norm": self.norm(tokens)}
-
-    def head(self, x: FeatureMap) -> Features:
-        """Features from the last feature map."""
-        return features_of(self.head_stages(x)["norm"])
-
-    def __call__(self, pixel_values: Images) -> Features:
-        """Features of normalised RGB images; `height` and `width` are in pixels and at least 32."""
-        return run(self, pixel_values)
-
-    @staticmethod
-    def natively(_: Mapping[str, LazyTensor]) -> None:
-        """References differ in nothing by design."""

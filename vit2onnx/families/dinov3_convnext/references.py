@@ -16,6 +16,7 @@ from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_convnext.architecture import REPOSITORY, Architecture
 from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations, own_preparations
 from vit2onnx.families.reference import (
+    HIDDEN,
     HIDDEN_ACTS,
     Reader,
     Reference,
@@ -107,7 +108,7 @@ def to_transformers(tensors: Mapping[str, LazyTensor]) -> dict[str, Reader]:
     return {name: reader(tensors[key]) for key, name in names if not re.fullmatch(TRAINING_ONLY, key)}
 
 
-def transformers_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
+def transformers_steps(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Sequence[Step]:
     """The ConvNeXt step by step."""
     # PARITY: not oneDNN's convolutions, whose sums are two to three times as far from float64: as far as the limit.
     natively = native_convolutions()
@@ -131,7 +132,7 @@ def transformers_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence
         steps.append(downsample_step(index, *stage.downsample_layers))
         steps += [layer_step(index, number, layer) for number, layer in enumerate(stage.layers)]
     final = {"norm_in": Tap(model.layer_norm, is_input=True), "norm": Tap()}
-    return [*steps, Step(("layer_norm",), head, "norm", final, axis=1)]
+    return [*steps, Step(("layer_norm",), head, "norm", final, axis=1, port=HIDDEN)]
 
 
 def transformers(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], _: Path | None) -> Reference:
@@ -158,7 +159,7 @@ def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
         return ConvNeXt(depths=list(arch.depths), dims=list(arch.embed_dims)).eval()
 
 
-def publisher_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
+def publisher_steps(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Sequence[Step]:
     """The ConvNeXt step by step."""
     # PARITY: as in transformers_steps.
     natively = native_convolutions()
@@ -182,7 +183,7 @@ def publisher_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[St
         steps.append(downsample_step(index, downsample))
         steps += [block_step(index, number, block) for number, block in enumerate(blocks)]
     final = {"norm_in": Tap(model.norm, is_input=True), "norm": Tap()}
-    return [*steps, Step(("norm",), head, "norm", final, axis=1)]
+    return [*steps, Step(("norm",), head, "norm", final, axis=1, port=HIDDEN)]
 
 
 def publisher(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTensor], repository: Path | None) -> Reference:

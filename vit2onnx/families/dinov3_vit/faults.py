@@ -178,7 +178,7 @@ class BiasedKeys(vit.Attention):
 class UnscaledAttention(vit.Attention):
     """Without the division of the logits by the root of a head's width."""
 
-    def mix(self, query: Array, key: Array, value: Array) -> Array:
+    def mix(self, query: Array, key: Array, value: Array, _: Any) -> Array:
         root = (query.shape[-1] // self.num_heads) ** 0.5
         return self.proj(attention(query * root, key, value, num_heads=self.num_heads))
 
@@ -215,7 +215,7 @@ class RotatedPrefix(vit.Model):
 class NoFinalNorm(vit.Model):
     """With the tokens of the last block as features."""
 
-    def head_stages(self, tokens: Array) -> dict[str, Array]:
+    def head_stages(self, tokens: Array, _: Any) -> dict[str, Array]:
         return {"norm": tokens + 0 * self.norm(tokens)}
 
 

@@ -17,6 +17,7 @@ from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_vit.architecture import REPOSITORY, Architecture
 from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations, own_preparations
 from vit2onnx.families.reference import (
+    HIDDEN,
     HIDDEN_ACTS,
     META_PARTS,
     TRANSFORMERS_PARTS,
@@ -166,14 +167,14 @@ def rope_periods(arch: Architecture, tensors: Mapping[str, LazyTensor]) -> torch
     return periods.to(torch.bfloat16 if arch.rope_periods == "bfloat16" else torch.float32).float()
 
 
-def transformers_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
+def transformers_steps(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Sequence[Step]:
     """The vision transformer step by step."""
-    rope = model.rope_embeddings(pixel_values)
+    rope = model.rope_embeddings(inputs["pixel_values"])
 
     return [
         Step(("embeddings",), model.embeddings, "patch_embed", {"patch_embed": Tap()}),
         *vit_steps("model.layer", model.model.layer, TRANSFORMERS_PARTS, position_embeddings=rope),
-        Step(("norm",), model.norm, "norm", {"norm": Tap()}),
+        Step(("norm",), model.norm, "norm", {"norm": Tap()}, port=HIDDEN),
     ]
 
 
@@ -236,9 +237,9 @@ def publisher_model(arch: Architecture, repository: Path | None) -> nn.Module:
         ).eval()
 
 
-def publisher_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[Step]:
+def publisher_steps(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Sequence[Step]:
     """The vision transformer step by step."""
-    grid_height, grid_width = (size // model.patch_size for size in pixel_values.shape[2:])
+    grid_height, grid_width = (size // model.patch_size for size in inputs["pixel_values"].shape[2:])
     rope = model.rope_embed(H=grid_height, W=grid_width)
 
     def embed(x: torch.Tensor) -> torch.Tensor:
@@ -249,7 +250,7 @@ def publisher_steps(model: nn.Module, pixel_values: torch.Tensor) -> Sequence[St
     return [
         Step(embedding, embed, "patch_embed", {"patch_embed": Tap()}),
         *vit_steps("blocks", model.blocks, META_PARTS, rope_or_rope_list=rope),
-        Step(("norm",), model.norm, "norm", {"norm": Tap()}),
+        Step(("norm",), model.norm, "norm", {"norm": Tap()}, port=HIDDEN),
     ]
 
 

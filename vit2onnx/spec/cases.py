@@ -1,0 +1,75 @@
+"""Which cases an interface is compared on. Standard library only, because the Snakefile imports it."""
+
+from collections.abc import Iterable, Sequence
+
+from vit2onnx.spec.case import Case
+from vit2onnx.spec.interface import Interface
+from vit2onnx.spec.recipe import Recipe
+
+Size = tuple[int, int]
+# What the only case of images with texts is called.
+PAIRS = "pairs"
+# How many tokens a text has in graphs whose length is free, besides the usual number.
+LENGTHS = (1, 17)
+
+
+def cases_of(
+    interface: Interface,
+    recipes: Iterable[Recipe],
+    *,
+    images: Sequence[str],
+    texts: Sequence[str],
+    sizes: Iterable[Size],
+    pairs: Iterable[Size],
+) -> list[Case]:
+    """The cases on which graphs of an interface are compared: every image or text at every size that a recipe accepts.
+
+    `sizes` are heights and widths of images, `pairs` numbers of images and texts.
+    """
+    recipes = [recipe for recipe in recipes if recipe.interface == interface.name]
+    if interface.noun == "pair":
+        return [Case(PAIRS, *pair) for pair in pairs]
+    if interface.noun == "text":
+        lengths = {interface.of_recipe(recipe)["length"] for recipe in recipes}
+        if None in lengths:
+            lengths = (lengths - {None}) | {*LENGTHS, *interface.usual.values()}
+        return [Case(name, 1, length) for name in texts for length in sorted(filter(None, lengths))]
+    return [Case(name, *size) for name in images for size in sizes_of(interface, recipes, sizes)]
+
+
+def sizes_of(interface: Interface, recipes: Iterable[Recipe], sizes: Iterable[Size]) -> list[Size]:
+    """The sizes of images to compare at: the listed ones that a recipe accepts, and the fixed sizes of recipes."""
+    recipes = list(recipes)
+    listed = set() if interface.fixed else {interface.whole(size) for size in sizes}
+    accepted = {size for size in listed if any(interface.accepts(Case("", *size), recipe) for recipe in recipes)}
+    return sorted({size for one in recipes if (size := fixed_size(interface, one))} | accepted)
+
+
+def fixed_size(interface: Interface, recipe: Recipe) -> Size | None:
+    """The height and width of a recipe that accepts only one."""
+    sizes = {**interface.of_recipe(recipe), **interface.fixed}
+    height, width = sizes.get("height"), sizes.get("width")
+    return None if height is None or width is None else (height, width)
+
+
+def case_of_stages(
+    interface: Interface,
+    recipe: Recipe,
+    *,
+    images: Sequence[str],
+    texts: Sequence[str],
+    sizes: Iterable[Size],
+    pairs: Iterable[Size],
+) -> Case:
+    """The case on which the stages of a graph are compared: of the first image, at the first listed size that is not
+    square, or of the first text.
+
+    A square image does not tell rows from columns. If a graph accepts no other, it is the first that it accepts.
+    """
+    if interface.noun == "image":
+        fixed = fixed_size(interface, recipe)
+        cases = [Case(images[0], *size) for size in ([fixed] if fixed else map(interface.whole, sizes))]
+    else:
+        cases = cases_of(interface, [recipe], images=images, texts=texts, sizes=sizes, pairs=pairs)
+    accepted = [case for case in cases if interface.accepts(case, recipe)]
+    return next((case for case in accepted if case.height != case.width), accepted[0])
