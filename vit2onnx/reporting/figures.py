@@ -22,6 +22,7 @@ STYLE = {
 MARKERS = {
     "transformers": ("#5a6877", "s"),
     "publisher": ("#9a7bb5", "D"),
+    "kornia": ("#b08a3e", "v"),
     "equinox": ("#1a7f4b", "^"),
     "onnx": ("#1f6fb2", "o"),
     "onnx_unoptimized": ("#1f6fb2", "x"),

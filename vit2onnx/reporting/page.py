@@ -18,6 +18,7 @@ from vit2onnx.spec.subject import DOUBLE, TRUTH
 SUBJECTS = {
     "transformers": "Hugging Face transformers",
     "publisher": "the publisher's code",
+    "kornia": "kornia",
     "equinox": "Equinox",
     "onnx": "ONNX",
     "onnx_unoptimized": "ONNX, not optimised",
@@ -30,8 +31,16 @@ PREPARATIONS = {
     "publisher_float": "the same on a GPU or an old CPU",
     "transformers": "transformers' processor",
     "transformers_pil": "transformers' processor on Pillow",
+    "transformers_inputs": "transformers' NaFlex inputs: patches, mask and grid",
+    "transformers_ids": "transformers' tokenizer",
+    "tokenizers_ids": "the library tokenizers, from text in lower case",
 }
-TOKEN_GROUPS = {"cls": "CLS", "registers": "registers", "patches": "patches", "patches_mean": "mean of patches"}
+TOKEN_GROUPS = {
+    **{"cls": "CLS", "registers": "registers", "patches": "patches", "patches_mean": "mean of patches"},
+    **{"tokens": "tokens", "pooled": "embedding", "image_embeds": "images", "text_embeds": "texts", "logits": "logits"},
+}
+# What readers call cases, by the words of interfaces.
+NOUNS = {"image": "photograph", "text": "text", "pair": "combination"}
 
 
 def number(value: float | None) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.photographs import PHOTOGRAPHS
 from vit2onnx.parity.verdict import Verdict
@@ -11,7 +12,7 @@ from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, sizes_of, table_of
 from vit2onnx.reporting.figures import heat_table, truth_figure
 from vit2onnx.reporting.key_figures import key_figures
-from vit2onnx.reporting.page import ENVIRONMENT, SUBJECTS, fault_in_words
+from vit2onnx.reporting.page import ENVIRONMENT, NOUNS, SUBJECTS, counted, fault_in_words
 from vit2onnx.reporting.pictures import error_map_figure
 from vit2onnx.reporting.sections import ledger_section, own_words_section, photograph_section
 from vit2onnx.reporting.self_test import self_test_section
@@ -20,7 +21,7 @@ from vit2onnx.spec.subject import PUBLISHED
 
 # What each leg of a verdict answers, and by which limits.
 QUESTIONS = {
-    "reference": ("Does the graph match the original?", ("cosine",)),
+    "reference": ("Does the graph match the original?", ("cosine", "embedding", "logit", "probability")),
     "truth": (
         "Is it as accurate as the original?",
         ("floors", "floors_double", "rounding_ratio", "neighbour_margin", "subspace_angle"),
@@ -38,11 +39,12 @@ def parity_page(evidence: Evidence) -> str:
 def page_content(evidence: Evidence) -> dict[str, Any]:
     """What the page says, as data, by the names that its template has for it."""
     verdicts = evidence.verdicts
-    preprocessing = preprocessing_section(evidence.preprocessing, verdicts[0])
+    nouns = [comparison.noun for comparison in evidence.comparisons]
+    of_images = next((verdict for verdict, noun in zip(verdicts, nouns, strict=True) if noun != "text"), verdicts[0])
+    preprocessing = preprocessing_section(evidence.preprocessing, verdicts)
     tested = self_test_section(evidence.self_test) if evidence.self_test is not None else None
     graphs = [graph_section(evidence, *pair) for pair in zip(evidence.comparisons, verdicts, strict=True)]
     references = dict.fromkeys(name for verdict in verdicts for name in verdict.references)
-    rows = table_of(row for comparison in evidence.comparisons for row in comparison.of_graph())
     known = [row for comparison in evidence.comparisons for row in comparison.known_differences]
     stages = [graph["stages"] for graph in graphs if graph["stages"]]
     words = [SUBJECTS[name] for name in references]
@@ -54,19 +56,35 @@ def page_content(evidence: Evidence) -> dict[str, Any]:
         "key_figures": key_figures(evidence, stages, preprocessing, tested),
         "graphs": graphs,
         "references": words,
-        "images": rows["image"].nunique(),
-        "sizes": len(sizes_of(rows)),
+        "inputs": inputs_in_words(evidence.comparisons),
+        "has_texts": any(comparison.noun != "image" for comparison in evidence.comparisons),
         "known_difference": known[0]["cause"] if known else None,
         "known_size": worst([0.0, *(row["max_abs"] for row in known)]),
         "limits": verdicts[0].limits,
         "confirmed": all(verdict.confirmed for verdict in verdicts),
         "record": evidence.record,
         "ledger": ledger_section(evidence.ledger),
-        "evidence": [one.detail for one in verdicts[0].of("sanity") if one.measure == PHOTOGRAPHS],
+        "evidence": [one.detail for one in of_images.of("sanity") if one.measure == PHOTOGRAPHS],
         "photographs": photograph_section(evidence.comparisons, evidence.photographs),
         "preprocessing": preprocessing,
         "self_test": tested,
     }
+
+
+def inputs_in_words(comparisons: Sequence[Comparison]) -> str:
+    """How many photographs, texts and combinations of them were compared, and at how many sizes."""
+    said = []
+    for noun, word in NOUNS.items():
+        rows = table_of(row for one in comparisons if one.noun == noun for row in one.of_graph())
+        if count := rows["image"].nunique():
+            sizes = len(sizes_of(rows))
+            many = (
+                f" of {sizes} sizes"
+                if noun == "pair"
+                else f" at {'up to ' if sizes != 1 else ''}{counted(sizes, 'size')}"
+            )
+            said.append(counted(count, word) + ("" if noun == "text" and sizes == 1 else many))
+    return " and ".join(said) or "Nothing"
 
 
 def faults_section(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
@@ -129,7 +147,13 @@ def graph_section(evidence: Evidence, comparison: Comparison, verdict: Verdict) 
 def leg_section(verdict: Verdict) -> list[dict[str, Any]]:
     """The findings of every leg; nothing of the published features where they were not compared."""
     return [
-        {"question": question, "findings": findings, "limits": {name: verdict.limits[name] for name in names}}
+        {"question": question, "findings": findings, "limits": _limits_of(findings, names, verdict)}
         for leg, (question, names) in QUESTIONS.items()
         if (findings := verdict.of(leg)) or leg != PUBLISHED
     ]
+
+
+def _limits_of(findings: Sequence[Finding], names: Sequence[str], verdict: Verdict) -> dict[str, Any]:
+    """Those limits by which something was judged; all of them if nothing was."""
+    used = {finding.limit_name for finding in findings} or set(names)
+    return {name: verdict.limits[name] for name in names if name in used}

@@ -37,21 +37,19 @@ def photograph_section(comparisons: Sequence[Comparison], files: Mapping[str, Pa
 
 def own_words_section(metadata: Mapping[str, str], operator_sets: Mapping[str, int]) -> list[tuple[str, str, bool]]:
     """What an ONNX file says of itself, from its metadata: what of, in which words, and whether to look twice."""
-    structured = ("checkpoint", "licence", "preprocessing", "tokens", "outputs", "versions")
-    checkpoint, licence, prepared, tokens, outputs, versions = (json.loads(metadata[name]) for name in structured)
-    steps = [prepared["input"], f"{prepared['interpolation']}, {'' if prepared['antialias'] else 'not '}antialiased"]
-    if share := prepared.get("crop_pct"):
-        steps.append(f"keeping its aspect ratio, as large as covers the input divided by {share:g}; the middle of it")
-    steps += [f"times {prepared['scale']}", f"mean {_listed(prepared['mean'])}", f"std {_listed(prepared['std'])}"]
+    structured = ("checkpoint", "licence", "outputs", "versions")
+    checkpoint, licence, outputs, versions = (json.loads(metadata[name]) for name in structured)
+    # Of images, of patches, and of texts, if the graph takes these.
+    prepared, tokens, text = (json.loads(metadata.get(name, "null")) for name in ("preprocessing", "tokens", "text"))
     none = "this is no release" if metadata["weights"] == "own" else "none"
     lines = {
         "variant": f"{metadata['variant']}, recipe {metadata['export']}, made by vit2onnx {metadata['version']}",
         "weights": f"{metadata['weights']}: {checkpoint['identity']}",
         "checkpoint": f"{checkpoint['layout']} layout, SHA-256 {checkpoint['sha256']}",
         "licence": f"{licence['id']}, {licence['url']}, as {licence['file']}" if licence else "none: random numbers",
-        "preprocessing": "; ".join(steps),
-        "tokens": f"{tokens['order']}; {tokens['registers']} registers, patches from token {tokens['first_patch']} on, "
-        f"{tokens['patch_size']} x {tokens['patch_size']} pixels each; grid: {tokens['grid']}",
+        **({"preprocessing": _steps(prepared)} if prepared else {}),
+        **({"tokens": _tokens(tokens)} if tokens else {}),
+        **({"text": "; ".join(f"{name}: {value}" for name, value in text.items())} if text else {}),
         **{f"output {name}": meaning for name, meaning in outputs.items()},
         "departure from the releases": metadata["departure"] or none,
         "operators": ", ".join(f"{domain or 'ONNX'} opset {version}" for domain, version in operator_sets.items()),
@@ -59,6 +57,21 @@ def own_words_section(metadata: Mapping[str, str], operator_sets: Mapping[str, i
         "ledger": f"SHA-256 {metadata['ledger_sha256']}",
     }
     return [(name, text, name.startswith("departure") and text != none) for name, text in lines.items()]
+
+
+def _steps(prepared: Mapping[str, Any]) -> str:
+    steps = [prepared["input"], f"{prepared['interpolation']}, {'' if prepared['antialias'] else 'not '}antialiased"]
+    if share := prepared.get("crop_pct"):
+        steps.append(f"keeping its aspect ratio, as large as covers the input divided by {share:g}; the middle of it")
+    steps += [f"times {prepared['scale']}", f"mean {_listed(prepared['mean'])}", f"std {_listed(prepared['std'])}"]
+    return "; ".join(steps)
+
+
+def _tokens(tokens: Mapping[str, Any]) -> str:
+    return (
+        f"{tokens['order']}; {tokens['registers']} registers, patches from token {tokens['first_patch']} on, "
+        f"{tokens['patch_size']} x {tokens['patch_size']} pixels each; grid: {tokens['grid']}"
+    )
 
 
 def _listed(values: Iterable[Any]) -> str:

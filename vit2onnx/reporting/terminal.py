@@ -176,7 +176,7 @@ def terminal_table(summary: pd.DataFrame) -> Table:
     ):
         table.add_column(Text(name, "bold"), overflow="fold", no_wrap=name == "graph")
     for row in summary.itertuples():
-        compared = f"compared on {counted(row.images, 'image')} at {counted(row.sizes, 'size')}"
+        compared = f"compared on {counted(row.images, row.noun)} at {counted(row.sizes, 'size')}"
         table.add_row(
             f"{row.variant}\n{row.export}.onnx, {megabytes(row.bytes)}\n{compared}",
             Text(row.verdict, "bold red" if row.faults else "green"),
