@@ -23,14 +23,22 @@ from pathlib import Path
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
-DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 Work = Callable[[], object]
 
 
+def recipe_of(spec: VariantSpec) -> Recipe:
+    """Everything of a variant in one graph, with free sizes."""
+    interface = spec.interface(spec.interfaces[-1])
+    sizes = dict.fromkeys(interface.least) | dict(interface.usual)
+    return Recipe("dynamic", 23, sizes, interface.name)
+
+
 def fetch_checkpoint(spec: VariantSpec, folder: Path) -> Work:
+    from vit2onnx.spec.family import layout_of
     from workflow.scripts.fetch_checkpoint import fetch_checkpoint
 
-    paths, synthetic = (folder / "checkpoint", folder / "checkpoint.json"), {"seed": 0, "layout": "meta"}
+    paths = folder / "checkpoint", folder / "checkpoint.json"
+    synthetic = {"seed": 0, "layout": layout_of(spec.family, "publisher")}
     return lambda: fetch_checkpoint(spec, *paths, synthetic=synthetic, configured=None, check_hash=True)
 
 
@@ -55,7 +63,7 @@ def export_onnx(spec: VariantSpec, folder: Path, *, external: bool) -> Work:
     from workflow.scripts.export_onnx import export_onnx
 
     model, record, graph = folder / "model.eqx", folder / "checkpoint.json", folder / "dynamic.onnx"
-    return lambda: export_onnx(spec, DYNAMIC, model, record, folder / "ledger.csv", graph, external=external)
+    return lambda: export_onnx(spec, recipe_of(spec), model, record, folder / "ledger.csv", graph, external=external)
 
 
 def export_external(spec: VariantSpec, folder: Path) -> Work:
@@ -72,8 +80,12 @@ def run_in_double(spec: VariantSpec, folder: Path) -> Work:
 
     from vit2onnx.runners.onnx_double import run_in_double
 
-    images = np.random.default_rng(0).standard_normal((2, 3, 224, 224), np.float32)
-    return lambda: run_in_double(folder / "dynamic.onnx", [images])
+    interface = spec.interface(spec.interfaces[-1])
+    own = {axis: size for axis, size in interface.usual.items() if size}
+    sizes = dict.fromkeys(interface.least, 2) | {"height": 224, "width": 224} | own | dict(interface.ordinary)
+    # Ones are token ids, masks and grids as well.
+    inputs = {port.name: np.ones(interface.shape(port, sizes), port.dtype) for port in interface.inputs}
+    return lambda: run_in_double(folder / "dynamic.onnx", [inputs])
 
 
 def graph_without_weights(spec: VariantSpec, folder: Path) -> Work:
@@ -84,11 +96,14 @@ def graph_without_weights(spec: VariantSpec, folder: Path) -> Work:
 
     def work() -> None:
         skeleton, weights = skeleton_of(spec.family, spec.architecture), folder / "model.eqx"
+        # For small weights of which a constant is computed, such as a temperature.
+        weights.write_bytes(bytes(2**20))
         shapes = array_shapes(skeleton)
         tensors = {name: LazyTensor.in_file(weights, 0, shape, "float32") for name, shape in shapes.items()}
-        graph = trace(skeleton, spec, DYNAMIC)
+        recipe, interface = recipe_of(spec), spec.interface(recipe_of(spec).interface)
+        graph = trace(skeleton, spec, recipe)
         path, metadata = folder / "dynamic.onnx", {"version": "0"}
-        write(graph, path, spec.interface(), DYNAMIC, metadata, tensors, weights=weights, external=True)
+        write(graph, path, interface, recipe, metadata, tensors, weights=weights, external=True)
 
     return work
 
@@ -137,7 +152,13 @@ def main() -> None:
     released = known_variants()[options.variant]
     peaks: dict[str, list[float]] = {step.__name__: [] for step in STEPS}
     for depth in options.depths:
-        spec = replace(released, architecture=replace(released.architecture, depth=depth))
+        # Of two towers, the shallower is not deepened.
+        depths = {
+            name: min(depth, own)
+            for name in ("depth", "text_depth")
+            if (own := getattr(released.architecture, name, 0))
+        }
+        spec = replace(released, architecture=replace(released.architecture, **depths))
         with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
             for step, obsolete in STEPS.items():
                 peaks[step.__name__].append(in_new_python(step, spec, Path(scratch))[0])
