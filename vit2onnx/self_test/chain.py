@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from onnx.numpy_helper import to_array
 
 from vit2onnx import spine
 from vit2onnx.checkpoints.fetch import fetch_synthetic
@@ -26,12 +27,14 @@ from vit2onnx.parity.stages import compare_implementations
 from vit2onnx.parity.verdict import LEGS, Verdict, judge
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import torch as torch_runner
+from vit2onnx.runners.onnx_constants import origin_of_constants
 from vit2onnx.runners.onnx_stages import run_stage_graphs
 from vit2onnx.spec.case import layer_inputs
 from vit2onnx.spec.family import PUBLISHER, layout_of, part
 from vit2onnx.spec.interface import cases_in
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.weights.keytable import LazyTensor
 from vit2onnx.weights.model_file import open_model, write_model
 
 
@@ -102,6 +105,13 @@ def graphs_in(folder: Path) -> dict[str, Path]:
     return {name: folder / f"{name}.onnx" for name in ("exported", "accumulated", "injected")}
 
 
+def _fits(graph: Path, tensors: Mapping[str, LazyTensor]) -> bool:
+    """Whether a graph without weights is that of a model with these: whether it holds no constant of other ones."""
+    origin = origin_of_constants(graph)
+    used = origin.graph.initializer if origin else ()
+    return all(np.array_equal(to_array(one), tensors[one.name].read()) for one in used)
+
+
 class Chain:
     """A small model with synthetic weights: its checkpoint, reference, Equinox model and graphs, all in a folder.
 
@@ -162,14 +172,15 @@ class Chain:
         """What the checks say of the chain with another `model` of the same parameters, other `weights` of it, or a
         change of its `graph`.
 
-        What this makes goes to `folder`. Where the model is the same, `graphs` may be a folder that has its graphs.
+        What this makes goes to `folder`. Where the model is the same, `graphs` may be a folder that has its graphs;
+        they are taken if their constants are computed from the same parameters.
         """
         folder.mkdir(exist_ok=True)
         if folder != self.folder:
             values = {name: tensor.read() for name, tensor in self.tensors.items()} | dict(weights or {})
             write_model(folder / "model.eqx", self.spec, values.items())
         _, tensors = open_model(folder / "model.eqx")
-        if model is not None or graphs is None:
+        if model is not None or graphs is None or not _fits(graphs_in(graphs)["exported"], tensors):
             self.export(model or self.model, folder)
         elif graphs != folder:
             for path in graphs_in(graphs).values():

@@ -81,7 +81,7 @@ def plant_faults(
                 chain = Chain(spec, seed, own_folder, recipe, inputs, limits, amplify, threads)
                 name = model if interface == "images" else f"{model}, {interface}"
                 healthy.append(healthy_row(name, seed, chain.examine(chain.folder, graphs=graphs)))
-                # The graphs hold no weights, so that one export serves all seeds.
+                # The graphs hold no weights, so that one export serves all seeds, but for those with folded weights.
                 graphs = graphs or chain.folder
                 for fault in faults.FAULTS if seed == 0 else ():
                     if (fault.model, fault.interface) == (model, interface):
