@@ -29,7 +29,7 @@ Work = Callable[[], object]
 def recipe_of(spec: VariantSpec) -> Recipe:
     """Everything of a variant in one graph, with free sizes."""
     interface = spec.interface(spec.interfaces[-1])
-    sizes = dict.fromkeys(interface.least) | dict(interface.usual)
+    sizes = dict.fromkeys(interface.minimum) | dict(interface.recipe_defaults)
     return Recipe("dynamic", 23, sizes, interface.name)
 
 
@@ -81,8 +81,8 @@ def run_in_double(spec: VariantSpec, folder: Path) -> Work:
     from vit2onnx.runners.onnx_double import run_in_double
 
     interface = spec.interface(spec.interfaces[-1])
-    own = {axis: size for axis, size in interface.usual.items() if size}
-    sizes = dict.fromkeys(interface.least, 2) | {"height": 224, "width": 224} | own | dict(interface.ordinary)
+    own = {axis: size for axis, size in interface.recipe_defaults.items() if size}
+    sizes = dict.fromkeys(interface.minimum, 2) | {"height": 224, "width": 224} | own | dict(interface.case_defaults)
     # Ones are token ids, masks and grids as well.
     inputs = {port.name: np.ones(interface.shape(port, sizes), port.dtype) for port in interface.inputs}
     return lambda: run_in_double(folder / "dynamic.onnx", [inputs])

@@ -37,7 +37,7 @@ def test_every_case_is_its_photograph_at_its_size(real_spec: VariantSpec, photog
     found = prepared(real_spec, photographs)
     assert found.keys() == {str(case) for case in cases(photographs)}
     for case in cases(photographs):
-        image = load_image(photographs[case.image])
+        image = load_image(photographs[case.name])
         expected = preprocess(image, case.height, case.width, real_spec.preprocessing)
         np.testing.assert_array_equal(found[str(case)], expected)
 
@@ -74,6 +74,7 @@ def test_a_photograph_that_cannot_be_read_is_named(real_spec: VariantSpec, tmp_p
 
 
 def test_ids_need_no_tokenizer_and_words_do():
-    assert ids_of_texts({"one": [5, 6], "empty": []}, None) == {"one": [5, 6], "empty": []}
+    assert ids_of_texts({"one": [5, 6], "empty": []}, None, 10) == {"one": [5, 6], "empty": []}
+    assert ids_of_texts({"drawn": 2}, None, 4) == {"drawn": [3, 3]}
     with pytest.raises(InputError, match=r"^texts: cat is in words; name a tokenizer\.json in `tokenizer`"):
-        ids_of_texts({"one": [5], "cat": "a cat"}, None)
+        ids_of_texts({"one": [5], "cat": "a cat"}, None, 10)

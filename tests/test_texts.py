@@ -16,7 +16,7 @@ from tests.toy_tokenizer import tokenizer, vocabulary, write_tokenizer
 from vit2onnx.errors import InputError
 from vit2onnx.families.siglip2.tokenization import compare_texts
 from vit2onnx.parity.preprocessing import judge_texts
-from vit2onnx.texts import Tokenizer, check_ids, ids_of, text_input
+from vit2onnx.texts import Tokenizer, check_ids, text_input
 
 # Nothing, one to more than 64 tokens with the end, several scripts, bytes, characters that lower-casing makes two of,
 # Greek words that end with a capital sigma, special tokens in both cases, and spaces of all kinds.
@@ -92,7 +92,7 @@ def test_python_lower_cases_two_things_in_another_way(ours: Tokenizer, theirs):
 
 
 def test_all_texts_are_compared_and_judged(folder: Path, ours: Tokenizer):
-    rows = list(compare_texts(TEXTS, folder / "tokenizer.json"))
+    rows = list(compare_texts(TEXTS, folder / "tokenizer.json", 64))
     assert {(row["other"], row["text"]) for row in rows if row["differing_ids"]} == {("tokenizers_ids", "special")}
     assert len(rows) == 2 * len(TEXTS) and {row["tokenizer_sha256"] for row in rows} == {ours.sha256}
     (finding,) = judge_texts(rows)
@@ -132,7 +132,7 @@ def test_what_the_file_says_of_cutting_and_filling_is_left_out(tmp_path: Path, o
     used.enable_truncation(8)
     used.save(str(tmp_path / "used.json"))
     texts = list(TEXTS.values())
-    np.testing.assert_array_equal(ids_of(texts, tmp_path / "used.json"), ours.inputs(texts), strict=True)
+    np.testing.assert_array_equal(Tokenizer(tmp_path / "used.json").inputs(texts), ours.inputs(texts), strict=True)
 
 
 def test_a_tokenizer_that_begins_texts_does_not_do_so_here(tmp_path: Path, ours: Tokenizer):
@@ -142,7 +142,7 @@ def test_a_tokenizer_that_begins_texts_does_not_do_so_here(tmp_path: Path, ours:
     content["post_processor"]["special_tokens"]["<bos>"] = {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}
     path.write_text(json.dumps(content))
     assert Library.from_file(str(path)).encode("a").ids[0] == 2
-    np.testing.assert_array_equal(ids_of(["a cat"], path), ours.inputs(["a cat"]), strict=True)
+    np.testing.assert_array_equal(Tokenizer(path).inputs(["a cat"]), ours.inputs(["a cat"]), strict=True)
 
 
 def test_a_tokenizer_that_lower_cases_already_gives_the_same(tmp_path: Path, theirs, ours: Tokenizer):
@@ -150,7 +150,7 @@ def test_a_tokenizer_that_lower_cases_already_gives_the_same(tmp_path: Path, the
     theirs.save_pretrained(tmp_path)
     assert "Lowercase" in (tmp_path / "tokenizer.json").read_text()
     texts = list(TEXTS.values())
-    np.testing.assert_array_equal(ids_of(texts, tmp_path / "tokenizer.json"), ours.inputs(texts), strict=True)
+    np.testing.assert_array_equal(Tokenizer(tmp_path / "tokenizer.json").inputs(texts), ours.inputs(texts), strict=True)
 
 
 def test_a_tokenizer_is_known_by_its_hash_and_its_size(folder: Path, ours: Tokenizer):

@@ -22,8 +22,8 @@ def load(spec: VariantSpec, checkpoint: Path) -> nn.Module:
 def features(
     spec: VariantSpec, checkpoint: Path, cases: Mapping[str, np.ndarray], native: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    return torch_runner.features(prepare(spec, checkpoint), cases, native)
+    return torch_runner.features(prepare(spec, checkpoint), cases, spec.interface(), native)
 
 
 def stages(spec: VariantSpec, checkpoint: Path, pixel_values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    return torch_runner.stages(lambda: prepare(spec, checkpoint), {"pixel_values": pixel_values})
+    return torch_runner.stages(lambda: prepare(spec, checkpoint), {"pixel_values": pixel_values}, spec.interface())

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from vit2onnx.errors import InputError
+from vit2onnx.texts import check_ids
 
 # Types of onnxruntime in numpy's words.
 DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
@@ -34,7 +35,7 @@ def check_inputs(session: ort.InferenceSession, inputs: Mapping[str, np.ndarray]
         _check_port(name, inputs[name], DTYPES.get(port.type, port.type), port.shape, sizes)
     about = session.get_modelmeta().custom_metadata_map
     if "input_ids" in inputs and "text" in about:
-        _check_ids(inputs["input_ids"], json.loads(about["text"])["vocabulary"])
+        check_ids(inputs["input_ids"], json.loads(about["text"])["vocabulary"])
     if "spatial_shapes" in inputs:
         _check_patches(inputs["pixel_attention_mask"], inputs["spatial_shapes"])
 
@@ -58,14 +59,6 @@ def _check_port(name: str, values: Any, dtype: str, shape: list[int | str], size
                 raise InputError(f"{axis} is {before} in {first} and {size} in {name}; it must be the same.")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InputError(f"{name} holds values that are not finite; prepare it once more.")
-
-
-def _check_ids(ids: np.ndarray, vocabulary: int) -> None:
-    if ids.min() < 0 or ids.max() >= vocabulary:
-        wrong = int(ids.min() if ids.min() < 0 else ids.max())
-        raise InputError(
-            f"input_ids hold {wrong}, and the vocabulary has ids from 0 to {vocabulary - 1}; use its tokenizer."
-        )
 
 
 def _check_patches(mask: np.ndarray, shapes: np.ndarray) -> None:

@@ -1,17 +1,17 @@
 """From photographs and texts to the inputs of a graph, by what its interface has."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from vit2onnx.errors import InputError
-from vit2onnx.images import check_image, load_image, naflex_input, naflex_size, preprocess
+from vit2onnx.images import check_image, load_image, naflex_input, preprocess, preprocess_naflex
 from vit2onnx.parity.photographs import photographs_of, telling_first
 from vit2onnx.spec.case import Case
-from vit2onnx.spec.cases import PAIRS
 from vit2onnx.spec.interface import Interface, key_of
+from vit2onnx.spec.texts import Text, random_ids
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.texts import Tokenizer, check_ids, text_input
 
@@ -34,9 +34,15 @@ def inputs_of(
     opened = _Photographs(photographs, interface.patch_size)
     found: dict[str, np.ndarray] = {}
     for case in cases:
-        arrays = dict(_arrays(spec, interface, case, opened, texts))
-        found |= {key_of(str(case), port, interface.inputs): arrays[port.name] for port in interface.inputs}
-    if interface.noun != "image":
+        if interface.kind == "image":
+            found |= image_inputs(spec, interface, case, opened[case.name])
+        elif interface.kind == "text":
+            found |= _keyed(case, {"input_ids": _ids(case.name, texts, case.width, interface)}, interface)
+        else:
+            names = [list(texts)[number % len(texts)] for number in range(case.width)]
+            chosen = [_ids(name, texts, interface.sizes(case)["length"], interface) for name in names]
+            found |= pair_inputs(spec, interface, case, map(opened.part, range(case.height)), chosen)
+    if interface.kind != "image":
         return found
     images = photographs_of(found, interface) or {}
     first = telling_first(images, spec.preprocessing)
@@ -44,13 +50,66 @@ def inputs_of(
     return {key: found[key] for key in keys}
 
 
-def ids_of_texts(texts: Mapping[str, list[int] | str], tokenizer: Path | None) -> dict[str, list[int]]:
-    """The token ids of texts by name. Raises `InputError` if one is in words and there is no tokenizer."""
-    words = [name for name, text in texts.items() if isinstance(text, str)]
-    if words and tokenizer is None:
-        raise InputError(f"texts: {words[0]} is in words; name a tokenizer.json in `tokenizer`, or give its token ids.")
-    reader = Tokenizer(tokenizer) if words and tokenizer else None
-    return {name: reader.ids(text) if reader and isinstance(text, str) else list(text) for name, text in texts.items()}  # type: ignore[arg-type]
+def image_inputs(spec: VariantSpec, interface: Interface, case: Case, image: Image.Image) -> dict[str, np.ndarray]:
+    """The inputs of one photograph, as one case."""
+    pixels = preprocess(image, case.height, case.width, spec.preprocessing)
+    if not interface.takes_patches:
+        return _keyed(case, {"pixel_values": pixels}, interface)
+    return _keyed(case, naflex_input(pixels, interface.patch_size, interface.sizes(case)["patches"]), interface)
+
+
+def pair_inputs(
+    spec: VariantSpec, interface: Interface, case: Case, images: Iterable[Image.Image], texts: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The inputs of all images with all texts, which are ids of one length, as one case."""
+    prepared = [_of_pair(spec, interface, case, image) for image in images]
+    stacked = {port: np.stack([one[port] for one in prepared]) for port in prepared[0]}
+    return _keyed(case, {"input_ids": np.stack(texts), **stacked}, interface)
+
+
+def _of_pair(spec: VariantSpec, interface: Interface, case: Case, image: Image.Image) -> dict[str, np.ndarray]:
+    """An image at the size of the model, or at its own for a model that takes any."""
+    if interface.takes_patches:
+        return preprocess_naflex(image, spec.preprocessing, interface.patch_size, interface.sizes(case)["patches"])
+    return {"pixel_values": preprocess(image, interface.fixed["height"], interface.fixed["width"], spec.preprocessing)}
+
+
+def _ids(name: str, texts: Mapping[str, Sequence[int]], length: int, interface: Interface) -> np.ndarray:
+    ids = text_input(texts[name], length)
+    try:
+        check_ids(ids, interface.facts["text"]["vocabulary"])
+    except InputError as error:
+        raise InputError(f"texts: {name}: {error}") from None
+    return ids
+
+
+def _keyed(case: Case, arrays: Mapping[str, np.ndarray], interface: Interface) -> dict[str, np.ndarray]:
+    """The inputs of a case, given by port, as they are called in files."""
+    return {key_of(str(case), port, interface.inputs): arrays[port.name] for port in interface.inputs}
+
+
+def ids_of_texts(texts: Mapping[str, Text], tokenizer: Path | None, vocabulary: int) -> dict[str, list[int]]:
+    """The token ids of texts by name, of a `vocabulary` of so many.
+
+    Raises `InputError` if a text is in words and there is no tokenizer, or if that is of a larger vocabulary.
+    """
+    ids = {name: text for name, text in texts.items() if isinstance(text, list)}
+    ids |= {name: random_ids(name, text, vocabulary) for name, text in texts.items() if isinstance(text, int)}
+    words = {name: text for name, text in texts.items() if isinstance(text, str)}
+    if words:
+        if tokenizer is None:
+            first = next(iter(words))
+            raise InputError(
+                f"texts: {first} is in words; name a tokenizer.json in `tokenizer`, or give its token ids."
+            )
+        reader = Tokenizer(tokenizer)
+        if reader.vocab_size > vocabulary:
+            raise InputError(
+                f"{tokenizer} has {reader.vocab_size} tokens and the model {vocabulary}; give the tokenizer.json that"
+                " lies beside its checkpoint."
+            )
+        ids |= {name: reader.ids(text) for name, text in words.items()}
+    return {name: ids[name] for name in texts}
 
 
 class _Photographs:
@@ -75,74 +134,3 @@ class _Photographs:
         image, part = self[names[number % len(names)]], PARTS[number // len(names) % len(PARTS)]
         left, upper, right, lower = (round(share * side) for share, side in zip(part, image.size * 2, strict=True))
         return image.crop((left, upper, right, lower))
-
-
-def _arrays(
-    spec: VariantSpec,
-    interface: Interface,
-    case: Case,
-    photographs: _Photographs,
-    texts: Mapping[str, Sequence[int]],
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The inputs of a case by their ports."""
-    length = interface.usual.get("length") or 0
-    if interface.noun == "image":
-        pixels = preprocess(photographs[case.image], case.height, case.width, spec.preprocessing)
-        yield from _image(pixels, interface, interface.sizes(case).get("patches", 0))
-    elif interface.noun == "text":
-        yield "input_ids", _ids(case.image, texts, case.width, spec)
-    else:
-        names = list(texts)
-        chosen = [_ids(names[number % len(names)], texts, length, spec) for number in range(case.width)]
-        yield from _pair(spec, interface, map(photographs.part, range(case.height)), chosen)
-
-
-def image_inputs(spec: VariantSpec, interface: Interface, case: Case, image: Image.Image) -> dict[str, np.ndarray]:
-    """The inputs of one photograph, as one case."""
-    pixels = preprocess(image, case.height, case.width, spec.preprocessing)
-    arrays = dict(_image(pixels, interface, interface.sizes(case).get("patches", 0)))
-    return {key_of(str(case), port, interface.inputs): arrays[port.name] for port in interface.inputs}
-
-
-def pair_of(
-    spec: VariantSpec, interface: Interface, images: Sequence[Image.Image], texts: Sequence[Sequence[int]]
-) -> dict[str, np.ndarray]:
-    """The inputs of all images with all texts, as one case."""
-    length = interface.usual["length"] or 0
-    case = str(Case(PAIRS, len(images), len(texts)))
-    arrays = dict(_pair(spec, interface, images, [text_input(ids, length) for ids in texts]))
-    return {key_of(case, port, interface.inputs): arrays[port.name] for port in interface.inputs}
-
-
-def _pair(
-    spec: VariantSpec, interface: Interface, images: Iterable[Image.Image], texts: Sequence[np.ndarray]
-) -> Iterator[tuple[str, np.ndarray]]:
-    yield "input_ids", np.stack(texts)
-    prepared = [dict(_of_pair(spec, interface, image)) for image in images]
-    yield from ((port, np.stack([one[port] for one in prepared])) for port in prepared[0])
-
-
-def _of_pair(spec: VariantSpec, interface: Interface, image: Image.Image) -> Iterator[tuple[str, np.ndarray]]:
-    """An image at the size of the model, or at its own for a model that takes any."""
-    if interface.fixed:
-        size, patches = (interface.fixed["height"], interface.fixed["width"]), 0
-    else:
-        patches = interface.ordinary["patches"]
-        size = naflex_size(image.height, image.width, interface.patch_size, patches)
-    yield from _image(preprocess(image, *size, spec.preprocessing), interface, patches)
-
-
-def _image(pixels: np.ndarray, interface: Interface, patches: int) -> Iterator[tuple[str, np.ndarray]]:
-    if any(port.name == "spatial_shapes" for port in interface.inputs):
-        yield from naflex_input(pixels, interface.patch_size, patches).items()
-    else:
-        yield "pixel_values", pixels
-
-
-def _ids(name: str, texts: Mapping[str, Sequence[int]], length: int, spec: VariantSpec) -> np.ndarray:
-    ids = text_input(texts[name], length)
-    try:
-        check_ids(ids, spec.architecture.vocab_size)  # type: ignore[attr-defined]
-    except InputError as error:
-        raise InputError(f"texts: {name}: {error}") from None
-    return ids

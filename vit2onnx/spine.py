@@ -64,10 +64,10 @@ def prove(
     graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record)
     inputs = inputs_of(spec, interface, cases, photographs, texts or {})
     reference = torch.reference_of(spec, "transformers", checkpoint)
-    references = {"transformers": torch.features(reference, inputs, interface=interface)}
-    features = equinox.features(*open_model(model), inputs, interface=interface)
+    references = {"transformers": torch.features(reference, inputs, interface)}
+    features = equinox.features(*open_model(model), inputs, interface)
     comparison = compare(spec, recipe, graph, inputs, references, features, batch_sizes, threads)
-    pictured = [] if interface.noun == "text" else sizes_of(interface, [recipe], sizes)
+    pictured = [] if interface.kind == "text" else sizes_of(interface, [recipe], sizes)
     prepared = _prepared(spec, pictured, photographs)
     return judge_graph(comparison, limits, record, prepared, bytes=graph.stat().st_size)
 

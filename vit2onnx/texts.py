@@ -12,6 +12,7 @@ import numpy as np
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import check_regular
+from vit2onnx.spec.texts import EOS, PAD
 
 # The names of the tokens that fill a text up and end it, in Gemma's tokenizer.
 PAD_TOKEN, EOS_TOKEN = "<pad>", "<eos>"
@@ -22,11 +23,11 @@ MOST_BYTES = 200_000_000
 class Tokenizer:
     """The words of a user's `tokenizer.json`, as Hugging Face ships it with a model, to be used as in training.
 
-    Texts are put into lower case, and nothing is put before them. What else the file asks for is not done: to cut, to
-    fill up, and to add tokens. `sha256` is that of the file, and `vocab_size` is one more than its largest id.
+    Texts are put into lower case, and nothing is put before them. Truncation, padding and added tokens that the
+    file asks for are switched off. `sha256` is that of the file, and `vocab_size` is one more than its largest id.
     """
 
-    def __init__(self, path: Path, eos: int = 1, pad: int = 0):
+    def __init__(self, path: Path, eos: int = EOS, pad: int = PAD):
         """Read it. Raises `InputError` if it is no such file, or has other tokens than expected at the two ids."""
         # Here, because ids need no tokenizer.
         from tokenizers import Tokenizer as Library
@@ -83,12 +84,7 @@ class Tokenizer:
         return np.stack([text_input(self.ids(text), length, self.eos, self.pad) for text in texts])
 
 
-def ids_of(texts: Sequence[str], tokenizer: Path, length: int = 64) -> np.ndarray:
-    """`input_ids`, int64 [texts, length], of texts by the `tokenizer.json` that the user has."""
-    return Tokenizer(tokenizer).inputs(texts, length)
-
-
-def text_input(ids: Sequence[int] | np.ndarray, length: int, eos: int = 1, pad: int = 0) -> np.ndarray:
+def text_input(ids: Sequence[int] | np.ndarray, length: int, eos: int = EOS, pad: int = PAD) -> np.ndarray:
     """One text's token ids as an input, int64 [length]: ended by `eos`, and filled up on the right with `pad`.
 
     What is filled up or ended already stays as it is. A text that is too long is cut, and its last id is `eos` all the

@@ -89,7 +89,8 @@ def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[Answer]:
     for key in ("checkpoint", "versions"):
         told[key] = {entry: value for entry, value in told[key].items() if entry in said.get(key, ())}
     differing = sorted(key for key, value in said.items() if told.get(key) != value)
-    differing += ["preprocessing"] * (not SAID_OF_INPUTS & said.keys())
+    if SAID_OF_INPUTS.isdisjoint(said):
+        differing.append("preprocessing or text")
     differing += sorted(SAID - said.keys()) + sorted(passport.keys() - said.keys() - OWN_KEYS)
     differing += ["the file's name"] * (passport["file"]["name"] != graph.name)
     differing += ["the checkpoint's variant"] * (passport["checkpoint"]["variant"] != passport["variant"])

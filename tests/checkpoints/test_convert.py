@@ -530,7 +530,7 @@ def test_equimos_own_loader_opens_the_archive_and_gives_our_features(released, s
     found = eqx.filter_jit(model.forward_features)(pixel_values, key=jax.random.PRNGKey(0), inference=True)
     order = ("x_norm_cls_token", "x_norm_reg_tokens", "x_norm_patchtokens")
     theirs = np.concatenate([np.asarray(found[name]).reshape(-1, dim) for name in order])
-    ours = equinox_runner.features(*open_model(spine.model_file), {"x": pixel_values})
+    ours = equinox_runner.features(*open_model(spine.model_file), {"x": pixel_values}, spine.spec.interface())
     assert theirs.shape == (1 + 4 + 5 * 9, dim)
     # Measured 0.95 to 0.99.
     assert floors(theirs, ours["float64/x"], ours["float32/x"]) <= MODEL_LIMIT

@@ -81,7 +81,8 @@ def test_both_graphs_show_what_the_model_computes(spines, written: Written, name
     injected = {layer: rng.standard_normal(found[n].shape, np.float32) for layer, n in zip(fed, before, strict=True)}
     parted = dict(zip(names, run.run(None, pixel_values | injected), strict=True))
     given = {layer.removesuffix(".input"): value[0] for layer, value in injected.items()}
-    expected = dict(equinox_runner.stages(*open_model(spine.model_file), {"pixel_values": IMAGE}, given))
+    interface = spine.spec.interface()
+    expected = dict(equinox_runner.stages(*open_model(spine.model_file), {"pixel_values": IMAGE}, given, interface))
     assert stage_outputs(open_model(spine.model_file)[0], spine.spec, spine.spec.interface()) == names[2:]
     for mode, stages in (("accumulated", found), ("injected", parted)):
         for stage, value in {**stages, "norm": stages["last_hidden_state"]}.items():

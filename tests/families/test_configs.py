@@ -14,6 +14,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from tests import transformers_model
 from tests.conftest import RELEASED
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.identity import describe
@@ -21,7 +22,6 @@ from vit2onnx.exporting.graph import export
 from vit2onnx.families.dinov2 import references as dinov2
 from vit2onnx.families.dinov3_vit import references as dinov3_vit
 from vit2onnx.runners import equinox as equinox_runner
-from vit2onnx.runners import torch as torch_runner
 from vit2onnx.runners.onnx_double import run_in_double
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
@@ -157,14 +157,14 @@ def test_models_and_graphs_are_what_the_config_says(config: Config, tmp_path: Pa
         # Measured 7.8e-5 for the approximate GELU, and 0.04 for others.
         assert all(np.abs(moved[name] - truth[name]).max() > 2e-5 * scale for name in truth), key
 
-    reference = torch_runner.features(torch_runner.reference_of(spec, "transformers", path), images)
+    reference = transformers_model.features(spec, path, images)
     is_close({name: reference[f"float64/{name}"] for name in truth}, 1e-12)
     assert config.says.get("num_register_tokens", 1) or spec.interface().facts["tokens"]["registers"] == 0
 
     layout = convert_checkpoint(spec, path, tmp_path / "archive.tar.lz4", tmp_path / "ledger.csv")
     assert layout == "huggingface5"
     write_model(tmp_path / "model.eqx", spec, map_model(spec, read_archive(tmp_path / "archive.tar.lz4", spec)))
-    ours = equinox_runner.features(*open_model(tmp_path / "model.eqx"), images)
+    ours = equinox_runner.features(*open_model(tmp_path / "model.eqx"), images, spec.interface())
     is_close({name: ours[f"float32/{name}"] for name in truth}, 1e-5)
     is_close({name: ours[f"float64/{name}"] for name in truth}, 1e-12)
 

@@ -44,8 +44,8 @@ def images() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def ours(tiny_model_file: Path, images: Features) -> Features:
-    return equinox_runner.features(*open_model(tiny_model_file), images)
+def ours(tiny_spec: VariantSpec, tiny_model_file: Path, images: Features) -> Features:
+    return equinox_runner.features(*open_model(tiny_model_file), images, tiny_spec.interface())
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +96,10 @@ def test_an_image_does_not_see_its_batch_mates(run):
         np.testing.assert_array_equal(np.asarray(run(other).last_hidden_state)[[0, 2]], found[[0, 2]])
 
 
-def test_batch_size_and_order_do_not_matter(tiny_model_file: Path, run):
+def test_batch_size_and_order_do_not_matter(tiny_spec: VariantSpec, tiny_model_file: Path, run):
     batch = noise(0, 3, 3, 48, 112)
-    features = equinox_runner.features(*open_model(tiny_model_file), {str(i): image for i, image in enumerate(batch)})
+    images = {str(i): image for i, image in enumerate(batch)}
+    features = equinox_runner.features(*open_model(tiny_model_file), images, tiny_spec.interface())
     alone, truth = (np.stack([features[f"{p}/{i}"] for i in range(3)]) for p in ("float32", "float64"))
     # Not bit for bit, because a matrix product of another size may be summed in another order: measured 0.93 to 0.94.
     assert floors(run(batch).last_hidden_state, truth, alone) <= MODEL_LIMIT
@@ -233,7 +234,7 @@ def test_own_weights_are_the_same_in_every_layout(tiny_spec: VariantSpec, tmp_pa
     if "rope_theta" in own:
         assert tensors["rope_periods"].read()[1] == pytest.approx(50 ** (1 / 4), rel=2**-8)
     image = {"x": noise(0, 3, 48, 80)}
-    ours = equinox_runner.features(*open_model(spine.model_file), image)
+    ours = equinox_runner.features(*open_model(spine.model_file), image, spec.interface())
     for checkpoint in (spine.checkpoints[layout] for layout in archives):
         theirs = transformers_model.features(spec, checkpoint, image)
         np.testing.assert_allclose(ours["float64/x"], theirs["float64/x"], rtol=0, atol=1e-12)
@@ -251,7 +252,7 @@ def test_periods_can_be_those_of_the_file(tiny_spec: VariantSpec, tiny_checkpoin
     model, tensors = open_model(spine.model_file)
     np.testing.assert_array_equal(tensors["rope_periods"].read(), periods)
     image = {"x": noise(0, 3, 48, 80)}
-    ours = equinox_runner.features(model, tensors, image, ["x"])
+    ours = equinox_runner.features(model, tensors, image, spec.interface(), ["x"])
     theirs = transformers_model.features(spec, path, image, ["x"])
     np.testing.assert_allclose(ours["float64/x"], theirs["float64/x"], rtol=0, atol=1e-12)
     # As installed, transformers computes them.

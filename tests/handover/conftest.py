@@ -17,7 +17,7 @@ from vit2onnx.checkpoints.identity import describe
 from vit2onnx.exporting.graph import export
 from vit2onnx.files import read_json, sha256_of, write_arrays, write_json
 from vit2onnx.handover.passport import passport_of, sample_of
-from vit2onnx.onnx_file import checksum_entry, metadata
+from vit2onnx.onnx_file import checksum_entry, metadata, passport_beside, sample_beside
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.verdict import LEGS, Verdict
 from vit2onnx.runners import equinox as equinox_runner
@@ -74,7 +74,7 @@ def with_hash(graph: Path) -> None:
 
 def change_sample(graph: Path, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> None:
     """Change the sample of a graph, and its size and hash in the passport."""
-    sample, passport = graph.with_name("static.sample.npz"), graph.with_suffix(".passport.json")
+    sample, passport = sample_beside(graph), passport_beside(graph)
     with np.load(sample) as arrays:
         write_arrays(sample, change(dict(arrays)))
     told = {"bytes": sample.stat().st_size, "sha256": sha256_of(sample)}
@@ -96,7 +96,7 @@ def made(
     rng = np.random.default_rng(0)
     images = {f"{name}@48x{width}": rng.standard_normal((3, 48, width), np.float32) for name, width in NAMED}
     reference = transformers_model.features(tiny_spec, tiny_checkpoint, images)
-    equinox = equinox_runner.features(*open_model(model), images)
+    equinox = equinox_runner.features(*open_model(model), images, tiny_spec.interface())
     sample = sample_of(tiny_spec.interface(), STATIC, images, reference, equinox)
     write_arrays(folder / "static.sample.npz", sample)
     write_json(folder / "static.passport.json", passport_of(**arguments(folder, tiny_spec, tiny_checkpoint)))

@@ -53,7 +53,7 @@ def test_release_is_at_parity_at_full_width(spec: VariantSpec, tmp_path: Path):
     images = {str(CASE): np.random.default_rng(0).standard_normal((3, CASE.height, CASE.width), np.float32)}
     reference = transformers_model.features(spec, checkpoint, images, native=images)
     checkpoint.unlink()
-    equinox = equinox_runner.features(*open_model(model), images, native=images)
+    equinox = equinox_runner.features(*open_model(model), images, spec.interface(), native=images)
     for recipe in RECIPES:
         graph = export(spec, recipe, model, tmp_path / f"{recipe.name}.onnx", record, external=True)
         outputs = dict(run_graph(graph, spec.interface(), recipe, images, [2], threads=2))

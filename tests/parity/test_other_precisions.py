@@ -35,7 +35,7 @@ def test_a_graph_in_half_precision_is_within_two_floors(spines, tmp_path: Path, 
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), half)
 
     reference = transformers_model.features(spine.spec, spine.checkpoints["meta"], {"0": IMAGE})
-    equinox = equinox_runner.features(*open_model(spine.model_file), {"0": IMAGE})
+    equinox = equinox_runner.features(*open_model(spine.model_file), {"0": IMAGE}, spine.spec.interface())
     truth = reference["float64/0"]
     own = [error(one["float32/0"], one["float64/0"]) for one in (reference, dict(equinox))]
     floors = HALF * noise_floors(truth, own)

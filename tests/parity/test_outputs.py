@@ -74,13 +74,14 @@ def pixel_values() -> Images:
 @pytest.fixture(scope="module")
 def reference(tiny_spec: VariantSpec, tiny_checkpoint: Path, pixel_values: Images) -> ByKind:
     named = {str(case): x for case, x in pixel_values.items()}
-    return by_kind(transformers_model.features(tiny_spec, tiny_checkpoint, named, NATIVE))
+    return by_kind(transformers_model.features(tiny_spec, tiny_checkpoint, named, NATIVE), tiny_spec.interface())
 
 
 @pytest.fixture(scope="module")
-def equinox(tiny_model_file: Path, pixel_values: Images) -> ByKind:
+def equinox(tiny_spec: VariantSpec, tiny_model_file: Path, pixel_values: Images) -> ByKind:
     named = {str(case): x for case, x in pixel_values.items()}
-    return by_kind(equinox_runner.features(*open_model(tiny_model_file), named, NATIVE))
+    interface = tiny_spec.interface()
+    return by_kind(equinox_runner.features(*open_model(tiny_model_file), named, interface, NATIVE), interface)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +270,8 @@ def test_published_features_are_held_against_every_implementation(
     graph: Path, compare, tiny_spec: VariantSpec, tiny_checkpoint: Path, tiny_model_file: Path
 ):
     image = np.random.default_rng(1).standard_normal((3, GOLDEN.height, GOLDEN.width), np.float32)
-    reference = by_kind(transformers_model.features(tiny_spec, tiny_checkpoint, {str(GOLDEN): image}))
+    interface, images = tiny_spec.interface(), {str(GOLDEN): image}
+    reference = by_kind(transformers_model.features(tiny_spec, tiny_checkpoint, images), interface)
     values = reference["float64"][GOLDEN][HIDDEN]
     tokens = [(0, tuple(values[0, :5])), (5, tuple(values[5, :5]))]
     published = Golden(tuple(tokens), tiny_spec.preprocessing)
@@ -277,7 +279,7 @@ def test_published_features_are_held_against_every_implementation(
         "spec": replace(tiny_spec, golden=published),
         "pixel_values": {GOLDEN: image},
         "references": {"transformers": reference},
-        "equinox": by_kind(equinox_runner.features(*open_model(tiny_model_file), {str(GOLDEN): image})),
+        "equinox": by_kind(equinox_runner.features(*open_model(tiny_model_file), images, interface), interface),
     }
     found = compare(graph, **given)
     seen = {row["subject"] for row in found.differences if row["other"] == "published"}
@@ -777,7 +779,7 @@ def test_every_image_is_run_in_full_batches_of_its_size(
     places = {case: x[HIDDEN][0, 1] for case, x in found.items()}
     assert places == {case: i % batch if i < 5 else 0 for i, case in enumerate(CASES)}
     # What fills a batch up is kept too, so that every place in it is looked at.
-    odd = [x[HIDDEN] for features in (found, *again) for case, x in features.items() if case.image == "odd"]
+    odd = [x[HIDDEN] for features in (found, *again) for case, x in features.items() if case.name == "odd"]
     assert {x[0, 1] for x in odd} == set(range(batch))
 
 

@@ -11,10 +11,11 @@ from vit2onnx.errors import InputError
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.parity.outputs import check_evidence
 from vit2onnx.parity.photographs import no_evidence, telling_first
-from vit2onnx.spec.interface import IMAGES as IMAGES_TO_TOKENS
+from vit2onnx.spec.interface import images_to_tokens
 from vit2onnx.spec.variant import VariantSpec
 
 IMAGES = Path("resources/images").resolve()
+IMAGES_TO_TOKENS = images_to_tokens(embed_dim=1, patch_size=1, registers=0)
 
 
 def of_arrays(pixels: np.ndarray) -> Image.Image:

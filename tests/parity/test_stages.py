@@ -43,11 +43,11 @@ class Case:
     def __init__(self, chain: Chain):
         self.chain = chain
         self.healthy = chain.examine(chain.folder)
-        graphs = (chain.folder / f"{mode}.onnx" for mode in MODES)
+        graphs, given = (chain.folder / f"{mode}.onnx" for mode in MODES), (chain.first, chain.of_layers)
         self.stages: dict[str, Stages] = {
             "transformers": chain.reference,
-            "equinox": dict(equinox_runner.stages(chain.model, chain.tensors, chain.first, chain.of_layers)),
-            "onnx": run_stage_graphs(*graphs, chain.first, chain.of_layers, threads=1),
+            "equinox": dict(equinox_runner.stages(chain.model, chain.tensors, *given, chain.interface)),
+            "onnx": run_stage_graphs(*graphs, *given, threads=1, interface=chain.interface),
         }
 
     def ledger(self, **other: Stages) -> StageComparison:
@@ -164,12 +164,11 @@ def test_every_stage_of_a_convnext_is_there(case_of: Callable[[str], Case]):
 def test_a_ledger_is_the_same_twice(case_of: Callable[[str], Case]):
     case = case_of("ViT")
     chain = case.chain
+    graphs, given = (chain.folder / f"{mode}.onnx" for mode in MODES), (chain.first, chain.of_layers)
     again = case.ledger(
         transformers=dict(transformers_model.stages(chain.spec, chain.checkpoint, IMAGE)),
-        equinox=dict(equinox_runner.stages(chain.model, chain.tensors, chain.first, chain.of_layers)),
-        onnx=run_stage_graphs(
-            *(chain.folder / f"{mode}.onnx" for mode in MODES), chain.first, chain.of_layers, threads=1
-        ),
+        equinox=dict(equinox_runner.stages(chain.model, chain.tensors, *given, chain.interface)),
+        onnx=run_stage_graphs(*graphs, *given, threads=1, interface=chain.interface),
     )
     assert json.dumps(again.stages, allow_nan=False) == json.dumps(case.healthy.stages.stages)
     assert csv_of(again.stages) == csv_of(case.healthy.stages.stages)

@@ -456,7 +456,7 @@ def test_all_gates_are_judged_at_once():
     assert {finding.leg for finding in verdict.findings} == set(verdict.asked)
     assert verdict.figures == {
         **{"floors": 1.0, "worst_at": "cat 48x112, batch 1, cls 0", "floors_double": 1.0, "max_abs": 1e-6},
-        **{"cosine": 1.0, "images": 1, "sizes": 1, "stages": 0, "noun": "image"},
+        **{"cosine": 1.0, "images": 1, "sizes": 1, "stages": 0, "kind": "image"},
     }
     failed = verdict_on(share=2 * PREPARED["differing_share"], self_test=replace(SELF_TEST, measured=1.0))
     assert list(failed.faults_by_gate()) == ["preprocessing", "self_test"]

@@ -207,7 +207,7 @@ def test_weights_are_told_apart(healthy: Comparison, text_of: Text, official: Pl
 def test_periods_of_the_references_own_are_told_of(healthy: Comparison, known_difference: Plain, text_of: Text) -> None:
     assert "may differ from it by design" not in text_of(healthy)
     text = text_of(replace(healthy, known_differences=[known_difference]))
-    assert "differ from it by design, here by its own periods. This moves features by up to 4.1e-04." in text
+    assert "differ from it by design, here by its own periods. This moves outputs by up to 4.1e-04." in text
 
 
 def test_weights_are_confirmed_by_their_hash_or_by_published_features_that_they_give(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from vit2onnx.parity.comparison import Comparison
@@ -66,3 +67,13 @@ def test_colours_alarm_only_beyond_the_limit(healthy: Comparison, worst: float, 
     # In the middle of the map, where nothing else is drawn.
     red, green, _ = picture[picture.shape[0] // 2, 450]
     assert (red - green > 60) == alarming
+
+
+def test_a_strip_is_no_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaFlex is compared on one column of 256 patches."""
+    sizes = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: sizes.append(figure.get_size_inches()))
+    place = {"image": "strip", "height": 4096, "width": 16, "rows": 256, "columns": 1, "patch_size": 16}
+    error_map_figure([place | {"floors": [[1.0]] * 256}], {}, LIMIT)
+    ((width, height),) = sizes
+    assert height <= 6 * width

@@ -46,7 +46,7 @@ def test_healthy_graph(healthy: Comparison, judged: Judged) -> None:
         "max_abs": 5e-6,
         "images": 2,
         "sizes": 2,
-        "noun": "image",
+        "kind": "image",
         "bytes": 86_454_796,
         "failed_gates": [],
         "faults": [],

@@ -40,7 +40,7 @@ def compare(images: Features) -> Callable[..., tuple[Features, Features]]:
         arch = spine.spec.architecture
         if arch not in known:
             theirs = transformers_model.features(spine.spec, spine.checkpoints["meta"], images)
-            known[arch] = equinox_runner.features(*open_model(spine.model_file), images), theirs
+            known[arch] = equinox_runner.features(*open_model(spine.model_file), images, spine.spec.interface()), theirs
         return known[arch]
 
     return run
@@ -96,7 +96,8 @@ def test_parts_one_by_one_are_the_whole(spines, compare, images: Features, name:
 def test_stages_are_those_of_the_features(spines, compare, images: Features, name: str):
     spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
     found = {}
-    for key, value in equinox_runner.stages(*open_model(spine.model_file), {"pixel_values": images["noise"]}, {}):
+    inputs = {"pixel_values": images["noise"]}
+    for key, value in equinox_runner.stages(*open_model(spine.model_file), inputs, {}, spine.spec.interface()):
         # Whoever takes what is yielded does not compute in double precision because of it.
         assert not jax.config.jax_enable_x64
         assert str(value.dtype) == key.partition("/")[0]
@@ -134,10 +135,11 @@ def test_no_more_than_one_layer_is_in_memory(spines, name: str, run: str):
     before = sum(array.nbytes for array in jax.live_arrays())
     image = np.ones((3, 32, 32), np.float64)
     if run == "features":
-        equinox_runner.features(model, seen, {"one cell": image})
+        equinox_runner.features(model, seen, {"one cell": image}, spine.spec.interface())
     else:
         # The names only, because the arrays may be views of what JAX holds.
-        assert {key for key, _ in equinox_runner.stages(model, seen, {"pixel_values": image}, {})}
+        given = {"pixel_values": image}, {}, spine.spec.interface()
+        assert {key for key, _ in equinox_runner.stages(model, seen, *given)}
     # All in double precision, and room for the activations.
     largest, room = max(sizes.values()), max(1.1 * image.nbytes, 0.2 * max(sizes.values()))
     assert 2 * largest < most <= 2 * (outside + largest) + room
@@ -151,7 +153,7 @@ def test_unrounded_periods_are_a_switch_that_both_follow(spines, compare, images
     unrounded = type(rounded)(replace(rounded.spec, architecture=arch), tmp_path)
     unrounded.checkpoints = {"meta": rounded.checkpoints[layout]}
     theirs = transformers_model.features(unrounded.spec, unrounded.checkpoints["meta"], images)
-    ours = equinox_runner.features(*open_model(unrounded.model_file), images)
+    ours = equinox_runner.features(*open_model(unrounded.model_file), images, unrounded.spec.interface())
     single, double = theirs["float32/noise"], theirs["float64/noise"]
     np.testing.assert_allclose(ours["float64/noise"], double, rtol=0, atol=DOUBLE)
     assert floors(ours["float32/noise"], double, single) <= MODEL_LIMIT

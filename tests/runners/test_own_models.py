@@ -72,7 +72,7 @@ def test_the_graph_is_the_users_model(config: str, tmp_path: Path):
             wanted = theirs(torch.from_numpy(image))
         # The reference is built from the folder, too, step by step.
         reference = reference_of(spec, "transformers", Path(spec.own.path))
-        (stepped,) = run_steps(reference, {"a": image[0]}, torch.float32).values()
+        (stepped,) = run_steps(reference, {"a": image[0]}, torch.float32, spec.interface()).values()
         expected = wanted.last_hidden_state[0].numpy()
         np.testing.assert_allclose(stepped, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
         for name in ("last_hidden_state", "pooler_output"):
@@ -86,7 +86,8 @@ def test_a_classifier_is_read_by_transformers_too(tmp_path: Path):
     model.save_pretrained(tmp_path / "mine")
     spec = own_spec(tmp_path / "mine", ignore=["classifier.*"])
     image = np.random.default_rng(0).standard_normal((3, 56, 70), np.float32)
-    (found,) = run_steps(reference_of(spec, "transformers", Path(spec.own.path)), {"a": image}, torch.float32).values()
+    reference = reference_of(spec, "transformers", Path(spec.own.path))
+    (found,) = run_steps(reference, {"a": image}, torch.float32, spec.interface()).values()
     with torch.inference_mode():
         wanted = model.dinov2(torch.from_numpy(image[None])).last_hidden_state[0].numpy()
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())

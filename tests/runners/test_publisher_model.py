@@ -53,7 +53,7 @@ def prepare(spec: VariantSpec, checkpoint: Path, repository: Path) -> Reference:
 def features(
     spec: VariantSpec, checkpoint: Path, repository: Path, cases: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    return torch_runner.features(prepare(spec, checkpoint, repository), cases)
+    return torch_runner.features(prepare(spec, checkpoint, repository), cases, spec.interface())
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,8 @@ def test_stages_of_every_release_are_those_of_the_other_reference(small, reposit
     path = small.checkpoints["meta"]
     other = dict(transformers_model.stages(small.spec, path, image))
     inputs, injected = {"pixel_values": image}, layer_inputs(other)
-    found = dict(torch_runner.stages(lambda: prepare(small.spec, path, repository), inputs, injected))
+    interface = small.spec.interface()
+    found = dict(torch_runner.stages(lambda: prepare(small.spec, path, repository), inputs, interface, injected))
     assert list(found) == [key for key in other if not key.startswith("inputs/")]
     for key in (key.removeprefix("float32/") for key in found if key.startswith("float32/")):
         truth = other[f"float64/{key}"]

@@ -67,7 +67,8 @@ def test_the_weights_of_one_step_are_in_memory_at_a_time(spines, name: str, dtyp
 
         return read
 
-    run_steps(replace(reference, state={key: watched(key) for key in state}), IMAGES, dtype)
+    watching = replace(reference, state={key: watched(key) for key in state})
+    run_steps(watching, IMAGES, dtype, spine.spec.interface())
     # Each was read, once for all images, and none met one of another step.
     assert len(alive) == len(state)
     assert together == {frozenset({index}) for index in range(len(paths))}
@@ -142,13 +143,13 @@ def test_every_layer_goes_on_from_what_is_injected(spines, name: str):
     spine = spines(f"dinov3_{name}_pretrain_lvd1689m")
     inputs = {"pixel_values": next(iter(IMAGES.values()))}
     reference = transformers_model.prepare(spine.spec, spine.checkpoints["meta"])
-    made = dict(run_stages(reference, inputs, torch.float32, None))
+    made = dict(run_stages(reference, inputs, torch.float32, None, spine.spec.interface()))
     noise = {
         key.removeprefix("inputs/"): np.random.default_rng(1).standard_normal(x.shape, np.float32)
         for key, x in made.items()
         if key.startswith("inputs/")
     }
-    found = dict(run_stages(reference, inputs, torch.float32, noise))
+    found = dict(run_stages(reference, inputs, torch.float32, noise, spine.spec.interface()))
     assert not [key for key in found if key.startswith("inputs/")]
     for key, x in found.items():
         mode, _, stage = key.partition("/")

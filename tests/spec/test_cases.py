@@ -6,7 +6,7 @@ import pytest
 
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.cases import case_of_stages, cases_of, fixed_size, sizes_of
-from vit2onnx.spec.interface import IMAGES, Interface, Port
+from vit2onnx.spec.interface import Interface, Port, images_to_tokens
 from vit2onnx.spec.recipe import Recipe
 
 STATIC = Recipe("static", 23, {"batch": 1, "height": 224, "width": 224})
@@ -14,15 +14,17 @@ WIDE = Recipe("wide", 23, {"batch": 1, "height": 224, "width": None})
 DYNAMIC = Recipe("dynamic", 23, {"batch": None, "height": None, "width": None})
 LISTED = [(512, 320), (48, 112), (224, 64)]
 
-SQUARE = replace(IMAGES, name="square", least={"batch": 1}, fixed={"height": 96, "width": 96})
+IMAGES = images_to_tokens(embed_dim=1, patch_size=1, registers=0)
+SQUARE = replace(IMAGES, name="square", minimum={"batch": 1}, fixed={"height": 96, "width": 96})
 OF_SQUARES = Recipe("squares", 23, {"batch": None}, "square")
 # Images that are cut into patches before they go in.
 PATCHES = replace(IMAGES, inputs=(*IMAGES.inputs, Port("spatial_shapes", ("batch", 2), "grid")), patch_size=32)
 IDS = Port("input_ids", ("batch", "length"), "ids")
-TEXT = Interface("text", (IDS,), (), {"batch": 1, "length": 1}, usual={"length": 64}, noun="text")
+TEXT = Interface("text", (IDS,), (), {"batch": 1, "length": 1}, recipe_defaults={"length": 64}, kind="text")
+TEXT = replace(TEXT, compared_sizes={"length": (1, 17, 64)})
 TEXT = replace(TEXT, case_axes=("texts", "length"))
 OF_TEXTS = Recipe("texts", 23, {"batch": None}, "text")
-PAIR = replace(TEXT, name="pair", noun="pair", case_axes=("images", "texts"), least={"images": 1, "texts": 1})
+PAIR = replace(TEXT, name="pair", kind="pair", case_axes=("images", "texts"), minimum={"images": 1, "texts": 1})
 OF_PAIRS = Recipe("pairs", 23, {"images": None, "texts": None}, "pair")
 ASKED = {"images": ["cat", "tree"], "texts": ["one", "two"], "sizes": LISTED, "pairs": [(3, 5), (1, 7), (2, 2)]}
 
@@ -74,11 +76,11 @@ def test_every_image_is_compared_at_every_size():
         ([{}], [64]),
         ([{"length": 16}], [16]),
         ([{}, {"length": 16}], [16, 64]),
-        # Free: the usual length, one token and a number that is no power of two.
+        # Free: the default length, one token and a number that is no power of two.
         ([{"length": None}], [1, 17, 64]),
         ([{"length": None}, {"length": 16}], [1, 16, 17, 64]),
     ],
-    ids=["usual", "fixed", "both", "free", "free and fixed"],
+    ids=["default", "fixed", "both", "free", "free and fixed"],
 )
 def test_every_text_is_compared_at_every_length(lengths, compared):
     recipes = [Recipe(str(number), 23, {"batch": None, **own}, "text") for number, own in enumerate(lengths)]
@@ -89,6 +91,16 @@ def test_every_text_is_compared_at_every_length(lengths, compared):
 
 def test_images_are_compared_with_texts_in_the_numbers_that_are_listed():
     assert [*map(str, cases_of(PAIR, [OF_PAIRS], **ASKED))] == ["pairs@3x5", "pairs@1x7", "pairs@2x2"]
+
+
+def test_images_with_texts_have_all_sizes_that_are_free_or_fixed_in_another_way():
+    free = replace(OF_PAIRS, sizes={"images": None, "texts": None, "length": None})
+    found = [*map(str, cases_of(PAIR, [free], **ASKED))]
+    assert found == ["pairs@3x5", "pairs@1x7", "pairs@2x2", "pairs-length1@1x7", "pairs-length17@1x7"]
+    short = replace(OF_PAIRS, sizes={"images": None, "texts": None, "length": 16})
+    cases = cases_of(PAIR, [short], **ASKED | {"pairs": [(3, 5)]})
+    assert [*map(str, cases)] == ["pairs-length16@3x5"] and PAIR.sizes(cases[0])["length"] == 16
+    assert PAIR.accepts(cases[0], short) and not PAIR.accepts(cases[0], OF_PAIRS)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from vit2onnx.spec.case import Case
-from vit2onnx.spec.interface import Derived, Group, Interface, Port, cases_in, images_to_tokens, key_of
+from vit2onnx.spec.interface import Derived, Group, Interface, Port, cases_in, images_to_tokens, key_of, of_cases
 from vit2onnx.spec.recipe import Recipe
 
 VIT = images_to_tokens(embed_dim=48, patch_size=16, registers=4)
@@ -18,11 +18,11 @@ TEXT = Interface(
     "text",
     inputs=(Port("input_ids", ("batch", "length"), "ids", dtype="int64"),),
     outputs=(Port("last_hidden_state", ("batch", "length", 6), "tokens"),),
-    least={"batch": 1, "length": 1},
-    usual={"length": 8},
-    most={"length": 8},
+    minimum={"batch": 1, "length": 1},
+    recipe_defaults={"length": 8},
+    maximum={"length": 8},
     case_axes=("texts", "length"),
-    noun="text",
+    kind="text",
 )
 # Patches of images of any size with padding behind them, which count each other: no input is apart from the others.
 PADDED = Interface(
@@ -36,18 +36,18 @@ PADDED = Interface(
         Port("logits_per_text", ("texts", "images"), "fit"),
         Port("hidden", ("images", "patches", 5), "patches", rows="valid"),
     ),
-    least={"images": 1, "texts": 1, "patches": 1},
-    usual={"patches": None},
+    minimum={"images": 1, "texts": 1, "patches": 1},
+    recipe_defaults={"patches": None},
     derived={
         "patches": Derived(("images", "texts"), lambda images, texts: max(images * texts, 16)),
         "valid": Derived(("images", "texts"), lambda images, texts: images * texts),
     },
     case_axes=("images", "texts"),
-    noun="pair",
+    kind="pair",
     patch_size=2,
 )
 # Images of one size, which no recipe sets.
-SQUARE = replace(VIT, least={"batch": 1}, fixed={"height": 32, "width": 32})
+SQUARE = replace(VIT, minimum={"batch": 1}, fixed={"height": 32, "width": 32})
 
 
 def shapes(interface: Interface, sizes: dict[str, int | None]) -> dict[str, tuple[int | str, ...]]:
@@ -124,15 +124,15 @@ def test_a_file_is_told_what_its_tokens_are():
     assert (CONVNEXT.facts["tokens"]["registers"], CONVNEXT.facts["tokens"]["patch_size"]) == (0, 32)
 
 
-def test_the_least_size_is_one_patch():
-    assert VIT.least == {"batch": 1, "height": 16, "width": 16}
-    assert VIT.shape(VIT.compared[0], VIT.least) == (1, 5 + 1, 48)
+def test_the_minimum_is_one_patch():
+    assert VIT.minimum == {"batch": 1, "height": 16, "width": 16}
+    assert VIT.shape(VIT.compared[0], VIT.minimum) == (1, 5 + 1, 48)
 
 
 def test_an_axis_may_follow_from_any_others():
     port = Port("pair", ("pairs", 2), "every two images")
     pairs = Derived(("batch", "others"), lambda batch, others: batch * others)
-    interface = Interface("pairs", (port,), (port,), least={"batch": 1, "others": 1}, derived={"pairs": pairs})
+    interface = Interface("pairs", (port,), (port,), minimum={"batch": 1, "others": 1}, derived={"pairs": pairs})
     assert interface.ports == (port, port)
     assert interface.shape(port, {"batch": 3, "others": 5}) == (15, 2)
     assert interface.shape(port, {"batch": 3}) == ("pairs", 2)
@@ -144,6 +144,7 @@ def test_the_first_port_of_a_case_stands_under_the_case_and_others_beside_it():
     assert names == ["a@1x8", "a@1x8/spatial_shapes"]
     arrays = {key: number for number, key in enumerate([*names, "b@2x8", "b@2x8/spatial_shapes"])}
     assert cases_in(arrays) == ["a@1x8", "b@2x8"]
+    assert of_cases(arrays, ["b@2x8"]) == {"b@2x8": 2, "b@2x8/spatial_shapes": 3}
     assert PADDED.inputs_of(arrays, "b@2x8") == {"pixel_values": 2, "spatial_shapes": 3}
 
 
@@ -168,7 +169,7 @@ def test_a_case_fits_a_recipe_by_all_sizes_that_it_gives():
     assert not accepts(PADDED, Case("pairs", 4, 5), images=None, texts=None, patches=16)
 
 
-def test_the_usual_size_is_that_of_recipes_that_leave_it_out():
+def test_the_default_size_is_that_of_recipes_that_leave_it_out():
     assert accepts(TEXT, Case("greeting", 1, 8), batch=None)
     assert not accepts(TEXT, Case("greeting", 1, 7), batch=None)
     assert accepts(TEXT, Case("greeting", 1, 7), batch=None, length=None)
@@ -196,7 +197,14 @@ def test_rows_behind_those_that_mean_something_are_told():
     assert VIT.rows(VIT.outputs[0], "cat@32x32") is None
 
 
+def test_weights_are_told_by_tower_and_by_name():
+    assert VIT.parameter_prefixes == ("",)
+    two = replace(PADDED, towers=("vision", "text"), joint_parameters=("scale",))
+    assert two.parameter_prefixes == ("vision.", "text.", "scale")
+
+
 def test_only_images_that_are_cut_into_patches_before_are_of_whole_patches():
+    assert (VIT.takes_patches, TEXT.takes_patches, PADDED.takes_patches) == (False, False, True)
     assert (VIT.whole((70, 101)), PADDED.whole((71, 1))) == ((70, 101), (70, 2))
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from vit2onnx.errors import InputError
-from vit2onnx.spec.texts import MOST_IDS, MOST_TEXTS, texts_file, texts_in
+from vit2onnx.spec.texts import MOST_IDS, MOST_TEXTS, random_ids, texts_file, texts_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,9 +31,20 @@ def test_ids_and_words_are_taken_as_they_are(tmp_path: Path):
     assert found == texts and [*found] == [*texts]
 
 
-def test_the_texts_of_the_project_are_ids():
+def test_the_texts_of_the_project_are_numbers_of_ids():
     found = texts_in(ROOT / "resources" / "texts.yaml", "resources/texts.yaml")
-    assert len(found) > 1 and all(isinstance(ids, list) for ids in found.values())
+    assert sorted(found.values()) == [0, 1, 5, 9, 20, 62, 63, 80]
+
+
+def test_random_ids_are_of_the_vocabulary_and_always_the_same():
+    ids = random_ids("nine", 1000, 8)
+    assert set(ids) == {3, 4, 5, 6, 7} and random_ids("nine", 1000, 8) == ids != random_ids("one", 1000, 8)
+    assert random_ids("none", 0, 8) == []
+
+
+@pytest.mark.parametrize("count", [-1, MOST_IDS + 1, "9", True, None])
+def test_a_number_of_tokens_is_a_number(tmp_path: Path, count: Any):
+    assert "bad: it must be tokens with a number from 0 to 4096" in refused(tmp_path, {"bad": {"tokens": count}})
 
 
 def test_the_words_of_the_project_are_words():
@@ -55,12 +66,12 @@ def test_a_file_holds_names_with_texts_and_not_too_many(tmp_path: Path, texts: A
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (5, "it must be a list of token ids, or words in quotes"),
-        (None, "it must be a list of token ids, or words in quotes"),
-        ([1, -1], "it must be a list of token ids, or words in quotes"),
-        ([1, 2.0], "it must be a list of token ids, or words in quotes"),
-        ([True], "it must be a list of token ids, or words in quotes"),
-        (["1"], "it must be a list of token ids, or words in quotes"),
+        (5, "it must be a list of token ids, words in quotes, or {tokens: 9}"),
+        (None, "it must be a list of token ids, words in quotes, or {tokens: 9}"),
+        ([1, -1], "it must be a list of token ids, words in quotes, or {tokens: 9}"),
+        ([1, 2.0], "it must be a list of token ids, words in quotes, or {tokens: 9}"),
+        ([True], "it must be a list of token ids, words in quotes, or {tokens: 9}"),
+        (["1"], "it must be a list of token ids, words in quotes, or {tokens: 9}"),
         ([1] * (MOST_IDS + 1), "it has more than 4096 token ids"),
     ],
     ids=["number", "null", "negative", "fraction", "truth", "word", "too many"],

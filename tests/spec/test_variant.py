@@ -12,7 +12,7 @@ import yaml
 from vit2onnx.errors import InputError
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.family import part
-from vit2onnx.spec.interface import IMAGES
+from vit2onnx.spec.interface import images_to_tokens
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec, read_variants
 from vit2onnx.weights.model_file import skeleton_of
@@ -252,7 +252,8 @@ def test_a_free_dimension_is_none():
 def test_an_export_accepts_its_own_sizes(recipe, accepted):
     export = Recipe.from_mapping("export", recipe)
     cases = [Case("cat", *size) for size in ((224, 160), (224, 224), (160, 160), (160, 224))]
-    assert [IMAGES.accepts(case, export) for case in cases] == accepted
+    interface = images_to_tokens(embed_dim=1, patch_size=1, registers=0)
+    assert [interface.accepts(case, export) for case in cases] == accepted
 
 
 def test_the_snakefile_can_import_it_without_the_heavy_libraries():

@@ -231,9 +231,8 @@ def test_the_example_class_of_jax2onnx_loads_the_file_and_gives_our_features(exa
     with jax.default_matmul_precision("highest"):
         # Its weights as constants, because the class hands its periods to numpy.
         found = np.asarray(jax.jit(lambda x: theirs(x))(pixel_values))
-    ours = equinox_runner.features(
-        *open_model(example_folder / "model.eqx"), dict(zip("01", pixel_values, strict=True))
-    )
+    images, interface = dict(zip("01", pixel_values, strict=True)), example_spec.interface()
+    ours = equinox_runner.features(*open_model(example_folder / "model.eqx"), images, interface)
     # The class leaves the registers out.
     single, double = (
         np.delete([ours[f"{precision}/{i}"] for i in range(2)], range(1, 5), axis=1)

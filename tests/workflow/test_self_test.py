@@ -16,7 +16,7 @@ from vit2onnx.spec.family import families, incomplete, interfaces_of
 
 FAMILIES = [name for name in families() if not incomplete(name)]
 FAULTS = [*in_chain(FAMILIES), *in_preprocessing(FAMILIES)]
-# Every model in every way of use, by their names.
+# Every model with every interface, by their names.
 MODELS = [
     model if interface == "images" else f"{model}, {interface}"
     for name in FAMILIES

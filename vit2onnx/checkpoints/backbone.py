@@ -14,7 +14,8 @@ from vit2onnx.checkpoints.head import Head
 from vit2onnx.checkpoints.heads import INDEX_SUFFIX, SHARD, SUFFIXES
 from vit2onnx.checkpoints.names import HUGGINGFACE_FILE, HUGGINGFACE_INDEX
 from vit2onnx.errors import InputError
-from vit2onnx.spec.family import families, part
+from vit2onnx.families.recognition import Tower
+from vit2onnx.spec.family import families, optional, part
 
 # The files of a checkpoint in a folder that transformers has written, the best first.
 OF_TRANSFORMERS = (HUGGINGFACE_FILE, HUGGINGFACE_INDEX, "pytorch_model.bin", f"pytorch_model.bin{INDEX_SUFFIX}")
@@ -120,16 +121,16 @@ def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
     return found
 
 
-def towers_of(family: str) -> Mapping[str, tuple[str, tuple[str, ...]]]:
-    """What a family calls its towers: the prefix of each in a whole model, and the fields that are 0 without it."""
-    towers: Mapping[str, tuple[str, tuple[str, ...]]] = getattr(part(family, "recognition"), "TOWERS", {})
+def towers_of(family: str) -> Mapping[str, Tower]:
+    """The towers of a family's models by what it calls them; none if its models are one."""
+    towers: Mapping[str, Tower] = optional(family, "recognition", "TOWERS", {})
     return towers
 
 
 def whole(backbones: Iterable[Backbone]) -> list[Backbone]:
     """Those of some backbones that are no tower of another."""
     found = list(backbones)
-    towers = {(one.family, f"{one.prefix}{prefix}") for one in found for prefix, _ in towers_of(one.family).values()}
+    towers = {(one.family, f"{one.prefix}{tower.prefix}") for one in found for tower in towers_of(one.family).values()}
     return [one for one in found if (one.family, one.prefix) not in towers]
 
 

@@ -16,7 +16,8 @@ from vit2onnx.checkpoints.backbone import Backbone, backbone_of, backbones_of, f
 from vit2onnx.checkpoints.head import LONGEST_HEAD
 from vit2onnx.checkpoints.heads import INDEX_SUFFIX, SHARD, SUFFIXES, read_heads, read_mapping
 from vit2onnx.errors import InputError, printable
-from vit2onnx.spec.family import part
+from vit2onnx.families.recognition import Tower
+from vit2onnx.spec.family import optional, part
 from vit2onnx.spec.variant import NAME, Own, VariantSpec, variant_file
 
 
@@ -84,9 +85,9 @@ def recognised(
         raise InputError(f"{file}: its shapes or its config.json hold numbers that no model has.") from None
     if told and told["family"] != backbone.family:
         raise InputError(f"{file} is of the family {backbone.family}, but the variant file of {told['family']}.")
-    patch_size = seen["patch_size"] if seen.get("image_size") == 0 else None
-    prepared = _preprocessing(file.parent, release["preprocessing"], patch_size)
-    takes_images = IMAGE_TOWER not in _lacking(backbone.family, seen)
+    keys = optional(backbone.family, "recognition", "processor_keys", lambda _: {})({**seen, **unseen})
+    prepared = _preprocessing(file.parent, release["preprocessing"], keys)
+    takes_images = not any(tower.takes_images for tower in _lacking(backbone.family, seen).values())
     inner = [heads[name] for name in backbone.names.values()]
     # Some files hold numbers that count something.
     weights = [head for head in inner if not head.dtype.startswith(("int", "uint"))] or inner
@@ -169,10 +170,13 @@ def _agrees(backbone: Backbone, config: Mapping[str, Any]) -> bool:
     return not _contradicting(backbone.architecture, said)
 
 
-def _lacking(family: str, architecture: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The towers that a model lacks, with their fields."""
-    towers = {name: fields for name, (_, fields) in towers_of(family).items()}
-    return {name: fields for name, fields in towers.items() if not architecture.get(fields[0], 1)}
+def _lacking(family: str, architecture: Mapping[str, Any]) -> dict[str, Tower]:
+    """The towers that a model lacks, by what its family calls them."""
+    return {name: tower for name, tower in towers_of(family).items() if not architecture.get(tower.fields[0], 1)}
+
+
+def _fields(towers: Mapping[str, Tower]) -> set[str]:
+    return {field for tower in towers.values() for field in tower.fields}
 
 
 def _nearest(path: Path, family: str, seen: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]]) -> str:
@@ -186,7 +190,7 @@ def _nearest(path: Path, family: str, seen: Mapping[str, Any], variants: Mapping
         raise InputError(f"config/variants/{family} holds no release, with which {path} could be compared.")
 
     # By the towers that there are.
-    without = {field for fields in _lacking(family, seen).values() for field in fields}
+    without = _fields(_lacking(family, seen))
 
     def distance(name: str) -> tuple[int, float, bool, str]:
         release = releases[name]
@@ -197,21 +201,19 @@ def _nearest(path: Path, family: str, seen: Mapping[str, Any], variants: Mapping
 
 
 def _size(architecture: Mapping[str, Any]) -> float:
-    """A measure of a model's size: the product of its dimensions."""
-    keys = ("embed_dim", "depth", "embed_dims", "depths", "text_dim", "text_depth")
-    numbers = (architecture.get(key) or 1 for key in keys)
+    """A measure of a model's size: the product of its widths and depths."""
+    ends = ("dim", "dims", "depth", "depths")
+    numbers = (number or 1 for key, number in architecture.items() if key.endswith(ends))
     return math.prod(sum(number) if isinstance(number, list) else number for number in numbers)
 
 
-# What families call a tower without which a model takes no photographs.
-IMAGE_TOWER = "image tower"
 # Fields of architectures that describe the file rather than the model.
 OF_THE_FILE = ("local_cls_norm", "rope_periods")
 
 
 def _differences(family: str, architecture: Mapping[str, Any], release: Mapping[str, Any]) -> list[str]:
     lacking = _lacking(family, architecture)
-    without = {field for fields in lacking.values() for field in fields}
+    without = _fields(lacking)
     return [f"no {tower}" for tower in lacking] + [
         f"{key} {architecture[key]} instead of {value}"
         for key, value in release.items()
@@ -246,24 +248,20 @@ KNOWN = {
     *("data_format", "input_data_format", "device", "return_tensors", "disable_grouping", "default_to_square"),
     "transformers_version",
 }
-# Further keys for a model that takes patches of images of any size; how many is the user's choice.
-OF_PATCHES = {"patch_size", "max_num_patches"}
 
 
-def _preprocessing(folder: Path, release: Mapping[str, Any], patch_size: int | None) -> dict[str, Any] | None:
+def _preprocessing(folder: Path, release: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any] | None:
     """The preprocessing by the config of transformers in a folder, if there is one; the release gives the rest.
 
-    `patch_size` is given for a model that takes patches of images of any size.
+    `keys` are those that the model knows besides, each with the value that it must have, `None` for any.
     """
     path, config = next(_image_processors(folder), (folder, None))
     if config is None:
         return None
     wrong = [f"{key} is {config[key]}" for key in STEPS if config.get(key) not in (None, True)]
     # Whatever is not known may change pixels.
-    known = KNOWN | OF_PATCHES if patch_size else KNOWN
-    wrong += [f"{key} is {value}" for key, value in config.items() if value and key not in known]
-    if patch_size and config.get("patch_size", patch_size) != patch_size:
-        wrong.append(f"patch_size is {config['patch_size']}")
+    wrong += [f"{key} is {value}" for key, value in config.items() if value and key not in KNOWN | keys.keys()]
+    wrong += [f"{key} is {config[key]}" for key, value in keys.items() if value and config.get(key, value) != value]
     scale, number = config.get("rescale_factor"), config.get("resample")
     if scale is not None and not (isinstance(scale, float) and math.isclose(scale, 1 / 255, rel_tol=1e-6)):
         wrong.append(f"rescale_factor is {scale}")

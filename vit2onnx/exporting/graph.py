@@ -71,7 +71,7 @@ def trace(model: Model, spec: VariantSpec, recipe: Recipe, stages: Sequence[str]
         made, found = run_stages(whole, dict(zip(names, arrays, strict=False)), interface.name)
         return tuple((found | made)[name] for name in outputs)
 
-    with _whole_numbers(any(port.dtype == "int64" for port in interface.inputs)):
+    with whole_numbers_of(interface):
         graph: ir.Model = to_onnx(
             call,
             [*inputs.values(), *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)],
@@ -88,11 +88,15 @@ def trace(model: Model, spec: VariantSpec, recipe: Recipe, stages: Sequence[str]
 
 
 @contextmanager
-def _whole_numbers(are_long: bool) -> Iterator[None]:
-    """Let JAX have whole numbers of 64 bits, for which it needs its double precision; weights stay in single."""
+def whole_numbers_of(interface: Interface) -> Iterator[None]:
+    """Let JAX have whole numbers of 64 bits while a model is traced, if an interface has such inputs.
+
+    JAX makes 32 bits of them unless its double precision is on. Weights stay in single precision all the same, because
+    each says its own dtype.
+    """
     before = jax.config.read("jax_enable_x64")
     try:
-        with jax.enable_x64(are_long):
+        with jax.enable_x64(any(port.dtype == "int64" for port in interface.inputs)):
             yield
     finally:
         # jax2onnx takes this for the setting of the whole process, and leaves it so.
@@ -102,15 +106,15 @@ def _whole_numbers(are_long: bool) -> Iterator[None]:
 def _traced_inputs(interface: Interface, recipe: Recipe, spec: VariantSpec) -> dict[str, jax.ShapeDtypeStruct]:
     """The inputs as they are traced, in which free dimensions are symbols."""
     sizes = interface.of_recipe(recipe)
-    for axis, least in interface.least.items():
+    for axis, minimum in interface.minimum.items():
         size = sizes[axis]
-        if size is not None and size < least:
+        if size is not None and size < minimum:
             raise InputError(
-                f"exports.{recipe.name}.{axis} is {size}, smaller than one patch of {spec.name}; make it at least"
-                f" {least} or 'dynamic'."
+                f"exports.{recipe.name}.{axis} is {size}, but {spec.name} takes at least {minimum}; correct it or write"
+                " 'dynamic'."
             )
     free = [axis for axis, size in sizes.items() if size is None]
-    scope = jax_export.SymbolicScope([f"{axis} >= {interface.least[axis]}" for axis in free])
+    scope = jax_export.SymbolicScope([f"{axis} >= {interface.minimum[axis]}" for axis in free])
     found = {}
     for port in interface.inputs:
         shape: tuple[Any, ...] = interface.shape(port, sizes)
@@ -126,7 +130,7 @@ def _name_dimensions(graph: ir.Model, made: Mapping[str, jax.ShapeDtypeStruct], 
     Inner values say nothing of their sizes where these are free: every reader infers them, and some, such as tract,
     take what is written for another size than what they infer.
     """
-    names: dict[str, str] = {axis: axis for axis in interface.least}
+    names: dict[str, str] = {axis: axis for axis in interface.minimum}
     for port in interface.outputs:
         sizes = zip(port.axes, made[port.name].shape, strict=True)
         names |= {str(size): axis for axis, size in sizes if isinstance(axis, str)}

@@ -8,8 +8,9 @@ from typing import Any
 import vit2onnx
 from vit2onnx.onnx_file import LICENCE_FILE, passport_beside
 from vit2onnx.provenance import versions
+from vit2onnx.spec.interface import Port
 from vit2onnx.spec.recipe import Recipe
-from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.spec.variant import Preprocessing, VariantSpec
 
 
 def metadata_of(spec: VariantSpec, recipe: Recipe, checkpoint: Mapping[str, Any], ledger_sha256: str) -> dict[str, str]:
@@ -37,28 +38,10 @@ def statements_on_weights(spec: VariantSpec, checkpoint: Mapping[str, Any], ledg
 
 def statements_of(spec: VariantSpec, recipe: Recipe) -> dict[str, str]:
     """The part of the metadata that follows from variant and recipe."""
-    interface, prepared = spec.interface(recipe.interface), spec.preprocessing
+    interface = spec.interface(recipe.interface)
     image = next((port for port in interface.inputs if port.name == "pixel_values"), None)
-    of_images = (
-        {}
-        if image is None
-        else {
-            "preprocessing": {
-                "input": f"{image.dtype} RGB, [{', '.join(map(str, image.axes))}]",
-                "interpolation": prepared.interpolation,
-                "antialias": True,
-                **({"crop_pct": prepared.crop_pct} if prepared.crop_pct else {}),
-                "scale": "1/255",
-                "mean": prepared.mean,
-                "std": prepared.std,
-            }
-        }
-    )
-    structured = {
-        **of_images,
-        **interface.facts,
-        "outputs": {port.name: port.meaning for port in interface.outputs},
-    }
+    structured = {"preprocessing": _preprocessing(image, spec.preprocessing)} if image else {}
+    structured |= {**interface.facts, "outputs": {port.name: port.meaning for port in interface.outputs}}
     plain = {
         "version": vit2onnx.__version__,
         "variant": spec.name,
@@ -68,3 +51,16 @@ def statements_of(spec: VariantSpec, recipe: Recipe) -> dict[str, str]:
         "passport": passport_beside(Path(f"{recipe.name}.onnx")).name,
     }
     return plain | {key: json.dumps(value) for key, value in structured.items()}
+
+
+def _preprocessing(image: Port, prepared: Preprocessing) -> dict[str, Any]:
+    """How a photograph becomes an input."""
+    return {
+        "input": f"{image.dtype} RGB, [{', '.join(map(str, image.axes))}]",
+        "interpolation": prepared.interpolation,
+        "antialias": True,
+        **({"crop_pct": prepared.crop_pct} if prepared.crop_pct else {}),
+        "scale": "1/255",
+        "mean": prepared.mean,
+        "std": prepared.std,
+    }

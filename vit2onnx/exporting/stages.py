@@ -16,11 +16,11 @@ import onnx_ir as ir
 from vit2onnx import onnx_file
 from vit2onnx.errors import InternalError
 from vit2onnx.exporting.folding import fold
-from vit2onnx.exporting.graph import trace
+from vit2onnx.exporting.graph import trace, whole_numbers_of
 from vit2onnx.exporting.weights import end_with_checksum, write_external
 from vit2onnx.files import atomic
-from vit2onnx.nn.model import Model, layers_of, path_of, run_stages
-from vit2onnx.spec.case import AS_OUTPUT, last_word
+from vit2onnx.nn.model import Model, layers_of, run_stages
+from vit2onnx.spec.case import AS_OUTPUT, last_word, path_of
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
@@ -34,7 +34,7 @@ def stage_outputs(model: Model, spec: VariantSpec, interface: Interface) -> list
     ports = {port.name for port in interface.outputs}
     towers = model.towers(interface.name)
     same = {path_of(tower, stage) for tower in towers for stage, port in AS_OUTPUT.items() if port in ports}
-    smallest = {**interface.least, **interface.fixed}
+    smallest = {**interface.minimum, **interface.fixed}
     inputs = {
         port.name: jax.ShapeDtypeStruct(interface.shape(port, smallest), np.dtype(port.dtype))
         for port in interface.inputs
@@ -45,7 +45,7 @@ def stage_outputs(model: Model, spec: VariantSpec, interface: Interface) -> list
         # Here, because JAX would return them sorted by name.
         found.extend(run_stages(whole, dict(arrays), interface.name)[1])
 
-    with jax.enable_x64(True):
+    with whole_numbers_of(interface):
         jax.eval_shape(call, model, inputs)
     return [name for name in found if not name.endswith(".input") and name not in same | ports]
 

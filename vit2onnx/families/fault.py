@@ -37,7 +37,7 @@ Amplify = Callable[[Mapping[str, torch.Tensor]], None]
 class Planted:
     """What was planted, in which model, at which stage it has to be found, between whom, and in which precisions.
 
-    `interface` is the way of use in which it is looked for.
+    `interface` is that of the graph in which it is looked for.
     """
 
     name: str

@@ -3,11 +3,23 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from vit2onnx.errors import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Tower(NamedTuple):
+    """A part of a model that may be a file of its own.
+
+    `prefix` begins its names in a whole model. `fields` of the architecture are 0 without it; its depth comes first.
+    """
+
+    prefix: str
+    fields: tuple[str, ...]
+    takes_images: bool
+
 
 # Our names of activations, by those of transformers. The last three compute the same approximation.
 ACTIVATIONS = {

@@ -10,6 +10,7 @@ from typing import Any
 
 from vit2onnx.errors import InputError, first_few
 from vit2onnx.files import read_json, sha256_of
+from vit2onnx.onnx_file import metadata
 from vit2onnx.parity.comparison import Comparison, Row, case_of
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
@@ -40,7 +41,8 @@ def judge_files(
     preprocessing = read_json(evidence["preprocessing"])["differences"]
     compared = StageComparison.read(stages) if stages else None
     tested = read_json(self_test) if self_test else None
-    _check_rows(evidence["preprocessing"], _lacking_preparation(comparison, preprocessing))
+    takes_patches = "patches" in metadata(graph).get("preprocessing", "")
+    _check_rows(evidence["preprocessing"], _lacking_preparation(comparison, preprocessing, takes_patches=takes_patches))
     if stages and compared:
         _check_rows(stages, lacking_stages(compared))
     if self_test and tested and (wrong := judge_self_test(tested)) != tested["wrong"]:
@@ -64,15 +66,23 @@ def _check_rows(path: Path, lacking: Sequence[str]) -> None:
         )
 
 
-def _lacking_preparation(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
+def _lacking_preparation(comparison: Comparison, rows: Sequence[Row], *, takes_patches: bool) -> list[str]:
     """Inputs of a graph of which no row says that others prepare them in the same way."""
+    if comparison.kind == "text":
+        return []
     # Whole inputs are prepared at sizes of their own.
     of_images = [row for row in rows if "image" in row and row["other"] != WHOLE_INPUTS]
     found = {(row["other"], case_of(row)) for row in of_images}
     others = dict.fromkeys([PUBLISHER, *(row["other"] for row in of_images)])
-    # A pair is of several images.
-    cases = [case for case in comparison.cases if comparison.noun == "image" and Case.parse(case) != GOLDEN]
-    return [f"{case} as {other} prepares it" for other in others for case in cases if (other, case) not in found]
+    # A pair is of several images, which its case does not name.
+    of_pairs = dict.fromkeys(case_of(row) for row in of_images)
+    cases = (
+        [case for case in comparison.cases if Case.parse(case) != GOLDEN] if comparison.kind == "image" else of_pairs
+    )
+    lacking = [f"{case} as {other} prepares it" for other in others for case in cases if (other, case) not in found]
+    whole = {row["image"] for row in rows if row["other"] == WHOLE_INPUTS}
+    names = dict.fromkeys(Case.parse(case).name for case in cases if takes_patches)
+    return lacking + [f"{name} as {WHOLE_INPUTS} prepares it" for name in names if name not in whole]
 
 
 def lacking_stages(comparison: StageComparison) -> list[str]:

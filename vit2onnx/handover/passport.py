@@ -49,7 +49,7 @@ def weights_of(spec: VariantSpec, interface: Interface, checkpoint: Path, graph:
     faults = []
     for assignment in assign(model_table(spec), array_shapes(skeleton_of(spec.family, spec.architecture))):
         name = assignment.target
-        if not name.startswith(interface.parameters):
+        if not name.startswith(interface.parameter_prefixes):
             continue
         (leaf,) = (leaves[source] for source in assignment.sources)
         sources = [tensors[key].read() for key in leaf.sources]

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vit2onnx.nn.primitives import first_token
+from vit2onnx.spec.case import path_of
 
 # Images as users have them, which models take as they are.
 Images = Float[Array, "batch 3 height width"] | Float[np.ndarray, "batch 3 height width"]
@@ -74,7 +75,7 @@ class Model(Protocol):
     """One tower or several, whose parameters have the tower's name before theirs."""
 
     def towers(self, interface: str, /) -> Mapping[str, Tower]:
-        """The towers that one way of use needs, by their names in the tree: "" if the model itself is the only one."""
+        """The towers of an interface, by their names in the tree: "" if the model itself is the only one."""
 
     def joint_stages(self, interface: str, pooled: Named, /) -> Named:
         """What is made of the pooled outputs of all towers, by name; nothing where there is one tower."""
@@ -110,13 +111,8 @@ class ImageModel(eqx.Module):
         return Features(**run(self, {"pixel_values": jnp.asarray(pixel_values)}))
 
 
-def path_of(tower: str, name: str) -> str:
-    """The full name of a stage or layer of a tower."""
-    return f"{tower}.{name}" if tower else name
-
-
 def run(model: Model, inputs: Named, interface: str = "images") -> Named:
-    """Everything that a model gives in one way of use, by name, in scopes by which graphs name their nodes."""
+    """Everything that a model gives for an interface, by name, in scopes by which graphs name their nodes."""
     return run_stages(model, inputs, interface)[0]
 
 
@@ -127,12 +123,17 @@ def run_stages(model: Model, inputs: Named, interface: str = "images") -> tuple[
     for name, tower in model.towers(interface).items():
         found, features[name] = _run_tower(tower, name, inputs)
         stages |= found
+    with jax.named_scope("joint"):
+        outputs = outputs_of(model, interface, features)
+    return outputs, stages if len(features) == 1 else stages | outputs
+
+
+def outputs_of(model: Model, interface: str, features: Mapping[str, Features]) -> Named:
+    """What a model gives, by name: the features of its only tower, or what is made of those of all towers."""
     if len(features) == 1:
         (only,) = features.values()
-        return dict(only._asdict()), stages
-    with jax.named_scope("joint"):
-        joint = model.joint_stages(interface, {name: one.pooler_output for name, one in features.items()})
-    return joint, stages | joint
+        return dict(only._asdict())
+    return model.joint_stages(interface, {name: one.pooler_output for name, one in features.items()})
 
 
 def _run_tower(tower: Tower, name: str, inputs: Named) -> tuple[Named, Features]:

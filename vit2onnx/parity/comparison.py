@@ -48,8 +48,8 @@ def pairs_of(references: Sequence[str], batches: Iterable[int], batch_in_double:
 class Comparison:
     """How far the graph, the Equinox model and the references of a variant are apart, as plain data.
 
-    `cases` are the inputs on which all `pairs` were to be compared; `differences` has what was. `noun` is a word for
-    what a case is.
+    `cases` are the inputs on which all `pairs` were to be compared; `differences` has what was. `kind` is what one
+    case is: an `image`, a `text` or a `pair` of both.
     """
 
     variant: str
@@ -66,7 +66,7 @@ class Comparison:
     semantics: Sequence[Row]
     known_differences: Sequence[Row]
     error_maps: Sequence[Row]
-    noun: str = "image"
+    kind: str = "image"
 
     @classmethod
     def read(cls, path: Path) -> "Comparison":
@@ -118,7 +118,7 @@ def largest(rows: Iterable[Mapping[str, Any]], key: str = "max_abs") -> float:
 
 def case_of(row: Row) -> str:
     """The input of a row."""
-    return str(Case(row["image"], row["height"], row["width"]))
+    return str(Case.of_row(row))
 
 
 def place_of(row: Row, key: str = "max_abs") -> str:

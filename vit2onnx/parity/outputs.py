@@ -20,7 +20,7 @@ from vit2onnx.parity.photographs import PHOTOGRAPHS, are_grey, no_evidence, phot
 from vit2onnx.parity.semantics import compare_semantics, view
 from vit2onnx.spec.case import GOLDEN, Case
 from vit2onnx.spec.family import part
-from vit2onnx.spec.interface import IMAGES, Interface, Port, cases_in
+from vit2onnx.spec.interface import Interface, Port, cases_in
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.subject import DOUBLE, GRAPH_RUNS, PUBLISHED, TRUTH
 from vit2onnx.spec.variant import VariantSpec
@@ -159,7 +159,7 @@ def checks_of_run(run: Mapping[str, Any], checks: list[Check], interface: Interf
     return [check_ports(run["ports"], interface, recipe, run["run"]), *checks] if run["ports"] else checks
 
 
-def by_kind(arrays: Arrays, interface: Interface = IMAGES) -> dict[str, dict[Case, Outputs]]:
+def by_kind(arrays: Arrays, interface: Interface) -> dict[str, dict[Case, Outputs]]:
     """Outputs by kind (`float32`, `float64`, `native`) and case, from arrays as they stand in files."""
     found: dict[str, dict[Case, Outputs]] = {"float32": {}, "float64": {}, "native": {}}
     for key in arrays:
@@ -203,7 +203,7 @@ def compare_features(
             units = token_groups(floors[case][port.name], port) if floors else {}
             scale = standard_deviation(theirs)
             for group, tokens in token_groups(ours, port).items():
-                row = {"subject": pair.subject, "other": pair.other, **asdict(case), "batch": pair.batch}
+                row = {"subject": pair.subject, "other": pair.other, **case.columns, "batch": pair.batch}
                 row |= {"group": group} | asdict(difference(tokens, groups[group])) | {"scale": scale}
                 if floors:
                     own = floors[case][port.name].min() if group.endswith("_mean") else units[group]
@@ -232,7 +232,7 @@ def distribution(pair: Pair, a: Features, b: Features) -> dict[str, Any]:
         for case, outputs in a.items():
             own = [np.abs(x.astype(np.float64) - b[case][port]).ravel() for port, x in outputs.items()]
             delta = np.concatenate(own)
-            worst[case.image] = max(worst.get(case.image, 0.0), np.nan_to_num(delta.max(), nan=np.inf))
+            worst[case.name] = max(worst.get(case.name, 0.0), np.nan_to_num(delta.max(), nan=np.inf))
             deltas.append(delta)
     pooled = np.concatenate(deltas)
     is_finite = bool(np.isfinite(pooled).all())
@@ -265,14 +265,14 @@ def error_maps(pair: Pair, a: Features, truth: Features, floors: Floors, interfa
         ours, true = a[case][port.name], truth[case][port.name]
         patches = token_floors(ours, true, floors[case][port.name])[patches_of.start :]
         largest = float(np.nan_to_num(patches, nan=np.inf).max())
-        if case.image not in worst or largest > worst[case.image][0]:
-            worst[case.image] = largest, case, patches
+        if case.name not in worst or largest > worst[case.name][0]:
+            worst[case.name] = largest, case, patches
     maps = []
     for _, case, patches in sorted(worst.values(), key=lambda entry: (-entry[0], entry[1]))[:MAX_ERROR_MAPS]:
         rows, columns = (int(interface.size(axis, interface.sizes(case))) for axis in patches_of.grid or ())
         grid = patches.reshape(rows, columns)
         maps.append(
-            {"subject": pair.subject, "other": pair.other, **asdict(case), "batch": pair.batch}
+            {"subject": pair.subject, "other": pair.other, **case.columns, "batch": pair.batch}
             | {"rows": rows, "columns": columns, "patch_size": interface.patch_size}
             | {"floors": [[float(f"{x:.3g}") if np.isfinite(x) else None for x in row] for row in grid]}
         )
@@ -293,7 +293,7 @@ def compare_golden(subject: str, features: Features, spec: VariantSpec, batch: i
                 f"{spec.name}: `golden` has {len(values)} values of token {token}, and the model has tokens"
                 f" {dimensions(tokens.shape)}; correct the file of the variant."
             )
-        row = {"subject": subject, "other": PUBLISHED, **asdict(GOLDEN), "batch": batch, "group": group}
+        row = {"subject": subject, "other": PUBLISHED, **GOLDEN.columns, "batch": batch, "group": group}
         yield row | asdict(difference(ours, np.array([values])))
 
 
@@ -318,7 +318,7 @@ def known_differences(
             yield {
                 "reference": name,
                 "cause": cause,
-                **asdict(case),
+                **case.columns,
                 **{key: finite(np.abs(value).max()) for key, value in figures.items()},
                 **asdict(in_floors(delta, expected, floors[case][port])),
             }
@@ -348,7 +348,7 @@ def own_rounding(
             first = max(rms(of_first), unit)
             for name, own in ((name, rms(values)) for name, values in errors.items()):
                 multiple = finite(max(own, unit) / first) if 0 < first < np.inf else None
-                rows.append({"subject": name, **asdict(case), "output": port, "rms": finite(own), "multiple": multiple})
+                rows.append({"subject": name, **case.columns, "output": port, "rms": finite(own), "multiple": multiple})
     return rows, floors
 
 
@@ -375,7 +375,7 @@ def check_evidence(inputs: Arrays, spec: VariantSpec, interface: Interface) -> C
         texts = {inputs[case].tobytes() for case in cases_in(inputs)}
         return Check(TEXTS, len(texts) > 1, f"{len(texts)} different texts")
     reasons = no_evidence(images, spec.preprocessing)
-    names = {case.image for case in map(Case.parse, images) if case != GOLDEN}
+    names = {case.name for case in map(Case.parse, images) if case != GOLDEN}
     told = f"; not evidence: {sentence_of(reasons)}" if reasons else ""
     count = len(names - reasons.keys())
     if count and are_grey(images, spec.preprocessing):
@@ -475,5 +475,5 @@ def compare_outputs(
         semantics=semantics,
         known_differences=known,
         error_maps=maps,
-        noun=interface.noun,
+        kind=interface.kind,
     )

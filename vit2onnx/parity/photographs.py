@@ -85,7 +85,7 @@ def _levels(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
 def _of_first_size(images: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     names = set()
     for case in images:
-        name = Case.parse(case).image
+        name = Case.parse(case).name
         if name not in names and Case.parse(case) != GOLDEN:
             names.add(name)
             yield name, images[case]
@@ -97,12 +97,12 @@ def telling_first(images: Mapping[str, np.ndarray], preprocessing: Preprocessing
     Raises `InputError` if no photograph can show a fault.
     """
     reasons = no_evidence(images, preprocessing)
-    if all(Case.parse(case).image in reasons or Case.parse(case) == GOLDEN for case in images):
+    if all(Case.parse(case).name in reasons or Case.parse(case) == GOLDEN for case in images):
         raise InputError(
             f"No photograph can show a fault: {sentence_of(reasons)}. Add another to `images`, such as"
             " resources/images/chelsea.jpg."
         )
-    return sorted(images, key=lambda case: Case.parse(case).image in reasons)
+    return sorted(images, key=lambda case: Case.parse(case).name in reasons)
 
 
 def sentence_of(reasons: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, severity, worst
+from vit2onnx.spec.family import optional
 from vit2onnx.spec.subject import TRANSFORMERS_IDS, WHOLE_INPUTS
 from vit2onnx.spec.variant import VariantSpec
 
@@ -53,8 +54,7 @@ def compare_preprocessing(
     """
     rows = []
     others, (_, std) = references.preparations(spec), references.published_constants(spec)
-    # Few families have inputs besides pixels.
-    whole_inputs = getattr(references, "whole_inputs", lambda image, spec: ())
+    whole_inputs = optional(spec.family, "references", "whole_inputs", lambda image, spec: ())
     for name, image in images:
         for height, width in sizes:
             ours = prepare(image, height, width, spec.preprocessing)
@@ -63,11 +63,11 @@ def compare_preprocessing(
                 whole = spec.preprocessing.size_of_whole(image.size[::-1], (height, width))
                 row["enlarged"] = round(max(1.0, whole[0] / image.height, whole[1] / image.width), 2)
                 rows.append(row | difference_of_inputs(ours, theirs(image, height, width), std))
-        rows += [compare_naflex(name, image, std, *whole) for whole in whole_inputs(image, spec)]
+        rows += [compare_whole_inputs(name, image, std, *whole) for whole in whole_inputs(image, spec)]
     return rows
 
 
-def compare_naflex(
+def compare_whole_inputs(
     name: str,
     image: Any,
     std: Sequence[float],

@@ -67,7 +67,7 @@ def common_size(cases: Sequence[Case]) -> tuple[int, int] | None:
     """The largest size at which every image is there; the published one, which has one size only, does not count."""
     images: dict[tuple[int, int], set[str]] = {}
     for case in [case for case in cases if case != GOLDEN] or cases:
-        images.setdefault((case.height, case.width), set()).add(case.image)
+        images.setdefault((case.height, case.width), set()).add(case.name)
     most = max(map(len, images.values()), default=0)
     shared = [size for size, names in images.items() if len(names) == most]
     return max(shared, key=lambda size: (size[0] * size[1], size), default=None)
@@ -276,8 +276,7 @@ def worst_token(ours: Mapping[Case, Array], theirs: Mapping[Case, Array]) -> dic
         # Not through the cosine, which loses half of the digits.
         degrees = float(np.degrees(2 * np.arcsin(min(1.0, chord[token] / 2))))
         if degrees > worst["degrees"]:
-            place = {"image": case.image, "height": case.height, "width": case.width, "token": token}
-            worst = {"degrees": degrees, "distance": float(chord[token] ** 2 / 2), **place}
+            worst = {"degrees": degrees, "distance": float(chord[token] ** 2 / 2), **case.columns, "token": token}
     return worst
 
 

@@ -21,6 +21,14 @@ LEGS = ("reference", "truth", "sanity")
 GATES = ("outputs", PUBLISHED, "stages", "preprocessing", "self_test")
 TOKEN_ERROR = "error of a token (root mean square) in noise floors"
 
+LOGITS = "logits"
+# What is judged of images and texts together: the groups of rows, the limit, the figure of a row, and its name.
+JOINT = (
+    (("image_embeds", "text_embeds"), "embedding", "max_abs", "max |difference| of embeddings of length one"),
+    ((LOGITS,), "logit", "max_abs", "max |difference| of logits"),
+    ((LOGITS,), "probability", "probability", "max |difference| of probabilities"),
+)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -149,8 +157,8 @@ def judge_graph(
     weights, and `about` has the other fields of the verdict.
     """
     numbers = numbers_of(limits)
-    prepared = [*(judge_preprocessing(preprocessing, numbers) if comparison.noun != "text" else ())]
-    prepared += judge_texts(preprocessing) if comparison.noun != "image" else ()
+    prepared = [*(judge_preprocessing(preprocessing, numbers) if comparison.kind != "text" else ())]
+    prepared += judge_texts(preprocessing) if comparison.kind != "image" else ()
     findings = [*judge(comparison, numbers), *prepared]
     findings += stages.judge(numbers) if stages else []
     findings += [self_test] if self_test else []
@@ -181,7 +189,7 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
         "cosine": finite(1 - _lowest_cosine(of_references)),
         "images": len({row["image"] for row in of_references}),
         "sizes": len({(row["height"], row["width"]) for row in of_references}),
-        "noun": comparison.noun,
+        "kind": comparison.kind,
     }
 
 
@@ -223,15 +231,6 @@ def _of_references(comparison: Comparison, limits: Mapping[str, float]) -> Itera
                 )
 
 
-LOGITS = "logits"
-# What is judged of images and texts together: the groups of rows, the limit, the figure of a row, and its name.
-JOINT = (
-    (("image_embeds", "text_embeds"), "embedding", "max_abs", "max |difference| of embeddings of length one"),
-    ((LOGITS,), "logit", "max_abs", "max |difference| of logits"),
-    ((LOGITS,), "probability", "probability", "max |difference| of probabilities"),
-)
-
-
 def _of_known_differences(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Finding]:
     for reference in dict.fromkeys(row["reference"] for row in comparison.known_differences):
         rows = [row for row in comparison.known_differences if row["reference"] == reference]
@@ -269,6 +268,9 @@ def _of_use(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Fin
     for run in GRAPH_RUNS:
         rows = [row for row in comparison.semantics if (row["subject"], row["other"]) == (run, TRUTH)]
         for name, measure, figure in USE:
+            # Principal components are those of patches.
+            if name == "subspace_angle" and comparison.kind != "image":
+                continue
             yield _at_most(limits, name, "truth", (run, TRUTH), measure, figure(rows))
 
 
@@ -280,7 +282,9 @@ def _of_checks(comparison: Comparison) -> Iterator[Finding]:
     # Only with checks: otherwise a comparison without any would seem to have this leg.
     if comparison.checks:
         missing = comparison.not_compared
-        detail = f"{len(comparison.cases)} inputs in batches of {' and '.join(map(str, comparison.batches))}"
+        # An input that is a whole batch has the batch 0.
+        batches = f" in batches of {' and '.join(map(str, comparison.batches))}" if any(comparison.batches) else ""
+        detail = f"{len(comparison.cases)} inputs{batches}"
         detail = f"not {first_few(missing, '; ')}" if missing else detail
         yield Finding("sanity", "everything was compared", float(len(missing)), 0.0, detail=detail)
 

@@ -121,7 +121,7 @@ def _accumulated(axes: Axes, rows: pd.DataFrame, implementations: Sequence[str])
         _cross_out(axes, own[own["rms"].isna()])
     axes.set_ylim(bottom=bottom)
     axes.set_ylabel("distance from float64,\nshare of the stage's scale")
-    axes.set_title("Each on its own, from the photograph on", loc="left", fontsize=9)
+    axes.set_title("Each on its own, from the input on", loc="left", fontsize=9)
     _legend(axes)
 
 

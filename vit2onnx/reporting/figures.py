@@ -55,7 +55,7 @@ def truth_figure(comparison: Comparison, limit: float) -> str:
             color, marker = MARKERS[subject]
             axes.plot(own["floors"], places, marker, color=color, ms=5, alpha=0.8, label=SUBJECTS[subject])
         axes.axvline(limit, color=LIMIT_COLOUR, lw=1.2, label=f"limit ({limit:g})")
-        axes.set_xlabel("error of an image's worst token (root mean square), in noise floors")
+        axes.set_xlabel("error of an input's worst token (root mean square), in noise floors")
         # Logarithmic where the error of a broken graph would hide the rest.
         if marks["floors"].max() > 3 * limit:
             axes.set_xscale("log")

@@ -32,9 +32,10 @@ def key_figures(
     preprocessing: Mapping[str, Any],
     self_test: Mapping[str, Any] | None,
 ) -> list[KeyFigure]:
-    """Five to seven figures, from the verdicts and from sections of the page."""
+    """Four to seven figures, from the verdicts and from sections of the page."""
     figures = [_rounding(evidence), _in_double(evidence), _difference(evidence), _neighbours(evidence)]
-    figures.append(_preprocessing(preprocessing))
+    if any(comparison.kind != "text" for comparison in evidence.comparisons):
+        figures.append(_preprocessing(preprocessing))
     if stages:
         figures.append(_stages(stages))
     if self_test:

@@ -39,8 +39,8 @@ TOKEN_GROUPS = {
     **{"cls": "CLS", "registers": "registers", "patches": "patches", "patches_mean": "mean of patches"},
     **{"tokens": "tokens", "pooled": "embedding", "image_embeds": "images", "text_embeds": "texts", "logits": "logits"},
 }
-# What readers call cases, by the words of interfaces.
-NOUNS = {"image": "photograph", "text": "text", "pair": "combination"}
+# What readers call cases and their sizes, by the kinds of interfaces.
+NOUNS = {"image": ("photograph", "size"), "text": ("text", "length"), "pair": ("image-text set", "")}
 
 
 def number(value: float | None) -> str:
@@ -99,6 +99,17 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def compared(kind: str, count: int, sizes: int) -> str:
+    """How many photographs, texts or sets of both were compared, and at how many sizes."""
+    noun, size = NOUNS[kind]
+    # A set has its sizes in place of a name.
+    return (
+        f"{counted(count, noun)} at {'up to ' if sizes != 1 else ''}{counted(sizes, size)}"
+        if size
+        else counted(sizes, noun)
+    )
+
+
 def data_uri(kind: str, content: bytes) -> str:
     """What a page holds in itself instead of loading it; `kind` is the media type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
@@ -117,5 +128,5 @@ ENVIRONMENT = Environment(
 )
 ENVIRONMENT.filters |= {
     function.__name__: function
-    for function in (number, percent, cosine, counted, megabytes, in_words, with_code, breakable)
+    for function in (number, percent, cosine, counted, compared, megabytes, in_words, with_code, breakable)
 }

@@ -12,7 +12,7 @@ from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, sizes_of, table_of
 from vit2onnx.reporting.figures import heat_table, truth_figure
 from vit2onnx.reporting.key_figures import key_figures
-from vit2onnx.reporting.page import ENVIRONMENT, NOUNS, SUBJECTS, counted, fault_in_words
+from vit2onnx.reporting.page import ENVIRONMENT, NOUNS, SUBJECTS, compared, fault_in_words
 from vit2onnx.reporting.pictures import error_map_figure
 from vit2onnx.reporting.sections import ledger_section, own_words_section, photograph_section
 from vit2onnx.reporting.self_test import self_test_section
@@ -39,8 +39,8 @@ def parity_page(evidence: Evidence) -> str:
 def page_content(evidence: Evidence) -> dict[str, Any]:
     """What the page says, as data, by the names that its template has for it."""
     verdicts = evidence.verdicts
-    nouns = [comparison.noun for comparison in evidence.comparisons]
-    of_images = next((verdict for verdict, noun in zip(verdicts, nouns, strict=True) if noun != "text"), verdicts[0])
+    kinds = [comparison.kind for comparison in evidence.comparisons]
+    of_images = next((verdict for verdict, kind in zip(verdicts, kinds, strict=True) if kind != "text"), verdicts[0])
     preprocessing = preprocessing_section(evidence.preprocessing, verdicts)
     tested = self_test_section(evidence.self_test) if evidence.self_test is not None else None
     graphs = [graph_section(evidence, *pair) for pair in zip(evidence.comparisons, verdicts, strict=True)]
@@ -57,7 +57,7 @@ def page_content(evidence: Evidence) -> dict[str, Any]:
         "graphs": graphs,
         "references": words,
         "inputs": inputs_in_words(evidence.comparisons),
-        "has_texts": any(comparison.noun != "image" for comparison in evidence.comparisons),
+        "has_texts": any(comparison.kind != "image" for comparison in evidence.comparisons),
         "known_difference": known[0]["cause"] if known else None,
         "known_size": worst([0.0, *(row["max_abs"] for row in known)]),
         "limits": verdicts[0].limits,
@@ -72,18 +72,12 @@ def page_content(evidence: Evidence) -> dict[str, Any]:
 
 
 def inputs_in_words(comparisons: Sequence[Comparison]) -> str:
-    """How many photographs, texts and combinations of them were compared, and at how many sizes."""
+    """What was compared, of all graphs."""
     said = []
-    for noun, word in NOUNS.items():
-        rows = table_of(row for one in comparisons if one.noun == noun for row in one.of_graph())
+    for kind in NOUNS:
+        rows = table_of(row for one in comparisons if one.kind == kind for row in one.of_graph())
         if count := rows["image"].nunique():
-            sizes = len(sizes_of(rows))
-            many = (
-                f" of {sizes} sizes"
-                if noun == "pair"
-                else f" at {'up to ' if sizes != 1 else ''}{counted(sizes, 'size')}"
-            )
-            said.append(counted(count, word) + ("" if noun == "text" and sizes == 1 else many))
+            said.append(compared(kind, count, len(sizes_of(rows))))
     return " and ".join(said) or "Nothing"
 
 

@@ -21,6 +21,8 @@ from vit2onnx.reporting.page import data_uri, number
 THUMBNAIL = (96, 72)
 # Inches and photographs across.
 PICTURE_WIDTH, MAX_COLUMNS = 10.3, 4
+# Height by width of the flattest and of the tallest drawing; what is beyond, as a strip of patches, is distorted.
+LEAST_SHAPE, MOST_SHAPE = 0.2, 2.0
 # Below a worst patch, colours of a logarithmic scale tell apart no more than this factor.
 LOGARITHMIC_RANGE = 1000
 
@@ -44,7 +46,7 @@ def error_map_figure(maps: Sequence[Mapping[str, Any]], photographs: Mapping[str
     norm = _scale(grids, limit)
     columns = min(MAX_COLUMNS, len(maps))
     rows = [maps[start : start + columns] for start in range(0, len(maps), columns)]
-    shapes = [max(one["height"] / one["width"] for one in row) for row in rows]
+    shapes = [max(map(_shape, row)) for row in rows]
     width = (PICTURE_WIDTH - 1) / columns
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PICTURE_WIDTH, sum(0.5 + width * shape for shape in shapes)), layout="constrained")
@@ -75,6 +77,11 @@ def _scale(grids: Sequence[np.ndarray], limit: float) -> Normalize:
     return LogNorm(min(limit, max(least, most / LOGARITHMIC_RANGE)) / 10, most)
 
 
+def _shape(one: Mapping[str, Any]) -> float:
+    """Height by width of a map as it is drawn."""
+    return min(max(one["height"] / one["width"], LEAST_SHAPE), MOST_SHAPE)
+
+
 def _draw(ax: Axes, one: Mapping[str, Any], grid: np.ndarray, photograph: Image.Image | None, norm: Normalize) -> Any:
     height, width, patch = one["height"], one["width"], one["patch_size"]
     if photograph:
@@ -88,6 +95,7 @@ def _draw(ax: Axes, one: Mapping[str, Any], grid: np.ndarray, photograph: Image.
     frame = Rectangle((column * patch, row * patch), patch, patch, fill=False, ec="#1f6fb2", lw=2, clip_on=False)
     ax.add_patch(frame)
     ax.set_anchor("N")
+    ax.set_aspect(_shape(one) * width / height)
     ax.set_xlim(0, width)
     ax.set_ylim(height, 0)
     worst = grid[row, column]

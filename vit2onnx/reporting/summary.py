@@ -42,7 +42,7 @@ def summary_row(verdict: Verdict) -> dict[str, Any]:
         "floors_double": numbers["floors_double"],
         "limit_double": verdict.limits["floors_double"]["limit"],
         **{name: numbers[name] for name in ("max_abs", "cosine", "images", "sizes")},
-        "noun": figures["noun"],
+        "kind": figures["kind"],
         "bytes": verdict.bytes,
         "failed_gates": list(faults),
         "faults": _sentences(faults),

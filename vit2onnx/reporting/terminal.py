@@ -16,7 +16,7 @@ from vit2onnx.errors import InputError, first_few
 from vit2onnx.files import read_json
 from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.verdict import Verdict, numbers_of
-from vit2onnx.reporting.page import cosine, counted, megabytes, number
+from vit2onnx.reporting.page import compared, cosine, megabytes, number
 from vit2onnx.reporting.self_test import self_test_section
 from vit2onnx.reporting.summary import failed_graphs, summarise, verdict_line
 
@@ -176,9 +176,10 @@ def terminal_table(summary: pd.DataFrame) -> Table:
     ):
         table.add_column(Text(name, "bold"), overflow="fold", no_wrap=name == "graph")
     for row in summary.itertuples():
-        compared = f"compared on {counted(row.images, row.noun)} at {counted(row.sizes, 'size')}"
+        # Short, because the column is narrow.
+        on = compared(row.kind, row.images, row.sizes).replace("up to ", "")
         table.add_row(
-            f"{row.variant}\n{row.export}.onnx, {megabytes(row.bytes)}\n{compared}",
+            f"{row.variant}\n{row.export}.onnx, {megabytes(row.bytes)}\ncompared on {on}",
             Text(row.verdict, "bold red" if row.faults else "green"),
             f"{_floors(row.floors)} (limit {row.limit:g})\n" + row.worst_at.replace(", batch", "\nbatch"),
             f"{_floors(row.floors_double)}\n(limit {row.limit_double:g})",

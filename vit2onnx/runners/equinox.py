@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit2onnx.nn.model import Features, Model, Tower, path_of
-from vit2onnx.spec.case import MODES
-from vit2onnx.spec.interface import IMAGES, Interface, cases_in, key_of
+from vit2onnx.nn.model import Features, Model, Tower, outputs_of
+from vit2onnx.spec.case import MODES, path_of
+from vit2onnx.spec.interface import Interface, cases_in, key_of, of_cases
 from vit2onnx.weights.keytable import LazyTensor
 from vit2onnx.weights.leaves import leaf_names
 
@@ -20,8 +20,8 @@ def features(
     model: Model,
     tensors: Mapping[str, LazyTensor],
     cases: Mapping[str, np.ndarray],
+    interface: Interface,
     native: Collection[str] = (),
-    interface: Interface = IMAGES,
 ) -> dict[str, np.ndarray]:
     """What a model gives for every case, without batch, as `float32/{case}` and `float64/{case}`.
 
@@ -33,8 +33,8 @@ def features(
     with jax.enable_x64(True):
         found |= {f"float64/{key}": value for key, value in _features(model, tensors, cases, "float64", interface)}
         if native and (other := model.natively(tensors)):
-            few = {key: value for key, value in cases.items() if key.partition("/")[0] in native}
-            found |= {f"native/{key}": value for key, value in _features(*other, few, "float64", interface)}
+            few = _features(*other, of_cases(cases, native), "float64", interface)
+            found |= {f"native/{key}": value for key, value in few}
     return found
 
 
@@ -43,7 +43,7 @@ def stages(
     tensors: Mapping[str, LazyTensor],
     inputs: Mapping[str, np.ndarray],
     injected: Mapping[str, np.ndarray],
-    interface: Interface = IMAGES,
+    interface: Interface,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Every stage [tokens, channels] of a case, whose `inputs` are given by port, as `{dtype}/{mode}/{stage}`.
 
@@ -187,10 +187,7 @@ def _features(
             made[case][tower_name] = outer.features(_head_stages(outer, *state))
     joint = _fill_joint(model, tensors, dtype)
     for case, found in made.items():
-        outputs = joint.joint_stages(interface.name, {name: one.pooler_output for name, one in found.items()})
-        if not outputs:
-            (only,) = found.values()
-            outputs = dict(only._asdict())
+        outputs = outputs_of(joint, interface.name, found)
         for port in interface.compared:
             value = np.asarray(outputs[port.name])
             value = value[0] if interface.is_batched else value

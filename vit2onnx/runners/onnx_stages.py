@@ -7,11 +7,9 @@ import numpy as np
 import onnxruntime as ort
 
 from vit2onnx.runners.session import batch_of, session_of
-from vit2onnx.spec.case import AS_OUTPUT, last_word
-from vit2onnx.spec.interface import IMAGES, Interface
+from vit2onnx.spec.case import AS_OUTPUT, path_of
+from vit2onnx.spec.interface import Interface
 
-# What enters the first layer, in any tower.
-EMBEDDED = ("patch_embed", "token_embed")
 # As the graph is written: what the optimiser fuses has no stages in between. That it changes nothing is for the
 # comparison of outputs to say.
 LEVEL = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -23,7 +21,7 @@ def run_stage_graphs(
     inputs: Mapping[str, np.ndarray],
     of_layers: Mapping[str, np.ndarray],
     threads: int,
-    interface: Interface = IMAGES,
+    interface: Interface,
 ) -> dict[str, np.ndarray]:
     """Every stage [tokens, channels] of a case, whose `inputs` are given by port, as `float32/{mode}/{stage}`.
 
@@ -47,15 +45,15 @@ def _run(
         feeds = {name: np.repeat(value[None], batch_of(session), axis=0) for name, value in inputs.items()}
     parts = {port.name for port in interface.outputs if port.row_of}
     names = [value.name for value in session.get_outputs() if value.name not in parts]
-    stages = {port: f"{interface.parameters[0]}{stage}" for stage, port in AS_OUTPUT.items()}
+    # Graphs of several towers have no such outputs.
+    stages = {port: path_of(interface.towers[0], stage) for stage, port in AS_OUTPUT.items()}
     layer, before = "", np.empty(0)
     for name, value in zip(names, session.run(names, feeds), strict=True):
         tokens = (value[0] if interface.is_batched else value).reshape(-1, value.shape[-1])
         own = name.rpartition(".")[0]
         if own in layers and own != layer:
-            # What a layer is given is what the layer before it gives.
+            # The stage before a layer's own is what the layer is given.
             yield f"{own}.input", before
             layer = own
-        if last_word(name) in EMBEDDED or name.endswith(".output"):
-            before = tokens
         yield stages.get(name, name), tokens
+        before = tokens

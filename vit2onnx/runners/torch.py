@@ -16,7 +16,7 @@ from vit2onnx.errors import InternalError
 from vit2onnx.families.reference import Reader, Reference, Step, Tap
 from vit2onnx.spec.case import MODES
 from vit2onnx.spec.family import part
-from vit2onnx.spec.interface import IMAGES, Interface, cases_in, key_of
+from vit2onnx.spec.interface import Interface, cases_in, key_of, of_cases
 from vit2onnx.spec.variant import VariantSpec
 
 
@@ -44,7 +44,7 @@ def _same(value: torch.Tensor) -> torch.Tensor:
 
 
 def features(
-    reference: Reference, cases: Mapping[str, np.ndarray], native: Collection[str] = (), interface: Interface = IMAGES
+    reference: Reference, cases: Mapping[str, np.ndarray], interface: Interface, native: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
     """What a reference gives for every case, without batch, as `float32/{case}` and `float64/{case}`.
 
@@ -58,8 +58,7 @@ def features(
     found = run("float32", cases, torch.float32)
     if native and reference.natively:
         reference.natively()
-        few = {key: value for key, value in cases.items() if key.partition("/")[0] in native}
-        found |= run("native", few, torch.float32)
+        found |= run("native", of_cases(cases, native), torch.float32)
     reference.in_double()
     return found | run("float64", cases, torch.float64)
 
@@ -67,8 +66,8 @@ def features(
 def stages(
     load: Callable[[], Reference],
     inputs: Mapping[str, np.ndarray],
+    interface: Interface,
     injected: Mapping[str, np.ndarray] | None = None,
-    interface: Interface = IMAGES,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Every stage of a case, whose `inputs` are given by port, as `{dtype}/{mode}/{stage}`; see `run_stages`.
 
@@ -97,7 +96,7 @@ def filled_model(reference: Reference) -> nn.Module:
 
 @torch.inference_mode()
 def run_steps(
-    reference: Reference, cases: Mapping[str, np.ndarray], dtype: torch.dtype, interface: Interface = IMAGES
+    reference: Reference, cases: Mapping[str, np.ndarray], dtype: torch.dtype, interface: Interface
 ) -> dict[str, np.ndarray]:
     """What a reference gives for every case, called as `key_of` says."""
     values = {case: _typed(interface.inputs_of(cases, case), dtype, interface) for case in cases_in(cases)}
@@ -163,7 +162,7 @@ def run_stages(
     inputs: Mapping[str, np.ndarray],
     dtype: torch.dtype,
     injected: Mapping[str, np.ndarray] | None,
-    interface: Interface = IMAGES,
+    interface: Interface,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Every stage [tokens, channels] of a case, whose `inputs` are given by port, as `{mode}/{stage}`.
 

@@ -41,7 +41,7 @@ from vit2onnx.weights.model_file import open_model, write_model
 def recipe_of(spec: VariantSpec, interface: str) -> Recipe:
     """The recipe of a small model, in which everything that can be free is."""
     ports = spec.interface(interface)
-    free = dict.fromkeys(axis for axis in ports.least if axis not in ports.usual)
+    free = dict.fromkeys(axis for axis in ports.minimum if axis not in ports.recipe_defaults)
     return Recipe("dynamic", opset=23, sizes=free, interface=interface)
 
 
@@ -108,7 +108,8 @@ def graphs_in(folder: Path) -> dict[str, Path]:
 def _fits(graph: Path, tensors: Mapping[str, LazyTensor]) -> bool:
     """Whether a graph without weights is that of a model with these: whether it holds no constant of other ones."""
     origin = origin_of_constants(graph)
-    used = origin.graph.initializer if origin else ()
+    # Others are numbers of the graph itself, such as sizes.
+    used = [one for one in (origin.graph.initializer if origin else ()) if one.name in tensors]
     return all(np.array_equal(to_array(one), tensors[one.name].read()) for one in used)
 
 
@@ -145,8 +146,8 @@ class Chain:
             torch.save(tensors, self.checkpoint)
         spine.convert(spec, self.checkpoint, folder)
         self.model, self.tensors = open_model(folder / "model.eqx")
-        self.reference = dict(torch_runner.stages(self.load, self.first, interface=self.interface))
-        self.reference_features = torch_runner.features(self.load(), inputs, interface=self.interface)
+        self.reference = dict(torch_runner.stages(self.load, self.first, self.interface))
+        self.reference_features = torch_runner.features(self.load(), inputs, self.interface)
         self.of_layers = layer_inputs(self.reference)
 
     def load(self) -> Reference:
@@ -193,7 +194,7 @@ class Chain:
                 onnx.save(proto, path)
         ours = model or self.model
         equinox = dict(equinox_runner.stages(ours, tensors, self.first, self.of_layers, self.interface))
-        features = equinox_runner.features(ours, tensors, self.inputs, interface=self.interface)
+        features = equinox_runner.features(ours, tensors, self.inputs, self.interface)
         references, batches = {"transformers": self.reference_features}, [len(self.cases)]
         comparison = spine.compare(
             self.spec, self.recipe, exported, self.inputs, references, features, batches, self.threads

@@ -12,7 +12,7 @@ from vit2onnx.checkpoints.reading import open_checkpoint
 from vit2onnx.errors import InputError
 from vit2onnx.families.fault import PREPARED, InChain, InModel, InPreprocessing, InWeights, Prepare
 from vit2onnx.images import preprocess
-from vit2onnx.inputs import image_inputs, pair_of
+from vit2onnx.inputs import image_inputs, pair_inputs
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, worst
 from vit2onnx.parity.preprocessing import compare_preprocessing, judge_preprocessing
@@ -20,7 +20,7 @@ from vit2onnx.parity.verdict import faults_of
 from vit2onnx.self_test.chain import Chain, Outcome, recipe_of, shrink
 from vit2onnx.self_test.verdict import judge_self_test
 from vit2onnx.spec.case import Case
-from vit2onnx.spec.cases import fixed_size
+from vit2onnx.spec.cases import PAIRS, fixed_size
 from vit2onnx.spec.family import families, interfaces_of, part, self_test_models
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.texts import text_input
@@ -30,6 +30,8 @@ SIZE = (70, 101)
 
 # And those of photographs that are cut into patches: few, many of them in one row, and many in one column.
 SIZES = [(70, 101), (128, 496), (640, 16)]
+# With texts, photographs are cut into more patches than the publisher's own preprocessing makes.
+MANY_PATCHES = "-patches300"
 
 # A photograph of one colour, beside the others: a flat input amplifies rounding.
 GREY = Image.new("RGB", (300, 200), (128, 120, 110))
@@ -117,13 +119,16 @@ def plant_faults(
 def small_inputs(spec: VariantSpec, interface: str, photographs: Photographs) -> dict[str, np.ndarray]:
     """Inputs for a small model: every photograph, every text, or all of both together."""
     ports = spec.interface(interface)
-    if ports.noun == "pair":
-        return pair_of(spec, ports, list(photographs.values()), TEXTS)
-    if ports.noun == "text":
-        length = ports.usual["length"] or 0
+    length = ports.recipe_defaults.get("length") or 0
+    if ports.kind == "pair":
+        name = PAIRS + (MANY_PATCHES if ports.takes_patches else "")
+        case, texts = Case(name, len(photographs), len(TEXTS)), [text_input(ids, length) for ids in TEXTS]
+        return pair_inputs(spec, ports, case, photographs.values(), texts)
+    if ports.kind == "text":
         return {str(Case(f"text{number}", 1, length)): text_input(ids, length) for number, ids in enumerate(TEXTS)}
     # Patches are of images of any size; others have one, so that they are in one batch.
-    sizes = list(map(ports.whole, SIZES)) if ports.usual else [fixed_size(ports, recipe_of(spec, interface)) or SIZE]
+    one_size = fixed_size(ports, recipe_of(spec, interface)) or SIZE
+    sizes = list(map(ports.whole, SIZES)) if ports.takes_patches else [one_size]
     found: dict[str, np.ndarray] = {}
     for (name, one), size in zip(photographs.items(), cycle(sizes), strict=False):
         found |= image_inputs(spec, ports, Case(name, *size), one)

@@ -12,22 +12,38 @@ from typing import Any
 class Case:
     """One image at one size in pixels; written `name@heightxwidth` in files.
 
-    Other inputs have a name and two sizes as well, which their interface names: a text `greeting@1x64` has 64 tokens,
-    and `pairs@3x5` stands for 3 images with 5 texts.
+    Other inputs have a name and two sizes as well, whose axes their interface says: a text `greeting@1x64` has 64
+    tokens, and `pairs@3x5` stands for 3 images with 5 texts. Sizes of further axes are in the name of pairs:
+    `pairs-patches64@1x7`.
     """
 
-    image: str
+    name: str
     height: int
     width: int
 
     def __str__(self) -> str:
-        return f"{self.image}@{self.height}x{self.width}"
+        return f"{self.name}@{self.height}x{self.width}"
 
     @classmethod
     def parse(cls, text: str) -> "Case":
-        image, _, size = text.rpartition("@")
+        name, _, size = text.rpartition("@")
         height, _, width = size.partition("x")
-        return cls(image, int(height), int(width))
+        return cls(name, int(height), int(width))
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> "Case":
+        """The case of a row of a table."""
+        return cls(row["image"], row["height"], row["width"])
+
+    @property
+    def further_sizes(self) -> dict[str, int]:
+        """The sizes in the name of pairs, by axis."""
+        return {axis: int(size) for axis, size in re.findall(r"-([a-z]+)(\d+)", self.name)}
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The columns by which the rows of tables name their case; `image` is the name, also that of a text."""
+        return {"image": self.name, "height": self.height, "width": self.width}
 
 
 # The image whose features are published.
@@ -39,6 +55,11 @@ MODES = ("accumulated", "injected")
 
 # Stages that are also outputs, by the last word of their names.
 AS_OUTPUT = {"norm": "last_hidden_state", "pooled": "pooler_output"}
+
+
+def path_of(tower: str, name: str) -> str:
+    """The full name of a stage, layer or parameter of a tower; the tower "" is a model that is its only one."""
+    return f"{tower}.{name}" if tower else name
 
 
 def last_word(stage: str) -> str:
@@ -117,9 +138,9 @@ def _visible(paths: Iterable[Path]) -> list[Path]:
 
 
 def of_first_image(cases: Iterable[str]) -> Sequence[str]:
-    """The cases that show the same image as the first."""
+    """The cases of the same name as the first: its image or text at all sizes."""
     cases = list(cases)
-    return [case for case in cases if Case.parse(case).image == Case.parse(cases[0]).image]
+    return [case for case in cases if Case.parse(case).name == Case.parse(cases[0]).name]
 
 
 def layer_inputs(arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """Which cases an interface is compared on. Standard library only, because the Snakefile imports it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 
 Size = tuple[int, int]
-# What the only case of images with texts is called.
+# How the name of a case of images with texts begins.
 PAIRS = "pairs"
-# How many tokens a text has in graphs whose length is free, besides the usual number.
-LENGTHS = (1, 17)
 
 
 def cases_of(
@@ -26,20 +24,34 @@ def cases_of(
 
     `sizes` are heights and widths of images, `pairs` numbers of images and texts.
     """
-    recipes = [recipe for recipe in recipes if recipe.interface == interface.name]
-    if interface.noun == "pair":
-        return [Case(PAIRS, *pair) for pair in pairs]
-    if interface.noun == "text":
-        lengths = {interface.of_recipe(recipe)["length"] for recipe in recipes}
+    own = [interface.of_recipe(recipe) for recipe in recipes if recipe.interface == interface.name]
+    if interface.kind == "pair":
+        return list(dict.fromkeys(case for sizes in own for case in _pairs(interface, sizes, list(pairs))))
+    if interface.kind == "text":
+        lengths = {sizes["length"] for sizes in own}
         if None in lengths:
-            lengths = (lengths - {None}) | {*LENGTHS, *interface.usual.values()}
+            lengths = (lengths - {None}) | {*interface.compared_sizes["length"]}
         return [Case(name, 1, length) for name in texts for length in sorted(filter(None, lengths))]
     return [Case(name, *size) for name in images for size in sizes_of(interface, recipes, sizes)]
 
 
+def _pairs(interface: Interface, recipe: Mapping[str, int | None], pairs: Sequence[Size]) -> Iterator[Case]:
+    """The cases of images with texts for one recipe: all, and the least of them at each further size of a free axis."""
+    usual = {**interface.recipe_defaults, **interface.case_defaults}
+    asked = {axis: recipe[axis] or usual[axis] for axis in interface.compared_sizes}
+    least = min(pairs, key=lambda pair: (pair[0], pair[0] * pair[1]))
+    free = [axis for axis in asked if recipe[axis] is None]
+    other = [asked | {axis: size} for axis in free for size in interface.compared_sizes[axis]]
+    for sizes, of in ((asked, pairs), *((one, [least]) for one in other)):
+        name = PAIRS + "".join(f"-{axis}{size}" for axis, size in sizes.items() if size != usual[axis])
+        yield from (Case(name, *pair) for pair in of)
+
+
 def sizes_of(interface: Interface, recipes: Iterable[Recipe], sizes: Iterable[Size]) -> list[Size]:
-    """The sizes of images to compare at: the listed ones that a recipe accepts, and the fixed sizes of recipes."""
-    recipes = list(recipes)
+    """The sizes of images to compare at: the listed ones that a recipe of the interface accepts, and the fixed sizes of
+    its recipes.
+    """
+    recipes = [recipe for recipe in recipes if recipe.interface == interface.name]
     listed = set() if interface.fixed else {interface.whole(size) for size in sizes}
     accepted = {size for size in listed if any(interface.accepts(Case("", *size), recipe) for recipe in recipes)}
     return sorted({size for one in recipes if (size := fixed_size(interface, one))} | accepted)
@@ -66,7 +78,7 @@ def case_of_stages(
 
     A square image does not tell rows from columns. If a graph accepts no other, it is the first that it accepts.
     """
-    if interface.noun == "image":
+    if interface.kind == "image":
         fixed = fixed_size(interface, recipe)
         cases = [Case(images[0], *size) for size in ([fixed] if fixed else map(interface.whole, sizes))]
     else:

@@ -156,25 +156,25 @@ def sizes_of_recipes(asked: Asked) -> Iterator[str]:
     for recipe in asked.recipes:
         for spec in asked.takers(recipe):
             interface = spec.interface(recipe.interface)
-            least, most = interface.least, interface.most
+            minimum, maximum = interface.minimum, interface.maximum
             where = f"exports.{recipe.name}"
-            lacking = [axis for axis in least if axis not in interface.of_recipe(recipe)]
+            lacking = [axis for axis in minimum if axis not in interface.of_recipe(recipe)]
             faults = [f"{where}: {axis!r} is a required property" for axis in lacking]
             faults += [
-                f"{where}: {axis!r} was unexpected; the interface {recipe.interface} has {', '.join(least)}"
+                f"{where}: {axis!r} was unexpected; the interface {recipe.interface} has {', '.join(minimum)}"
                 for axis in recipe.sizes
-                if axis not in least
+                if axis not in minimum
             ]
             sizes = {axis: size for axis, size in recipe.sizes.items() if size is not None}
             faults += [
-                f"{where}.{axis}: {size} is smaller than {least[axis]}, the least that {spec.name} takes"
+                f"{where}.{axis}: {size} is smaller than {minimum[axis]}, the least that {spec.name} takes"
                 for axis, size in sizes.items()
-                if size < least.get(axis, size)
+                if size < minimum.get(axis, size)
             ]
             faults += [
-                f"{where}.{axis}: {size} is larger than {most[axis]}, the most that {spec.name} takes"
+                f"{where}.{axis}: {size} is larger than {maximum[axis]}, the most that {spec.name} takes"
                 for axis, size in sizes.items()
-                if size > most.get(axis, size)
+                if size > maximum.get(axis, size)
             ]
             yield from faults
             if faults:
@@ -186,7 +186,7 @@ def cases_of_recipes(asked: Asked) -> Iterator[str]:
     sizes = [(height, width) for height, width in asked.config["parity"]["sizes"]]
     takers = [(recipe, spec) for recipe in asked.recipes for spec in asked.takers(recipe)]
     of_images = [spec.interface(recipe.interface) for recipe, spec in takers]
-    least = max((one.patch_size for one in of_images if one.noun == "image" and not one.fixed), default=1)
+    least = max((one.patch_size for one in of_images if one.kind == "image" and not one.fixed), default=1)
     for height, width in sizes:
         if min(height, width) < least:
             yield f"parity.sizes: {height}x{width} is smaller than one patch of {least}x{least} pixels"
@@ -201,8 +201,9 @@ def cases_of_recipes(asked: Asked) -> Iterator[str]:
             pairs=[(images, texts) for images, texts in asked.config["parity"]["pairs"]],
         )
         if not any(interface.accepts(case, recipe) for case in found):
-            key = "pairs" if interface.noun == "pair" else "sizes"
-            yield f"exports.{recipe.name}: nothing of parity.{key} fits it, so that it could not be compared"
+            fits = "nothing of parity.sizes fits it, so that it could not be compared"
+            ways = f"; make its patches dynamic, or {', '.join(map(str, interface.compared_sizes.get('patches', ())))}"
+            yield f"exports.{recipe.name}: {fits}{ways if interface.takes_patches else ''}"
 
 
 def texts(asked: Asked) -> Iterator[str]:
@@ -217,6 +218,21 @@ def texts(asked: Asked) -> Iterator[str]:
         return
     if (words := [name for name, text in found.items() if isinstance(text, str)]) and not tokenizer:
         yield f"tokenizer: {words[0]} in texts is in words; name the model's tokenizer.json, or give token ids"
+    takers = [
+        (spec.name, spec.interface(recipe.interface)) for recipe in asked.recipes for spec in asked.takers(recipe)
+    ]
+    vocabularies = {name: one.facts["text"]["vocabulary"] for name, one in takers if "text" in one.facts}
+    for variant, vocabulary in vocabularies.items():
+        for name, text in found.items():
+            if isinstance(text, list) and max(text, default=0) >= vocabulary:
+                yield f"texts: {name} has the token id {max(text)}, and {variant} knows ids up to {vocabulary - 1}"
+    if not vocabularies:
+        return
+    # Texts that are all the same show no fault, nor does one image with one text.
+    if len({str(text) for text in found.values()} - {"", "[]", "0"}) < 2:
+        yield "texts: at least two texts must differ, and both must not be empty, or faults would not show"
+    if asked.config["parity"]["pairs"] and max(map(max, asked.config["parity"]["pairs"])) == 1:
+        yield "parity.pairs: one image with one text does not show which is which; give more of one of them as well"
 
 
 def layouts(asked: Asked) -> Iterator[str]:
@@ -241,8 +257,8 @@ def photographs(asked: Asked) -> Iterator[str]:
         yield f"official.golden_image: there is no file {golden}"
     elif golden and (fault := unsayable(Path(golden).expanduser())):
         yield f"official.golden_image: {fault}"
-    if GOLDEN.image in images:
-        yield f"images.{GOLDEN.image}: this name is taken by official.golden_image; choose another"
+    if GOLDEN.name in images:
+        yield f"images.{GOLDEN.name}: this name is taken by official.golden_image; choose another"
 
 
 def licences(asked: Asked) -> Iterator[str]:

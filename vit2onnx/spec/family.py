@@ -10,8 +10,9 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from vit2onnx.errors import InputError
+from vit2onnx.errors import InputError, InternalError
 
 FOLDER = Path(__file__).parents[1] / "families"
 
@@ -25,6 +26,8 @@ PARTS = {
     "references": ("REFERENCES", "from_transformers", "preparations", "published_constants"),
     "faults": ("FAULTS", "AMPLIFIED", "PREPROCESSING", "shrink"),
 }
+# What a part may have besides, because few families need it. Whoever asks says what stands for it elsewhere.
+OPTIONAL = {"recognition": ("TOWERS", "processor_keys"), "references": ("whole_inputs", "compare_texts")}
 SCHEMA = "architecture.schema.yaml"
 # Stands for the layout in which a family's own publisher offers checkpoints.
 PUBLISHER = "publisher"
@@ -47,6 +50,13 @@ def part(family: str, name: str) -> ModuleType:
     if missing := missing_of(family, name):
         raise InputError(_not_complete(family, missing))
     return import_module(f"vit2onnx.families.{family}.{name}")
+
+
+def optional(family: str, name: str, attribute: str, default: Any) -> Any:
+    """Something of a part that few families have, or the `default`."""
+    if attribute not in OPTIONAL[name]:
+        raise InternalError(f"{attribute} is not among the optional names of {name}")
+    return getattr(part(family, name), attribute, default)
 
 
 def missing_of(family: str, name: str) -> str:

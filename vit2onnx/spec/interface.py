@@ -5,11 +5,11 @@ metadata, the sample that it is verified by, and what is compared with what.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vit2onnx.spec.case import Case
+from vit2onnx.spec.case import Case, path_of
 from vit2onnx.spec.recipe import Recipe
 
 # A dimension is a number, or the name of an axis whose size is not fixed.
@@ -67,30 +67,39 @@ def cases_in(arrays: Iterable[str]) -> list[str]:
     return [key for key in arrays if "/" not in key]
 
 
+def of_cases(arrays: Mapping[str, Any], cases: Collection[str]) -> dict[str, Any]:
+    """The arrays of some of the cases."""
+    return {key: arrays[key] for key in arrays if key.partition("/")[0] in cases}
+
+
 @dataclass(frozen=True)
 class Interface:
-    """The edge of a graph. `least` has the axes whose sizes a recipe sets, by name, each with its smallest size.
+    """The edge of a graph. `minimum` has the axes whose sizes a recipe sets, by name, each with its smallest size.
 
-    `most` has the largest size of some, and `usual` the size of those that a recipe may leave out. `fixed` has sizes
-    that the model has and no recipe sets, and `ordinary` those of a case that does not say them. `case_axes` are the
-    axes whose sizes a case gives, and `noun` is a word for a case. `parameters` begin the names of those weights that
-    such graphs hold, and `num_parameters` is how many these are, 0 for all. `patch_size` is in pixels, 0 without
+    `maximum` has the largest size of some. `recipe_defaults` are the sizes that a recipe may leave out, and
+    `case_defaults` those that a case does not give. `compared_sizes` are those at which graphs with a free axis are
+    compared, for axes of which the config lists none. `fixed` has sizes of the model, which no recipe sets. The sizes
+    of a case are those of the `case_axes`. `kind` is what one case is: an `image`, a `text` or a `pair` of both.
+    `towers` are those of the model that such graphs hold, by name, and `joint_parameters` the weights outside of all
+    towers; together they have `num_parameters`, 0 for those of the whole model. `patch_size` is in pixels, 0 without
     images. `facts` is what else the metadata of a file says, by key.
     """
 
     name: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    least: Mapping[str, int]
+    minimum: Mapping[str, int]
     derived: Mapping[str, Derived] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
-    usual: Mapping[str, int | None] = field(default_factory=dict)
+    recipe_defaults: Mapping[str, int | None] = field(default_factory=dict)
     fixed: Mapping[str, int] = field(default_factory=dict)
-    most: Mapping[str, int] = field(default_factory=dict)
-    ordinary: Mapping[str, int] = field(default_factory=dict)
+    maximum: Mapping[str, int] = field(default_factory=dict)
+    case_defaults: Mapping[str, int] = field(default_factory=dict)
+    compared_sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     case_axes: tuple[str, str] = ("height", "width")
-    noun: str = "image"
-    parameters: tuple[str, ...] = ("",)
+    kind: str = "image"
+    towers: tuple[str, ...] = ("",)
+    joint_parameters: tuple[str, ...] = ()
     num_parameters: int = 0
     patch_size: int = 0
 
@@ -113,7 +122,17 @@ class Interface:
     @property
     def is_batched(self) -> bool:
         """Whether the first axis of all ports counts inputs that have nothing to do with each other."""
-        return "batch" in self.least
+        return "batch" in self.minimum
+
+    @property
+    def takes_patches(self) -> bool:
+        """Whether images are cut into patches before they go in, so that they are of any size."""
+        return any(port.name == "spatial_shapes" for port in self.inputs)
+
+    @property
+    def parameter_prefixes(self) -> tuple[str, ...]:
+        """How the names of all weights begin that such graphs hold; "" stands for any name."""
+        return (*(path_of(tower, "") for tower in self.towers), *self.joint_parameters)
 
     def size(self, axis: int | str, sizes: Sizes) -> int | str:
         """The size of an axis if it follows from `sizes`, or else its name; a size of `None` is free."""
@@ -130,11 +149,14 @@ class Interface:
     def sizes(self, case: Case) -> dict[str, int]:
         """The sizes of a case by the names of the axes, with all that follows from them."""
         given = dict(zip(self.case_axes, (case.height, case.width), strict=True))
+        if self.kind == "pair":
+            usual = {axis: size for axis, size in self.recipe_defaults.items() if size}
+            given = {**usual, **self.case_defaults, **case.further_sizes, **given}
         return given | {axis: int(size) for axis in self.derived if isinstance(size := self.size(axis, given), int)}
 
     def whole(self, size: tuple[int, int]) -> tuple[int, int]:
         """A size of images without what is beyond the last whole patch, where graphs take patches."""
-        if not any(port.name == "spatial_shapes" for port in self.inputs):
+        if not self.takes_patches:
             return size
         height, width = (max(side // self.patch_size, 1) * self.patch_size for side in size)
         return height, width
@@ -155,8 +177,8 @@ class Interface:
         return all(wanted.get(axis) in (None, size) for axis, size in self.sizes(case).items())
 
     def of_recipe(self, recipe: Recipe) -> dict[str, int | None]:
-        """The sizes that a recipe sets, with the usual ones for those that it leaves out."""
-        return {**self.usual, **recipe.sizes}
+        """The sizes that a recipe sets, with the defaults for those that it leaves out."""
+        return {**self.recipe_defaults, **recipe.sizes}
 
     def inputs_of(self, arrays: Mapping[str, Any], case: str) -> dict[str, Any]:
         """The inputs of a case by their ports, from arrays as files have them; see `key_of`."""
@@ -168,7 +190,7 @@ class Interface:
 
     def elements(self, case: Case) -> int:
         """How many numbers go in and come out at once for a case."""
-        sizes = {**dict.fromkeys(self.least, 1), **self.usual, **self.ordinary, **self.sizes(case)}
+        sizes = {**dict.fromkeys(self.minimum, 1), **self.recipe_defaults, **self.case_defaults, **self.sizes(case)}
         return sum(math.prod(map(int, self.shape(port, sizes))) for port in self.ports)
 
     def shape(self, port: Port, sizes: Sizes) -> Shape:
@@ -214,7 +236,7 @@ def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interfa
                 row_of=("last_hidden_state", 0),
             ),
         ),
-        least={"batch": 1, "height": patch_size, "width": patch_size},
+        minimum={"batch": 1, "height": patch_size, "width": patch_size},
         derived={
             "tokens": Derived(("height", "width"), tokens),
             "grid_height": Derived(("height",), count),
@@ -231,7 +253,3 @@ def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interfa
             }
         },
     )
-
-
-# The ports of models that turn images into tokens, whatever their widths are.
-IMAGES = images_to_tokens(embed_dim=1, patch_size=1, registers=0)

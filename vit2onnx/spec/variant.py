@@ -47,7 +47,7 @@ class Architecture:
         return ()
 
     def may_differ(self, interface: str) -> bool:
-        """Whether the family's `KNOWN_DIFFERENCE` changes anything in one way of use."""
+        """Whether the family's `KNOWN_DIFFERENCE` changes anything for an interface."""
         return True
 
 
@@ -252,7 +252,7 @@ class VariantSpec:
         return [name for name, make in made.items() if make(self.architecture) is not None]
 
     def interface(self, name: str = "images") -> Interface:
-        """What goes into graphs of this variant and comes out of them, in one way of use."""
+        """What goes into some graphs of this variant and comes out of them."""
         interface: Interface = part(self.family, "interface").INTERFACES[name](self.architecture)
         return interface
 

@@ -77,7 +77,8 @@ if workflow.local_exec and "mem_mb" not in workflow.global_resources:
 wildcard_constraints:
     variant="|".join(map(re.escape, VARIANTS)),
     export="|".join(map(re.escape, config["exports"])),
-    reference="transformers|publisher|kornia",
+    # Besides clones, the config has a key for each further reference that any variant has.
+    reference="|".join(["transformers", "publisher", *sorted(config["reference"].keys() - {"repositories"})]),
     interface="|".join(sorted({recipe.interface for recipe in RECIPES.values()})),
 
 
@@ -120,6 +121,15 @@ def references(wildcards):
 def interface_of(wildcards):
     """The name of the interface of a graph."""
     return RECIPES[wildcards.export].interface
+
+
+def interfaces_at(wildcards):
+    """The interfaces that a job is about: that of its graph, the one that it names, or all of its variant."""
+    if hasattr(wildcards, "export"):
+        names = [interface_of(wildcards)]
+    else:
+        names = [wildcards.interface] if hasattr(wildcards, "interface") else interfaces_of(wildcards.variant)
+    return [spec_of(wildcards.variant).interface(name) for name in names]
 
 
 def of_graph(name):
@@ -173,14 +183,8 @@ def listed_sizes():
 
 
 def texts(wildcards):
-    """The file of texts, for what has texts: a graph, an interface or a variant."""
-    names = interfaces_of(wildcards.variant)
-    if hasattr(wildcards, "export"):
-        names = [interface_of(wildcards)]
-    elif hasattr(wildcards, "interface"):
-        names = [wildcards.interface]
-    nouns = {spec_of(wildcards.variant).interface(name).noun for name in names}
-    return [str(TEXTS_FILE)] if nouns - {"image"} else []
+    """The file of texts, for jobs that have texts."""
+    return [str(TEXTS_FILE)] if any(one.kind != "image" for one in interfaces_at(wildcards)) else []
 
 
 def tokenizer(wildcards):
@@ -198,24 +202,20 @@ def asked_cases(variant):
 
 def compared_cases(wildcards):
     """The cases that graphs of an interface are compared on, as texts."""
-    interface = spec_of(wildcards.variant).interface(wildcards.interface)
+    (interface,) = interfaces_at(wildcards)
     return list(map(str, cases_of(interface, RECIPES.values(), **asked_cases(wildcards.variant))))
 
 
 def compared_sizes(wildcards):
     """The sizes of images at which a variant's graphs are compared."""
-    found = set()
-    for name in interfaces_of(wildcards.variant):
-        interface = spec_of(wildcards.variant).interface(name)
-        if interface.noun == "image":
-            recipes = [recipe for recipe in RECIPES.values() if recipe.interface == name]
-            found |= {*sizes_of(interface, recipes, asked_cases(wildcards.variant)["sizes"])}
-    return sorted(found)
+    asked = asked_cases(wildcards.variant)["sizes"]
+    of_images = [one for one in interfaces_at(wildcards) if one.kind == "image"]
+    return sorted({size for one in of_images for size in sizes_of(one, RECIPES.values(), asked)})
 
 
 def stages_case(wildcards):
     """The case on which the stages of a graph are compared."""
-    interface = spec_of(wildcards.variant).interface(interface_of(wildcards))
+    (interface,) = interfaces_at(wildcards)
     asked = asked_cases(wildcards.variant) | {"sizes": listed_sizes()}
     return str(case_of_stages(interface, RECIPES[wildcards.export], **asked))
 
@@ -239,12 +239,12 @@ def memory_for(base, layers=0, weights=0, cases=0):
     """
 
     def memory(wildcards):
-        spec = spec_of(wildcards.variant)
-        names = [wildcards.interface] if hasattr(wildcards, "interface") else interfaces_of(wildcards.variant)
-        elements = 0
-        for interface in map(spec.interface, names):
-            found = cases_of(interface, RECIPES.values(), **asked_cases(wildcards.variant))
-            elements += sum(interface.elements(case) for case in found)
+        spec, asked = spec_of(wildcards.variant), asked_cases(wildcards.variant)
+        elements = sum(
+            interface.elements(case)
+            for interface in interfaces_at(wildcards)
+            for case in cases_of(interface, RECIPES.values(), **asked)
+        )
         copies = weights(wildcards) if callable(weights) else weights
         numbers = layers * spec.architecture.layer_parameters + copies * spec.parameters + cases * elements
         return base + round(4 * numbers / 1e6)
@@ -260,8 +260,8 @@ def archive():
 
 def weights_of_graph(wildcards):
     """How many parameters a graph holds."""
-    spec = spec_of(wildcards.variant)
-    return spec.interface(interface_of(wildcards)).num_parameters or spec.parameters
+    (interface,) = interfaces_at(wildcards)
+    return interface.num_parameters or spec_of(wildcards.variant).parameters
 
 
 def weights_are_external(wildcards):

@@ -32,7 +32,7 @@ def compare(
     rows = compare_preprocessing(loaded, sizes, spec, part(spec.family, "references"), preprocess)
     if texts and tokenizer:
         words = {name: text for name, text in texts_in(texts, str(texts)).items() if isinstance(text, str)}
-        rows += part(spec.family, "tokenization").compare_texts(words, tokenizer)
+        rows += part(spec.family, "references").compare_texts(words, tokenizer, spec.architecture.text_length)  # type: ignore[attr-defined]
     write_json(comparison, {"variant": spec.name, "differences": rows})
     write_text(table, csv_of(rows))
 

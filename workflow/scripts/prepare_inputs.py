@@ -24,7 +24,9 @@ def prepare_inputs(
     inputs: Path,
 ) -> None:
     own = spec.interface(interface)
-    found = ids_of_texts(texts_in(texts, str(texts)), tokenizer) if texts else {}
+    found = {}
+    if texts:
+        found = ids_of_texts(texts_in(texts, str(texts)), tokenizer, own.facts["text"]["vocabulary"])
     arrays = inputs_of(spec, own, list(map(Case.parse, cases)), photographs, found)
     if golden and spec.golden and interface == "images":
         image = load_image(golden)

@@ -18,7 +18,7 @@ def run_equinox(spec: VariantSpec, interface: str, model: Path, inputs: Path, ou
     os.environ["NPROC"] = str(threads)
     cases = read_arrays(inputs)
     native = of_first_image(cases_in(cases)) if spec.architecture.may_differ(interface) else ()
-    write_arrays(output, features(*open_model(model), cases, native, spec.interface(interface)))
+    write_arrays(output, features(*open_model(model), cases, spec.interface(interface), native))
 
 
 if __name__ == "__main__":

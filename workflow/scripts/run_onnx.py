@@ -9,7 +9,7 @@ from vit2onnx.files import open_arrays, write_arrays
 from vit2onnx.onnx_file import check_file
 from vit2onnx.runners.onnx import run_graph
 from vit2onnx.spec.case import Case
-from vit2onnx.spec.interface import cases_in
+from vit2onnx.spec.interface import cases_in, of_cases
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
@@ -28,7 +28,7 @@ def run_onnx(
     interface = spec.interface(recipe.interface)
     with open_arrays(inputs) as arrays:
         cases = {case for case in cases_in(arrays) if interface.accepts(Case.parse(case), recipe)}
-        accepted = {key: arrays[key] for key in arrays if key.partition("/")[0] in cases}
+        accepted = of_cases(arrays, cases)
     write_arrays(outputs, run_graph(graph, interface, recipe, accepted, batch_sizes, threads))
 
 

@@ -28,7 +28,7 @@ def run_reference(
     cases = read_arrays(inputs)
     model = reference_of(spec, reference, checkpoint, Path(repository).expanduser() if repository else None)
     native = of_first_image(cases_in(cases)) if spec.architecture.may_differ(interface) else ()
-    write_arrays(output, features(model, cases, native, spec.interface(interface)))
+    write_arrays(output, features(model, cases, spec.interface(interface), native))
 
 
 if __name__ == "__main__":

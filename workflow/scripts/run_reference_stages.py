@@ -34,7 +34,7 @@ def run_reference_stages(
     if first:
         with open_arrays(first) as arrays:
             injected = layer_inputs(arrays)
-    found = stages(lambda: reference_of(spec, reference, checkpoint, clone), given, injected, interface)
+    found = stages(lambda: reference_of(spec, reference, checkpoint, clone), given, interface, injected)
     write_arrays(output, found)
 
 

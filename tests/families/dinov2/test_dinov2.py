@@ -102,7 +102,7 @@ def test_a_table_of_the_right_size_is_left_as_it_is(name: str):
 
 
 def test_features_are_the_references(spine: Spine, images: Mapping[str, np.ndarray]):
-    found = equinox_runner.features(*open_model(spine.model_file), images)
+    found = equinox_runner.features(*open_model(spine.model_file), images, spine.spec.interface())
     other = transformers_model.features(spine.spec, spine.checkpoints["meta"], images)
     for case in images:
         truth = other[f"float64/{case}"]
@@ -114,10 +114,8 @@ def test_features_are_the_references(spine: Spine, images: Mapping[str, np.ndarr
 def test_transformers_own_resizing_is_a_known_difference(spines, images: Mapping[str, np.ndarray]):
     spine = spines(PLAIN)
     native = list(images)
-    found = equinox_runner.features(*open_model(spine.model_file), images, native)
-    other = torch_runner.features(
-        torch_runner.reference_of(spine.spec, "transformers", spine.checkpoints["meta"]), images, native
-    )
+    found = equinox_runner.features(*open_model(spine.model_file), images, spine.spec.interface(), native)
+    other = transformers_model.features(spine.spec, spine.checkpoints["meta"], images, native)
     for case in images:
         effect = found[f"native/{case}"] - found[f"float64/{case}"]
         # It moves the features by far more than rounding, and by as much as we expect.
@@ -125,7 +123,7 @@ def test_transformers_own_resizing_is_a_known_difference(spines, images: Mapping
         unexplained = other[f"native/{case}"] - other[f"float64/{case}"] - effect
         assert np.abs(unexplained).max() < 1e-5
     registered = spines(REGISTERED)
-    found = equinox_runner.features(*open_model(registered.model_file), images, native)
+    found = equinox_runner.features(*open_model(registered.model_file), images, registered.spec.interface(), native)
     assert not any(key.startswith("native/") for key in found)
 
 
@@ -139,7 +137,7 @@ def test_graphs_are_the_model(spine: Spine, recipe: Recipe, images: Mapping[str,
         inputs |= {str(size): np.random.default_rng(2).standard_normal((3, *size), np.float32) for size in sizes}
     inputs |= {"(70, 98)": np.random.default_rng(1).standard_normal((3, 70, 98), np.float32)}
     exact = run_in_double(graph, [{"pixel_values": x[None]} for x in inputs.values()])
-    truth = equinox_runner.features(*open_model(spine.model_file), inputs)
+    truth = equinox_runner.features(*open_model(spine.model_file), inputs, spine.spec.interface())
     session = session_of(graph, AS_WRITTEN, 1)
     for (case, x), outputs in zip(inputs.items(), exact, strict=True):
         double = truth[f"float64/{case}"]
@@ -200,7 +198,7 @@ def test_equimos_own_loader_gives_our_features(spines, tmp_path: Path, name: str
     order = ("x_norm_cls_token", "x_norm_reg_tokens", "x_norm_patchtokens")
     width = spine.spec.architecture.embed_dim
     theirs = np.concatenate([np.asarray(found[group]).reshape(-1, width) for group in order])
-    truth = equinox_runner.features(*open_model(spine.model_file), {"x": x})
+    truth = equinox_runner.features(*open_model(spine.model_file), {"x": x}, spine.spec.interface())
     assert floors(theirs, truth["float64/x"], truth["float32/x"]) <= MODEL_LIMIT
 
 
@@ -245,9 +243,8 @@ def test_every_way_of_resizing_has_its_reference(tmp_path: Path, name: str, anti
     spec = replace(spec, architecture=replace(spec.architecture, position_antialias=antialias, position_offset=offset))
     spine = Spine(spec, tmp_path)
     x = {"x": np.random.default_rng(0).standard_normal((3, 70, 98), np.float32)}
-    ours = equinox_runner.features(*open_model(spine.model_file), x, ["x"])
-    load = torch_runner.reference_of(spec, "transformers", spine.checkpoints["meta"])
-    theirs = torch_runner.features(load, x, ["x"])
+    ours = equinox_runner.features(*open_model(spine.model_file), x, spec.interface(), ["x"])
+    theirs = transformers_model.features(spec, spine.checkpoints["meta"], x, ["x"])
     np.testing.assert_allclose(ours["float64/x"], theirs["float64/x"], rtol=0, atol=1e-12)
     assert ("native/x" in ours) == ("native/x" in theirs) == ((antialias, offset) != (name == REGISTERED, 0.0))
     if "native/x" in ours:

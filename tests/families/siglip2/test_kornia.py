@@ -62,8 +62,8 @@ class Made:
         """What a reference or Equinox gives, and what it gives as installed."""
         inputs, ports = inputs_of(self.spec, interface), self.spec.interface(interface)
         if name == "equinox":
-            return equinox_runner.features(*open_model(self.model), inputs, native_of(inputs), ports)
-        return torch_runner.features(self.reference(name), inputs, native_of(inputs), ports)
+            return equinox_runner.features(*open_model(self.model), inputs, ports, native_of(inputs))
+        return torch_runner.features(self.reference(name), inputs, ports, native_of(inputs))
 
 
 def native_of(inputs: Arrays) -> list[str]:
@@ -244,7 +244,7 @@ def inverted_mask(reference: Reference) -> None:
 def test_another_kornia_fails(made: Made, compare: Callable[..., Comparison], fault: Callable[[Reference], None]):
     reference, inputs = made.reference("kornia"), inputs_of(made.spec, "pair")
     fault(reference)
-    features = torch_runner.features(reference, inputs, native_of(inputs), made.spec.interface("pair"))
+    features = torch_runner.features(reference, inputs, made.spec.interface("pair"), native_of(inputs))
     failed = [finding for finding in judge(compare(kornia=features)).findings if not finding.passed]
     # Measured 9.7e-5 in embeddings of length one and 908 floors for the activation. Nothing else is blamed.
     assert {"embedding", "floors_double"} <= {finding.limit_name for finding in failed}

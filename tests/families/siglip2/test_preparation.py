@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from tests.limits import PREPARED as LIMITS
 from vit2onnx.families.siglip2 import preparation
 from vit2onnx.families.siglip2.architecture import Architecture
-from vit2onnx.families.siglip2.preparation import BUDGETS, by_demo, whole_inputs
+from vit2onnx.families.siglip2.interface import BUDGETS
+from vit2onnx.families.siglip2.preparation import whole_inputs
 from vit2onnx.images import load_image, naflex_input, naflex_size, preprocess, preprocess_naflex
 from vit2onnx.parity.preprocessing import (
-    compare_naflex,
     compare_preprocessing,
+    compare_whole_inputs,
     difference_of_inputs,
     judge_preprocessing,
 )
@@ -46,13 +48,25 @@ def pixels(height: int, width: int) -> Image.Image:
 STRIPS = [(f"{h}x{w}", pixels(h, w)) for h, w in ((1, 3000), (3000, 1), (1, 1), (3, 900), (16, 16), (40, 60))]
 
 
+def by_demo(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """As the demo of big_vision prepares a photograph for a fixed size: `resize(size)|value_range(-1, 1)`.
+
+    That resizes without antialiasing, and cuts to whole grey levels instead of rounding. TensorFlow itself is not
+    asked: its `tf.image.resize` has the pixel centres and weights of this function of torch.
+    """
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+    small = torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", align_corners=False)
+    levels: np.ndarray = small[0].clamp_(0, 255).floor_().numpy()
+    return -1 + levels / np.float32(255) * 2
+
+
 def compared(
     name: str, image: Image.Image, budget: int, prepare: Callable[..., Any] = preprocess_naflex
 ) -> dict[str, Any]:
     ((ours, theirs),) = ([a, b] for asked, a, b in whole_inputs(image, NAFLEX) if asked == budget)
     if prepare is not preprocess_naflex:
         ours = prepare(image, HALF, 16, budget)
-    return compare_naflex(name, image, HALF.std, budget, ours, theirs)
+    return compare_whole_inputs(name, image, HALF.std, budget, ours, theirs)
 
 
 def faults(prepare: Callable[..., np.ndarray]) -> list[str]:
@@ -129,6 +143,14 @@ def test_naflex_is_prepared_as_transformers_does(name: str, image: Image.Image, 
     row = compared(name, image, budget)
     assert row["grid"] == row["other_grid"] and row["same_mask"] and row["same_shapes"]
     assert row["grey_levels"] < 1e-4 and row["normalised"] < 1.3e-7
+
+
+def test_an_own_model_is_compared_by_its_own_constants():
+    own = Preprocessing("bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    spec = replace(NAFLEX, released=None, preprocessing=own)
+    name, image = IMAGES[0]
+    for given in whole_inputs(image, spec):
+        assert compare_whole_inputs(name, image, own.std, *given)["grey_levels"] < 0.01
 
 
 def test_pillow_may_begin_vertically():

@@ -20,9 +20,6 @@ KORNIA_SIZES = ((768, 12, 12), (1024, 24, 16))
 # The models of the self-test, each a variant made small.
 MODELS = {"SigLIP2": "siglip2_base_patch16_224", "SigLIP2, NaFlex": "siglip2_base_patch16_naflex"}
 
-# The id that fills a text up, and the one that ends it. Of Gemma's tokenizer, which the publisher uses.
-PAD, EOS = 0, 1
-
 
 @dataclass(frozen=True)
 class Architecture(variant.Architecture):
@@ -50,10 +47,10 @@ class Architecture(variant.Architecture):
     vocab_size: int = 0
 
     def __post_init__(self) -> None:
-        for what, width, heads in (("", self.embed_dim, self.num_heads), ("text_", self.text_dim, self.text_heads)):
+        for names in (("embed_dim", "num_heads"), ("text_dim", "text_heads")):
+            width, heads = (getattr(self, name) for name in names)
             if width and (not heads or width % heads):
-                name = "text_dim" if what else "embed_dim"
-                raise InputError(f"architecture.{name} {width} must be a multiple of {what or 'num_'}heads ({heads}).")
+                raise InputError(f"architecture.{names[0]} {width} must be a multiple of {names[1]} ({heads}).")
         if self.image_size and self.image_size // self.patch_size != self.position_grid:
             raise InputError(
                 f"architecture.position_grid {self.position_grid} must be image_size // patch_size, because the table"
@@ -70,7 +67,7 @@ class Architecture(variant.Architecture):
     @property
     def is_naflex(self) -> bool:
         """Whether the image tower takes patches of images of any size."""
-        return not self.image_size
+        return bool(self.depth) and not self.image_size
 
     @property
     def layer_parameters(self) -> int:
@@ -122,7 +119,7 @@ class Architecture(variant.Architecture):
     @property
     def telling_sizes(self) -> tuple[tuple[int, int], ...]:
         """Grids of one row, of one column, not antialiased one way, and larger than the table of positions."""
-        if not self.is_naflex or not self.depth:
+        if not self.is_naflex:
             return ()
         grids = ((1, 256), (256, 1), (8, 31), (24, 40))
         return tuple((rows * self.patch_size, columns * self.patch_size) for rows, columns in grids)

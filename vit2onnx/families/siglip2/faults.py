@@ -2,7 +2,7 @@
 
 Blocks are counted from zero. What is planted in one block is in the second of two, so that the first has to be found
 right. Embeddings hardly show some of these faults, because they are of length one: an exact GELU or another epsilon
-moves them by 1e-5 and less. Every fault names the way of use in which it is examined.
+moves them by 1e-5 and less. Every fault names the interface for which it is examined.
 """
 
 import dataclasses
@@ -42,11 +42,13 @@ from vit2onnx.families.fault import (
     with_other,
 )
 from vit2onnx.families.siglip2 import model as siglip
-from vit2onnx.families.siglip2.architecture import EOS, MODELS, PAD, Architecture
+from vit2onnx.families.siglip2.architecture import MODELS, Architecture
+from vit2onnx.families.siglip2.interface import MAX_PATCHES
 from vit2onnx.nn import layers
 from vit2onnx.nn.model import Named
 from vit2onnx.nn.naflex import places
 from vit2onnx.nn.primitives import gelu, gelu_tanh, linear, pairs, residual
+from vit2onnx.spec.texts import EOS, PAD
 
 FIXED, NAFLEX = MODELS
 VISION, TEXT, PAIR = "vision", "text", "pair"
@@ -271,6 +273,15 @@ class Masked(siglip.TextTower):
         return tokens, siglip.Mask(keys, pairs(keys, tokens))
 
 
+class FirstPatches(siglip.NaFlexTower):
+    """With the patches of a usual input only, as with a mask of a fixed size."""
+
+    def embed(self, pixel_values: Array, pixel_attention_mask: Array, spatial_shapes: Array) -> tuple[Array, Any]:
+        place = jax.lax.broadcasted_iota(pixel_attention_mask.dtype, pixel_attention_mask.shape, 1)
+        kept = jnp.where(place < MAX_PATCHES, pixel_attention_mask, jnp.zeros_like(place))
+        return super().embed(pixel_values, kept, spatial_shapes)
+
+
 class ClampedScale(siglip.Model):
     """With a temperature of 100 at most, as in CLIP."""
 
@@ -439,6 +450,13 @@ IN_MODEL = (
     InModel("corners aligned", NAFLEX, EMBEDDED, of_tower("vision", CornersAligned), interface=VISION),
     InModel("places at corners", NAFLEX, EMBEDDED, of_tower("vision", FromCorner), interface=VISION),
     InModel("columns and rows exchanged", NAFLEX, EMBEDDED, of_tower("vision", ExchangedShapes), interface=VISION),
+    InModel(
+        "the first 256 patches only",
+        NAFLEX,
+        "vision.blocks.0.attn_raw",
+        of_tower("vision", FirstPatches),
+        interface=VISION,
+    ),
     InModel("mask ignored", NAFLEX, "vision.blocks.0.attn_raw", of_tower("vision", NotMasked), interface=VISION),
     InModel("mask ignored in the head only", NAFLEX, "vision.head_attn", of_head(UnmaskedHead), interface=VISION),
 )

@@ -6,11 +6,17 @@ Names are those of Hugging Face and of the files of onnx-community.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vit2onnx.families.siglip2.architecture import EOS, PAD, Architecture
+from vit2onnx.families.siglip2.architecture import Architecture
 from vit2onnx.spec.interface import Derived, Group, Interface, Port
+from vit2onnx.spec.texts import EOS, PAD
 
-# Patches of an image of any size, where nobody asks for more: what the publisher's own preprocessing makes.
+# Numbers of patches to which images are filled up: few, as many as the publisher's own preprocessing makes, and more.
+BUDGETS = (64, 256, 1024)
 MAX_PATCHES = 256
+# The size of Gemma's vocabulary. How texts of another are prepared, such as those of the first SigLIP, is not known.
+VOCABULARY = 256000
+# Numbers of tokens to which texts are filled up, besides the usual one.
+LENGTHS = (1, 17)
 PATCHES = Group("patches", 0, None, grid=("grid_height", "grid_width"))
 
 
@@ -30,11 +36,12 @@ def vision(arch: Architecture) -> Interface | None:
         "vision",
         inputs=_images(arch, "batch"),
         outputs=(hidden, _pooled(arch, "image")),
-        least={"batch": 1} | ({"patches": 1} if arch.is_naflex else {}),
-        usual={"patches": None} if arch.is_naflex else {},
+        minimum={"batch": 1} | ({"patches": 1} if arch.is_naflex else {}),
+        recipe_defaults={"patches": None} if arch.is_naflex else {},
+        compared_sizes={"patches": BUDGETS[:2]} if arch.is_naflex else {},
         fixed=_fixed(arch),
         derived=_derived(arch),
-        parameters=("vision.",),
+        towers=("vision",),
         num_parameters=arch.vision_parameters,
         patch_size=arch.patch_size,
         facts={"tokens": _tokens(arch)},
@@ -55,12 +62,13 @@ def text(arch: Architecture) -> Interface | None:
         "text",
         inputs=(_ids(arch, "batch"),),
         outputs=(hidden, _pooled(arch, "text")),
-        least={"batch": 1, "length": 1},
-        usual={"length": arch.text_length},
-        most={"length": arch.text_length},
+        minimum={"batch": 1, "length": 1},
+        recipe_defaults={"length": arch.text_length},
+        maximum={"length": arch.text_length},
+        compared_sizes={"length": _lengths(arch)},
         case_axes=("texts", "length"),
-        noun="text",
-        parameters=("text.",),
+        kind="text",
+        towers=("text",),
         num_parameters=arch.text_parameters,
         facts={"text": _text(arch)},
     )
@@ -70,13 +78,13 @@ def pair(arch: Architecture) -> Interface | None:
     """Images and texts to how well each text fits each image."""
     if not (arch.depth and arch.text_depth):
         return None
-    fit = "how well each text fits each image: apply a sigmoid, not a softmax"
+    fit = "how well each text fits each image, as a row per {}: apply a sigmoid, not a softmax"
     return Interface(
         "pair",
         inputs=(_ids(arch, "texts"), *_images(arch, "images")),
         outputs=(
-            Port("logits_per_image", ("images", "texts"), fit, transpose_of="logits_per_text"),
-            Port("logits_per_text", ("texts", "images"), fit, groups=(Group("logits", 0, None),)),
+            Port("logits_per_image", ("images", "texts"), fit.format("image"), transpose_of="logits_per_text"),
+            Port("logits_per_text", ("texts", "images"), fit.format("text"), groups=(Group("logits", 0, None),)),
             Port(
                 "text_embeds",
                 ("texts", arch.projection_dim),
@@ -90,13 +98,16 @@ def pair(arch: Architecture) -> Interface | None:
                 groups=(Group("image_embeds", 0, None),),
             ),
         ),
-        least={"images": 1, "texts": 1, "length": 1} | ({"patches": 1} if arch.is_naflex else {}),
-        usual={"length": arch.text_length} | ({"patches": None} if arch.is_naflex else {}),
-        most={"length": arch.text_length},
+        minimum={"images": 1, "texts": 1, "length": 1} | ({"patches": 1} if arch.is_naflex else {}),
+        recipe_defaults={"length": arch.text_length} | ({"patches": None} if arch.is_naflex else {}),
+        maximum={"length": arch.text_length},
         fixed=_fixed(arch),
-        ordinary={"patches": MAX_PATCHES} if arch.is_naflex else {},
+        case_defaults={"patches": MAX_PATCHES} if arch.is_naflex else {},
+        compared_sizes={"length": _lengths(arch)} | ({"patches": BUDGETS} if arch.is_naflex else {}),
         case_axes=("images", "texts"),
-        noun="pair",
+        kind="pair",
+        towers=("vision", "text"),
+        joint_parameters=("logit_scale", "logit_bias"),
         patch_size=arch.patch_size,
         facts={"tokens": _tokens(arch), "text": _text(arch)},
     )
@@ -120,8 +131,14 @@ def _images(arch: Architecture, axis: str) -> tuple[Port, ...]:
 
 
 def _ids(arch: Architecture, axis: str) -> Port:
-    meaning = f"token ids of a text in lower case, ended by {EOS}, filled up with {PAD} to {arch.text_length}"
+    meaning = f"token ids of a text, prepared as in training, {arch.text_length} with padding"
+    if arch.vocab_size == VOCABULARY:
+        meaning = f"token ids of a text in lower case, ended by {EOS}, filled up with {PAD} to {arch.text_length}"
     return Port("input_ids", (axis, "length"), meaning, dtype="int64")
+
+
+def _lengths(arch: Architecture) -> tuple[int, ...]:
+    return tuple(length for length in (*LENGTHS, arch.text_length) if length <= arch.text_length)
 
 
 def _pooled(arch: Architecture, what: str) -> Port:
@@ -145,7 +162,10 @@ def _derived(arch: Architecture) -> dict[str, Derived]:
         return count(height) * count(width)
 
     def patches(height: int, width: int) -> int:
-        return max(MAX_PATCHES, valid(height, width)) if arch.is_naflex else valid(height, width)
+        needed = valid(height, width)
+        # Filled up in steps, and not at all beyond the publisher's own number.
+        steps = [step for step in BUDGETS if arch.is_naflex and needed <= step <= MAX_PATCHES]
+        return min(steps, default=needed)
 
     both = ("height", "width")
     return {
@@ -168,12 +188,16 @@ def _tokens(arch: Architecture) -> dict[str, Any]:
 
 
 def _text(arch: Architecture) -> dict[str, Any]:
-    return {
-        "case": "lower",
+    always = {
         "length": arch.text_length,
+        "mask": "none: padding is attended to, as in training",
+        "vocabulary": arch.vocab_size,
+    }
+    if arch.vocab_size != VOCABULARY:
+        return always | {"preparation": "as in training; it is not known here"}
+    return always | {
+        "case": "lower",
         "padding": f"right, with {PAD}",
         "end": f"{EOS}, also if the text is cut",
         "beginning": "no token",
-        "mask": "none: padding is attended to, as in training",
-        "vocabulary": arch.vocab_size,
     }

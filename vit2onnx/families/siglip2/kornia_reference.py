@@ -100,8 +100,10 @@ def kornia_reference(spec: VariantSpec, name: str, tensors: Mapping[str, LazyTen
         bounds.update(min=least, max=model.logit_scale_max_log)
 
     def in_double() -> None:
-        # Kornia has no part that stays in single precision, but it may have been run as installed before.
+        # Undoes `natively`; nothing of kornia stays in single precision.
         bounds.update(unbounded)
 
-    is_other = not least <= float(state["logit_scale"]()) <= most
+    # In single precision, in which a temperature of just 100 is not changed.
+    scale = state["logit_scale"]()
+    is_other = bool(scale.clamp(least, most) != scale)
     return Reference(model, state, steps, in_double, natively if is_other else None)

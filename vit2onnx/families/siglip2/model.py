@@ -198,7 +198,7 @@ class Model(eqx.Module):
         self.logit_bias = jnp.zeros(1) if both else None
 
     def towers(self, interface: str) -> dict[str, Any]:
-        """The towers that one way of use needs: `vision`, `text`, or the `pair`."""
+        """The towers of an interface: `vision`, `text`, or both for `pair`."""
         wanted = ("vision", "text") if interface == "pair" else (interface,)
         return {name: getattr(self, name) for name in wanted}
 

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from vit2onnx.errors import InputError
-from vit2onnx.families.recognition import Shapes, activation_of, count, number_of_heads, square
+from vit2onnx.families.recognition import Shapes, Tower, activation_of, count, number_of_heads, square
 
 PATCHES, TOKENS = "embeddings.patch_embedding.weight", "embeddings.token_embedding.weight"
 VISION, TEXT = "vision_model.", "text_model."
 FLAX_VISION, FLAX_TEXT = "params/img/", "params/txt/"
-# Tensors whose names mark a backbone of this family, and the `model_type` of transformers' configs.
+# timm's image tower, which is refused by name.
 TIMM = "attn_pool.latent"
+# Tensors whose names mark a backbone of this family, and the `model_type` of transformers' configs.
 MARKS = (
     f"{VISION}{PATCHES}",
     PATCHES,
@@ -29,15 +30,20 @@ OF_VISION = ("siglip_vision_model", "siglip2_vision_model")
 OF_TEXT = ("siglip_text_model", "siglip2_text_model")
 MODEL_TYPES = (*OF_BOTH, *OF_VISION, *OF_TEXT)
 
-# What begins the names of each tower in a whole model, and the fields that are 0 without it; its depth comes first.
+OF_IMAGES = ("depth", "embed_dim", "num_heads", "ffn_hidden", "patch_size", "image_size", "position_grid")
+OF_TEXTS = ("text_depth", "text_dim", "text_heads", "text_hidden", "text_length", "vocab_size")
 TOWERS = {
-    "image tower": (
-        VISION,
-        ("depth", "embed_dim", "num_heads", "ffn_hidden", "patch_size", "image_size", "position_grid"),
-    ),
-    "text tower": (TEXT, ("text_depth", "text_dim", "text_heads", "text_hidden", "text_length", "vocab_size")),
+    "image tower": Tower(VISION, OF_IMAGES, takes_images=True),
+    "text tower": Tower(TEXT, OF_TEXTS, takes_images=False),
 }
-NO_VISION, NO_TEXT = (dict.fromkeys(keys, 0) for _, keys in TOWERS.values())
+NO_VISION, NO_TEXT = (dict.fromkeys(tower.fields, 0) for tower in TOWERS.values())
+
+
+def processor_keys(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of an image processor of NaFlex, with the value that each must have. How many patches, the user decides."""
+    if architecture.get("image_size") != 0 or not architecture.get("depth"):
+        return {}
+    return {"patch_size": architecture["patch_size"], "max_num_patches": None}
 
 
 def recognise(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
@@ -159,9 +165,8 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     found["activation"] = {activation_of(part, "gelu_pytorch_tanh") for part in parts}
     for key, values in found.items():
         if len(values) > 1:
-            raise InputError(
-                f"config.json gives its towers a {key} of {' and '.join(map(str, values))}, models here one"
-            )
+            both = " and ".join(sorted(map(str, values)))
+            raise InputError(f"config.json says {key} {both} for its two towers, but models here have one")
     width = text.get("projection_size") or text.get("hidden_size", 768)
     return {
         "projection_dim": vision.get("hidden_size", 768) if kind in OF_VISION else width,

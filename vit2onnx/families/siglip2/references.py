@@ -29,12 +29,14 @@ from transformers import (
 from transformers.masking_utils import create_bidirectional_mask
 
 from vit2onnx.families.reference import HIDDEN, HIDDEN_ACTS, Reader, Reference, Step, Tap, check_names, reader, renamed
-from vit2onnx.families.siglip2.architecture import EOS, PAD, Architecture
+from vit2onnx.families.siglip2.architecture import Architecture
 from vit2onnx.families.siglip2.preparation import preparations, published_constants, whole_inputs
+from vit2onnx.families.siglip2.tokenization import compare_texts
+from vit2onnx.spec.texts import EOS, PAD
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
 
-__all__ = ["REFERENCES", "from_transformers", "preparations", "published_constants", "whole_inputs"]
+__all__ = ["REFERENCES", "compare_texts", "from_transformers", "preparations", "published_constants", "whole_inputs"]
 
 POOLED = "pooler_output"
 VISION, TEXT = "vision_model.", "text_model."
@@ -294,7 +296,7 @@ def transformers_steps(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> 
 
 def _reference(arch: Architecture, model: nn.Module, state: Mapping[str, Reader]) -> Reference:
     number_positions(model)
-    if arch.depth and arch.is_naflex:
+    if arch.is_naflex:
         towers_of(model)["vision"][0].embeddings.resize_positional_embeddings = resized
     return Reference(model, state, partial(transformers_steps, model))
 

@@ -16,7 +16,7 @@ from vit2onnx.spec.subject import LIBRARY_IDS, TRANSFORMERS_IDS
 from vit2onnx.texts import EOS_TOKEN, PAD_TOKEN, Tokenizer
 
 
-def compare_texts(texts: Mapping[str, str], tokenizer: Path, length: int = 64) -> Iterator[dict[str, Any]]:
+def compare_texts(texts: Mapping[str, str], tokenizer: Path, length: int) -> Iterator[dict[str, Any]]:
     """How many of a text's token ids differ, one row per other way and text.
 
     `tokenizer` is the user's `tokenizer.json`, whose SHA-256 is in each row. Raises `InputError` if it is none.
