@@ -34,7 +34,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> ort.InferenceSession:
         opset_imports=[helper.make_opsetid("", 23)],
         ir_version=10,
     )
-    helper.set_model_props(model, {"text": json.dumps({"vocabulary": 100})})
+    half = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    said = {"text": {"vocabulary": 100, "end": "1"}, "preprocessing": half}
+    helper.set_model_props(model, {name: json.dumps(one) for name, one in said.items()})
     path: Path = tmp_path_factory.mktemp("graph") / "all.onnx"
     onnx.save(model, path)
     return ort.InferenceSession(path)
@@ -77,6 +79,15 @@ def changed(name: str, place: tuple[int, ...], value: float) -> dict[str, np.nda
         ({"pixel_attention_mask": np.ones((2, 5), np.int32)}, "patches is 6 in pixel_values and 5 in pixel_attention"),
         (changed("pixel_attention_mask", (1, 5), 1), "pixel_attention_mask must be 1 for the patches"),
         (changed("pixel_attention_mask", (0, 0), 2), "pixel_attention_mask must be 1 for the patches"),
+        ({"input_ids": np.array([[5, 7, 9, 9]])}, "no text that ends with 1 and is filled up with 0"),
+        ({"input_ids": np.array([[0, 5, 7, 1]])}, "no text that ends with 1"),
+        ({"input_ids": np.array([[5, 1, 1, 1]])}, "no text that ends with 1"),
+        ({"input_ids": np.zeros((1, 4), np.int64)}, "no text that ends with 1"),
+        ({"input_ids": np.array([[2, 5, 1, 0]])}, "begin with 2 (<bos>)"),
+        ({"input_ids": np.ma.masked_array([[5, 1, 0, 0]])}, "is MaskedArray"),
+        (changed("pixel_values", (0, 0, 0), 255), "pixel_values are 0 to 255, and those of this file -1 to 1"),
+        (changed("pixel_values", (0, 0, 0), -2.1), "pixel_values are -2.1 to 0"),
+        ({"spatial_shapes": np.full((2, 2), 2**32)}, "spatial_shapes say 4294967296 patches"),
         (changed("spatial_shapes", (0, 0), 0), "spatial_shapes hold 0"),
         (changed("spatial_shapes", (1, 1), 7), "spatial_shapes say 7 patches, and there are 6"),
         (changed("spatial_shapes", (1, 1), 1), "pixel_attention_mask must be 1 for the patches"),

@@ -3,6 +3,7 @@
 import math
 import re
 import warnings
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -183,13 +184,19 @@ def naflex_size(height: int, width: int, patch_size: int, max_patches: int) -> t
 
     Both are multiples of `patch_size`. The aspect ratio is kept but for that, and no side shrinks below one patch. An
     image is enlarged if it is small, but at most 100 times. Source: `resize_to_sequence` of big_vision and
-    `Siglip2ImageProcessor` of transformers. Raises `InputError` if a number is not positive, or the result may have
-    more than `MOST_PIXELS` pixels.
+    `Siglip2ImageProcessor` of transformers. Raises `InputError` if a number is no positive integer, or if a side or
+    the result may have more than `MOST_PIXELS` pixels.
     """
-    if min(height, width, patch_size, max_patches) < 1:
+    numbers: tuple[object, ...] = (height, width, patch_size, max_patches)
+    if not all(isinstance(one, Integral) for one in numbers) or min(height, width, patch_size, max_patches) < 1:
         raise InputError(
             f"An image of {height} x {width} pixels cannot have at most {max_patches} patches of {patch_size} pixels;"
-            " give numbers of at least 1."
+            " give whole numbers of at least 1."
+        )
+    if max(height, width) > MOST_PIXELS:
+        raise InputError(
+            f"An image of {height} x {width} pixels is longer than {MOST_PIXELS} pixels, the most that are taken; use"
+            " a smaller one."
         )
     if max_patches * patch_size**2 > MOST_PIXELS:
         raise InputError(
@@ -219,8 +226,16 @@ def patches_of(
 ) -> Float32[np.ndarray, "patches values"]:
     """An image cut into patches, row by row: each holds its rows of columns of channels.
 
-    Raises `InputError` if a side is no multiple of `patch_size`.
+    Raises `InputError` if this is no RGB image of finite numbers, or if a side is no multiple of `patch_size`.
     """
+    shape = pixel_values.shape
+    if len(shape) != 3 or shape[0] != 3:
+        raise InputError(
+            f"An image must be 3 x height x width and is {' x '.join(map(str, shape))}; give one RGB image, channels"
+            " first."
+        )
+    if not np.isfinite(pixel_values).all():
+        raise InputError("This image holds values that are not finite; prepare it once more.")
     height, width = pixel_values.shape[1:]
     if patch_size < 1 or not height or not width or height % patch_size or width % patch_size:
         raise InputError(
@@ -238,7 +253,7 @@ def naflex_input(
 
     `pixel_values` are [patches, 3 * patch_size**2], `pixel_attention_mask` is int32 [patches], 1 for a patch of the
     image, and `spatial_shapes` are int64 [2], rows and columns of patches. Images of a batch are put together by
-    `np.stack`. Raises `InputError` if the image has more patches.
+    `np.stack`. Raises `InputError` if the image has more patches, or as `patches_of`.
     """
     own = patches_of(pixel_values, patch_size)
     if len(own) > patches:

@@ -45,7 +45,7 @@ def closure(path: Path, families: Iterable[str] = ()) -> set[Path]:
 @cache
 def imported(path: Path) -> tuple[frozenset[str], frozenset[str]]:
     """The full names of all that a file imports, at its top or in a function, modules and what is taken from them; and
-    the parts of families that it asks for: the second argument of every `part(family, "name")`.
+    the parts of families that it asks for: the second argument of every `part(family, "name")` or `optional(…)`.
     """
     names: set[str] = set()
     parts: set[str] = set()
@@ -54,8 +54,9 @@ def imported(path: Path) -> tuple[frozenset[str], frozenset[str]]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "part":
-            parts.add(ast.literal_eval(node.args[1]))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("part", "optional"):
+            # Within the register, the name is not known.
+            parts |= {str(name.value) for name in node.args[1:2] if isinstance(name, ast.Constant)}
     return frozenset(names), frozenset(parts)
 
 

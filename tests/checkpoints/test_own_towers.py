@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModel,
     CLIPConfig,
     CLIPModel,
     PreTrainedModel,
@@ -25,8 +26,10 @@ from tests.checkpoints.own_models import own_spec, rough
 from vit2onnx import describe
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.own import in_words
+from vit2onnx.checkpoints.reading import open_variant
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
+from vit2onnx.runners.pretrained import pretrained
 from vit2onnx.spec.variant import VariantSpec
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -223,8 +226,8 @@ def processed(**says: object) -> Callable[[Path, Path], Path]:
 REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "another depth": (with_config(text_config={"num_hidden_layers": 5}), "config.json says text_depth 5, but the tens"),
     "another grid": (with_config(vision_config={"image_size": 48}), "config.json says position_grid 6, but the tensor"),
-    "two epsilons": (with_config(text_config={"layer_norm_eps": 1e-5}), "gives its towers a norm_eps of"),
-    "two activations": (with_config(vision_config={"hidden_act": "gelu"}), "gives its towers a activation of"),
+    "two epsilons": (with_config(text_config={"layer_norm_eps": 1e-5}), "config.json says norm_eps "),
+    "two activations": (with_config(vision_config={"hidden_act": "gelu"}), "config.json says activation "),
     "no head": (with_config(vision_config={"vision_use_head": False}), "says vision_use_head false"),
     "images that are not square": (with_config(vision_config={"image_size": [33, 40]}), "must be one number"),
     "another kind of model": (with_config(model_type="clip", vision_config={"model_type": "x"},
@@ -273,3 +276,29 @@ def test_numbers_that_count_something_are_no_weights(fixed, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "Tensor text_model.embeddings.position_ids is not needed (counts the positions)." in told
     assert "It is complete: every tensor of the backbone has its place." in told
+
+
+@pytest.mark.parametrize("tower", ["text_model", "vision_model"])
+def test_a_tower_is_the_one_that_transformers_loads(whole: Path, tmp_path: Path, tower: str):
+    """Saved alone, and as a part of the whole model."""
+    model = AutoModel.from_pretrained(whole)
+    alone = tmp_path / "alone"
+    getattr(model, tower).save_pretrained(alone)
+    other = {"text_model": "vision_model.*", "vision_model": "text_model.*"}[tower]
+    parts = own_spec(alone), own_spec(whole, wanted=tower, ignore=[other, "logit_*"])
+    for spec in parts:
+        found = pretrained(spec.own, open_variant(spec, Path(spec.own.path)).tensors).state_dict()
+        for name, value in getattr(model, tower).state_dict().items():
+            assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("lost", ["encoder.layers.0.mlp.fc1.weight", "head."])
+def test_a_tower_that_is_damaged_is_named(fixed: Path, tmp_path: Path, lost: str):
+    """The other is complete, and nobody asked for it alone."""
+    whole = rewritten(
+        fixed,
+        tmp_path / "damaged",
+        lambda tensors: {n: t for n, t in tensors.items() if not n.startswith(f"vision_model.{lost}")},
+    )
+    with pytest.raises(InputError, match=r"of an image tower, such as vision_model\..* get the file anew"):
+        archive_of(own_spec(whole), tmp_path)

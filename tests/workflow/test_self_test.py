@@ -57,7 +57,8 @@ def test_a_planted_fault_is_caught_and_placed(result: dict[str, Any], index: int
         # Outputs alone tell of it, in every precision that it affects.
         assert row["not_told"] == []
         # Measured 5.4 times the limit at least.
-        assert max(row[name] / result["limits"][name] for name in TELLING["single"]) > 3
+        told = max(row[name] / result["limits"][name] for name in TELLING["single"])
+        assert told > 3 or "single" not in FAULTS[index].shows_in
         # By far: measured 140 and 2.9e10 at least.
         assert row["stage_floors"] > 50
         assert row["floors_double"] > 1e7 or FAULTS[index].shows_in == ("single",)
@@ -67,14 +68,16 @@ def test_healthy_models_are_not_flagged(result: dict[str, Any]) -> None:
     healthy = result["healthy"]
     assert [(row["model"], row["seed"]) for row in healthy] == [(m, seed) for m in MODELS for seed in range(SEEDS_HERE)]
     assert [row for row in healthy if row["flagged"]] == []
-    # Not the same weights again and again.
-    assert len({row["floors"] for row in healthy}) == len(healthy)
+    # Not the same weights again and again; but both models of SigLIP2 have the same text tower.
+    for model in MODELS:
+        assert len({row["floors"] for row in healthy if row["model"] == model}) == SEEDS_HERE
 
 
 def test_how_near_healthy_models_come_to_each_limit_is_told(result: dict[str, Any]) -> None:
     assert result["nearest"].keys() == result["limits"].keys() - {"golden"}
     for name, share in result["nearest"].items():
-        assert share == max(row["shares"][name] for row in result["healthy"])
+        # Some limits are for certain outputs only.
+        assert share == max(row["shares"][name] for row in result["healthy"] if name in row["shares"])
         # Measured 0.61 at most, on every processor that was tried.
         assert 0 <= share < 0.7
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, severity, worst
-from vit2onnx.spec.family import optional
 from vit2onnx.spec.subject import TRANSFORMERS_IDS, WHOLE_INPUTS
 from vit2onnx.spec.variant import VariantSpec
 
@@ -54,7 +53,8 @@ def compare_preprocessing(
     """
     rows = []
     others, (_, std) = references.preparations(spec), references.published_constants(spec)
-    whole_inputs = optional(spec.family, "references", "whole_inputs", lambda image, spec: ())
+    # Optional in a family.
+    whole_inputs = getattr(references, "whole_inputs", lambda image, spec: ())
     for name, image in images:
         for height, width in sizes:
             ours = prepare(image, height, width, spec.preprocessing)

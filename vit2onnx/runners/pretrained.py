@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from vit2onnx.checkpoints.heads import files_of, read_mapping
@@ -36,7 +37,7 @@ def pretrained(own: Own, tensors: Mapping[str, LazyTensor]) -> nn.Module:
         raise
     # Any other, because the exceptions of transformers have nothing in common.
     except Exception as error:
-        raise InputError(f"{config}: transformers cannot make this model, because {error}") from error
+        raise InputError(f"{config}: transformers cannot make this model, because {_short(error)}") from error
     if found is None:
         raise InputError(f"{config}: transformers does not find all tensors of this model in {file.name}.")
     return found
@@ -70,6 +71,20 @@ def _load(folder: str) -> nn.Module | None:
     set_verbosity_error()
     disable_progress_bar()
     how: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False, "local_files_only": True}
-    model, told = AutoModel.from_pretrained(folder, output_loading_info=True, **how)
+    model, told = _class_of(folder).from_pretrained(folder, output_loading_info=True, **how)
     missing = [name for name in told["missing_keys"] if not name.endswith("mask_token")]
     return None if missing or told["mismatched_keys"] else model.eval()
+
+
+def _class_of(folder: str) -> Any:
+    """The class of transformers for a folder. `AutoModel` does not know every tower that has one."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if type(config) in MODEL_MAPPING:
+        return AutoModel
+    return getattr(transformers, f"{type(config).__name__.removesuffix('Config')}Model", AutoModel)
+
+
+def _short(error: Exception) -> str:
+    """The words of transformers, without its list of all models."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= 300 else f"{words[:300]} …"

@@ -304,7 +304,7 @@ class NotQuiteOne(siglip.Model):
 
     def joint_stages(self, interface: str, pooled: Named) -> Named:
         lengths = {name: jnp.square(x).sum(axis=1, keepdims=True) for name, x in pooled.items()}
-        shorter = {name: x * jax.lax.rsqrt(lengths[name] + 1e-3) for name, x in pooled.items()}
+        shorter = {name: x * jax.lax.rsqrt(lengths[name] + 1e-2) for name, x in pooled.items()}
         found = super().joint_stages(interface, pooled)
         return found | {"image_embeds": shorter["vision"], "text_embeds": shorter["text"]}
 
