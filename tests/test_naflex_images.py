@@ -1,13 +1,16 @@
 """Images of any shape for NaFlex: the size that fits a number of patches, the patches, and the padding."""
 
 import math
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_size_for_max_num_patches
 
+from vit2onnx import images
 from vit2onnx.errors import InputError
 from vit2onnx.images import MOST_PIXELS, load_image, naflex_input, naflex_size, patches_of, preprocess_naflex
 from vit2onnx.spec.variant import Preprocessing
@@ -72,6 +75,45 @@ def test_too_many_patches_are_refused_before_there_is_memory_for_them():
         for too_many in (most + 1, 10**15):
             with pytest.raises(InputError, match=rf"^{too_many} patches .*\.$"):
                 call(too_many)
+
+
+@pytest.fixture(scope="module")
+def unchecked() -> ModuleType:
+    """The module as users have it: tests check annotations, which are refused before anything is run."""
+    spec = spec_from_file_location("unchecked_images", images.__file__)
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("wrong", [5.5, math.nan, math.inf, "5", None])
+@pytest.mark.parametrize("place", range(4))
+def test_a_size_is_made_of_whole_numbers(unchecked: ModuleType, place: int, wrong: object):
+    numbers = [5, 5, 16, 4]
+    assert unchecked.naflex_size(*map(np.int64, numbers)) == unchecked.naflex_size(*numbers)
+    with pytest.raises(InputError, match=r"give whole numbers of at least 1\.$"):
+        unchecked.naflex_size(*numbers[:place], wrong, *numbers[place + 1 :])
+
+
+def test_an_image_of_endless_length_is_refused():
+    for size in ((10**400, 1), (1, MOST_PIXELS + 1)):
+        with pytest.raises(InputError, match=r"is longer than .*\.$"):
+            naflex_size(*size, 16, 256)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 48), (4, 32, 48), (32, 48), (1, 3, 32, 48), (48, 32, 3)])
+def test_an_image_that_is_not_rgb_is_refused(unchecked: ModuleType, shape: tuple[int, ...]):
+    with pytest.raises(InputError, match=rf"^An image must be .* is {' x '.join(map(str, shape))}; .*\.$"):
+        unchecked.naflex_input(noise(*shape), 16, 9)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_an_image_that_is_not_finite_is_refused(wrong: float):
+    image = noise(3, 32, 48)
+    image[2, 31, 47] = wrong
+    with pytest.raises(InputError, match=r"^This image holds values that are not finite; .*\.$"):
+        naflex_input(image, 16, 9)
 
 
 def test_patches_are_rows_of_columns_of_channels():

@@ -20,8 +20,8 @@ from vit2onnx.texts import check_ids
 
 # The id that begins texts of other models with Gemma's tokenizer.
 BOS = 2
-# How far a pixel may be beyond black and white, in [0, 1]: half a grey level. A bicubic filter goes further
-# where it does not round to grey levels.
+# How far a pixel may be beyond black and white, in [0, 1]: half a grey level. A bicubic filter goes further where
+# it does not round to grey levels.
 MARGIN, BICUBIC_MARGIN = 0.5 / 255, 0.3
 # Types of onnxruntime in numpy's words.
 DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
@@ -32,9 +32,9 @@ def check_inputs(session: ort.InferenceSession, inputs: Mapping[str, np.ndarray]
 
     Values must be numpy arrays and no subclass. Names, types and shapes must be those of the graph, and sizes of one
     name the same everywhere. Of patches, the mask and the shapes must say the same. Numbers must be finite, and pixels
-    within the range of the file's normalisation, channel by channel; patches behind the mask are not looked at. Token
-    ids must be of the vocabulary. If the file says how a text ends, its ids must begin with no `<bos>`, end with
-    `<eos>`, and be filled up on the right with `<pad>`.
+    within the range of the file's normalisation, channel by channel; patches behind the mask may have any finite
+    numbers. Token ids must be of the vocabulary. If the file says how a text ends, its ids must not begin with `<bos>`,
+    and must end with `<eos>` and be filled up on the right with `<pad>`.
     """
     ports = {port.name: port for port in session.get_inputs()}
     if missing := [name for name in ports if name not in inputs]:

@@ -190,8 +190,8 @@ def naflex_size(height: int, width: int, patch_size: int, max_patches: int) -> t
     numbers: tuple[object, ...] = (height, width, patch_size, max_patches)
     if not all(isinstance(one, Integral) for one in numbers) or min(height, width, patch_size, max_patches) < 1:
         raise InputError(
-            f"An image of {height} x {width} pixels cannot have at most {max_patches} patches of {patch_size} pixels;"
-            " give whole numbers of at least 1."
+            f"An image of {height!r} x {width!r} pixels cannot have at most {max_patches!r} patches of {patch_size!r}"
+            " pixels; give whole numbers of at least 1."
         )
     if max(height, width) > MOST_PIXELS:
         raise InputError(

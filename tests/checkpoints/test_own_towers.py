@@ -1,9 +1,13 @@
 """A model of two towers in the forms that people have it in: whole, or one tower, and never two backbones."""
 
+import csv
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +26,15 @@ from transformers import (
     SiglipModel,
 )
 
-from tests.checkpoints.own_models import own_spec, rough
+from tests.checkpoints.own_models import VARIANTS, own_spec, rough
 from vit2onnx import describe
 from vit2onnx.checkpoints.convert import convert_checkpoint
-from vit2onnx.checkpoints.own import in_words
-from vit2onnx.checkpoints.reading import open_variant
+from vit2onnx.checkpoints.own import in_words, own_variants
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
-from vit2onnx.runners.pretrained import pretrained
+from vit2onnx.runners import pretrained
+from vit2onnx.runners.torch import reference_of, run_steps
+from vit2onnx.spec.interface import key_of
 from vit2onnx.spec.variant import VariantSpec
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -123,11 +128,18 @@ def test_a_tower_alone_is_the_same_with_and_without_its_prefix(name, whole, tmp_
 
 
 def test_a_tower_of_a_whole_model_is_taken_if_it_is_asked_for(whole, tmp_path):
-    with pytest.raises(InputError, match=r"leave them out with IGNORE='logit_bias logit_scale text_model\.\*'"):
-        archive_of(own_spec(whole, wanted="vision_model"), tmp_path)
-    spec = own_spec(whole, wanted="vision_model", ignore=["logit_*", "text_model.*"])
-    assert (spec.own.prefix, spec.own.config, spec.own.is_part) == ("vision_model.", "vision_config", True)
-    assert archive_of(spec, tmp_path) == archive_of(own_spec(tower(whole, tmp_path / "alone", "vision")), tmp_path)
+    alone = archive_of(own_spec(tower(whole, tmp_path / "alone", "vision")), tmp_path)
+    for ignore in ([], ["logit_*", "text_model.*"]):
+        spec = own_spec(whole, wanted="vision_model", ignore=ignore)
+        assert (spec.own.prefix, spec.own.config, spec.own.is_part) == ("vision_model.", "vision_config", True)
+        assert archive_of(spec, tmp_path) == alone
+        with (tmp_path / "out" / "ledger.csv").open() as file:
+            reasons = {row["transform"] for row in csv.DictReader(file) if row["source"] == "logit_bias"}
+        assert reasons == {'ignored: the user\'s ignore "logit_*"' if ignore else "ignored: of another tower"}
+    # Whatever is of neither tower has to be named.
+    more = rewritten(whole, tmp_path / "more", lambda state: state | {"classifier.bias": torch.ones(3)})
+    with pytest.raises(InputError, match=r"leave them out with IGNORE='classifier\.\*' \(make\)"):
+        archive_of(own_spec(more, wanted="vision_model"), tmp_path)
 
 
 @pytest.mark.parametrize("build", [SiglipForImageClassification, Siglip2ForImageClassification])
@@ -173,9 +185,37 @@ def test_the_publishers_file_tells_its_heads(name, spines, tmp_path):
     archive_of(spec, tmp_path)
     with np.load(tmp_path / "mine.npz") as file:
         state = dict(file)
-    np.savez(tmp_path / "training.npz", **state, **{"opt/m/params/img/pos_embedding": np.ones(3, np.float32)})
+    np.savez(tmp_path / "training.npz", **state, **{"opt/m/params/img/pos_embedding": np.ones(3, np.float64)})
     with pytest.raises(InputError, match=r"leave them out with IGNORE='opt/\*'"):
         archive_of(own_spec(tmp_path / "training.npz"), tmp_path)
+    # What is left out is no part of the model.
+    trained = own_spec(tmp_path / "training.npz", ignore=["opt/*"])
+    assert (trained.parameters, trained.own.dtypes) == (spec.parameters, ("float32",))
+
+
+@pytest.mark.parametrize("naflex", [False, True])
+def test_a_tower_of_the_publishers_file_is_taken_too(naflex, spines, tmp_path):
+    given = spines("siglip2_base_patch16_naflex" if naflex else "siglip2_base_patch16_224").spec
+    write_synthetic(given, tmp_path / "mine.npz", seed=0, layout="big_vision")
+    with np.load(tmp_path / "mine.npz") as file:
+        state = dict(file)
+    for place in ("params/img", "params/txt"):
+        np.savez(tmp_path / "alone.npz", **{key: state[key] for key in state if key.startswith(f"{place}/")})
+        spec, alone = own_spec(tmp_path / "mine.npz", wanted=place), own_spec(tmp_path / "alone.npz")
+        assert (spec.own.prefix, spec.own.is_part, spec.own.dtypes) == (f"{place}/", True, ("float32",))
+        assert (spec.architecture, spec.parameters) == (alone.architecture, alone.parameters)
+        assert archive_of(spec, tmp_path) == archive_of(alone, tmp_path)
+        assert f"layout at {place}, with" in in_words(spec)[0]
+    with pytest.raises(InputError, match=r'no backbone at .img., only at "", params/img, params/txt'):
+        own_spec(tmp_path / "mine.npz", wanted="img")
+    for lost in ("params/img/MAPHead_0/probe", "params/txt/Embed_0/embedding"):
+        np.savez(tmp_path / "damaged.npz", **{key: value for key, value in state.items() if key != lost})
+        with pytest.raises(InputError, match=f"damaged.npz: it lacks {lost}, which every"):
+            own_spec(tmp_path / "damaged.npz")
+    one = {key: value for key, value in state.items() if not key.startswith("params/txt/")}
+    np.savez(tmp_path / "damaged.npz", **one)
+    with pytest.raises(InputError, match=r"it holds params/., .* nothing of a text tower; give the whole file"):
+        own_spec(tmp_path / "damaged.npz")
 
 
 def with_config(**changes: object) -> Callable[[Path, Path], Path]:
@@ -184,6 +224,8 @@ def with_config(**changes: object) -> Callable[[Path, Path], Path]:
         config = json.loads((fixed / "config.json").read_text())
         for key, value in changes.items():
             config[key] = config[key] | value if isinstance(value, dict) else value
+            if value is None:
+                del config[key]
         (folder / "given" / "config.json").write_text(json.dumps(config))
         return folder / "given"
 
@@ -197,6 +239,13 @@ def without(*patterns: str) -> Callable[[Path, Path], Path]:
             folder / "given",
             lambda state: {key: value for key, value in state.items() if not any(part in key for part in patterns)},
         )
+
+    return make
+
+
+def with_tensor(name: str, change: Callable[[Any], torch.Tensor]) -> Callable[[Path, Path], Path]:
+    def make(fixed: Path, folder: Path) -> Path:
+        return rewritten(fixed, folder / "given", lambda state: state | {name: change(state.get(name))})
 
     return make
 
@@ -234,7 +283,16 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
                                           text_config={"model_type": "x"}), "is of the type 'clip'"),
     "a tower without its head": (without("head.", "text_model", "logit"), "its image tower lacks head.probe"),
     "a bias that is gone": (without("logit_bias"), "tensor logit_bias 1 is missing"),
-    "CLIP": (clip, "holds no backbone that is known"),
+    "parts of another kind of model": (with_config(model_type="clip"), "is of the type 'clip', but the tensors of"),
+    "no kind of model": (with_config(model_type=None), "names no model_type, but the tensors of model.safetensors are"),
+    "CLIP": (clip, "its image tower has vision_model.embeddings.class_embedding, as a CLIP has"),
+    "an endless temperature": (with_tensor("logit_scale", lambda scale: scale * 0 + 100),
+                               "tensor logit_scale is 100, but it is used as its exponential, which is no finite"),
+    "a temperature that is none": (with_tensor("logit_scale", lambda scale: scale * np.nan),
+                                   "tensor logit_scale holds values that are not finite"),
+    "positions in another order": (with_tensor("text_model.embeddings.position_ids",
+                                               lambda _: torch.arange(8)[None].flip(1)),
+                                   "tensor text_model.embeddings.position_ids does not count from zero"),
     "timm": (timm, "in the layout of timm and OpenCLIP, which is not read"),
     "another scale": (processed(rescale_factor=1.0), "rescale_factor is 1.0"),
     "patches of an image of one size": (processed(patch_size=8), "patch_size is 8"),
@@ -278,27 +336,89 @@ def test_numbers_that_count_something_are_no_weights(fixed, tmp_path, capsys):
     assert "It is complete: every tensor of the backbone has its place." in told
 
 
+def of_patches() -> dict[str, np.ndarray]:
+    """Two rows of three patches, and one that is none."""
+    patches = np.random.default_rng(0).standard_normal((7, 3 * 8 * 8), np.float32)
+    return {"pixel_values": patches, "pixel_attention_mask": np.arange(7) < 6, "spatial_shapes": np.array([2, 3])}
+
+
 @pytest.mark.parametrize("tower", ["text_model", "vision_model"])
-def test_a_tower_is_the_one_that_transformers_loads(whole: Path, tmp_path: Path, tower: str):
+def test_a_tower_is_the_one_that_transformers_loads(whole, tower, tmp_path):
     """Saved alone, and as a part of the whole model."""
-    model = AutoModel.from_pretrained(whole)
-    alone = tmp_path / "alone"
-    getattr(model, tower).save_pretrained(alone)
-    other = {"text_model": "vision_model.*", "vision_model": "text_model.*"}[tower]
-    parts = own_spec(alone), own_spec(whole, wanted=tower, ignore=[other, "logit_*"])
-    for spec in parts:
-        found = pretrained(spec.own, open_variant(spec, Path(spec.own.path)).tensors).state_dict()
-        for name, value in getattr(model, tower).state_dict().items():
-            assert torch.equal(found[name], value), name
+    model = getattr(AutoModel.from_pretrained(whole), tower).eval()
+    model.save_pretrained(tmp_path / "alone")
+    own = {"alone": str(tmp_path / "alone"), "part": {"path": str(whole), "part": tower}}
+    inputs: dict[str, np.ndarray] = {"input_ids": np.array([3, 59, 7, 1, 0, 0, 0, 0])}
+    if tower == "vision_model":
+        image = np.random.default_rng(0).standard_normal((3, 33, 33), np.float32)
+        inputs = of_patches() if whole.name == "naflex" else {"pixel_values": image}
+    with torch.inference_mode():
+        wanted = model(**{port: torch.from_numpy(value)[None] for port, value in inputs.items()})
+    for name, mapping in own_variants(own, VARIANTS).items():
+        spec = VariantSpec.from_mapping(name, mapping)
+        interface = spec.interface(tower.removesuffix("_model"))
+        cases = {key_of("a@16x24", port, interface.inputs): inputs[port.name] for port in interface.inputs}
+        reference = reference_of(spec, "transformers", Path(spec.own.path))
+        found = run_steps(reference, cases, torch.float32, interface)
+        for port in interface.compared:
+            expected = wanted[port.name][0].numpy()[: interface.rows(port, "a@16x24")]
+            np.testing.assert_allclose(found[key_of("a@16x24", port, interface.compared)], expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("lost", ["encoder.layers.0.mlp.fc1.weight", "head."])
-def test_a_tower_that_is_damaged_is_named(fixed: Path, tmp_path: Path, lost: str):
-    """The other is complete, and nobody asked for it alone."""
-    whole = rewritten(
-        fixed,
-        tmp_path / "damaged",
-        lambda tensors: {n: t for n, t in tensors.items() if not n.startswith(f"vision_model.{lost}")},
-    )
-    with pytest.raises(InputError, match=r"of an image tower, such as vision_model\..* get the file anew"):
-        archive_of(own_spec(whole), tmp_path)
+def test_of_transformers_words_only_the_first_sentence_is_told(fixed, monkeypatch):
+    def refuse(folder: str) -> None:
+        raise ValueError("Unrecognized configuration class <a.B> for AutoModel.\nModel type should be one of C, D.")
+
+    monkeypatch.setattr(pretrained, "_load", refuse)
+    with pytest.raises(InputError, match=r"model, because Unrecognized configuration class <a\.B> for AutoModel\.$"):
+        pretrained.pretrained(own_spec(fixed).own, {})
+
+
+IMAGE, TEXTS = "vision_model", "text_model"
+# Which tower stays complete, what is lost or what is there with another shape, and what is said.
+DAMAGED: Mapping[str, tuple[str, str, tuple[int, ...] | None, str]] = {
+    "a first layer": (TEXTS, "vision_model.encoder.layers.0.mlp.fc1.weight", None, "it lacks vision_model.encoder."),
+    "a head": (TEXTS, "vision_model.head.", None, "its image tower lacks vision_model.head.probe"),
+    "patches": (TEXTS, "vision_model.embeddings.patch", None, "it lacks vision_model.embeddings.patch_embedding.weig"),
+    "the other's head": (IMAGE, "text_model.head.", None, "it lacks text_model.head.weight"),
+    "tokens": (IMAGE, "text_model.embeddings.token", None, "it lacks text_model.embeddings.token_embedding.weight"),
+    "all of a tower": (IMAGE, "text_model.", None, "it holds logit_"),
+    "a class token": (
+        TEXTS,
+        "vision_model.embeddings.class_embedding",
+        (32,),
+        "its image tower has vision_model.embed",
+    ),
+    "a table": (TEXTS, "vision_model.embeddings.position_embedding.weight", (15, 32), "its position table of 15 patch"),
+    "a flat table": (TEXTS, "vision_model.embeddings.position_embedding.weight", (512,), "its tables, patches or laye"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_model_is_not_taken_for_one_tower(damage, fixed, tmp_path):
+    """The other tower is complete, and nobody asked for it alone."""
+    kept, lost, shape, sentence = DAMAGED[damage]
+
+    def change(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        left = {key: value for key, value in state.items() if not key.startswith(lost)}
+        return left | ({lost: torch.ones(shape)} if shape else {})
+
+    path = rewritten(fixed, tmp_path / "damaged", change)
+    with pytest.raises(InputError) as caught:
+        own_spec(path)
+    assert f"model.safetensors: {sentence}" in str(caught.value)
+    assert f"Get the file anew, or take {kept} alone, with PART={kept} (make)" in str(caught.value)
+    assert "IGNORE" not in str(caught.value)
+    asked = own_spec(path, wanted=kept)
+    assert archive_of(asked, tmp_path) == archive_of(own_spec(fixed, wanted=kept), tmp_path)
+
+
+def test_advice_on_what_to_leave_out_can_be_followed(fixed, tmp_path):
+    """Whatever tensors are called."""
+    odd = {"it's a [head]": torch.ones(3), '"$HOME`.x': torch.ones(3)}
+    path = rewritten(fixed, tmp_path / "odd", lambda state: state | odd)
+    with pytest.raises(InputError) as caught:
+        archive_of(own_spec(path), tmp_path)
+    advice = shlex.split(re.search(r"IGNORE=('.*?') \(make\)", str(caught.value))[1])[0].split()
+    assert len(advice) == 2 and json.loads(re.search(r"ignore: (\[.*?\])", str(caught.value))[1]) == advice
+    assert archive_of(own_spec(path, ignore=advice), tmp_path) == archive_of(own_spec(fixed), tmp_path)

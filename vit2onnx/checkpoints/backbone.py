@@ -4,10 +4,11 @@ Standard library only, because the Snakefile imports this module. Names and shap
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from shlex import quote
 from typing import Any, NoReturn
 
 from vit2onnx.checkpoints.head import Head
@@ -31,13 +32,25 @@ MOST_BACKBONES = 32
 
 @dataclass(frozen=True)
 class Backbone:
-    """A backbone in a checkpoint. `names` has the file's own names of its tensors by those of the layout."""
+    """A backbone in a checkpoint. `names` has the file's own names of its tensors by those of the layout.
+
+    Of a tower, `within` is the prefix of the model that it is a part of, and `rest` has the file's names of that
+    model's other tensors. `fault` says why that model is not recognised although some of these are there.
+    """
 
     family: str
     layout: str
     prefix: str
     architecture: Mapping[str, Any]
     names: Mapping[str, str]
+    within: str | None = None
+    rest: tuple[str, ...] = ()
+    fault: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is in the file, as users name it; empty if its names have no prefix."""
+        return self.prefix.rstrip("./")
 
 
 def file_of(path: Path) -> Path:
@@ -100,7 +113,8 @@ def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
     }
     if len(prefixes) > MOST_BACKBONES:
         raise InputError(f"{path} names tensors of {len(prefixes)} backbones; give a file with one of them.")
-    found, refused = [], ""
+    found: list[Backbone] = []
+    refused: dict[tuple[str, str], str] = {}
     for prefix in sorted(prefixes):
         inner = {plain.removeprefix(prefix): name for plain, name in names.items() if plain.startswith(prefix)}
         shapes = {plain: heads[name].shape for plain, name in inner.items()}
@@ -111,14 +125,48 @@ def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
             except (KeyError, IndexError, ValueError, ZeroDivisionError):
                 continue
             except InputError as error:
-                refused = refused or f"{path}: {error}."
+                refused[family, prefix] = str(error)
                 continue
             if seen:
-                layout, architecture = seen
-                found.append(Backbone(family, layout, prefix, architecture, inner))
+                found.append(Backbone(family, seen[0], prefix, seen[1], inner))
+                found += _kept_together(found[-1], heads)
     if refused and not found:
-        raise InputError(refused)
+        (_, prefix), why = next(iter(refused.items()))
+        where = f"at {prefix.rstrip('.')}, " if prefix else ""
+        raise InputError(f"{path}: {where}{why}.")
+    places = {(one.family, one.prefix) for one in found}
+    return [_with_rest(one, names, places, refused) for one in found]
+
+
+def _kept_together(whole: Backbone, heads: Mapping[str, Head]) -> list[Backbone]:
+    """The towers of a whole model in a layout in which a tower alone has the names that it has in the whole."""
+    found = []
+    for start in optional(whole.family, "recognition", "KEPT_PREFIXES", {}).get(whole.layout, ()):
+        names = {plain: name for plain, name in whole.names.items() if plain.startswith(start)}
+        seen = part(whole.family, "recognition").recognise({plain: heads[name].shape for plain, name in names.items()})
+        if seen and seen[1] != whole.architecture:
+            prefix = f"{whole.prefix}{start}"
+            found.append(Backbone(whole.family, whole.layout, prefix, seen[1], names, whole.prefix))
     return found
+
+
+def _with_rest(
+    one: Backbone, names: Mapping[str, str], places: Set[tuple[str, str]], refused: Mapping[tuple[str, str], str]
+) -> Backbone:
+    """A backbone with what there is of the model of which it is a tower by its prefix, if it is one."""
+    within = one.within
+    for tower in towers_of(one.family).values():
+        if within is None and one.prefix.endswith(tower.prefix):
+            within = one.prefix.removesuffix(tower.prefix)
+    if within is None:
+        return one
+    of_whole, own = optional(one.family, "recognition", "OF_WHOLE", ""), set(one.names.values())
+    beside = ((plain, name) for plain, name in names.items() if plain.startswith(within) and name not in own)
+    rest = tuple(name for plain, name in beside if re.match(of_whole, plain.removeprefix(within)))
+    fault = ""
+    if rest and (one.family, within) not in places:
+        fault = refused.get((one.family, within), f"it holds {rest[0]} and others, but not the model that has them")
+    return replace(one, within=within, rest=rest, fault=fault)
 
 
 def towers_of(family: str) -> Mapping[str, Tower]:
@@ -130,8 +178,8 @@ def towers_of(family: str) -> Mapping[str, Tower]:
 def whole(backbones: Iterable[Backbone]) -> list[Backbone]:
     """Those of some backbones that are no tower of another."""
     found = list(backbones)
-    towers = {(one.family, f"{one.prefix}{tower.prefix}") for one in found for tower in towers_of(one.family).values()}
-    return [one for one in found if (one.family, one.prefix) not in towers]
+    places = {(one.family, one.prefix) for one in found}
+    return [one for one in found if (one.family, one.within) not in places]
 
 
 def backbone_of(path: Path, heads: Mapping[str, Head], wanted: str | None = None) -> Backbone:
@@ -145,17 +193,17 @@ def backbone_of(path: Path, heads: Mapping[str, Head], wanted: str | None = None
     found = whole(every)
     if not found:
         _explain(path, heads)
-    places = ", ".join(backbone.prefix.rstrip(".") or '""' for backbone in found)
+    places, all_places = (", ".join(one.place or '""' for one in some) for some in (found, every))
     if wanted is not None:
         parts = wanted.strip(".").split(".") if wanted.strip(".") else []
-        exact = [backbone for backbone in every if backbone.prefix.rstrip(".") == wanted.rstrip(".")]
+        exact = [backbone for backbone in every if backbone.place == wanted.rstrip("./")]
         # Some words of a place are enough if they fit no other.
         found = exact or [backbone for backbone in found if parts and _are_in_order(parts, backbone.prefix.split("."))]
         if not found:
-            raise InputError(f"{path} holds no backbone at {wanted!r}, only at {places}.")
+            raise InputError(f"{path} holds no backbone at {wanted!r}, only at {all_places}.")
     if len(found) > 1:
         raise InputError(
-            f"{path} holds {len(found)} backbones, at {places}; choose one, as with PART={found[-1].prefix.rstrip('.')}"
+            f"{path} holds {len(found)} backbones, at {places}; choose one, as with PART={quote(found[-1].place)}"
             " (make), --part (describe), or part: (under own in the config)."
         )
     return found[0]
@@ -188,8 +236,8 @@ def _lora(path: Path) -> str:
 
 def beside(heads: Mapping[str, Head], backbone: Backbone) -> list[str]:
     """The names of tensors beside a backbone, in the mapping that holds it."""
-    inner = set(backbone.names.values())
-    groups = {heads[name].group for name in inner}
+    inner = {*backbone.names.values(), *backbone.rest}
+    groups = {heads[name].group for name in backbone.names.values()}
     return [name for name, head in heads.items() if name not in inner and head.group in groups]
 
 
@@ -198,10 +246,14 @@ def is_ignored(name: str, patterns: Iterable[str]) -> str:
     return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), "")
 
 
+# Characters in names that a shell, make or a pattern would take for something else.
+SPECIAL = re.compile(r"[^\w./*:@+-]")
+
+
 def patterns_for(names: Iterable[str], kept: Iterable[str]) -> list[str]:
     """Patterns, as short as possible, that fit these names and none that is kept.
 
-    Paths in names have dots, or slashes in files of flax.
+    Paths in names have dots, or slashes in files of flax. A special character becomes one that stands for any.
     """
     kept = list(kept)
     found: dict[str, None] = {}
@@ -213,4 +265,4 @@ def patterns_for(names: Iterable[str], kept: Iterable[str]) -> list[str]:
                 break
         else:
             found[name] = None
-    return list(found)
+    return list(dict.fromkeys(SPECIAL.sub("?", pattern) for pattern in found))

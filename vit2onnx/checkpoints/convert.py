@@ -11,6 +11,7 @@ import numpy as np
 from vit2onnx.checkpoints.detect import fitted
 from vit2onnx.checkpoints.reading import open_variant
 from vit2onnx.files import atomic
+from vit2onnx.spec.family import optional
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.archive import archive_skeleton, write_archive
 from vit2onnx.weights.keytable import raise_faults, value_of
@@ -32,11 +33,12 @@ class LedgerRow:
 def convert_checkpoint(spec: VariantSpec, checkpoint: Path, archive: Path, ledger: Path) -> str:
     """Convert a checkpoint and return its layout, reading one tensor at a time.
 
-    Raises `InputError` with every missing, unknown or misshapen tensor and every tensor that is not finite; then
-    neither file is written.
+    Raises `InputError` with every missing, unknown or misshapen tensor and every tensor whose values are not finite
+    or of no use; then neither file is written.
     """
     opened = open_variant(spec, checkpoint)
     fit, tensors, skeleton = fitted(spec, opened), opened.tensors, archive_skeleton(spec)
+    unusable = optional(spec.family, "layouts", "unusable", lambda target, value: "")
     rows: list[LedgerRow] = []
     faults: list[str] = []
 
@@ -50,6 +52,8 @@ def convert_checkpoint(spec: VariantSpec, checkpoint: Path, archive: Path, ledge
         for assignment in fit.assignments:
             sources = [tensors[key].read() for key in assignment.sources]
             value = value_of(assignment, sources)
+            if why := unusable(assignment.target, value):
+                faults.append(f"tensor {', '.join(assignment.sources)} {why}")
             digests = [sha256(array) for array in sources]
             # A value that is its source in another shape has the same bytes.
             same = len(sources) == 1 and np.shares_memory(value, sources[0])
@@ -65,11 +69,13 @@ def convert_checkpoint(spec: VariantSpec, checkpoint: Path, archive: Path, ledge
         for key, entry in fit.ignored.items():
             value = tensors[key].read()
             rows.append(row(key, "", f"ignored: {entry.reason}", value, sha256(value), ""))
+            if not entry.is_weight and not np.array_equal(value.reshape(-1), np.arange(value.size)):
+                faults.append(f"tensor {key} does not count from zero, and models here have no other positions")
             if entry.same_as and not np.array_equal(value, tensors[entry.same_as].read()):
                 faults.append(f"tensor {key} is not the same as {entry.same_as}")
         raise_faults(str(checkpoint), faults)
         for key, (pattern, tensor) in opened.left_out.items():
-            reason = f'ignored: the user\'s ignore "{pattern}"'
+            reason = f'ignored: the user\'s ignore "{pattern}"' if pattern else "ignored: of another tower"
             rows.append(LedgerRow(key, "", reason, "x".join(map(str, tensor.shape)), tensor.dtype, "", ""))
         with new_ledger.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(LedgerRow.__annotations__))

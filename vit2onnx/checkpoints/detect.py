@@ -1,10 +1,10 @@
 """Recognise the layout of a checkpoint, and check that every tensor has its place in it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from shlex import quote
 
-from vit2onnx.checkpoints.backbone import patterns_for, towers_of
+from vit2onnx.checkpoints.backbone import patterns_for
 from vit2onnx.checkpoints.reading import Opened
 from vit2onnx.errors import InputError
 from vit2onnx.spec.family import part
@@ -64,28 +64,12 @@ def fitted(spec: VariantSpec, opened: Opened) -> Fit:
     table = detect(name, spec, opened.tensors)
     assignments = assign(table, array_shapes(archive_skeleton(spec)))
     if spec.own:
-        _check_rest(name, spec, table, opened)
+        _check_rest(name, spec.name, table, opened)
     what = f"{name} is no complete {spec.name} in {table.layout} layout"
     return Fit(table, assignments, check(what, table, assignments, opened.tensors))
 
 
-def _broken_towers(spec: VariantSpec, over: Sequence[str]) -> dict[str, list[str]]:
-    """The names of tensors of towers that were not recognised beside the one that was, by what a family calls these."""
-    towers, own = towers_of(spec.family), spec.own
-    here = [tower for tower in towers.values() if own and own.prefix.endswith(tower.prefix)]
-    # One of several backbones was asked for.
-    if not own or own.is_part or not here:
-        return {}
-    before = own.prefix.removesuffix(here[0].prefix)
-    found = {
-        name: [one for one in over if one.startswith(f"{before}{tower.prefix}")]
-        for name, tower in towers.items()
-        if tower is not here[0]
-    }
-    return {name: names for name, names in found.items() if names}
-
-
-def _check_rest(path: str, spec: VariantSpec, table: KeyTable, opened: Opened) -> None:
+def _check_rest(path: str, name: str, table: KeyTable, opened: Opened) -> None:
     """Raise `InputError` for tensors of an own checkpoint that its layout lacks and the user does not ignore."""
     known = table.source_pattern()
     kept = [opened.name(key) for key in opened.tensors if known.fullmatch(key)]
@@ -97,17 +81,12 @@ def _check_rest(path: str, spec: VariantSpec, table: KeyTable, opened: Opened) -
             f"{path}: the pattern {pattern} to ignore leaves out tensors of the backbone, such as {eaten[0]}; write one"
             " that does not fit them."
         )
-    for tower, names in _broken_towers(spec, over).items():
-        raise InputError(
-            f"{path} holds {len(names)} tensors of an {tower}, such as {names[0]}, but not all of it, or of other"
-            " shapes; get the file anew. What else it holds alone is another model."
-        )
     if over:
         patterns = patterns_for(over, kept)
         text = ", ".join(f'"{pattern}"' for pattern in patterns)
         raise InputError(
             f"{path} holds {len(over)} tensors besides the backbone, such as {', '.join(over[:3])}, which the ONNX file"
             f" would not have. If that is right, leave them out with IGNORE={quote(' '.join(patterns))} (make),"
-            f" with --ignore and these patterns (describe), or in the config: own: {{{spec.name}: {{path: …, ignore:"
+            f" with --ignore and these patterns (describe), or in the config: own: {{{name}: {{path: …, ignore:"
             f" [{text}]}}}}."
         )

@@ -10,9 +10,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from vit2onnx.checkpoints.backbone import Backbone, backbone_of, backbones_of, file_of, towers_of, whole
+from vit2onnx.checkpoints.backbone import (
+    Backbone,
+    backbone_of,
+    backbones_of,
+    file_of,
+    is_ignored,
+    towers_of,
+    whole,
+)
 from vit2onnx.checkpoints.head import LONGEST_HEAD
 from vit2onnx.checkpoints.heads import INDEX_SUFFIX, SHARD, SUFFIXES, read_heads, read_mapping
 from vit2onnx.errors import InputError, printable
@@ -34,10 +43,13 @@ def config_of(file: Path, backbone: Backbone) -> tuple[str, dict[str, Any]] | No
     config = read_mapping(path)
     types = part(backbone.family, "recognition").MODEL_TYPES
     inner = {
-        key: value for key, value in config.items() if isinstance(value, dict) and value.get("model_type") in types
+        key: value
+        for key, value in config.items()
+        if isinstance(value, dict) and value.get("model_type") in types and _has_towers(backbone, value)
     }
     if config.get("model_type") in types:
-        found = {"": config, **inner}
+        # If none agrees, it is the first that says what is wrong.
+        found = {**inner, "": config} if towers_of(backbone.family) else {"": config, **inner}
     elif len(inner) == 1 or (inner and towers_of(backbone.family)):
         found = inner
     else:
@@ -45,8 +57,9 @@ def config_of(file: Path, backbone: Backbone) -> tuple[str, dict[str, Any]] | No
     if found:
         agreeing = (one for one in found.items() if _agrees(backbone, one[1]))
         return next(agreeing, next(iter(found.items())))
+    kind = f"is of the type {config['model_type']!r}" if "model_type" in config else "names no model_type"
     raise InputError(
-        f"{path} is of the type {config.get('model_type')!r}, but the tensors of {file.name} are those of"
+        f"{path} {kind}, but the tensors of {file.name} are those of"
         f" {' or '.join(types)}; put the config.json beside it that was saved with it."
     )
 
@@ -70,6 +83,11 @@ def recognised(
     file = file_of(path)
     heads = read_heads(file)
     backbone = backbone_of(file, heads, wanted)
+    if backbone.fault and not _is_chosen(backbone, wanted, ignore):
+        raise InputError(
+            f"{file}: {backbone.fault}. Get the file anew, or take {backbone.place} alone, with"
+            f" PART={quote(backbone.place)} (make), --part (describe), or part: (under own in the config)."
+        )
     others = [one.prefix for one in whole(backbones_of(file, heads)) if one.prefix != backbone.prefix]
     config = config_of(file, backbone)
     try:
@@ -88,7 +106,7 @@ def recognised(
     keys = optional(backbone.family, "recognition", "processor_keys", lambda _: {})({**seen, **unseen})
     prepared = _preprocessing(file.parent, release["preprocessing"], keys)
     takes_images = not any(tower.takes_images for tower in _lacking(backbone.family, seen).values())
-    inner = [heads[name] for name in backbone.names.values()]
+    inner = [heads[name] for name in backbone.names.values() if not is_ignored(name, ignore)]
     # Some files hold numbers that count something.
     weights = [head for head in inner if not head.dtype.startswith(("int", "uint"))] or inner
     found = {
@@ -119,6 +137,12 @@ def recognised(
         ),
     )
     return {**found, "own": asdict(own)}
+
+
+def _is_chosen(tower: Backbone, wanted: str | None, ignore: Iterable[str]) -> bool:
+    """Whether the user has named a tower, or has left out all else of the model that it is a part of."""
+    is_named = bool(wanted) and tower.place.endswith(str(wanted).rstrip("./"))
+    return is_named or all(is_ignored(name, ignore) for name in tower.rest)
 
 
 def _are_renamed(backbone: Backbone) -> bool:
@@ -168,6 +192,15 @@ def _agrees(backbone: Backbone, config: Mapping[str, Any]) -> bool:
     except (InputError, TypeError, ValueError, ArithmeticError):
         return False
     return not _contradicting(backbone.architecture, said)
+
+
+def _has_towers(backbone: Backbone, config: Mapping[str, Any]) -> bool:
+    """Whether a config is of a model with the same towers, as far as it can be read."""
+    try:
+        said = part(backbone.family, "recognition").read_config(config)
+    except (InputError, TypeError, ValueError, ArithmeticError):
+        return True
+    return _lacking(backbone.family, said).keys() == _lacking(backbone.family, backbone.architecture).keys()
 
 
 def _lacking(family: str, architecture: Mapping[str, Any]) -> dict[str, Tower]:
@@ -336,7 +369,7 @@ def in_words(spec: VariantSpec) -> list[str]:
     own = spec.own
     if own is None:
         return []
-    where = f" at {own.prefix.rstrip('.')}" if own.prefix else ""
+    where = f" at {own.prefix.rstrip('./')}" if own.prefix else ""
     differs = f", but for {', '.join(own.differs)}" if own.differs else " in its dimensions"
     lines = [
         f"{Path(own.path).name} holds a backbone of the family {spec.family} in {own.layout} layout{where}, with"

@@ -23,8 +23,9 @@ class Opened:
     """The tensors of a checkpoint that belong to a variant, by the names of their layout, and the file's other tensors.
 
     `origins` has the file's own names where they differ. `left_out` has tensors that the user wants to be ignored, with
-    the pattern that says so, and `inside` the backbone's names of those that lie in it. `beside` has the names of all
-    others in the mapping that holds the backbone.
+    the pattern that says so, and `inside` the backbone's names of those that lie in it. The pattern is empty for the
+    rest of a model of which the user asks for one tower. `beside` has the names of all others in the mapping that holds
+    the backbone.
     """
 
     path: Path
@@ -59,7 +60,7 @@ def open_variant(spec: VariantSpec, path: Path) -> Opened:
         path,
         {key: lazy(heads[name]) for key, name in inner.items()},
         {key: name for key, name in inner.items() if key != name},
-        {name: (pattern, lazy(heads[name])) for name, pattern in left_out.items()},
+        {name: (pattern, lazy(heads[name])) for name, pattern in (dict.fromkeys(backbone.rest, "") | left_out).items()},
         {name: key for key, name in backbone.names.items() if name in left_out},
         tuple(name for name in beside(heads, backbone) if name not in left_out),
     )

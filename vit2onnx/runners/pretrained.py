@@ -1,6 +1,7 @@
 """The user's own model as transformers itself builds and fills it, so that a wrong reading of ours shows."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,9 @@ from vit2onnx.checkpoints.heads import files_of, read_mapping
 from vit2onnx.errors import InputError
 from vit2onnx.spec.variant import Own
 from vit2onnx.weights.keytable import LazyTensor
+
+# The most characters of a message of transformers that are told.
+LONGEST = 200
 
 
 def pretrained(own: Own, tensors: Mapping[str, LazyTensor]) -> nn.Module:
@@ -37,7 +41,7 @@ def pretrained(own: Own, tensors: Mapping[str, LazyTensor]) -> nn.Module:
         raise
     # Any other, because the exceptions of transformers have nothing in common.
     except Exception as error:
-        raise InputError(f"{config}: transformers cannot make this model, because {_short(error)}") from error
+        raise InputError(f"{config}: transformers cannot make this model, because {_short(error)}.") from error
     if found is None:
         raise InputError(f"{config}: transformers does not find all tensors of this model in {file.name}.")
     return found
@@ -85,6 +89,7 @@ def _class_of(folder: str) -> Any:
 
 
 def _short(error: Exception) -> str:
-    """The words of transformers, without its list of all models."""
-    words = " ".join(str(error).split())
-    return words if len(words) <= 300 else f"{words[:300]} …"
+    """The first sentence of transformers, because some list all its models."""
+    words = re.split(r"(?<=[.!?:])\s*\n|(?<=[.!?])\s+(?=[A-Z])", str(error).strip())[0]
+    words = " ".join(words.split()).rstrip(".:")
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]} …"

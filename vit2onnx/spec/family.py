@@ -27,7 +27,11 @@ PARTS = {
     "faults": ("FAULTS", "AMPLIFIED", "PREPROCESSING", "shrink"),
 }
 # What a part may have besides, because few families need it. Whoever asks says what stands for it elsewhere.
-OPTIONAL = {"recognition": ("TOWERS", "processor_keys"), "references": ("whole_inputs", "compare_texts")}
+OPTIONAL = {
+    "recognition": ("TOWERS", "KEPT_PREFIXES", "OF_WHOLE", "processor_keys"),
+    "layouts": ("unusable",),
+    "references": ("whole_inputs", "compare_texts"),
+}
 SCHEMA = "architecture.schema.yaml"
 # Stands for the layout in which a family's own publisher offers checkpoints.
 PUBLISHER = "publisher"

@@ -21,7 +21,7 @@ from vit2onnx.checkpoints.fetch import fetch_synthetic
 from vit2onnx.errors import InputError
 from vit2onnx.exporting.graph import export
 from vit2onnx.families.reference import Reference
-from vit2onnx.families.siglip2.architecture import EOS, KNOWN_DIFFERENCE, KORNIA_SCALES
+from vit2onnx.families.siglip2.architecture import KNOWN_DIFFERENCE, KORNIA_SCALES
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.outputs import compare_outputs
 from vit2onnx.runners import equinox as equinox_runner
@@ -29,6 +29,7 @@ from vit2onnx.runners import torch as torch_runner
 from vit2onnx.runners.onnx import run_graph
 from vit2onnx.self_test.chain import recipe_of, shrink
 from vit2onnx.spec.interface import cases_in, key_of
+from vit2onnx.spec.texts import EOS
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
 from vit2onnx.weights.model_file import open_model

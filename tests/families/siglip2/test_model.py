@@ -22,11 +22,12 @@ from torch.nn import functional
 from tests.rounding import LAYER_LIMIT, floors
 from vit2onnx.families.reference import Reference
 from vit2onnx.families.siglip2 import references
-from vit2onnx.families.siglip2.architecture import EOS, Architecture
+from vit2onnx.families.siglip2.architecture import Architecture
 from vit2onnx.families.siglip2.faults import shrink
 from vit2onnx.families.siglip2.model import Model
 from vit2onnx.nn.model import run, run_stages
 from vit2onnx.nn.naflex import resized_positions, resized_positions_p
+from vit2onnx.spec.texts import EOS
 from vit2onnx.spec.variant import Preprocessing, VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
 from vit2onnx.weights.leaves import leaf_names

@@ -235,6 +235,16 @@ def archive_skeleton(arch: Architecture) -> Any:
     return eqx.filter_eval_shape(Model, arch)
 
 
+def unusable(target: str, value: np.ndarray) -> str:
+    """Why a value of an archive leaf, though finite, makes outputs that are not; empty if it does not."""
+    if target != "logit_scale" or not np.isfinite(value).all():
+        return ""
+    with np.errstate(over="ignore"):
+        if np.isfinite(np.exp(value)).all():
+            return ""
+    return f"is {value.item():g}, but it is used as its exponential, which is no finite number in single precision"
+
+
 # What enters the residual stream of a block.
 INTO_STREAM = re.compile(r"\.blocks\.\d+\.(attn\.proj|mlp\.fc2)\.")
 # What is added up before the first norm.

@@ -19,12 +19,18 @@ TIMM = "attn_pool.latent"
 # Tensors whose names mark a backbone of this family, and the `model_type` of transformers' configs.
 MARKS = (
     f"{VISION}{PATCHES}",
+    f"{TEXT}{TOKENS}",
     PATCHES,
     TOKENS,
     f"{FLAX_VISION}embedding/kernel",
     f"{FLAX_TEXT}Embed_0/embedding",
     TIMM,
 )
+# Beginnings of the names in a model of both towers; the joint ones only such a model has.
+JOINT = ("logit_scale", "logit_bias", "params/t", "params/b")
+OF_WHOLE = rf"{VISION}|{TEXT}|{FLAX_VISION}|{FLAX_TEXT}|({'|'.join(JOINT)})$"
+# Of the layout in which a tower alone has the names that it has in the whole.
+KEPT_PREFIXES = {"big_vision": (FLAX_VISION, FLAX_TEXT)}
 OF_BOTH = ("siglip", "siglip2")
 OF_VISION = ("siglip_vision_model", "siglip2_vision_model")
 OF_TEXT = ("siglip_text_model", "siglip2_text_model")
@@ -49,23 +55,54 @@ def processor_keys(architecture: Mapping[str, Any]) -> dict[str, Any]:
 def recognise(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
     """Layout and architecture, as far as names and shapes show them; `None` if it is of another family.
 
-    Any `KeyError`, `IndexError`, `ValueError` or `ZeroDivisionError` means the same.
+    Raises `InputError` if a tensor that is needed for that is missing or has another shape.
     """
-    flax = f"{FLAX_VISION}embedding/kernel" in shapes, f"{FLAX_TEXT}Embed_0/embedding" in shapes
-    if any(flax):
-        return "big_vision", _joined(_flax_vision(shapes) if flax[0] else {}, _flax_text(shapes) if flax[1] else {})
+    try:
+        return _recognised(shapes)
+    except KeyError as error:
+        raise InputError(f"it lacks {error.args[0]}, which every model of this family has") from None
+    except (IndexError, ValueError, ZeroDivisionError):
+        raise InputError("its tables, patches or layers have shapes that no model of this family has") from None
+
+
+def _recognised(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
+    image, text = _begun(shapes, FLAX_VISION, FLAX_TEXT)
+    if image or text:
+        _check_joint(shapes, image, text)
+        return "big_vision", _joined(_flax_vision(shapes) if image else {}, _flax_text(shapes) if text else {})
     if TIMM in shapes:
         raise InputError(
             "it is an image tower in the layout of timm and OpenCLIP, which is not read; give the model as its"
             " publisher offers it on Hugging Face"
         )
-    whole = f"{VISION}{PATCHES}" in shapes, f"{TEXT}{TOKENS}" in shapes
-    if all(whole):
+    image, text = _begun(shapes, VISION, TEXT)
+    if image and text:
         return "huggingface", _joined(_vision(shapes, VISION), _text(shapes, TEXT))
-    # A tower alone is recognised where its own names begin.
-    if any(whole) or (PATCHES in shapes) == (TOKENS in shapes):
+    is_one = not (image or text)
+    if is_one:
+        image, text = PATCHES in shapes, TOKENS in shapes
+    if image == text:
         return None
-    return "huggingface", _joined(_vision(shapes), {}) if PATCHES in shapes else _joined({}, _text(shapes))
+    _check_joint(shapes, image, text)
+    # A tower alone is recognised where its own names begin.
+    if not is_one:
+        return None
+    return "huggingface", _joined(_vision(shapes), {}) if image else _joined({}, _text(shapes))
+
+
+def _begun(shapes: Shapes, *prefixes: str) -> tuple[bool, ...]:
+    """Of each prefix, whether a name begins with it."""
+    return tuple(any(name.startswith(prefix) for name in shapes) for prefix in prefixes)
+
+
+def _check_joint(shapes: Shapes, image: bool, text: bool) -> None:
+    """Raise `InputError` if one tower is there, and something that only a model of both has."""
+    if image != text and (joint := next((name for name in JOINT if name in shapes), "")):
+        other = "a text tower" if image else "an image tower"
+        raise InputError(
+            f"it holds {joint}, which only a model of both towers has, but nothing of {other}; give the whole file, or"
+            f" one without {joint}"
+        )
 
 
 def _joined(vision: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +112,7 @@ def _joined(vision: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
 
 def _vision(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
     if f"{prefix}embeddings.class_embedding" in shapes:
-        raise ValueError("it is a CLIP")
+        raise InputError(f"its image tower has {prefix}embeddings.class_embedding, as a CLIP has and a SigLIP has not")
     if f"{prefix}head.probe" not in shapes:
         raise InputError(
             f"its image tower lacks {prefix}head.probe and so gives no embedding; give one that has its pooling head"
