@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.limits import BY_PRECISION
+from vit2onnx.checkpoints.identity import known_variants
 from vit2onnx.errors import InputError
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spine import prove
@@ -38,3 +39,19 @@ def test_a_recipe_without_a_size_to_compare_at_is_refused(tiny, tmp_path: Path):
     with pytest.raises(InputError, match="The recipe wide accepts none of the sizes"):
         prove(tiny.spec, RECIPE, tiny.checkpoints["meta"], tmp_path, PHOTOGRAPHS, LIMITS, weights="synthetic")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "interface", "given", "lacking"),
+    [
+        ("text_model", "text", {"photographs": PHOTOGRAPHS}, "texts"),
+        ("model", "pair", {"photographs": PHOTOGRAPHS}, "texts"),
+        ("model", "pair", {"photographs": {}, "texts": {"first": [5, 1]}}, "photographs"),
+        ("model", "pair", {"photographs": PHOTOGRAPHS, "texts": {"first": [5, 1]}, "pairs": []}, "pairs"),
+        ("vision_model", "vision", {"photographs": {}}, "photographs"),
+    ],
+)
+def test_something_to_compare_on_is_asked_for(tmp_path: Path, name: str, interface: str, given, lacking: str):
+    recipe, spec = Recipe(name, 23, {}, interface), known_variants()["siglip2_base_patch16_224"]
+    with pytest.raises(InputError, match=f"The recipe {name} is compared on .*; give some {lacking}[.]"):
+        prove(spec, recipe, tmp_path / "model.safetensors", tmp_path, limits=LIMITS, **given)

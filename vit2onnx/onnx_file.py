@@ -87,6 +87,12 @@ def is_external(path: Path) -> bool:
     return any(one.file != path for one in initializers(path).values())
 
 
+def bytes_of(path: Path) -> int:
+    """The size of an ONNX file with its weights, wherever they are."""
+    external = (one.nbytes for one in initializers(path).values() if one.file != path)
+    return path.stat().st_size + sum(external)
+
+
 def metadata(path: Path) -> dict[str, str]:
     """The metadata of an ONNX file. Raises `InputError` if it is none."""
     with _opened(path) as (file, size):

@@ -13,6 +13,7 @@ from vit2onnx.exporting.graph import export
 from vit2onnx.files import atomic
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.inputs import inputs_of
+from vit2onnx.onnx_file import bytes_of
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.outputs import compare_outputs
 from vit2onnx.parity.preprocessing import compare_preprocessing
@@ -54,6 +55,10 @@ def prove(
     recipe accepts nothing of what is given.
     """
     interface = spec.interface(recipe.interface)
+    given = {"photographs": photographs, "texts": texts, "pairs": pairs}
+    needed = {"image": ["photographs"], "text": ["texts"], "pair": list(given)}[interface.kind]
+    if lacking := [name for name in needed if not given[name]]:
+        raise InputError(f"The recipe {recipe.name} is compared on {', '.join(needed)}; give some {lacking[0]}.")
     sizes = [*sizes, *spec.architecture.telling_sizes]
     cases = cases_of(interface, [recipe], images=list(photographs), texts=list(texts or {}), sizes=sizes, pairs=pairs)
     cases = [case for case in cases if interface.accepts(case, recipe)]
@@ -69,7 +74,7 @@ def prove(
     comparison = compare(spec, recipe, graph, inputs, references, features, batch_sizes, threads)
     pictured = [] if interface.kind == "text" else sizes_of(interface, [recipe], sizes)
     prepared = _prepared(spec, pictured, photographs)
-    return judge_graph(comparison, limits, record, prepared, bytes=graph.stat().st_size)
+    return judge_graph(comparison, limits, record, prepared, bytes=bytes_of(graph))
 
 
 def _prepared(

@@ -100,7 +100,7 @@ def test_a_whole_model_is_one_backbone_with_both_towers(whole):
     size = 0 if whole.name == "naflex" else 33
     expected = {**VISION, **OF_TEXT, "image_size": size, "projection_dim": 32, "activation": "gelu_tanh"}
     assert {key: getattr(spec.architecture, key) for key in expected} == expected
-    assert spec.own.assumed == ("preprocessing",)
+    assert spec.own.assumed == ("preprocessing", "preparation of texts")
     assert spec.own.nearest == ("siglip2_base_patch16_naflex" if size == 0 else "siglip2_base_patch16_224")
     assert spec.parameters == sum(value.numel() for value in load_file(whole / "model.safetensors").values())
 
@@ -171,6 +171,7 @@ def test_without_a_config_the_rest_is_assumed_and_told(fixed, tmp_path):
         "text_heads 1",
         "image_size 32",
         "preprocessing",
+        "preparation of texts",
     )
 
 
@@ -317,7 +318,7 @@ def test_a_processor_says_how_images_are_prepared(whole, tmp_path):
     (tmp_path / "given" / "processor_config.json").write_text(json.dumps({"image_processor": says}))
     spec = own_spec(tmp_path / "given")
     assert (spec.preprocessing.interpolation, spec.preprocessing.mean) == ("bicubic", (0.5, 0.4, 0.3))
-    assert spec.own.assumed == ()
+    assert spec.own.assumed == ("preparation of texts",)
     if whole.name == "naflex":
         says["patch_size"] = 16
         (tmp_path / "given" / "processor_config.json").write_text(json.dumps({"image_processor": says}))

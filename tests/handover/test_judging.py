@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import helper
 
 from tests.handover.conftest import change_json
 from tests.limits import BY_PRECISION
@@ -26,7 +28,7 @@ def evidence(tmp_path: Path) -> dict[str, Path]:
     """That of a graph of which nothing was compared, so that it fails on all legs."""
     names = {"graph": "static.onnx", "record": "checkpoint.json", "preprocessing": "preprocessing.json"}
     files = {name: tmp_path / file for name, file in names.items()}
-    files["graph"].write_text("a graph")
+    onnx.save(helper.make_model(helper.make_graph([], "nothing", [], [])), files["graph"])
     write_json(files["record"], {"weights": "synthetic", "official_file": None})
     write_json(files["preprocessing"], {"differences": []})
     found = Comparison("tiny", "static", sha256_of(files["graph"]), {"threads": 1}, ["transformers"], *[[]] * 9)

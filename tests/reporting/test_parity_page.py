@@ -142,7 +142,7 @@ def test_page_of_a_graph_that_passes(healthy: Comparison, text_of: Text) -> None
         "between 6 pairs of photographs: 99.9 % of 6144 are the same (largest swap margin 3.0e-08)",
         "the first 3 principal components of the patches turned by 1.0e-05° (gap behind them 0.034)",
         "The token that turned most turned by 3.0e-05°: cat 48x112, token 9",
-        "the publisher's transform 1 99 % 0.017",
+        "the original transform 1 99 % 0.017",
         # The file tells of itself, and of the checkpoint.
         "licence none: random numbers",
         "float32 RGB; bilinear, antialiased; times 1/255; mean 0.485, 0.456, 0.406; std 0.229, 0.224, 0.225",
@@ -267,14 +267,14 @@ def test_all_gates_make_one_verdict(
     found = verdicts_of(beyond, stages={"static": diverging}, preprocessing=prepared, self_test=tested)
     assert headline(found, REFERENCES) == (
         "FAILED: static.onnx does not match Hugging Face transformers; a stage of static.onnx is wrong;"
-        " photographs are not prepared as the publisher prepares them; these checks cannot be relied on."
+        " photographs are not prepared as for the original model; these checks cannot be relied on."
     )
     told = {fault["title"]: fault["sentences"][0] for fault in faults_section(found)}
     assert list(told) == ["static.onnx, outputs", "static.onnx, stage by stage", "preprocessing", "self-test"]
     _, stages, preprocessing, self_test = told.values()
     assert stages == "first divergence: blocks.1.mlp_raw, onnx and equinox, 3.1e-03, 400 x the noise floor"
     assert preprocessing.startswith(
-        "ours against the publisher's transform, share of values at another grey level (worst at"
+        "ours against the original transform, share of values at another grey level (worst at"
     )
     assert self_test == (
         "w1 and w2 exchanged (weights, ViT with SwiGLU) passes. The checks caught 2 of 3 planted faults, named the"
@@ -287,7 +287,7 @@ def test_preprocessing_fails_all_graphs_and_is_told_once(
 ) -> None:
     prepared = [row | {"differing_share": 0.5} for row in prepared]
     found = verdicts_of(healthy, replace(healthy, export="static"), preprocessing=prepared)
-    assert headline(found, REFERENCES) == "FAILED: photographs are not prepared as the publisher prepares them."
+    assert headline(found, REFERENCES) == "FAILED: photographs are not prepared as for the original model."
     assert len(faults_section(found)) == 1
     assert not any(judgement.passed for judgement in found)
 

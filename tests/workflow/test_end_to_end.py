@@ -297,7 +297,7 @@ def test_preprocessing_that_fails_fails_the_run_and_leaves_the_evidence(copied: 
     variant = copied / "results/synthetic" / TINY
     assert not list(variant.glob("*.passport.json"))
     page = (variant / "parity.html").read_text()
-    assert "FAILED: photographs are not prepared as the publisher prepares them." in page
+    assert "FAILED: photographs are not prepared as for the original model." in page
     # Not the graphs but what they are given: still, nothing here is to be used.
     assert "A verdict failed the run." in output
     assert "FAILED: 2 of 2 graphs are not at parity" in output

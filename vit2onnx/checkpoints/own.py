@@ -105,7 +105,10 @@ def recognised(
         raise InputError(f"{file} is of the family {backbone.family}, but the variant file of {told['family']}.")
     keys = optional(backbone.family, "recognition", "processor_keys", lambda _: {})({**seen, **unseen})
     prepared = _preprocessing(file.parent, release["preprocessing"], keys)
-    takes_images = not any(tower.takes_images for tower in _lacking(backbone.family, seen).values())
+    lacking = _lacking(backbone.family, seen)
+    towers = [tower for name, tower in towers_of(backbone.family).items() if name not in lacking]
+    takes_images = not towers or any(tower.takes_images for tower in towers)
+    takes_texts = not all(tower.takes_images for tower in towers)
     inner = [heads[name] for name in backbone.names.values() if not is_ignored(name, ignore)]
     # Some files hold numbers that count something.
     weights = [head for head in inner if not head.dtype.startswith(("int", "uint"))] or inner
@@ -133,7 +136,8 @@ def recognised(
         differs=tuple(_differences(backbone.family, found["architecture"], {**assume(usual, usual), **usual})),
         assumed=tuple(
             [f"{key} {value}" for key, value in unseen.items()]
-            + ([] if prepared or told or not takes_images else ["preprocessing"])
+            + ["preprocessing"] * (takes_images and not prepared and not told)
+            + ["preparation of texts"] * (takes_texts and not told)
         ),
     )
     return {**found, "own": asdict(own)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from vit2onnx.errors import InputError, first_few
 from vit2onnx.files import read_json, sha256_of
-from vit2onnx.onnx_file import metadata
+from vit2onnx.onnx_file import bytes_of, metadata
 from vit2onnx.parity.comparison import Comparison, Row, case_of
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
@@ -54,7 +54,7 @@ def judge_files(
         preprocessing,
         compared,
         finding_of(tested) if tested else None,
-        bytes=graph.stat().st_size,
+        bytes=bytes_of(graph),
         evidence={os.path.relpath(path, graph.parent): sha256_of(path) for path in evidence.values()},
     )
 

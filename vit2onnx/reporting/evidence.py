@@ -36,9 +36,7 @@ GATES = {
         "the checkpoint or the photograph is not the one whose features are published",
     ),
     "stages": Gate("{file}, stage by stage", "stages: ", "a stage of {files} is wrong"),
-    "preprocessing": Gate(
-        "preprocessing", "preprocessing: ", "photographs are not prepared as the publisher prepares them"
-    ),
+    "preprocessing": Gate("preprocessing", "preprocessing: ", "photographs are not prepared as for the original model"),
     "self_test": Gate("self-test", "self-test: ", "these checks cannot be relied on"),
 }
 

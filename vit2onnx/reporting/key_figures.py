@@ -105,7 +105,7 @@ def _neighbours(evidence: Evidence) -> KeyFigure:
 
 
 def _preprocessing(section: Mapping[str, Any]) -> KeyFigure:
-    what = "of pixel values equal the publisher's"
+    what = "of pixel values equal those of the original"
     own = next((row for row in section["others"] if row["name"] == PUBLISHER), None)
     if own is None:
         return KeyFigure(UNKNOWN, what, "nothing was compared", False)

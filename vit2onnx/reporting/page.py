@@ -27,7 +27,7 @@ SUBJECTS = {
 SUBJECTS |= {f"{name}{DOUBLE}": f"{words} in float64" for name, words in SUBJECTS.items()}
 # Ways to prepare photographs, likewise.
 PREPARATIONS = {
-    "publisher": "the publisher's transform",
+    "publisher": "the original transform",
     "publisher_float": "the same on a GPU or an old CPU",
     "transformers": "transformers' processor",
     "transformers_pil": "transformers' processor on Pillow",

@@ -81,8 +81,9 @@ def _listed(values: Iterable[Any]) -> str:
 def ledger_section(lines: Iterable[str]) -> dict[str, Any]:
     """How many tensors the checkpoint has, and which of them have no place in the model, or the model none in it."""
     rows = list(csv.DictReader(lines))
-    placed = [row for row in rows if row["source"] and row["target"]]
-    copied = [row for row in placed if row["transform"] == "copy"]
+    # By tensor, because one may be split among targets.
+    placed = {row["source"]: row["transform"] for row in rows if row["source"] and row["target"]}
+    copied = [source for source, transform in placed.items() if transform == "copy"]
     ignored = {row["source"]: row["transform"].removeprefix("ignored: ") for row in rows if not row["target"]}
     restored = {row["target"]: row["transform"] for row in rows if not row["source"]}
     # What is left out and made anew under the same name.
