@@ -44,8 +44,8 @@ def test_healthy_graph_in_plain_words(
         " limit: the largest of so many errors is a matter of chance",
         "99.95 % of first neighbours (images, regions, patches) stay the same; neighbours that changed places differ by"
         " 5.0e-08 of cosine; limit 1.0e-05",
-        "99 % of pixel values equal those of the original; limit: at least 96 %; the largest difference is 1 of 255 grey"
-        " levels",
+        "99 % of pixel values equal those of the original; limit: at least 96 %; the largest difference is 1 of 255"
+        " grey levels",
         "0 of 10 stages inside the network are wrong; at most 1.7 noise floors apart; limit 10",
         "3 of 3 faults planted on purpose were caught by these checks; 2 of 2 located; none of 2 healthy models"
         " flagged",

@@ -455,7 +455,7 @@ IN_MODEL = (
         NAFLEX,
         "vision.blocks.0.attn_raw",
         of_tower("vision", FirstPatches),
-        interface=VISION,
+        interface=PAIR,
     ),
     InModel("mask ignored", NAFLEX, "vision.blocks.0.attn_raw", of_tower("vision", NotMasked), interface=VISION),
     InModel("mask ignored in the head only", NAFLEX, "vision.head_attn", of_head(UnmaskedHead), interface=VISION),

@@ -129,8 +129,8 @@ def _images(arch: Architecture, axis: str) -> tuple[Port, ...]:
         Port(
             "pixel_values",
             (axis, "patches", 3 * arch.patch_size**2),
-            f"normalised RGB patches of an image that keeps its ratio, {MAX_PATCHES} with padding as published, row by row:"
-            " in each, rows of columns of channels; padding comes last",
+            f"normalised RGB patches of an image that keeps its ratio, {MAX_PATCHES} with padding as published, row by"
+            " row: in each, rows of columns of channels; padding comes last",
         ),
         Port("pixel_attention_mask", (axis, "patches"), "1 for a patch, 0 for padding", dtype="int32"),
         Port("spatial_shapes", (axis, 2), "rows and columns of patches", dtype="int64"),
