@@ -1,4 +1,4 @@
-"""The code on the page about SigLIP 2 runs as it stands there, with graphs that have the inputs of the real ones."""
+"""The code on the page about SigLIP2 runs as it stands there, with graphs that have the inputs of the real ones."""
 
 import re
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 Blocks are counted from zero. What is planted in one block is in the second of two, so that the first has to be found
 right. Embeddings hardly show some of these faults, because they are of length one: an exact GELU or another epsilon
-moves them by 1e-5 and less. Every fault names the interface for which it is examined.
+moves them by 1e-5 and less.
 """
 
 import dataclasses
@@ -100,101 +100,46 @@ def block_in_bfloat16(tensors: Tensors, _: Tensors) -> Tensors:
     return {name: x.astype(ml_dtypes.bfloat16).astype(np.float32) for name, x in block.items()}
 
 
+def in_its_graph(fault: InChain) -> InChain:
+    """A fault that is looked for in the graph of its tower, or of both towers, unless it names another."""
+    tower = fault.stage.partition(".")[0]
+    own = tower if tower in (VISION, TEXT) else PAIR
+    return fault if fault.interface in (VISION, TEXT, PAIR) else dataclasses.replace(fault, interface=own)
+
+
 HEAD = "vision.head."
 IN_WEIGHTS = (
-    InWeights("positions transposed", FIXED, EMBEDDED, edit("vision.positions", rows_for_columns), interface=VISION),
+    InWeights("positions transposed", FIXED, EMBEDDED, edit("vision.positions", rows_for_columns)),
+    InWeights("patch kernel transposed", FIXED, EMBEDDED, edit("vision.patch_embed.weight", transposed)),
+    InWeights("patch kernel flipped", FIXED, EMBEDDED, edit("vision.patch_embed.weight", flipped)),
+    InWeights("probe missing", FIXED, "vision.head_attn", edit(f"{HEAD}probe", np.zeros_like)),
     InWeights(
-        "patch kernel transposed", FIXED, EMBEDDED, edit("vision.patch_embed.weight", transposed), interface=VISION
-    ),
-    InWeights("patch kernel flipped", FIXED, EMBEDDED, edit("vision.patch_embed.weight", flipped), interface=VISION),
-    InWeights("probe missing", FIXED, "vision.head_attn", edit(f"{HEAD}probe", np.zeros_like), interface=VISION),
-    InWeights(
-        "key and value of the head exchanged",
-        FIXED,
-        "vision.head_attn",
-        exchange(f"{HEAD}attn.k.", f"{HEAD}attn.v."),
-        interface=VISION,
+        "key and value of the head exchanged", FIXED, "vision.head_attn", exchange(f"{HEAD}attn.k.", f"{HEAD}attn.v.")
     ),
     InWeights(
-        "query and key of the head exchanged",
-        FIXED,
-        "vision.head_attn",
-        exchange(f"{HEAD}attn.q.", f"{HEAD}attn.k."),
-        interface=VISION,
+        "query and key of the head exchanged", FIXED, "vision.head_attn", exchange(f"{HEAD}attn.q.", f"{HEAD}attn.k.")
     ),
     InWeights(
-        "bias of the head's queries missing",
-        FIXED,
-        "vision.head_attn",
-        edit(f"{HEAD}attn.q.bias", np.zeros_like),
-        interface=VISION,
+        "bias of the head's queries missing", FIXED, "vision.head_attn", edit(f"{HEAD}attn.q.bias", np.zeros_like)
     ),
+    InWeights("a bias of the head off by 1e-3", FIXED, "vision.pooled", edit(f"{HEAD}mlp.fc2.bias", off(1e-3))),
+    InWeights("norm of the head for the final norm", FIXED, "vision.norm", exchange("vision.norm.", f"{HEAD}norm.")),
+    InWeights("ids counted from one", FIXED, "text.token_embed", edit("text.token_embedding", next_row)),
     InWeights(
-        "a bias of the head off by 1e-3",
-        FIXED,
-        "vision.pooled",
-        edit(f"{HEAD}mlp.fc2.bias", off(1e-3)),
-        interface=VISION,
+        "positions of texts reversed", FIXED, "text.token_embed", edit("text.positions", lambda x: x[::-1].copy())
     ),
+    InWeights("bias of queries missing", FIXED, "text.blocks.1.q", edit("text.blocks.1.attn.q.bias", np.zeros_like)),
     InWeights(
-        "norm of the head for the final norm",
-        FIXED,
-        "vision.norm",
-        exchange("vision.norm.", f"{HEAD}norm."),
-        interface=VISION,
+        "norms exchanged", FIXED, "text.blocks.1.attn_in", exchange("text.blocks.1.norm1.", "text.blocks.1.norm2.")
     ),
-    InWeights(
-        "ids counted from one", FIXED, "text.token_embed", edit("text.token_embedding", next_row), interface=TEXT
-    ),
-    InWeights(
-        "positions of texts reversed",
-        FIXED,
-        "text.token_embed",
-        edit("text.positions", lambda x: x[::-1].copy()),
-        interface=TEXT,
-    ),
-    InWeights(
-        "bias of queries missing",
-        FIXED,
-        "text.blocks.1.q",
-        edit("text.blocks.1.attn.q.bias", np.zeros_like),
-        interface=TEXT,
-    ),
-    InWeights(
-        "norms exchanged",
-        FIXED,
-        "text.blocks.1.attn_in",
-        exchange("text.blocks.1.norm1.", "text.blocks.1.norm2."),
-        interface=TEXT,
-    ),
-    InWeights("a block in bfloat16", FIXED, "text.blocks.1.attn_in", block_in_bfloat16, interface=TEXT),
-    InWeights("projection without bias", FIXED, "text.pooled", edit("text.head.bias", np.zeros_like), interface=TEXT),
-    InWeights("bias of logits missing", FIXED, "logits_per_text", edit("logit_bias", np.zeros_like), interface=PAIR),
-    InWeights(
-        "bias and temperature exchanged",
-        FIXED,
-        "logits_per_text",
-        exchange("logit_bias", "logit_scale"),
-        interface=PAIR,
-    ),
-    InWeights(
-        "values of a patch by channel",
-        NAFLEX,
-        EMBEDDED,
-        edit("vision.patch_embed.weight", channels_first),
-        interface=VISION,
-    ),
-    InWeights(
-        "values of a patch by column",
-        NAFLEX,
-        EMBEDDED,
-        edit("vision.patch_embed.weight", columns_first),
-        interface=VISION,
-    ),
-    InWeights("table transposed", NAFLEX, EMBEDDED, edit("vision.positions", rows_for_columns), interface=VISION),
-    InWeights(
-        "an entry of the table off by 1e-3", NAFLEX, EMBEDDED, edit("vision.positions", off(1e-3)), interface=VISION
-    ),
+    InWeights("a block in bfloat16", FIXED, "text.blocks.1.attn_in", block_in_bfloat16),
+    InWeights("projection without bias", FIXED, "text.pooled", edit("text.head.bias", np.zeros_like)),
+    InWeights("bias of logits missing", FIXED, "logits_per_text", edit("logit_bias", np.zeros_like)),
+    InWeights("bias and temperature exchanged", FIXED, "logits_per_text", exchange("logit_bias", "logit_scale")),
+    InWeights("values of a patch by channel", NAFLEX, EMBEDDED, edit("vision.patch_embed.weight", channels_first)),
+    InWeights("values of a patch by column", NAFLEX, EMBEDDED, edit("vision.patch_embed.weight", columns_first)),
+    InWeights("table transposed", NAFLEX, EMBEDDED, edit("vision.positions", rows_for_columns)),
+    InWeights("an entry of the table off by 1e-3", NAFLEX, EMBEDDED, edit("vision.positions", off(1e-3))),
 )
 
 
@@ -391,65 +336,36 @@ def of_head(kind: type) -> Callable[[Any], Any]:
 
 
 IN_MODEL = (
-    InModel("exact GELU", FIXED, "vision.blocks.0.mlp_raw", in_parts(mlps_of("vision"), exact), interface=VISION),
-    InModel("exact GELU", FIXED, "text.blocks.0.mlp_raw", in_parts(mlps_of("text"), exact), interface=TEXT),
+    InModel("exact GELU", FIXED, "vision.blocks.0.mlp_raw", in_parts(mlps_of("vision"), exact)),
+    InModel("exact GELU", FIXED, "text.blocks.0.mlp_raw", in_parts(mlps_of("text"), exact)),
+    InModel("exact GELU in the head only", FIXED, "vision.pooled", in_parts(lambda m: [m.vision.head.mlp], exact)),
     InModel(
-        "exact GELU in the head only",
-        FIXED,
-        "vision.pooled",
-        in_parts(lambda m: [m.vision.head.mlp], exact),
-        interface=VISION,
+        "epsilon 1e-5 in the final norm only", FIXED, "vision.norm", in_parts(lambda m: [m.vision.norm], other_epsilon)
     ),
     InModel(
-        "epsilon 1e-5 in the final norm only",
-        FIXED,
-        "vision.norm",
-        in_parts(lambda m: [m.vision.norm], other_epsilon),
-        interface=VISION,
-    ),
-    InModel(
-        "epsilon 1e-5 in the final norm only",
-        FIXED,
-        "text.norm",
-        in_parts(lambda m: [m.text.norm], other_epsilon),
-        interface=TEXT,
+        "epsilon 1e-5 in the final norm only", FIXED, "text.norm", in_parts(lambda m: [m.text.norm], other_epsilon)
     ),
     InDouble(
-        "epsilon 1e-5 in the head only",
-        FIXED,
-        "vision.pooled",
-        in_parts(lambda m: [m.vision.head.norm], other_epsilon),
-        interface=VISION,
+        "epsilon 1e-5 in the head only", FIXED, "vision.pooled", in_parts(lambda m: [m.vision.head.norm], other_epsilon)
     ),
     InRounding(
         "a matrix product in TF32",
         FIXED,
         "text.blocks.1.mlp_raw",
         in_parts(lambda m: [m.text.blocks[1].mlp], lambda mlp: of_class(RoughMlp, mlp)),
-        interface=TEXT,
     ),
-    InModel("residual from the probe", FIXED, "vision.pooled", of_head(FromProbe), interface=VISION),
-    InModel("no residual in the head", FIXED, "vision.pooled", of_head(NoResidual), interface=VISION),
-    InModel("head before the final norm", FIXED, "vision.head_attn", of_tower("vision", BeforeNorm), interface=VISION),
-    InModel("embedding of the end of a text", FIXED, "text.pooled", of_tower("text", AtEnd), interface=TEXT),
-    InModel("padding of texts masked", FIXED, "text.blocks.0.attn_raw", of_tower("text", Masked), interface=TEXT),
-    InModel(
-        "temperature clamped at 100", FIXED, "logits_per_text", lambda m: of_class(ClampedScale, m), interface=PAIR
-    ),
-    InModel(
-        "logarithm of the temperature", FIXED, "logits_per_text", lambda m: of_class(UnitTemperature, m), interface=PAIR
-    ),
-    InModel(
-        "an epsilon in the length of embeddings",
-        FIXED,
-        "image_embeds",
-        lambda m: of_class(NotQuiteOne, m),
-        interface=PAIR,
-    ),
-    InModel("not antialiased", NAFLEX, EMBEDDED, of_tower("vision", NotAntialiased), interface=VISION),
-    InModel("corners aligned", NAFLEX, EMBEDDED, of_tower("vision", CornersAligned), interface=VISION),
-    InModel("places at corners", NAFLEX, EMBEDDED, of_tower("vision", FromCorner), interface=VISION),
-    InModel("columns and rows exchanged", NAFLEX, EMBEDDED, of_tower("vision", ExchangedShapes), interface=VISION),
+    InModel("residual from the probe", FIXED, "vision.pooled", of_head(FromProbe)),
+    InModel("no residual in the head", FIXED, "vision.pooled", of_head(NoResidual)),
+    InModel("head before the final norm", FIXED, "vision.head_attn", of_tower("vision", BeforeNorm)),
+    InModel("embedding of the end of a text", FIXED, "text.pooled", of_tower("text", AtEnd)),
+    InModel("padding of texts masked", FIXED, "text.blocks.0.attn_raw", of_tower("text", Masked)),
+    InModel("temperature clamped at 100", FIXED, "logits_per_text", lambda m: of_class(ClampedScale, m)),
+    InModel("logarithm of the temperature", FIXED, "logits_per_text", lambda m: of_class(UnitTemperature, m)),
+    InModel("an epsilon in the length of embeddings", FIXED, "image_embeds", lambda m: of_class(NotQuiteOne, m)),
+    InModel("not antialiased", NAFLEX, EMBEDDED, of_tower("vision", NotAntialiased)),
+    InModel("corners aligned", NAFLEX, EMBEDDED, of_tower("vision", CornersAligned)),
+    InModel("places at corners", NAFLEX, EMBEDDED, of_tower("vision", FromCorner)),
+    InModel("columns and rows exchanged", NAFLEX, EMBEDDED, of_tower("vision", ExchangedShapes)),
     InModel(
         "the first 256 patches only",
         NAFLEX,
@@ -457,8 +373,8 @@ IN_MODEL = (
         of_tower("vision", FirstPatches),
         interface=PAIR,
     ),
-    InModel("mask ignored", NAFLEX, "vision.blocks.0.attn_raw", of_tower("vision", NotMasked), interface=VISION),
-    InModel("mask ignored in the head only", NAFLEX, "vision.head_attn", of_head(UnmaskedHead), interface=VISION),
+    InModel("mask ignored", NAFLEX, "vision.blocks.0.attn_raw", of_tower("vision", NotMasked)),
+    InModel("mask ignored in the head only", NAFLEX, "vision.head_attn", of_head(UnmaskedHead)),
 )
 
 
@@ -473,54 +389,14 @@ def by_absolute_values(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
 
 
 IN_GRAPH = (
+    InGraph("exact GELU in the head only", FIXED, "vision.pooled", "Gelu", 2, attribute("approximate", "none")),
     InGraph(
-        "exact GELU in the head only",
-        FIXED,
-        "vision.pooled",
-        "Gelu",
-        2,
-        attribute("approximate", "none"),
-        interface=VISION,
+        "epsilon 1e-3 in the final norm", FIXED, "vision.norm", "LayerNormalization", 4, attribute("epsilon", 1e-3)
     ),
-    InGraph(
-        "epsilon 1e-3 in the final norm",
-        FIXED,
-        "vision.norm",
-        "LayerNormalization",
-        4,
-        attribute("epsilon", 1e-3),
-        interface=VISION,
-    ),
-    InGraph(
-        "key and value of the head exchanged",
-        FIXED,
-        "vision.head_attn",
-        "Attention",
-        2,
-        exchanged_inputs(1, 2),
-        interface=VISION,
-    ),
-    InGraph(
-        "causal attention", FIXED, "text.blocks.1.attn_raw", "Attention", 1, attribute("is_causal", 1), interface=TEXT
-    ),
-    InGraph(
-        "another scale of attention",
-        FIXED,
-        "text.blocks.1.attn_raw",
-        "Attention",
-        1,
-        attribute("scale", 0.2),
-        interface=TEXT,
-    ),
-    InGraph(
-        "a matrix product in TF32",
-        FIXED,
-        "text.blocks.1.mlp_raw",
-        "MatMul",
-        10,
-        inputs_in_half_precision,
-        interface=TEXT,
-    ),
+    InGraph("key and value of the head exchanged", FIXED, "vision.head_attn", "Attention", 2, exchanged_inputs(1, 2)),
+    InGraph("causal attention", FIXED, "text.blocks.1.attn_raw", "Attention", 1, attribute("is_causal", 1)),
+    InGraph("another scale of attention", FIXED, "text.blocks.1.attn_raw", "Attention", 1, attribute("scale", 0.2)),
+    InGraph("a matrix product in TF32", FIXED, "text.blocks.1.mlp_raw", "MatMul", 10, inputs_in_half_precision),
     InGraph(
         "absolute values for squares in the length of embeddings",
         FIXED,
@@ -528,12 +404,9 @@ IN_GRAPH = (
         "ReduceL2",
         0,
         by_absolute_values,
-        interface=PAIR,
     ),
-    InGraph("mask ignored", NAFLEX, "vision.blocks.1.attn_raw", "Attention", 1, without_mask, interface=VISION),
-    InGraph(
-        "mask ignored in the head only", NAFLEX, "vision.head_attn", "Attention", 2, without_mask, interface=VISION
-    ),
+    InGraph("mask ignored", NAFLEX, "vision.blocks.1.attn_raw", "Attention", 1, without_mask),
+    InGraph("mask ignored in the head only", NAFLEX, "vision.head_attn", "Attention", 2, without_mask),
 )
 
 # Those that have to do with other constants than the releases'.
@@ -548,4 +421,5 @@ PREPROCESSING = (
 )
 
 AMPLIFIED: Mapping[str, Amplify] = {}
-FAULTS: tuple[InChain, ...] = (*IN_WEIGHTS, *IN_MODEL, *IN_GRAPH)
+PLANTED: tuple[InChain, ...] = (*IN_WEIGHTS, *IN_MODEL, *IN_GRAPH)
+FAULTS = tuple(map(in_its_graph, PLANTED))
