@@ -59,8 +59,8 @@ def test_a_planted_fault_is_caught_and_placed(result: dict[str, Any], index: int
         # Measured 5.4 times the limit at least.
         told = max(row[name] / result["limits"][name] for name in TELLING["single"])
         assert told > 3 or "single" not in FAULTS[index].shows_in
-        # By far: measured 140 and 2.9e10 at least.
-        assert row["stage_floors"] > 50
+        # By far: measured 140 and 2.9e10 at least, and 18 floors where single precision rounds nearly as far.
+        assert row["stage_floors"] > (50 if "single" in FAULTS[index].shows_in else 15)
         assert row["floors_double"] > 1e7 or FAULTS[index].shows_in == ("single",)
 
 
