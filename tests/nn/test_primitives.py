@@ -132,6 +132,10 @@ def examples() -> dict[str, Example]:
         "first_rows": Example(primitives.first_rows, (normal(17, 9, 24), ids), lambda table, ids: table[:4]),
         "last_token": Example(primitives.last_token, (x,), lambda x: x[:, -1]),
         "l2_normalise": Example(primitives.l2_normalise, (uneven,), in_torch(partial(functional.normalize, dim=-1))),
+        "dot_products": Example(primitives.dot_products, (normal(19, 5, 24), normal(20, 3, 24)), lambda x, y: x @ y.T),
+        "dot_products_of_odd_rows": Example(
+            primitives.dot_products, (normal(19, 5, 7), normal(20, 3, 7)), lambda x, y: x @ y.T
+        ),
         "add_to_each": Example(primitives.add_to_each, (x, normal(18, 7, 24)), np.add),
         "scale_by_one_number": Example(primitives.scale, (x, gamma[:1]), np.multiply),
         "residual": Example(primitives.residual, (x, 3 * x[::-1]), lambda x, y: np.add(x, y)),
@@ -190,6 +194,7 @@ def test_a_traced_call_is_one_operation(example: Example):
 def test_every_primitive_has_an_example():
     ours = {name.removesuffix("_p") for name in vars(primitives) if name.endswith("_p")}
     again = {"linear_without_bias", "depthwise_convolution", "masked_attention", "scale_by_one_number"}
+    again |= {"dot_products_of_odd_rows"}
     assert ours == EXAMPLES.keys() - again
 
 

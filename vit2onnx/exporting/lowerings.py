@@ -126,9 +126,19 @@ def first_rows(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], 
 
 @lowers(primitives.l2_normalise_p)
 def l2_normalise(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    # Not LpNormalization, which makes zeros of zeros, and which runtimes know less well.
-    length = builder.ReduceL2(*inputs, _integers(builder, -1), keepdims=1)
-    return builder.Div(*inputs, length, _outputs=[name])
+    # Not ReduceL2 or LpNormalization, which onnxruntime adds up one by one, and so rounds four times as far.
+    squares = builder.ReduceSum(builder.Mul(*inputs, *inputs), _integers(builder, -1), keepdims=1)
+    return builder.Div(*inputs, builder.Sqrt(squares), _outputs=[name])
+
+
+@lowers(primitives.dot_products_p)
+def dot_products(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    parts = _integers(builder, 0, math.gcd(primitives.SUMS, inputs[0].shape[1]), -1)
+    x, y = (
+        builder.Transpose(builder.Reshape(rows, parts), perm=perm)
+        for rows, perm in zip(inputs, ([1, 0, 2], [1, 2, 0]), strict=True)
+    )
+    return builder.ReduceSum(builder.MatMul(x, y), _integers(builder, 0), keepdims=0, _outputs=[name])
 
 
 @lowers(primitives.flatten_grid_p)

@@ -19,6 +19,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from jaxtyping import Array, Bool, Float, Int
 
+# How many sums each dot product is made of at most. onnxruntime adds up few rows one product after the other, and one
+# sum of 768 products rounds four times as far as torch does.
+SUMS = 8
+
 
 def primitive(name: str, meaning: Callable[..., Array]) -> Primitive:
     """Make a primitive whose value and XLA lowering are `meaning`; its output has the first input's dtype."""
@@ -145,6 +149,12 @@ def _l2_normalise(x: Array) -> Array:
     return x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True))
 
 
+def _dot_products(x: Array, y: Array) -> Array:
+    parts = math.gcd(SUMS, x.shape[1])
+    x, y = (rows.reshape(rows.shape[0], parts, rows.shape[1] // parts).swapaxes(0, 1) for rows in (x, y))
+    return jnp.sum(jnp.einsum("pxc,pyc->pxy", x, y), axis=0)
+
+
 def _add_to_each(x: Array, same: Array) -> Array:
     return x + same
 
@@ -176,6 +186,7 @@ pairs_p = primitive("pairs", _pairs)
 embedding_p = primitive("embedding", _embedding)
 first_rows_p = primitive("first_rows", _first_rows)
 l2_normalise_p = primitive("l2_normalise", _l2_normalise)
+dot_products_p = primitive("dot_products", _dot_products)
 add_to_each_p = primitive("add_to_each", _add_to_each)
 flatten_grid_p = primitive("flatten_grid", _flatten_grid)
 for_every_image_p = primitive("for_every_image", _for_every_image)
@@ -315,8 +326,13 @@ def first_rows(table: Float[Array, "rows embed_dim"], ids: Int[Array, "batch tok
 
 
 def l2_normalise(x: Float[Array, "*batch embed_dim"]) -> Float[Array, "*batch embed_dim"]:
-    """The last axis brought to length one; zeros become NaN. ONNX: `ReduceL2` and `Div`."""
+    """The last axis brought to length one; zeros become NaN. ONNX: `Mul`, `ReduceSum`, `Sqrt` and `Div`."""
     return l2_normalise_p.bind(x)
+
+
+def dot_products(x: Float[Array, "rows embed_dim"], y: Float[Array, "others embed_dim"]) -> Float[Array, "rows others"]:
+    """The dot product of every row with every other. ONNX: `Reshape`, `Transpose`, `MatMul` and `ReduceSum`."""
+    return dot_products_p.bind(x, y)
 
 
 def add_to_each(x: Float[Array, "..."], same: Float[Array, "..."]) -> Float[Array, "..."]:

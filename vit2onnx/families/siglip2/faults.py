@@ -383,9 +383,9 @@ def without_mask(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
     del node.input[3:]
 
 
-def by_absolute_values(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
-    """The sum of absolute values."""
-    node.op_type = "ReduceL1"
+def not_at_all(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """The node's input as it is."""
+    node.op_type = "Identity"
 
 
 IN_GRAPH = (
@@ -398,12 +398,12 @@ IN_GRAPH = (
     InGraph("another scale of attention", FIXED, "text.blocks.1.attn_raw", "Attention", 1, attribute("scale", 0.2)),
     InGraph("a matrix product in TF32", FIXED, "text.blocks.1.mlp_raw", "MatMul", 10, inputs_in_half_precision),
     InGraph(
-        "absolute values for squares in the length of embeddings",
+        "embeddings divided by the square of their length",
         FIXED,
         "image_embeds",
-        "ReduceL2",
+        "Sqrt",
         0,
-        by_absolute_values,
+        not_at_all,
     ),
     InGraph("mask ignored", NAFLEX, "vision.blocks.1.attn_raw", "Attention", 1, without_mask),
     InGraph("mask ignored in the head only", NAFLEX, "vision.head_attn", "Attention", 2, without_mask),

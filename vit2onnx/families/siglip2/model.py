@@ -20,6 +20,7 @@ from vit2onnx.nn.naflex import resized_positions
 from vit2onnx.nn.primitives import (
     add_to_each,
     attention,
+    dot_products,
     embedding,
     first_rows,
     first_token,
@@ -27,7 +28,6 @@ from vit2onnx.nn.primitives import (
     for_every_image,
     l2_normalise,
     last_token,
-    linear,
     pairs,
     residual,
     scale,
@@ -207,7 +207,7 @@ class Model(eqx.Module):
         if interface != "pair" or self.logit_scale is None or self.logit_bias is None:
             return {}
         images, texts = (l2_normalise(pooled[name]) for name in ("vision", "text"))
-        scaled = scale(linear(texts, images.T, None), jnp.exp(self.logit_scale))
+        scaled = scale(dot_products(texts, images), jnp.exp(self.logit_scale))
         logits = add_to_each(scaled, self.logit_bias)
         return {"image_embeds": images, "text_embeds": texts, "logits_per_text": logits, "logits_per_image": logits.T}
 
