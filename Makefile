@@ -48,9 +48,9 @@ run: .venv/installed
 proof: CONFIGS := config/whole_proof.yaml
 proof: run
 
-# Three test files at a time on two cores, because many of them wait for Snakemake.
+# Two test files at a time, because most of them use one core.
 test: .venv/installed
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # In two minutes: format, lint, types, and the tests that run no large model and no workflow.
 check: .venv/installed

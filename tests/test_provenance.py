@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,26 +14,30 @@ from vit2onnx import provenance
 from vit2onnx.provenance import closure, code_digest, versions
 
 
+def forget() -> None:
+    """Within a process the package does not change, so what was read of it is kept."""
+    for function in (code_digest, provenance.imported, provenance.modules_of):
+        function.cache_clear()
+
+
 @pytest.fixture
-def package(tmp_path, monkeypatch) -> Path:
+def package(tmp_path, monkeypatch) -> Iterator[Path]:
     """A copy of the package that a test may change."""
     copy = shutil.copytree(provenance.PACKAGE, tmp_path / "vit2onnx")
     monkeypatch.setattr(provenance, "PACKAGE", copy)
     monkeypatch.setattr(provenance, "FAMILIES", copy / "families")
-    return copy
+    forget()
+    yield copy
+    forget()
 
 
 def digests_after(package: Path, changed: str, *families: str) -> set[str]:
     """The scripts whose digest for some families is another after a change of a file."""
     scripts = [path.stem for path in provenance.SCRIPTS.glob("*.py")]
-    # Within a process the package does not change, so digests are kept.
-    for function in (code_digest, provenance.imported):
-        function.cache_clear()
     before = {script: code_digest(script, *families) for script in scripts}
     with (package / changed).open("a") as file:
         file.write("# changed\n")
-    for function in (code_digest, provenance.imported):
-        function.cache_clear()
+    forget()
     return {script for script in scripts if code_digest(script, *families) != before[script]}
 
 

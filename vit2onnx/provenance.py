@@ -2,7 +2,7 @@
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,13 +60,14 @@ def imported(path: Path) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(names), frozenset(parts)
 
 
-def modules_of(path: Path) -> Iterator[Path]:
+@cache
+def modules_of(path: Path) -> tuple[Path, ...]:
     """The modules of this package that a file imports itself, in the order of their names, and the packages around."""
-    for name in sorted(imported(path)[0]):
-        first, *parts = name.split(".")
-        for end in range(len(parts) + 1) if first == PACKAGE.name else ():
-            base = PACKAGE.joinpath(*parts[:end])
-            yield from (file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file())
+    split = [name.split(".") for name in sorted(imported(path)[0])]
+    inner = [parts for first, *parts in split if first == PACKAGE.name]
+    bases = (PACKAGE.joinpath(*parts[:end]) for parts in inner for end in range(len(parts) + 1))
+    files = (file for base in bases for file in (base.with_suffix(".py"), base / "__init__.py"))
+    return tuple(file for file in files if file.is_file())
 
 
 def _with_data(modules: set[Path]) -> set[Path]:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,17 @@ STRICT = extend(
 
 def faults_of(mapping: Mapping[str, Any], schema: Path, *path: str) -> list[str]:
     """What a schema refuses in data, one sentence per key. `path` is the place of the data in its file."""
-    validator = STRICT(yaml.safe_load(schema.read_text()))
-    errors = sorted(validator.iter_errors(mapping), key=lambda error: [str(key) for key in error.absolute_path])
+    errors = sorted(
+        _validator(schema).iter_errors(mapping), key=lambda error: [str(key) for key in error.absolute_path]
+    )
     wheres = ((".".join(map(str, (*path, *error.absolute_path))) or "top level", error) for error in errors)
     return [f"{where}: {_message(error)}" for where, error in wheres]
+
+
+@cache
+def _validator(schema: Path) -> Any:
+    # Cached, because every variant is checked against the same schema, which takes longer to read than to apply.
+    return STRICT(yaml.safe_load(schema.read_text()))
 
 
 def _message(error: ValidationError) -> str:
