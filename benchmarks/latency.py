@@ -129,6 +129,9 @@ def measure(reference: Reference, spec: VariantSpec, folder: Path, interface: st
     files, attribute = FILES[interface]
     inputs = inputs_for(spec, interface, options.batch, tuple(options.size))
     model = filled_model(reference)
+    for module in model.modules():
+        # The reference resizes the positions of NaFlex in double precision, which peers cannot export.
+        vars(module).pop("resize_positional_embeddings", None)
     model = model.get_submodule(attribute) if attribute and hasattr(model, attribute) else model
     ours = {name: folder / file for name, file in files.items() if (folder / file).is_file()}
     if any(value.shape[2:] != (224, 224) for value in inputs.values()) or options.batch != 1:

@@ -2,9 +2,7 @@
 
     check_inputs(session, {"input_ids": ids, "pixel_values": pixels})
 
-raises an error in one sentence for what can be seen to be wrong. It cannot see upper case in a text, another
-tokenizer's ids within the vocabulary, pixels of 0 to 1, another resize, channels in another order, or rows and columns
-of patches that are exchanged.
+raises an error in one sentence for what can be seen to be wrong. docs/siglip2.md lists what it cannot see.
 """
 
 import json
@@ -31,10 +29,10 @@ def check_inputs(session: ort.InferenceSession, inputs: Mapping[str, np.ndarray]
     """Raise `InputError` if inputs do not fit a graph that vit2onnx has written.
 
     Values must be numpy arrays and no subclass. Names, types and shapes must be those of the graph, and sizes of one
-    name the same everywhere. Of patches, the mask and the shapes must say the same. Numbers must be finite, and pixels
-    within the range of the file's normalisation, channel by channel; patches behind the mask may have any finite
-    numbers. Token ids must be of the vocabulary. If the file says how a text ends, its ids must not begin with `<bos>`,
-    and must end with `<eos>` and be filled up on the right with `<pad>`.
+    name the same everywhere. `pixel_attention_mask` and `spatial_shapes` must describe the same patches. Numbers must
+    be finite, and pixels within the range of the file's normalisation, channel by channel; patches behind the mask may
+    have any finite numbers. Token ids must be of the vocabulary. If the file says how a text ends, its ids must not
+    begin with `<bos>`, and must end with `<eos>` and be filled up on the right with `<pad>`.
     """
     ports = {port.name: port for port in session.get_inputs()}
     if missing := [name for name in ports if name not in inputs]:

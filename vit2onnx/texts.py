@@ -1,4 +1,4 @@
-"""Texts as the publisher prepares them: in lower case, cut into tokens, ended, and filled up to a fixed length.
+"""Texts as transformers prepares them for SigLIP2: lower case, tokens, `<eos>`, and padding to a fixed length.
 
 Only `Tokenizer` needs the library `tokenizers`, so ids can be made an input without it.
 """
@@ -21,7 +21,7 @@ MOST_BYTES = 200_000_000
 
 
 class Tokenizer:
-    """The words of a user's `tokenizer.json`, as Hugging Face ships it with a model, to be used as in training.
+    """A user's `tokenizer.json`, set up as for SigLIP2 whatever the file itself asks for.
 
     Texts are put into lower case, and nothing is put before them. Truncation, padding and added tokens that the
     file asks for are switched off. `sha256` is that of the file, and `vocab_size` is one more than its largest id.

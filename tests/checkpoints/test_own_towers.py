@@ -135,7 +135,7 @@ def test_a_tower_of_a_whole_model_is_taken_if_it_is_asked_for(whole, tmp_path):
         assert archive_of(spec, tmp_path) == alone
         with (tmp_path / "out" / "ledger.csv").open() as file:
             reasons = {row["transform"] for row in csv.DictReader(file) if row["source"] == "logit_bias"}
-        assert reasons == {'ignored: the user\'s ignore "logit_*"' if ignore else "ignored: of another tower"}
+        assert reasons == {'ignored: the user\'s ignore "logit_*"' if ignore else "ignored: not of the chosen tower"}
     # Whatever is of neither tower has to be named.
     more = rewritten(whole, tmp_path / "more", lambda state: state | {"classifier.bias": torch.ones(3)})
     with pytest.raises(InputError, match=r"leave them out with IGNORE='classifier\.\*' \(make\)"):

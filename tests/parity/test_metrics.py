@@ -7,8 +7,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from vit2onnx.families.interface import images_to_tokens
 from vit2onnx.parity.metrics import difference, severity, token_groups, worst
-from vit2onnx.spec.interface import Port, images_to_tokens
+from vit2onnx.spec.interface import Port
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from vit2onnx.errors import InputError
+from vit2onnx.families.interface import images_to_tokens
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.parity.outputs import check_evidence
 from vit2onnx.parity.photographs import no_evidence, telling_first
-from vit2onnx.spec.interface import images_to_tokens
 from vit2onnx.spec.variant import VariantSpec
 
 IMAGES = Path("resources/images").resolve()

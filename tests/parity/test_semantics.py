@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vit2onnx.families.interface import images_to_tokens
 from vit2onnx.parity import semantics
 from vit2onnx.parity.semantics import View, common_size, compare_semantics, rank_changes, subspace_angle, view
 from vit2onnx.spec.case import GOLDEN, Case
-from vit2onnx.spec.interface import images_to_tokens
 
 PREFIX, PATCH, CHANNELS = 2, 16, 32
 INTERFACE = images_to_tokens(CHANNELS, PATCH, registers=PREFIX - 1)

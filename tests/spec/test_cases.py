@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from vit2onnx.families.interface import images_to_tokens
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.cases import case_of_stages, cases_of, fixed_size, sizes_of
-from vit2onnx.spec.interface import Interface, Port, images_to_tokens
+from vit2onnx.spec.interface import Interface, Port
 from vit2onnx.spec.recipe import Recipe
 
 STATIC = Recipe("static", 23, {"batch": 1, "height": 224, "width": 224})

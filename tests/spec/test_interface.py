@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from vit2onnx.families.interface import images_to_tokens
 from vit2onnx.spec.case import Case
-from vit2onnx.spec.interface import Derived, Group, Interface, Port, cases_in, images_to_tokens, key_of, of_cases
+from vit2onnx.spec.interface import Derived, Group, Interface, Port, cases_in, key_of, of_cases
 from vit2onnx.spec.recipe import Recipe
 
 VIT = images_to_tokens(embed_dim=48, patch_size=16, registers=4)
@@ -205,7 +206,7 @@ def test_weights_are_told_by_tower_and_by_name():
 
 def test_only_images_that_are_cut_into_patches_before_are_of_whole_patches():
     assert (VIT.takes_patches, TEXT.takes_patches, PADDED.takes_patches) == (False, False, True)
-    assert (VIT.whole((70, 101)), PADDED.whole((71, 1))) == ((70, 101), (70, 2))
+    assert (VIT.whole_patches((70, 101)), PADDED.whole_patches((71, 1))) == ((70, 101), (70, 2))
 
 
 def test_what_is_a_part_of_another_output_is_not_compared_by_itself():

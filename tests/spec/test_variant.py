@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from vit2onnx.errors import InputError
+from vit2onnx.families.interface import images_to_tokens
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.family import part
-from vit2onnx.spec.interface import images_to_tokens
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec, read_variants
 from vit2onnx.weights.model_file import skeleton_of

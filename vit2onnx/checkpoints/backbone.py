@@ -138,22 +138,22 @@ def backbones_of(path: Path, heads: Mapping[str, Head]) -> list[Backbone]:
     return [_with_rest(one, names, places, refused) for one in found]
 
 
-def _kept_together(whole: Backbone, heads: Mapping[str, Head]) -> list[Backbone]:
+def _kept_together(model: Backbone, heads: Mapping[str, Head]) -> list[Backbone]:
     """The towers of a whole model in a layout in which a tower alone has the names that it has in the whole."""
     found = []
-    for start in optional(whole.family, "recognition", "KEPT_PREFIXES", {}).get(whole.layout, ()):
-        names = {plain: name for plain, name in whole.names.items() if plain.startswith(start)}
-        seen = part(whole.family, "recognition").recognise({plain: heads[name].shape for plain, name in names.items()})
-        if seen and seen[1] != whole.architecture:
-            prefix = f"{whole.prefix}{start}"
-            found.append(Backbone(whole.family, whole.layout, prefix, seen[1], names, whole.prefix))
+    for start in optional(model.family, "recognition", "KEPT_PREFIXES", {}).get(model.layout, ()):
+        names = {plain: name for plain, name in model.names.items() if plain.startswith(start)}
+        seen = part(model.family, "recognition").recognise({plain: heads[name].shape for plain, name in names.items()})
+        if seen and seen[1] != model.architecture:
+            prefix = f"{model.prefix}{start}"
+            found.append(Backbone(model.family, model.layout, prefix, seen[1], names, model.prefix))
     return found
 
 
 def _with_rest(
     one: Backbone, names: Mapping[str, str], places: Set[tuple[str, str]], refused: Mapping[tuple[str, str], str]
 ) -> Backbone:
-    """A backbone with what there is of the model of which it is a tower by its prefix, if it is one."""
+    """A backbone; if it is a tower, with the prefix and the other tensors of its whole model."""
     within = one.within
     for tower in towers_of(one.family).values():
         if within is None and one.prefix.endswith(tower.prefix):
@@ -165,7 +165,9 @@ def _with_rest(
     rest = tuple(name for plain, name in beside if re.match(of_whole, plain.removeprefix(within)))
     fault = ""
     if rest and (one.family, within) not in places:
-        fault = refused.get((one.family, within), f"it holds {rest[0]} and others, but not the model that has them")
+        fault = refused.get(
+            (one.family, within), f"tensors such as {rest[0]} belong to a larger model, which is not complete"
+        )
     return replace(one, within=within, rest=rest, fault=fault)
 
 
@@ -235,7 +237,7 @@ def _lora(path: Path) -> str:
 
 
 def beside(heads: Mapping[str, Head], backbone: Backbone) -> list[str]:
-    """The names of tensors beside a backbone, in the mapping that holds it."""
+    """The names of tensors beside a backbone and the model of which it is a tower, in the mapping that holds it."""
     inner = {*backbone.names.values(), *backbone.rest}
     groups = {heads[name].group for name in backbone.names.values()}
     return [name for name, head in heads.items() if name not in inner and head.group in groups]

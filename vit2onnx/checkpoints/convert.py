@@ -69,13 +69,13 @@ def convert_checkpoint(spec: VariantSpec, checkpoint: Path, archive: Path, ledge
         for key, entry in fit.ignored.items():
             value = tensors[key].read()
             rows.append(row(key, "", f"ignored: {entry.reason}", value, sha256(value), ""))
-            if not entry.is_weight and not np.array_equal(value.reshape(-1), np.arange(value.size)):
-                faults.append(f"tensor {key} does not count from zero, and models here have no other positions")
+            if entry.counts and not np.array_equal(value.reshape(-1), np.arange(value.size)):
+                faults.append(f"tensor {key} must count from zero, because other positions are not supported")
             if entry.same_as and not np.array_equal(value, tensors[entry.same_as].read()):
                 faults.append(f"tensor {key} is not the same as {entry.same_as}")
         raise_faults(str(checkpoint), faults)
         for key, (pattern, tensor) in opened.left_out.items():
-            reason = f'ignored: the user\'s ignore "{pattern}"' if pattern else "ignored: of another tower"
+            reason = f'ignored: the user\'s ignore "{pattern}"' if pattern else "ignored: not of the chosen tower"
             rows.append(LedgerRow(key, "", reason, "x".join(map(str, tensor.shape)), tensor.dtype, "", ""))
         with new_ledger.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(LedgerRow.__annotations__))

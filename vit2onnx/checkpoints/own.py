@@ -29,6 +29,9 @@ from vit2onnx.families.recognition import Tower
 from vit2onnx.spec.family import optional, part
 from vit2onnx.spec.variant import NAME, Own, VariantSpec, variant_file
 
+# What is assumed of texts.
+TEXTS = "preparation of texts"
+
 
 def config_of(file: Path, backbone: Backbone) -> tuple[str, dict[str, Any]] | None:
     """The backbone's part of transformers' `config.json` beside a checkpoint, after its key ("" for the whole file).
@@ -48,7 +51,7 @@ def config_of(file: Path, backbone: Backbone) -> tuple[str, dict[str, Any]] | No
         if isinstance(value, dict) and value.get("model_type") in types and _has_towers(backbone, value)
     }
     if config.get("model_type") in types:
-        # If none agrees, it is the first that says what is wrong.
+        # If none agrees, the first is returned, and the caller reports how it contradicts the tensors.
         found = {**inner, "": config} if towers_of(backbone.family) else {"": config, **inner}
     elif len(inner) == 1 or (inner and towers_of(backbone.family)):
         found = inner
@@ -60,7 +63,7 @@ def config_of(file: Path, backbone: Backbone) -> tuple[str, dict[str, Any]] | No
     kind = f"is of the type {config['model_type']!r}" if "model_type" in config else "names no model_type"
     raise InputError(
         f"{path} {kind}, but the tensors of {file.name} are those of"
-        f" {' or '.join(types)}; put the config.json beside it that was saved with it."
+        f" {' or '.join(types)}; use the config.json that was saved with the checkpoint."
     )
 
 
@@ -108,7 +111,6 @@ def recognised(
     lacking = _lacking(backbone.family, seen)
     towers = [tower for name, tower in towers_of(backbone.family).items() if name not in lacking]
     takes_images = not towers or any(tower.takes_images for tower in towers)
-    takes_texts = not all(tower.takes_images for tower in towers)
     inner = [heads[name] for name in backbone.names.values() if not is_ignored(name, ignore)]
     # Some files hold numbers that count something.
     weights = [head for head in inner if not head.dtype.startswith(("int", "uint"))] or inner
@@ -137,7 +139,7 @@ def recognised(
         assumed=tuple(
             [f"{key} {value}" for key, value in unseen.items()]
             + ["preprocessing"] * (takes_images and not prepared and not told)
-            + ["preparation of texts"] * (takes_texts and not told)
+            + [TEXTS] * optional(backbone.family, "recognition", "assumes_texts", lambda _: False)({**seen, **unseen})
         ),
     )
     return {**found, "own": asdict(own)}
@@ -189,22 +191,25 @@ def _contradicting(seen: Mapping[str, Any], said: Mapping[str, Any]) -> list[str
     return [key for key, value in said.items() if key in seen and seen[key] != value]
 
 
+def _said(backbone: Backbone, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The architecture that a config gives; `None` if it cannot be read."""
+    try:
+        said: dict[str, Any] = part(backbone.family, "recognition").read_config(config)
+    except (InputError, TypeError, ValueError, ArithmeticError):
+        return None
+    return said
+
+
 def _agrees(backbone: Backbone, config: Mapping[str, Any]) -> bool:
     """Whether a config can be read and contradicts the tensors in no field."""
-    try:
-        said = part(backbone.family, "recognition").read_config(config)
-    except (InputError, TypeError, ValueError, ArithmeticError):
-        return False
-    return not _contradicting(backbone.architecture, said)
+    said = _said(backbone, config)
+    return said is not None and not _contradicting(backbone.architecture, said)
 
 
 def _has_towers(backbone: Backbone, config: Mapping[str, Any]) -> bool:
     """Whether a config is of a model with the same towers, as far as it can be read."""
-    try:
-        said = part(backbone.family, "recognition").read_config(config)
-    except (InputError, TypeError, ValueError, ArithmeticError):
-        return True
-    return _lacking(backbone.family, said).keys() == _lacking(backbone.family, backbone.architecture).keys()
+    said, towers = _said(backbone, config), _lacking(backbone.family, backbone.architecture)
+    return said is None or _lacking(backbone.family, said).keys() == towers.keys()
 
 
 def _lacking(family: str, architecture: Mapping[str, Any]) -> dict[str, Tower]:
@@ -395,11 +400,13 @@ def in_words(spec: VariantSpec) -> list[str]:
     )
     if own.prepared:
         lines.append(f"Photographs are prepared with {own.prepared}.")
-    if own.assumed:
+    if assumed := [what for what in own.assumed if what != TEXTS]:
         lines.append(
-            f"ASSUMED as in {own.nearest}, because nothing tells: {', '.join(own.assumed)}. If that is wrong,"
+            f"ASSUMED as in {own.nearest}, because nothing tells: {', '.join(assumed)}. If that is wrong,"
             " correct it in a variant file (python -m vit2onnx.describe FILE --variant-file …)."
         )
+    if TEXTS in own.assumed:
+        lines.append(f"ASSUMED: texts are prepared as for {own.nearest}. No file of a checkpoint says so.")
     if own.ignore:
         lines.append(f"Left out, as you asked: {', '.join(own.ignore)}.")
     # Names and patterns may be a stranger's.

@@ -22,10 +22,10 @@ from vit2onnx.weights.keytable import LazyTensor
 class Opened:
     """The tensors of a checkpoint that belong to a variant, by the names of their layout, and the file's other tensors.
 
-    `origins` has the file's own names where they differ. `left_out` has tensors that the user wants to be ignored, with
-    the pattern that says so, and `inside` the backbone's names of those that lie in it. The pattern is empty for the
-    rest of a model of which the user asks for one tower. `beside` has the names of all others in the mapping that holds
-    the backbone.
+    `origins` has the file's own names where they differ. `left_out` has the tensors that are left out, each with the
+    user's pattern, or with an empty one if it belongs to the whole model but not to the chosen tower. `inside` has the
+    backbone's names of those that a pattern took out of it. `beside` has the names of all others in the mapping that
+    holds the backbone.
     """
 
     path: Path

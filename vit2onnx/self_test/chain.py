@@ -106,7 +106,7 @@ def graphs_in(folder: Path) -> dict[str, Path]:
 
 
 def _fits(graph: Path, tensors: Mapping[str, LazyTensor]) -> bool:
-    """Whether a graph without weights is that of a model with these: whether it holds no constant of other ones."""
+    """Whether the constants that were folded into a graph were computed from these tensors."""
     origin = origin_of_constants(graph)
     # Others are numbers of the graph itself, such as sizes.
     used = [one for one in (origin.graph.initializer if origin else ()) if one.name in tensors]

@@ -28,7 +28,7 @@ from vit2onnx.texts import text_input
 # Height and width, neither square nor multiples of the patch.
 SIZE = (70, 101)
 
-# And those of photographs that are cut into patches: few, many of them in one row, and many in one column.
+# Sizes of photographs for NaFlex: few patches, many (8 x 31), and one column (40 x 1).
 SIZES = [(70, 101), (128, 496), (640, 16)]
 # With texts, photographs are cut into more patches than the publisher's own preprocessing makes.
 MANY_PATCHES = "-patches300"
@@ -83,13 +83,13 @@ def plant_faults(
                 chain = Chain(spec, seed, own_folder, recipe, inputs, limits, amplify, threads)
                 name = model if interface == "images" else f"{model}, {interface}"
                 healthy.append(healthy_row(name, seed, chain.examine(chain.folder, graphs=graphs)))
-                # The graphs hold no weights, so that one export serves all seeds, but for those with folded weights.
+                # Graphs hold no weights, so one export serves all seeds, unless constants were folded from weights.
                 graphs = graphs or chain.folder
                 for fault in faults.FAULTS if seed == 0 else ():
                     if (fault.model, fault.interface) == (model, interface):
                         outcome = examine(chain, fault, folder / f"fault_{len(planted)}")
                         planted.append(chain_row(fault, outcome))
-        # Of a release whose constants are not those of the fault that has others.
+        # The first release: its constants differ from those that the faults plant.
         spec = specs[next(iter(models.values()))]
         prepared += judge_with(preprocess, spec, photographs, preprocessing_limits)
         in_preprocessing += [
@@ -128,7 +128,7 @@ def small_inputs(spec: VariantSpec, interface: str, photographs: Photographs) ->
         return {str(Case(f"text{number}", 1, length)): text_input(ids, length) for number, ids in enumerate(TEXTS)}
     # Patches are of images of any size; others have one, so that they are in one batch.
     one_size = fixed_size(ports, recipe_of(spec, interface)) or SIZE
-    sizes = list(map(ports.whole, SIZES)) if ports.takes_patches else [one_size]
+    sizes = list(map(ports.whole_patches, SIZES)) if ports.takes_patches else [one_size]
     found: dict[str, np.ndarray] = {}
     for (name, one), size in zip(photographs.items(), cycle(sizes), strict=False):
         found |= image_inputs(spec, ports, Case(name, *size), one)

@@ -36,7 +36,7 @@ def cases_of(
 
 
 def _pairs(interface: Interface, recipe: Mapping[str, int | None], pairs: Sequence[Size]) -> Iterator[Case]:
-    """The cases of images with texts for one recipe: all, and the least of them at each further size of a free axis."""
+    """For one recipe: all `pairs` at the usual sizes, and the smallest pair at each further size of every free axis."""
     usual = {**interface.recipe_defaults, **interface.case_defaults}
     asked = {axis: recipe[axis] or usual[axis] for axis in interface.compared_sizes}
     least = min(pairs, key=lambda pair: (pair[0], pair[0] * pair[1]))
@@ -48,11 +48,12 @@ def _pairs(interface: Interface, recipe: Mapping[str, int | None], pairs: Sequen
 
 
 def sizes_of(interface: Interface, recipes: Iterable[Recipe], sizes: Iterable[Size]) -> list[Size]:
-    """The sizes of images to compare at: the listed ones that a recipe of the interface accepts, and the fixed sizes of
-    its recipes.
+    """The sizes of images to compare at.
+
+    They are the listed ones that a recipe of the interface accepts, and the fixed sizes of its recipes.
     """
     recipes = [recipe for recipe in recipes if recipe.interface == interface.name]
-    listed = set() if interface.fixed else {interface.whole(size) for size in sizes}
+    listed = set() if interface.fixed else {interface.whole_patches(size) for size in sizes}
     accepted = {size for size in listed if any(interface.accepts(Case("", *size), recipe) for recipe in recipes)}
     return sorted({size for one in recipes if (size := fixed_size(interface, one))} | accepted)
 
@@ -73,14 +74,14 @@ def case_of_stages(
     sizes: Iterable[Size],
     pairs: Iterable[Size],
 ) -> Case:
-    """The case on which the stages of a graph are compared: of the first image, at the first listed size that is not
-    square, or of the first text.
+    """The case on which the stages of a graph are compared.
 
-    A square image does not tell rows from columns. If a graph accepts no other, it is the first that it accepts.
+    It is the first image at the first listed size that is not square, or the first text. A square image does not tell
+    rows from columns; if a graph accepts only square images, the first accepted case is taken.
     """
     if interface.kind == "image":
         fixed = fixed_size(interface, recipe)
-        cases = [Case(images[0], *size) for size in ([fixed] if fixed else map(interface.whole, sizes))]
+        cases = [Case(images[0], *size) for size in ([fixed] if fixed else map(interface.whole_patches, sizes))]
     else:
         cases = cases_of(interface, [recipe], images=images, texts=texts, sizes=sizes, pairs=pairs)
     accepted = [case for case in cases if interface.accepts(case, recipe)]

@@ -26,9 +26,9 @@ PARTS = {
     "references": ("REFERENCES", "from_transformers", "preparations", "published_constants"),
     "faults": ("FAULTS", "AMPLIFIED", "PREPROCESSING", "shrink"),
 }
-# What a part may have besides, because few families need it. Whoever asks says what stands for it elsewhere.
+# Names that a part may leave out. Whoever asks for one gives the value that stands for it.
 OPTIONAL = {
-    "recognition": ("TOWERS", "KEPT_PREFIXES", "OF_WHOLE", "processor_keys"),
+    "recognition": ("TOWERS", "KEPT_PREFIXES", "OF_WHOLE", "assumes_texts", "processor_keys"),
     "layouts": ("unusable",),
     "references": ("whole_inputs", "compare_texts"),
 }

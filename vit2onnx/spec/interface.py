@@ -12,8 +12,8 @@ from typing import Any
 from vit2onnx.spec.case import Case, path_of
 from vit2onnx.spec.recipe import Recipe
 
-# A dimension is a number, or the name of an axis whose size is not fixed.
 Sizes = Mapping[str, int | None]
+# A dimension is a number, or the name of an axis whose size is not fixed.
 Shape = tuple[int | str, ...]
 
 
@@ -63,7 +63,7 @@ def key_of(case: str, port: Port, ports: Sequence[Port]) -> str:
 
 
 def cases_in(arrays: Iterable[str]) -> list[str]:
-    """The cases of which files have arrays, by the names of these."""
+    """The names of the cases among the keys of a file's arrays."""
     return [key for key in arrays if "/" not in key]
 
 
@@ -74,34 +74,37 @@ def of_cases(arrays: Mapping[str, Any], cases: Collection[str]) -> dict[str, Any
 
 @dataclass(frozen=True)
 class Interface:
-    """The edge of a graph. `minimum` has the axes whose sizes a recipe sets, by name, each with its smallest size.
-
-    `maximum` has the largest size of some. `recipe_defaults` are the sizes that a recipe may leave out, and
-    `case_defaults` those that a case does not give. `compared_sizes` are those at which graphs with a free axis are
-    compared, for axes of which the config lists none. `fixed` has sizes of the model, which no recipe sets. The sizes
-    of a case are those of the `case_axes`. `kind` is what one case is: an `image`, a `text` or a `pair` of both.
-    `towers` are those of the model that such graphs hold, by name, and `joint_parameters` the weights outside of all
-    towers; together they have `num_parameters`, 0 for those of the whole model. `patch_size` is in pixels, 0 without
-    images. `facts` is what else the metadata of a file says, by key.
-    """
+    """What goes into graphs of one kind and comes out of them, as data."""
 
     name: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    # The axes whose sizes a recipe sets, each with its smallest size.
     minimum: Mapping[str, int]
-    derived: Mapping[str, Derived] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    recipe_defaults: Mapping[str, int | None] = field(default_factory=dict)
-    fixed: Mapping[str, int] = field(default_factory=dict)
+    # The largest sizes of some of them.
     maximum: Mapping[str, int] = field(default_factory=dict)
-    case_defaults: Mapping[str, int] = field(default_factory=dict)
-    compared_sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    case_axes: tuple[str, str] = ("height", "width")
+    # Sizes that a recipe may leave out.
+    recipe_defaults: Mapping[str, int | None] = field(default_factory=dict)
+    # Sizes of the model, which no recipe sets.
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    # Axes whose sizes follow from those of others.
+    derived: Mapping[str, Derived] = field(default_factory=dict)
+    # What one case is: an `image`, a `text` or a `pair` of both.
     kind: str = "image"
+    # The axes of which a case gives the sizes, and the sizes of others that it may leave out.
+    case_axes: tuple[str, str] = ("height", "width")
+    case_defaults: Mapping[str, int] = field(default_factory=dict)
+    # Sizes at which graphs with a free axis are compared, for axes of which the config lists none.
+    compared_sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    # The towers of the model that graphs hold, and the weights outside of all towers. Together they have so many
+    # parameters, 0 for those of the whole model.
     towers: tuple[str, ...] = ("",)
     joint_parameters: tuple[str, ...] = ()
     num_parameters: int = 0
+    # In pixels, 0 without images.
     patch_size: int = 0
+    # What else the metadata of a file says, by key.
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -154,8 +157,8 @@ class Interface:
             given = {**usual, **self.case_defaults, **case.further_sizes, **given}
         return given | {axis: int(size) for axis in self.derived if isinstance(size := self.size(axis, given), int)}
 
-    def whole(self, size: tuple[int, int]) -> tuple[int, int]:
-        """A size of images without what is beyond the last whole patch, where graphs take patches."""
+    def whole_patches(self, size: tuple[int, int]) -> tuple[int, int]:
+        """A size of images cut to whole patches, for graphs that take patches; for others the size as it is."""
         if not self.takes_patches:
             return size
         height, width = (max(side // self.patch_size, 1) * self.patch_size for side in size)
@@ -196,60 +199,3 @@ class Interface:
     def shape(self, port: Port, sizes: Sizes) -> Shape:
         """The shape of a port, as far as it follows from `sizes`."""
         return tuple(self.size(axis, sizes) for axis in port.axes)
-
-
-def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interface:
-    """The interface of a model that turns images of any size into tokens of `embed_dim` channels.
-
-    These are CLS, as many `registers` (0 for none), and patches.
-
-    Names are those of Hugging Face. Pixels beyond the last whole patch are dropped.
-    """
-    first_patch = 1 + registers
-
-    def count(pixels: int) -> int:
-        return pixels // patch_size
-
-    def tokens(height: int, width: int) -> int:
-        return first_patch + count(height) * count(width)
-
-    groups = (
-        Group("cls", 0, 1),
-        *([Group("registers", 1, first_patch)] if registers else []),
-        Group("patches", first_patch, None, grid=("grid_height", "grid_width")),
-    )
-    order = "CLS, registers, patches row by row" if registers else "CLS, patches row by row"
-    return Interface(
-        "images",
-        inputs=(Port("pixel_values", ("batch", 3, "height", "width"), "normalised RGB images"),),
-        outputs=(
-            Port(
-                "last_hidden_state",
-                ("batch", "tokens", embed_dim),
-                f"all tokens after the final norm: {order}",
-                groups=groups,
-            ),
-            Port(
-                "pooler_output",
-                ("batch", embed_dim),
-                "the CLS token after the final norm",
-                row_of=("last_hidden_state", 0),
-            ),
-        ),
-        minimum={"batch": 1, "height": patch_size, "width": patch_size},
-        derived={
-            "tokens": Derived(("height", "width"), tokens),
-            "grid_height": Derived(("height",), count),
-            "grid_width": Derived(("width",), count),
-        },
-        patch_size=patch_size,
-        facts={
-            "tokens": {
-                "order": order,
-                "registers": registers,
-                "first_patch": first_patch,
-                "patch_size": patch_size,
-                "grid": "height // patch_size rows of width // patch_size patches",
-            }
-        },
-    )

@@ -159,7 +159,7 @@ class Ignored:
     """A source that is not needed, and why. If it is the same tensor once more, `same_as` names the other.
 
     One that is `required` tells a model from others, and must be there. `dtypes` are those that it may have; one that
-    cannot be a weight, such as a count, is left out of synthetic files.
+    cannot be a weight is left out of synthetic files. One that `counts` must have the values 0, 1, 2 and so on.
     """
 
     reason: str
@@ -167,6 +167,7 @@ class Ignored:
     same_as: str | None = None
     required: bool = False
     dtypes: tuple[str, ...] = ACCEPTED_DTYPES
+    counts: bool = False
 
     @property
     def is_weight(self) -> bool:

@@ -1,7 +1,8 @@
 """What goes into a DINOv3 ConvNeXt and comes out of it. Standard library only, because the Snakefile imports this."""
 
 from vit2onnx.families.dinov3_convnext.architecture import Architecture
-from vit2onnx.spec.interface import Interface, images_to_tokens
+from vit2onnx.families.interface import images_to_tokens
+from vit2onnx.spec.interface import Interface
 
 
 def images(arch: Architecture) -> Interface:

@@ -43,7 +43,7 @@ from vit2onnx.families.fault import (
 )
 from vit2onnx.families.siglip2 import model as siglip
 from vit2onnx.families.siglip2.architecture import MODELS, Architecture
-from vit2onnx.families.siglip2.interface import MAX_PATCHES
+from vit2onnx.families.siglip2.interface import INTERFACES, MAX_PATCHES
 from vit2onnx.nn import layers
 from vit2onnx.nn.model import Named
 from vit2onnx.nn.naflex import places
@@ -101,10 +101,10 @@ def block_in_bfloat16(tensors: Tensors, _: Tensors) -> Tensors:
 
 
 def in_its_graph(fault: InChain) -> InChain:
-    """A fault that is looked for in the graph of its tower, or of both towers, unless it names another."""
+    """Look for a fault in the graph of its stage's tower, or of both towers, unless it names a graph."""
     tower = fault.stage.partition(".")[0]
     own = tower if tower in (VISION, TEXT) else PAIR
-    return fault if fault.interface in (VISION, TEXT, PAIR) else dataclasses.replace(fault, interface=own)
+    return fault if fault.interface in INTERFACES else dataclasses.replace(fault, interface=own)
 
 
 HEAD = "vision.head."
@@ -236,8 +236,8 @@ class ClampedScale(siglip.Model):
         return of_class(siglip.Model, self, logit_scale=clamped).joint_stages(interface, pooled)
 
 
-class UnitTemperature(siglip.Model):
-    """With the temperature's logarithm instead of itself."""
+class NotExponentiated(siglip.Model):
+    """With the logarithm of the temperature, as the file has it."""
 
     def joint_stages(self, interface: str, pooled: Named) -> Named:
         scale = jnp.log(jnp.asarray(self.logit_scale))
@@ -360,7 +360,7 @@ IN_MODEL = (
     InModel("embedding of the end of a text", FIXED, "text.pooled", of_tower("text", AtEnd)),
     InModel("padding of texts masked", FIXED, "text.blocks.0.attn_raw", of_tower("text", Masked)),
     InModel("temperature clamped at 100", FIXED, "logits_per_text", lambda m: of_class(ClampedScale, m)),
-    InModel("logarithm of the temperature", FIXED, "logits_per_text", lambda m: of_class(UnitTemperature, m)),
+    InModel("temperature not exponentiated", FIXED, "logits_per_text", lambda m: of_class(NotExponentiated, m)),
     InModel("an epsilon in the length of embeddings", FIXED, "image_embeds", lambda m: of_class(NotQuiteOne, m)),
     InModel("not antialiased", NAFLEX, EMBEDDED, of_tower("vision", NotAntialiased)),
     InModel("corners aligned", NAFLEX, EMBEDDED, of_tower("vision", CornersAligned)),
@@ -383,8 +383,8 @@ def without_mask(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
     del node.input[3:]
 
 
-def not_at_all(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
-    """The node's input as it is."""
+def passed_through(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """The node returns its input."""
     node.op_type = "Identity"
 
 
@@ -397,14 +397,7 @@ IN_GRAPH = (
     InGraph("causal attention", FIXED, "text.blocks.1.attn_raw", "Attention", 1, attribute("is_causal", 1)),
     InGraph("another scale of attention", FIXED, "text.blocks.1.attn_raw", "Attention", 1, attribute("scale", 0.2)),
     InGraph("a matrix product in TF32", FIXED, "text.blocks.1.mlp_raw", "MatMul", 10, inputs_in_half_precision),
-    InGraph(
-        "embeddings divided by the square of their length",
-        FIXED,
-        "image_embeds",
-        "Sqrt",
-        0,
-        not_at_all,
-    ),
+    InGraph("embeddings divided by the square of their length", FIXED, "image_embeds", "Sqrt", 0, passed_through),
     InGraph("mask ignored", NAFLEX, "vision.blocks.1.attn_raw", "Attention", 1, without_mask),
     InGraph("mask ignored in the head only", NAFLEX, "vision.head_attn", "Attention", 2, without_mask),
 )

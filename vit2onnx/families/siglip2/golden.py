@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from vit2onnx.errors import InputError
+from vit2onnx.families.siglip2.interface import MAX_PATCHES
 from vit2onnx.files import check_regular
 from vit2onnx.images import preprocess_naflex
 from vit2onnx.spec.variant import Preprocessing
@@ -38,7 +39,7 @@ PUBLISHED = {
 # ASSUME: that moves no logit by more; it was not measured, because no released weight was at hand.
 LIMIT = 2e-2
 
-PATCH_SIZE, PATCHES, LENGTH = 16, 256, 64
+PATCH_SIZE, LENGTH = 16, 64
 PREPROCESSING = Preprocessing("bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LOGITS = "logits_per_text"
 
@@ -58,7 +59,7 @@ def drawn_images() -> list[Image.Image]:
 
 def feeds_of(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     """The inputs of all texts and images."""
-    prepared = [preprocess_naflex(image, PREPROCESSING, PATCH_SIZE, PATCHES) for image in drawn_images()]
+    prepared = [preprocess_naflex(image, PREPROCESSING, PATCH_SIZE, MAX_PATCHES) for image in drawn_images()]
     images = {port: np.stack([one[port] for one in prepared]) for port in prepared[0]}
     return {"input_ids": tokenizer.inputs(list(PUBLISHED), LENGTH), **images}
 

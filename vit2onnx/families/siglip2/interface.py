@@ -13,7 +13,8 @@ from vit2onnx.spec.texts import EOS, PAD
 # Numbers of patches to which images are filled up: few, as many as the publisher's own preprocessing makes, and more.
 BUDGETS = (64, 256, 1024)
 MAX_PATCHES = 256
-# The size of Gemma's vocabulary. How texts of another are prepared, such as those of the first SigLIP, is not known.
+# ASSUME: a vocabulary of this size is Gemma's. How texts of another are prepared, such as those of the first SigLIP,
+# is not known.
 VOCABULARY = 256000
 # Numbers of tokens to which texts are filled up, besides the usual one.
 LENGTHS = (1, 17)
@@ -129,8 +130,8 @@ def _images(arch: Architecture, axis: str) -> tuple[Port, ...]:
         Port(
             "pixel_values",
             (axis, "patches", 3 * arch.patch_size**2),
-            f"normalised RGB patches of an image that keeps its ratio, {MAX_PATCHES} with padding as published, row by"
-            " row: in each, rows of columns of channels; padding comes last",
+            "normalised RGB patches, row by row, each flattened from [row, column, channel]; the image keeps its aspect"
+            f" ratio; padding comes last, usually up to {MAX_PATCHES} patches",
         ),
         Port("pixel_attention_mask", (axis, "patches"), "1 for a patch, 0 for padding", dtype="int32"),
         Port("spatial_shapes", (axis, 2), "rows and columns of patches", dtype="int64"),

@@ -144,7 +144,7 @@ def huggingface(arch: Architecture) -> KeyTable:
         lengths[source] = arch.text_length
     # Older files may hold them.
     ignored = {
-        f"{source}embeddings.position_ids": Ignored(COUNTS, (1, length), dtypes=("int64",))
+        f"{source}embeddings.position_ids": Ignored(COUNTS, (1, length), dtypes=("int64",), counts=True)
         for source, length in lengths.items()
     }
     return KeyTable("huggingface", entries, ignored)
@@ -236,13 +236,13 @@ def archive_skeleton(arch: Architecture) -> Any:
 
 
 def unusable(target: str, value: np.ndarray) -> str:
-    """Why a value of an archive leaf, though finite, makes outputs that are not; empty if it does not."""
+    """Why a finite parameter would make outputs infinite; empty if it would not."""
     if target != "logit_scale" or not np.isfinite(value).all():
         return ""
     with np.errstate(over="ignore"):
         if np.isfinite(np.exp(value)).all():
             return ""
-    return f"is {value.item():g}, but it is used as its exponential, which is no finite number in single precision"
+    return f"is {value.item():g}, and its exponential overflows single precision"
 
 
 # What enters the residual stream of a block.

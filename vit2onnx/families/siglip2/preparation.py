@@ -1,4 +1,4 @@
-"""How the publisher and transformers prepare photographs for SigLIP2, against which our way is measured.
+"""How transformers prepares photographs for SigLIP2, with which ours are compared.
 
 Both kinds are squashed to the input's size by a bilinear filter, whatever their aspect ratio. For NaFlex that size
 follows from the photograph's, which `whole_inputs` shows. The filter is antialiased, as in transformers.
@@ -32,7 +32,7 @@ def published_constants(spec: VariantSpec) -> tuple[Channels, Channels]:
 
 
 def preparations(spec: VariantSpec) -> dict[str, Prepare]:
-    """By name, how the publisher and transformers prepare photographs for an input of a given size."""
+    """By name, the ways in which transformers prepares photographs for an input of a given size."""
     own = spec.preprocessing
     if spec.released is None and (own.interpolation, own.crop_pct, own.mean, own.std) != ("bilinear", None, *PUBLISHED):
         return own_preparations(own)

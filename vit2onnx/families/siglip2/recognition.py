@@ -10,6 +10,7 @@ from typing import Any
 
 from vit2onnx.errors import InputError
 from vit2onnx.families.recognition import Shapes, Tower, activation_of, count, number_of_heads, square
+from vit2onnx.families.siglip2.interface import VOCABULARY
 
 PATCHES, TOKENS = "embeddings.patch_embedding.weight", "embeddings.token_embedding.weight"
 VISION, TEXT = "vision_model.", "text_model."
@@ -26,10 +27,10 @@ MARKS = (
     f"{FLAX_TEXT}Embed_0/embedding",
     TIMM,
 )
-# Beginnings of the names in a model of both towers; the joint ones only such a model has.
+# Tensors that only a model of both towers has, and the names that such a model has.
 JOINT = ("logit_scale", "logit_bias", "params/t", "params/b")
 OF_WHOLE = rf"{VISION}|{TEXT}|{FLAX_VISION}|{FLAX_TEXT}|({'|'.join(JOINT)})$"
-# Of the layout in which a tower alone has the names that it has in the whole.
+# By layout: prefixes that the names of a tower keep if it is saved alone.
 KEPT_PREFIXES = {"big_vision": (FLAX_VISION, FLAX_TEXT)}
 OF_BOTH = ("siglip", "siglip2")
 OF_VISION = ("siglip_vision_model", "siglip2_vision_model")
@@ -43,6 +44,11 @@ TOWERS = {
     "text tower": Tower(TEXT, OF_TEXTS, takes_images=False),
 }
 NO_VISION, NO_TEXT = (dict.fromkeys(tower.fields, 0) for tower in TOWERS.values())
+
+
+def assumes_texts(architecture: Mapping[str, Any]) -> bool:
+    """Whether texts are taken to be prepared as for the releases, because the vocabulary is of the same size."""
+    return bool(architecture.get("text_depth")) and architecture["vocab_size"] == VOCABULARY
 
 
 def processor_keys(architecture: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,15 +84,14 @@ def _recognised(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
     image, text = _begun(shapes, VISION, TEXT)
     if image and text:
         return "huggingface", _joined(_vision(shapes, VISION), _text(shapes, TEXT))
-    is_one = not (image or text)
-    if is_one:
-        image, text = PATCHES in shapes, TOKENS in shapes
+    if image or text:
+        # A tower alone is recognised at the prefix where its own names begin.
+        _check_joint(shapes, image, text)
+        return None
+    image, text = PATCHES in shapes, TOKENS in shapes
     if image == text:
         return None
     _check_joint(shapes, image, text)
-    # A tower alone is recognised where its own names begin.
-    if not is_one:
-        return None
     return "huggingface", _joined(_vision(shapes), {}) if image else _joined({}, _text(shapes))
 
 
@@ -112,7 +117,9 @@ def _joined(vision: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
 
 def _vision(shapes: Shapes, prefix: str = "") -> dict[str, Any]:
     if f"{prefix}embeddings.class_embedding" in shapes:
-        raise InputError(f"its image tower has {prefix}embeddings.class_embedding, as a CLIP has and a SigLIP has not")
+        raise InputError(
+            f"its image tower has {prefix}embeddings.class_embedding, which CLIP models have and SigLIP models do not"
+        )
     if f"{prefix}head.probe" not in shapes:
         raise InputError(
             f"its image tower lacks {prefix}head.probe and so gives no embedding; give one that has its pooling head"
