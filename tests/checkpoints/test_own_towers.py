@@ -32,6 +32,7 @@ from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.own import in_words, own_variants
 from vit2onnx.checkpoints.synthetic import write_synthetic
 from vit2onnx.errors import InputError
+from vit2onnx.families.siglip2 import recognition
 from vit2onnx.runners import pretrained
 from vit2onnx.runners.torch import reference_of, run_steps
 from vit2onnx.spec.interface import key_of
@@ -100,7 +101,7 @@ def test_a_whole_model_is_one_backbone_with_both_towers(whole):
     size = 0 if whole.name == "naflex" else 33
     expected = {**VISION, **OF_TEXT, "image_size": size, "projection_dim": 32, "activation": "gelu_tanh"}
     assert {key: getattr(spec.architecture, key) for key in expected} == expected
-    assert spec.own.assumed == ("preprocessing", "preparation of texts")
+    assert spec.own.assumed == ("preprocessing",)
     assert spec.own.nearest == ("siglip2_base_patch16_naflex" if size == 0 else "siglip2_base_patch16_224")
     assert spec.parameters == sum(value.numel() for value in load_file(whole / "model.safetensors").values())
 
@@ -171,8 +172,16 @@ def test_without_a_config_the_rest_is_assumed_and_told(fixed, tmp_path):
         "text_heads 1",
         "image_size 32",
         "preprocessing",
-        "preparation of texts",
     )
+
+
+def test_texts_are_assumed_to_be_prepared_as_for_the_releases(whole, monkeypatch):
+    """Where the vocabulary is that of the releases."""
+    assert not any("texts are prepared" in line for line in in_words(own_spec(whole)))
+    monkeypatch.setattr(recognition, "VOCABULARY", TEXT["vocab_size"])
+    spec = own_spec(whole)
+    assert spec.own.assumed == ("preprocessing", "preparation of texts")
+    assert f"ASSUMED: texts are prepared as for {spec.own.nearest}. No file of a checkpoint says so." in in_words(spec)
 
 
 @pytest.mark.parametrize("name", ["siglip2_so400m_patch14_384", "siglip2_base_patch16_naflex"])
@@ -286,14 +295,14 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "a bias that is gone": (without("logit_bias"), "tensor logit_bias 1 is missing"),
     "parts of another kind of model": (with_config(model_type="clip"), "is of the type 'clip', but the tensors of"),
     "no kind of model": (with_config(model_type=None), "names no model_type, but the tensors of model.safetensors are"),
-    "CLIP": (clip, "its image tower has vision_model.embeddings.class_embedding, as a CLIP has"),
+    "CLIP": (clip, "its image tower has vision_model.embeddings.class_embedding, which CLIP models have"),
     "an endless temperature": (with_tensor("logit_scale", lambda scale: scale * 0 + 100),
-                               "tensor logit_scale is 100, but it is used as its exponential, which is no finite"),
+                               "tensor logit_scale is 100, and its exponential overflows single precision"),
     "a temperature that is none": (with_tensor("logit_scale", lambda scale: scale * np.nan),
                                    "tensor logit_scale holds values that are not finite"),
     "positions in another order": (with_tensor("text_model.embeddings.position_ids",
                                                lambda _: torch.arange(8)[None].flip(1)),
-                                   "tensor text_model.embeddings.position_ids does not count from zero"),
+                                   "tensor text_model.embeddings.position_ids must count from zero"),
     "timm": (timm, "in the layout of timm and OpenCLIP, which is not read"),
     "another scale": (processed(rescale_factor=1.0), "rescale_factor is 1.0"),
     "patches of an image of one size": (processed(patch_size=8), "patch_size is 8"),
@@ -318,7 +327,7 @@ def test_a_processor_says_how_images_are_prepared(whole, tmp_path):
     (tmp_path / "given" / "processor_config.json").write_text(json.dumps({"image_processor": says}))
     spec = own_spec(tmp_path / "given")
     assert (spec.preprocessing.interpolation, spec.preprocessing.mean) == ("bicubic", (0.5, 0.4, 0.3))
-    assert spec.own.assumed == ("preparation of texts",)
+    assert spec.own.assumed == ()
     if whole.name == "naflex":
         says["patch_size"] = 16
         (tmp_path / "given" / "processor_config.json").write_text(json.dumps({"image_processor": says}))
