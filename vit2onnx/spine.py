@@ -10,6 +10,7 @@ from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.identity import describe
 from vit2onnx.errors import InputError
 from vit2onnx.exporting.graph import export
+from vit2onnx.exporting.weights import MOST_BYTES
 from vit2onnx.files import atomic
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.inputs import inputs_of
@@ -51,8 +52,9 @@ def prove(
     `limits` are those of `config/limits.yaml` for the recipe's precision and for the preprocessing. What is compared
     are those `sizes` that the recipe accepts, its own if it is fixed, and those that the family adds. `texts` are token
     ids by name, and `pairs` numbers of images and texts. `weights` says whose they are: `official`, `own` or
-    `synthetic`. The reference is transformers. Raises `InputError` if the checkpoint is not the variant's, or if the
-    recipe accepts nothing of what is given.
+    `synthetic`. Weights of more than 1.9 GB stay in `model.eqx`, beside which the graph must lie. The reference is
+    transformers. Raises `InputError` if the checkpoint is not the variant's, or if the recipe accepts nothing of what
+    is given.
     """
     interface = spec.interface(recipe.interface)
     given = {"photographs": photographs, "texts": texts, "pairs": pairs}
@@ -66,7 +68,9 @@ def prove(
         raise InputError(f"The recipe {recipe.name} accepts none of the sizes; give one that it accepts.")
     record = describe(spec, checkpoint, origin={"kind": "file", "name": checkpoint.name}, weights=weights)
     model = convert(spec, checkpoint, folder)
-    graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record)
+    # With room for the nodes.
+    external = 4 * (interface.num_parameters or spec.parameters) > 0.9 * MOST_BYTES
+    graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record, external=external)
     inputs = inputs_of(spec, interface, cases, photographs, texts or {})
     reference = torch.reference_of(spec, "transformers", checkpoint)
     references = {"transformers": torch.features(reference, inputs, interface)}

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vit2onnx.checkpoints.fetch import describe
-from vit2onnx.errors import InternalError
+from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.graph import detach, trace, write
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.weights import write_embedded, write_external
@@ -236,3 +236,11 @@ def test_a_tensor_that_is_not_what_it_says_is_not_written(tmp_path: Path, value:
 def test_a_tensor_that_lies_nowhere_cannot_be_referred_to(tmp_path: Path):
     with pytest.raises(InternalError, match="a lies in no file"):
         write_external(tmp_path / "ours.onnx", empty_model(), {"a": in_memory(noise((4,)))}, "model.eqx")
+
+
+def test_more_than_onnx_allows_in_a_file_is_refused(tmp_path: Path):
+    """Before anything is written or read."""
+    tensors = {"table": LazyTensor((2**29, 1), "float32", lambda: pytest.fail("was read"))}
+    with pytest.raises(InputError, match=r"The weights have 2\.1 GB, and ONNX allows 2 GB in one file; keep them in"):
+        write_embedded(tmp_path / "ours.onnx", empty_model(), tensors)
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from typing import IO
 import onnx
 
 from vit2onnx.checksums import sha256_of
-from vit2onnx.errors import InternalError
+from vit2onnx.errors import InputError, InternalError
 from vit2onnx.onnx_file import checksum_entry
 from vit2onnx.weights.keytable import LazyTensor
 
@@ -23,6 +23,10 @@ MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_RAW_DATA = (
     onnx.GraphProto.INITIALIZER_FIELD_NUMBER,
     onnx.TensorProto.RAW_DATA_FIELD_NUMBER,
 )
+
+
+# What protobuf can read.
+MOST_BYTES = 2**31 - 1
 
 
 def write_external(path: Path, model: onnx.ModelProto, tensors: Mapping[str, LazyTensor], location: str) -> None:
@@ -46,7 +50,8 @@ def write_external(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
 def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, LazyTensor]) -> None:
     """Write a model with the tensors as its initializers, one tensor in memory at a time.
 
-    Raises `InternalError` for a tensor whose shape or dtype is not what it says.
+    Raises `InputError` if the file would be too large for ONNX, and `InternalError` for a tensor whose shape or dtype
+    is not what it says.
     """
     rest = onnx.ModelProto()
     rest.CopyFrom(model)
@@ -54,9 +59,14 @@ def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
     graph = model.graph.SerializeToString(deterministic=True)
     heads = {name: _describe(name, tensor).SerializeToString(deterministic=True) for name, tensor in tensors.items()}
     bodies = {name: len(heads[name]) + _field_size(TENSOR_RAW_DATA, tensor.nbytes) for name, tensor in tensors.items()}
+    size = len(graph) + sum(_field_size(GRAPH_INITIALIZER, body) for body in bodies.values())
+    if size > MOST_BYTES:
+        raise InputError(
+            f"The weights have {size / 1e9:.1f} GB, and ONNX allows 2 GB in one file; keep them in model.eqx"
+            " (`external`, or a smaller external_weights_above_mb in the config)."
+        )
     with path.open("wb") as file:
         file.write(rest.SerializeToString(deterministic=True))
-        size = len(graph) + sum(_field_size(GRAPH_INITIALIZER, body) for body in bodies.values())
         _start_field(file, MODEL_GRAPH, size)
         file.write(graph)
         for name, tensor in tensors.items():
