@@ -52,6 +52,14 @@ def test_a_recipe_without_a_size_to_compare_at_is_refused(tiny, tmp_path: Path):
     ],
 )
 def test_something_to_compare_on_is_asked_for(tmp_path: Path, name: str, interface: str, given, lacking: str):
-    recipe, spec = Recipe(name, 23, {}, interface), known_variants()["siglip2_base_patch16_224"]
+    free = {"pair": ["images", "texts"]}.get(interface, ["batch"])
+    recipe, spec = Recipe(name, 23, dict.fromkeys(free), interface), known_variants()["siglip2_base_patch16_224"]
     with pytest.raises(InputError, match=f"The recipe {name} is compared on .*; give some {lacking}[.]"):
         prove(spec, recipe, tmp_path / "model.safetensors", tmp_path, limits=LIMITS, **given)
+
+
+def test_a_recipe_without_a_size_is_refused(tiny, tmp_path: Path):
+    recipe = Recipe("wide", 23, {"height": 48})
+    with pytest.raises(InputError, match="The recipe wide sets no batch, width; give a number, or None for any"):
+        prove(tiny.spec, recipe, tiny.checkpoints["meta"], tmp_path, PHOTOGRAPHS, LIMITS, weights="synthetic")
+    assert not list(tmp_path.iterdir())

@@ -57,6 +57,10 @@ def prove(
     is given.
     """
     interface = spec.interface(recipe.interface)
+    if unset := interface.minimum.keys() - interface.of_recipe(recipe).keys():
+        raise InputError(
+            f"The recipe {recipe.name} sets no {', '.join(sorted(unset))}; give a number, or None for any."
+        )
     given = {"photographs": photographs, "texts": texts, "pairs": pairs}
     needed = {"image": ["photographs"], "text": ["texts"], "pair": list(given)}[interface.kind]
     if lacking := [name for name in needed if not given[name]]:

@@ -66,9 +66,9 @@ def recognise(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
     try:
         return _recognised(shapes)
     except KeyError as error:
-        raise InputError(f"it lacks {error.args[0]}, which every model of this family has") from None
+        raise InputError(f"it lacks {error.args[0]}, which every SigLIP has") from None
     except (IndexError, ValueError, ZeroDivisionError):
-        raise InputError("its tables, patches or layers have shapes that no model of this family has") from None
+        raise InputError("its tables, patches or layers have shapes that no SigLIP has") from None
 
 
 def _recognised(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
