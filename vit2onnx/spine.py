@@ -73,7 +73,7 @@ def prove(
     record = describe(spec, checkpoint, origin={"kind": "file", "name": checkpoint.name}, weights=weights)
     model = convert(spec, checkpoint, folder)
     # With room for the nodes.
-    external = 4 * (interface.num_parameters or spec.parameters) > 0.9 * MOST_BYTES
+    external = 4 * spec.parameters_of(interface) > 0.9 * MOST_BYTES
     graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record, external=external)
     inputs = inputs_of(spec, interface, cases, photographs, texts or {})
     reference = torch.reference_of(spec, "transformers", checkpoint)

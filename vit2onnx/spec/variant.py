@@ -256,6 +256,10 @@ class VariantSpec:
         interface: Interface = part(self.family, "interface").INTERFACES[name](self.architecture)
         return interface
 
+    def parameters_of(self, interface: Interface) -> int:
+        """How many parameters the graphs of an interface hold."""
+        return interface.num_parameters or self.parameters
+
 
 def architecture_of(family: str, mapping: Mapping[str, Any]) -> Architecture:
     """The architecture of a family from its YAML or JSON."""

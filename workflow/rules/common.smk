@@ -261,7 +261,7 @@ def archive():
 def weights_of_graph(wildcards):
     """How many parameters a graph holds."""
     (interface,) = interfaces_at(wildcards)
-    return interface.num_parameters or spec_of(wildcards.variant).parameters
+    return spec_of(wildcards.variant).parameters_of(interface)
 
 
 def weights_are_external(wildcards):
