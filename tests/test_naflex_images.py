@@ -12,7 +12,8 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_s
 
 from vit2onnx import images
 from vit2onnx.errors import InputError
-from vit2onnx.images import MOST_PIXELS, load_image, naflex_input, naflex_size, patches_of, preprocess_naflex
+from vit2onnx.images import MOST_PIXELS, load_image, naflex_input, naflex_size, preprocess_naflex
+from vit2onnx.patches import patches_of
 from vit2onnx.spec.variant import Preprocessing
 
 FOLDER = Path(__file__).parents[1] / "resources" / "images"

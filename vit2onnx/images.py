@@ -13,6 +13,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, TILELENGTH, TILEWIDTH
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import check_regular
+from vit2onnx.patches import patches_of
 from vit2onnx.spec.variant import Preprocessing
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -219,31 +220,6 @@ def naflex_size(height: int, width: int, patch_size: int, max_patches: int) -> t
             most = middle
     rows, columns = grid(least)
     return rows * patch_size, columns * patch_size
-
-
-def patches_of(
-    pixel_values: Float32[np.ndarray, "3 height width"], patch_size: int
-) -> Float32[np.ndarray, "patches values"]:
-    """An image cut into patches, row by row: each holds its rows of columns of channels.
-
-    Raises `InputError` if this is no RGB image of finite numbers, or if a side is no multiple of `patch_size`.
-    """
-    shape = pixel_values.shape
-    if len(shape) != 3 or shape[0] != 3:
-        raise InputError(
-            f"An image must be 3 x height x width and is {' x '.join(map(str, shape))}; give one RGB image, channels"
-            " first."
-        )
-    if not np.isfinite(pixel_values).all():
-        raise InputError("This image holds values that are not finite; prepare it once more.")
-    height, width = pixel_values.shape[1:]
-    if patch_size < 1 or not height or not width or height % patch_size or width % patch_size:
-        raise InputError(
-            f"An image of {height} x {width} pixels has no whole patches of {patch_size} x {patch_size}; resize it to"
-            " the size that naflex_size says."
-        )
-    cut = pixel_values.reshape(3, height // patch_size, patch_size, width // patch_size, patch_size)
-    return np.ascontiguousarray(cut.transpose(1, 3, 2, 4, 0).reshape(-1, 3 * patch_size**2))
 
 
 def naflex_input(

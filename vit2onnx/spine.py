@@ -66,8 +66,9 @@ def prove(
     if lacking := [name for name in needed if not given[name]]:
         raise InputError(f"The recipe {recipe.name} is compared on {', '.join(needed)}; give some {lacking[0]}.")
     sizes = [*sizes, *spec.architecture.telling_sizes]
-    cases = cases_of(interface, [recipe], images=list(photographs), texts=list(texts or {}), sizes=sizes, pairs=pairs)
-    cases = [case for case in cases if interface.accepts(case, recipe)]
+    single, chosen_by = interface.of_cases, interface.recipe_of_cases(recipe)
+    cases = cases_of(single, [chosen_by], images=list(photographs), texts=list(texts or {}), sizes=sizes, pairs=pairs)
+    cases = [case for case in cases if single.accepts(case, chosen_by)]
     if not cases:
         raise InputError(f"The recipe {recipe.name} accepts none of the sizes; give one that it accepts.")
     record = describe(spec, checkpoint, origin={"kind": "file", "name": checkpoint.name}, weights=weights)
@@ -75,12 +76,12 @@ def prove(
     # With room for the nodes.
     external = 4 * spec.parameters_of(interface) > 0.9 * MOST_BYTES
     graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record, external=external)
-    inputs = inputs_of(spec, interface, cases, photographs, texts or {})
+    inputs = inputs_of(spec, single, cases, photographs, texts or {})
     reference = torch.reference_of(spec, "transformers", checkpoint)
-    references = {"transformers": torch.features(reference, inputs, interface)}
-    features = equinox.features(*open_model(model), inputs, interface)
+    references = {"transformers": torch.features(reference, inputs, single)}
+    features = equinox.features(*open_model(model), inputs, single)
     comparison = compare(spec, recipe, graph, inputs, references, features, batch_sizes, threads)
-    pictured = [] if interface.kind == "text" else sizes_of(interface, [recipe], sizes)
+    pictured = [] if interface.kind == "text" else sizes_of(single, [chosen_by], sizes)
     prepared = _prepared(spec, pictured, photographs)
     return judge_graph(comparison, limits, record, prepared, bytes=bytes_of(graph))
 

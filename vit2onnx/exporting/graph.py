@@ -17,6 +17,7 @@ from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.folding import fold
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.naming import name_nodes
+from vit2onnx.exporting.packing import attention_as
 from vit2onnx.exporting.weights import end_with_checksum, write_embedded, write_external
 from vit2onnx.files import atomic
 from vit2onnx.nn.model import Model, run, run_stages
@@ -71,7 +72,7 @@ def trace(model: Model, spec: VariantSpec, recipe: Recipe, stages: Sequence[str]
         made, found = run_stages(whole, dict(zip(names, arrays, strict=False)), interface.name)
         return tuple((found | made)[name] for name in outputs)
 
-    with whole_numbers_of(interface):
+    with whole_numbers_of(interface), attention_as(recipe.attention):
         graph: ir.Model = to_onnx(
             call,
             [*inputs.values(), *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)],
@@ -141,7 +142,8 @@ def _name_dimensions(graph: ir.Model, made: Mapping[str, jax.ShapeDtypeStruct], 
     for node in graph.graph:
         for value in node.outputs:
             known = value.type is not None and value.shape is not None and value.shape.is_static()
-            if not known and not value.is_graph_output():
+            # The type of a sequence is not inferred.
+            if not (known or value.is_graph_output() or isinstance(value.type, ir.SequenceType)):
                 value.type = value.shape = None
 
 

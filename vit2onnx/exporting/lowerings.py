@@ -25,9 +25,11 @@ def lowers(primitive: Primitive) -> Callable[[Emit], Emit]:
             def lower(self, ctx: Any, eqn: Any) -> None:
                 inputs = [ctx.get_value_for_var(var) for var in eqn.invars]
                 expected = ctx.get_value_for_var(eqn.outvars[0])
+                before = len(ctx.builder.nodes)
                 output = emit(ctx.builder, inputs, eqn.params, expected.name)
                 output.type, output.shape = expected.type, expected.shape
-                output.producer().metadata_props[PART] = str(eqn.source_info.name_stack)
+                for node in list(ctx.builder.nodes)[before:]:
+                    node.metadata_props[PART] = str(eqn.source_info.name_stack)
                 ctx.bind_value_for_var(eqn.outvars[0], output)
 
         register_primitive(jaxpr_primitive=primitive.name)(Lowering)
@@ -86,7 +88,7 @@ def convolution(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any],
 
 @lowers(primitives.mean_tokens_p)
 def mean_tokens(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    return builder.ReduceMean(*inputs, _integers(builder, 1), keepdims=1, _outputs=[name])
+    return builder.ReduceMean(*inputs, integers(builder, 1), keepdims=1, _outputs=[name])
 
 
 @lowers(primitives.silu_p)
@@ -98,21 +100,21 @@ def silu(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: 
 
 @lowers(primitives.first_token_p)
 def first_token(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    return builder.Gather(*inputs, _scalar(builder, 0), axis=1, _outputs=[name])
+    return builder.Gather(*inputs, scalar(builder, 0), axis=1, _outputs=[name])
 
 
 @lowers(primitives.last_token_p)
 def last_token(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    return builder.Gather(*inputs, _scalar(builder, -1), axis=1, _outputs=[name])
+    return builder.Gather(*inputs, scalar(builder, -1), axis=1, _outputs=[name])
 
 
 @lowers(primitives.pairs_p)
 def pairs(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     mask, x = inputs
-    one, axes = _integers(builder, 1), _integers(builder, 1, 2)
+    one, axes = integers(builder, 1), integers(builder, 1, 2)
     if x.shape[1] == 1:
         return builder.Unsqueeze(mask, axes, _outputs=[name])
-    shape = builder.Concat(one, one, _size(builder, x, 1), one, axis=0)
+    shape = builder.Concat(one, one, size_of(builder, x, 1), one, axis=0)
     return builder.Expand(builder.Unsqueeze(mask, axes), shape, _outputs=[name])
 
 
@@ -120,146 +122,193 @@ def pairs(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name:
 def first_rows(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     table, ids = inputs
     # Texts longer than the table are refused by the addition that follows.
-    zero = _integers(builder, 0)
-    return builder.Slice(table, zero, _size(builder, ids, 1), zero, _outputs=[name])
+    zero = integers(builder, 0)
+    return builder.Slice(table, zero, size_of(builder, ids, 1), zero, _outputs=[name])
 
 
 @lowers(primitives.l2_normalise_p)
 def l2_normalise(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     # Not ReduceL2 or LpNormalization, which onnxruntime adds up one by one, and so rounds four times as far.
-    squares = builder.ReduceSum(builder.Mul(*inputs, *inputs), _integers(builder, -1), keepdims=1)
+    squares = builder.ReduceSum(builder.Mul(*inputs, *inputs), integers(builder, -1), keepdims=1)
     return builder.Div(*inputs, builder.Sqrt(squares), _outputs=[name])
 
 
 @lowers(primitives.dot_products_p)
 def dot_products(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    parts = _integers(builder, 0, math.gcd(primitives.SUMS, inputs[0].shape[1]), -1)
+    parts = integers(builder, 0, math.gcd(primitives.SUMS, inputs[0].shape[1]), -1)
     x, y = (
         builder.Transpose(builder.Reshape(rows, parts), perm=perm)
         for rows, perm in zip(inputs, ([1, 0, 2], [1, 2, 0]), strict=True)
     )
-    return builder.ReduceSum(builder.MatMul(x, y), _integers(builder, 0), keepdims=0, _outputs=[name])
+    return builder.ReduceSum(builder.MatMul(x, y), integers(builder, 0), keepdims=0, _outputs=[name])
 
 
 @lowers(primitives.flatten_grid_p)
 def flatten_grid(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     # Zero keeps a size and minus one counts the rest, so that no arithmetic on sizes is in the way of shape inference.
-    return builder.Reshape(*inputs, _integers(builder, 0, -1, inputs[0].shape[3]), _outputs=[name])
+    return builder.Reshape(*inputs, integers(builder, 0, -1, inputs[0].shape[3]), _outputs=[name])
 
 
 @lowers(primitives.for_every_image_p)
 def for_every_image(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     x, images = inputs
-    shape = builder.Concat(_size(builder, images, 0), _integers(builder, *[1] * (len(x.shape) - 1)), axis=0)
+    shape = builder.Concat(size_of(builder, images, 0), integers(builder, *[1] * (len(x.shape) - 1)), axis=0)
     return builder.Expand(x, shape, _outputs=[name])
 
 
 @lowers(rope.rope_angles_p)
 def rope_angles(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     periods, patches = inputs
-    half, one, two, two_pi = (_scalar(builder, number) for number in (0.5, 1.0, 2.0, 2 * math.pi))
+    half, one, two, two_pi = (scalar(builder, number) for number in (0.5, 1.0, 2.0, 2 * math.pi))
     count = periods.shape[0]
-    grid = builder.Concat(_size(builder, patches, 1), _size(builder, patches, 2), _integers(builder, 1), axis=0)
+    grid = builder.Concat(size_of(builder, patches, 1), size_of(builder, patches, 2), integers(builder, 1), axis=0)
 
     def angles(axis: int) -> ir.Value:
-        size = builder.Squeeze(_size(builder, patches, axis))
-        index = builder.Range(_scalar(builder, 0), size, _scalar(builder, 1))
-        ratio = builder.Div(builder.Add(_float(builder, index), half), _float(builder, size))
+        size = builder.Squeeze(size_of(builder, patches, axis))
+        index = builder.Range(scalar(builder, 0), size, scalar(builder, 1))
+        ratio = builder.Div(builder.Add(to_float(builder, index), half), to_float(builder, size))
         turned = builder.Mul(two_pi, builder.Sub(builder.Mul(two, ratio), one))
         # As many rows, or columns, of one column, or row, of angles.
-        spread = builder.Reshape(turned, _integers(builder, *([-1, 1, 1] if axis == 1 else [1, -1, 1])))
+        spread = builder.Reshape(turned, integers(builder, *([-1, 1, 1] if axis == 1 else [1, -1, 1])))
         return builder.Expand(builder.Div(spread, periods), grid)
 
     both = builder.Concat(angles(1), angles(2), axis=2)
     prefix = [0, params["num_prefix"], 0, 0, 0, 0]
     return builder.Pad(
-        builder.Reshape(both, _integers(builder, 1, -1, 2 * count)), _integers(builder, *prefix), _outputs=[name]
+        builder.Reshape(both, integers(builder, 1, -1, 2 * count)), integers(builder, *prefix), _outputs=[name]
     )
+
+
+@lowers(rope.rope_angles_of_places_p)
+def rope_angles_of_places(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    periods, places = inputs
+    half, one, two, two_pi = (scalar(builder, number) for number in (0.5, 1.0, 2.0, 2 * math.pi))
+
+    def angles(axis: int) -> ir.Value:
+        index, size = (
+            to_float(builder, builder.Gather(places, integers(builder, number), axis=1)) for number in (axis, 2 + axis)
+        )
+        ratio = builder.Div(builder.Add(index, half), size)
+        return builder.Div(builder.Mul(two_pi, builder.Sub(builder.Mul(two, ratio), one)), periods)
+
+    return builder.Concat(angles(0), angles(1), axis=1, _outputs=[name])
 
 
 @lowers(positions.with_positions_p)
 def with_positions(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     patches, table = inputs
     entries, _, channels = table.shape
-    antialias, tenths, a = (params[name] for name in ("antialias", "tenths", "a"))
-    height, width = (_size(builder, patches, axis) for axis in (1, 2))
-    half, one = _scalar(builder, 0.5), _scalar(builder, 1.0)
-    beyond = 0 if antialias else positions.REACH
-    places = range(-beyond, entries + beyond)
-    if tenths:
-        kept = (builder.Equal(size, _integers(builder, entries)) for size in (height, width))
-        shift = builder.Where(builder.And(*kept), _integers(builder, 0), _integers(builder, 2 * tenths))
-    if not antialias:
-        edges = _integers(builder, *positions.clamped(entries).tolist())
-        edges = builder.Reshape(edges, _integers(builder, -1, 1))
-        clamping = _float(builder, builder.Equal(edges, _integers(builder, *range(entries))))
+    height, width = (size_of(builder, patches, axis) for axis in (1, 2))
+    if params["tenths"]:
+        kept = (builder.Equal(size, integers(builder, entries)) for size in (height, width))
+        shift = builder.Where(builder.And(*kept), integers(builder, 0), integers(builder, 2 * params["tenths"]))
+    weights = _weights_of_places(builder, entries, params)
 
     def matrix(size: ir.Value) -> ir.Value:
-        row = builder.Range(_scalar(builder, 0), builder.Squeeze(size), _scalar(builder, 1))
-        row = builder.Reshape(row, _integers(builder, -1, 1))
-        over = builder.Add(builder.Mul(row, _integers(builder, 20 * entries)), _integers(builder, 10 * entries))
-        under = builder.Mul(size, _integers(builder, 20))
-        under = builder.Add(under, shift) if tenths else under
-        fraction = builder.Div(_float(builder, builder.Mod(over, under)), _float(builder, under))
+        place = builder.Range(scalar(builder, 0), builder.Squeeze(size), scalar(builder, 1))
+        return weights(builder.Reshape(place, integers(builder, -1, 1)), size, shift if params["tenths"] else None)
+
+    rows = builder.MatMul(matrix(height), builder.Reshape(table, integers(builder, entries, entries * channels)))
+    rows = builder.Reshape(rows, integers(builder, -1, entries, channels))
+    return builder.Add(patches, builder.MatMul(matrix(width), rows), _outputs=[name])
+
+
+@lowers(positions.with_positions_of_places_p)
+def with_positions_of_places(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    patches, table, places = inputs
+    entries, _, channels = table.shape
+    row, column, height, width = (builder.Gather(places, integers(builder, number), axis=1) for number in range(4))
+    shift = None
+    if params["tenths"]:
+        kept = (builder.Equal(size, integers(builder, entries)) for size in (height, width))
+        shift = builder.Where(builder.And(*kept), integers(builder, 0), integers(builder, 2 * params["tenths"]))
+    weights = _weights_of_places(builder, entries, params)
+    both = builder.Mul(
+        builder.Unsqueeze(weights(row, height, shift), integers(builder, 2)),
+        builder.Unsqueeze(weights(column, width, shift), integers(builder, 1)),
+    )
+    both = builder.Reshape(both, integers(builder, -1, entries * entries))
+    flat = builder.Reshape(table, integers(builder, entries * entries, channels))
+    return builder.Add(patches, builder.MatMul(both, flat), _outputs=[name])
+
+
+def _weights_of_places(
+    builder: Any, entries: int, params: Mapping[str, Any]
+) -> Callable[[ir.Value, ir.Value, ir.Value | None], ir.Value]:
+    """How to make the weights [places, entries] of `positions.weights_of`: from places, sizes, and what is added to
+    these, all in whole numbers.
+    """
+    antialias, a = params["antialias"], params["a"]
+    half, one = scalar(builder, 0.5), scalar(builder, 1.0)
+    beyond = 0 if antialias else positions.REACH
+    columns = range(-beyond, entries + beyond)
+    if not antialias:
+        edges = integers(builder, *positions.clamped(entries).tolist())
+        edges = builder.Reshape(edges, integers(builder, -1, 1))
+        clamping = to_float(builder, builder.Equal(edges, integers(builder, *range(entries))))
+
+    def weights(place: ir.Value, size: ir.Value, shift: ir.Value | None) -> ir.Value:
+        over = builder.Add(builder.Mul(place, integers(builder, 20 * entries)), integers(builder, 10 * entries))
+        under = builder.Mul(size, integers(builder, 20))
+        under = builder.Add(under, shift) if shift else under
+        fraction = builder.Div(to_float(builder, builder.Mod(over, under)), to_float(builder, under))
         # Negative, because jax2onnx takes a difference to have the shape of its first operand, if that is known.
-        distance = builder.Sub(builder.Div(over, under), _integers(builder, *places))
-        distance = builder.Add(_float(builder, distance), builder.Sub(fraction, half))
+        distance = builder.Sub(builder.Div(over, under), integers(builder, *columns))
+        distance = builder.Add(to_float(builder, distance), builder.Sub(fraction, half))
         if not antialias:
             return builder.MatMul(cubic(distance), clamping)
-        stretch = builder.Max(builder.Div(_scalar(builder, float(entries)), _float(builder, size)), one)
-        weights = cubic(builder.Div(distance, stretch))
-        return builder.Div(weights, builder.ReduceSum(weights, _integers(builder, 1), keepdims=1))
+        stretch = builder.Max(builder.Div(scalar(builder, float(entries)), to_float(builder, size)), one)
+        found = cubic(builder.Div(distance, stretch))
+        return builder.Div(found, builder.ReduceSum(found, integers(builder, 1), keepdims=1))
 
     def cubic(distance: ir.Value) -> ir.Value:
-        two = _scalar(builder, 2.0)
+        two = scalar(builder, 2.0)
         away = builder.Abs(distance)
         outer, inner = (builder.Relu(builder.Sub(reach, away)) for reach in (two, one))
         far = builder.Mul(builder.Mul(outer, outer), builder.Sub(one, outer))
-        near = builder.Sub(_scalar(builder, 4 * a + 3), builder.Mul(two, inner))
-        return builder.Add(builder.Mul(_scalar(builder, a), far), builder.Mul(builder.Mul(inner, inner), near))
+        near = builder.Sub(scalar(builder, 4 * a + 3), builder.Mul(two, inner))
+        return builder.Add(builder.Mul(scalar(builder, a), far), builder.Mul(builder.Mul(inner, inner), near))
 
-    rows = builder.MatMul(matrix(height), builder.Reshape(table, _integers(builder, entries, entries * channels)))
-    rows = builder.Reshape(rows, _integers(builder, -1, entries, channels))
-    return builder.Add(patches, builder.MatMul(matrix(width), rows), _outputs=[name])
+    return weights
 
 
 @lowers(naflex.resized_positions_p)
 def resized_positions(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     table, shapes, patches = inputs
     rows, columns, channels = table.shape
-    height, width = (builder.Gather(shapes, _integers(builder, axis), axis=1) for axis in (0, 1))
-    zero, last = _scalar(builder, 0), _integers(builder, 2)
-    token = builder.Range(zero, builder.Squeeze(_size(builder, patches, 1)), _scalar(builder, 1))
+    height, width = (builder.Gather(shapes, integers(builder, axis), axis=1) for axis in (0, 1))
+    zero, last = scalar(builder, 0), integers(builder, 2)
+    token = builder.Range(zero, builder.Squeeze(size_of(builder, patches, 1)), scalar(builder, 1))
     token = builder.Where(builder.Less(token, builder.Mul(height, width)), token, zero)
 
     def weights(size: ir.Value, index: ir.Value, entries: int) -> ir.Value:
-        size, index = (_float(builder, builder.Unsqueeze(value, last)) for value in (size, index))
-        step, all_entries = _scalar(builder, 2.0 * entries), _scalar(builder, float(entries))
+        size, index = (to_float(builder, builder.Unsqueeze(value, last)) for value in (size, index))
+        step, all_entries = scalar(builder, 2.0 * entries), scalar(builder, float(entries))
         place = builder.Add(builder.Mul(index, step), all_entries)
         apart = builder.Abs(builder.Sub(builder.Mul(size, _odd_numbers(builder, entries)), place))
-        reach = builder.Mul(builder.Max(size, all_entries), _scalar(builder, 2.0))
+        reach = builder.Mul(builder.Max(size, all_entries), scalar(builder, 2.0))
         found = builder.Relu(builder.Sub(reach, apart))
         return builder.Div(found, builder.ReduceSum(found, last, keepdims=1))
 
     both = builder.Mul(
-        builder.Unsqueeze(weights(height, builder.Div(token, width), rows), _integers(builder, 3)),
+        builder.Unsqueeze(weights(height, builder.Div(token, width), rows), integers(builder, 3)),
         builder.Unsqueeze(weights(width, builder.Mod(token, width), columns), last),
     )
-    both = builder.Reshape(both, _integers(builder, 0, 0, rows * columns))
-    return builder.MatMul(both, builder.Reshape(table, _integers(builder, rows * columns, channels)), _outputs=[name])
+    both = builder.Reshape(both, integers(builder, 0, 0, rows * columns))
+    return builder.MatMul(both, builder.Reshape(table, integers(builder, rows * columns, channels)), _outputs=[name])
 
 
-def _size(builder: Any, value: ir.Value, axis: int) -> ir.Value:
+def size_of(builder: Any, value: ir.Value, axis: int) -> ir.Value:
     """The size of an axis, with one element: a constant if it is known."""
     size = value.shape[axis]
-    return _integers(builder, size) if isinstance(size, int) else builder.Shape(value, start=axis, end=axis + 1)
+    return integers(builder, size) if isinstance(size, int) else builder.Shape(value, start=axis, end=axis + 1)
 
 
-def _float(builder: Any, value: ir.Value) -> ir.Value:
+def to_float(builder: Any, value: ir.Value) -> ir.Value:
     return builder.Cast(value, to=ir.DataType.FLOAT)
 
 
-def _integers(builder: Any, *numbers: int) -> ir.Value:
+def integers(builder: Any, *numbers: int) -> ir.Value:
     name = "_".join(map(str, numbers)) if len(numbers) < 9 else f"{len(numbers)}_{zlib.crc32(repr(numbers).encode()):x}"
     return _constant(builder, f"int64_{name}", ir.tensor(numbers, dtype=ir.DataType.INT64))
 
@@ -269,7 +318,7 @@ def _odd_numbers(builder: Any, count: int) -> ir.Value:
     return _constant(builder, f"float_odd_{count}", ir.tensor(numbers))
 
 
-def _scalar(builder: Any, number: int | float) -> ir.Value:
+def scalar(builder: Any, number: int | float) -> ir.Value:
     dtype = ir.DataType.INT64 if isinstance(number, int) else ir.DataType.FLOAT
     return _constant(builder, f"{dtype.name.lower()}_scalar_{number:.8g}", ir.tensor(number, dtype=dtype))
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 import onnx_ir as ir
 
@@ -18,12 +19,13 @@ def name_nodes(graph: ir.Graph, inputs: list[str]) -> None:
     order: dict[ir.Value, int] = {}
     names: Counter[str] = Counter()
     for place, (node, part) in enumerate(zip(list(graph), _parts(list(graph)), strict=True)):
-        held = [value.name for value in node.inputs if value.is_graph_input() and value.name not in inputs]
+        taken = list(_taken(node))
+        held = [value.name for value in taken if value.is_graph_input() and value.name not in inputs]
         if held:
             module = held[0].rpartition(".")[0] or part
             around = module.rpartition(".")[0]
         else:
-            last = max((value for value in node.inputs if value in order), key=lambda value: order[value], default=None)
+            last = max((value for value in taken if value in order), key=lambda value: order[value], default=None)
             module = around = modules.get(last, "") if f"{modules.get(last, '')}.".startswith(f"{part}.") else part
         path = re.sub(r"\.(?!\d)", "/", module)
         name = f"{path}/{node.op_type}"
@@ -33,6 +35,16 @@ def name_nodes(graph: ir.Graph, inputs: list[str]) -> None:
             modules[value], order[value] = around, place
             if not value.is_graph_output():
                 value.name = node.name
+
+
+def _taken(node: ir.Node) -> Iterator[ir.Value]:
+    """The values that a node takes, also those that its subgraphs take from around them."""
+    yield from filter(None, node.inputs)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            inner = attribute.as_graph()
+            own = {*inner.inputs, *(value for one in inner for value in one.outputs)}
+            yield from (value for one in inner for value in _taken(one) if value not in own)
 
 
 def _parts(nodes: list[ir.Node]) -> list[str]:

@@ -2,6 +2,9 @@
 
 from vit2onnx.spec.interface import Derived, Group, Interface, Port
 
+# How the numbers of a row of packed patches are ordered.
+ROW_ORDER = "row, column, channel"
+
 
 def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interface:
     """The interface of a model that turns images of any size into tokens of `embed_dim` channels.
@@ -57,4 +60,59 @@ def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interfa
                 "grid": "height // patch_size rows of width // patch_size patches",
             }
         },
+    )
+
+
+def packed_images_to_tokens(single: Interface) -> Interface:
+    """The interface of the same model that takes the patches of many images of any sizes in one call, without padding.
+
+    `single` is that of one image at a time. The names are those of Hugging Face, and `grid_thw` is called as in the
+    vision towers of Qwen2-VL.
+    """
+    (tokens,) = single.compared
+    tokens_of = single.facts["tokens"]
+    (_, channels, *_), (*_, embed_dim), registers = single.inputs[0].axes, tokens.axes, tokens_of["registers"]
+    row = int(channels) * single.patch_size**2
+    outputs = [
+        Port(
+            "last_hidden_state",
+            ("patches", embed_dim),
+            "the patches after the final norm, in the order of the rows of pixel_values; without CLS and registers",
+        ),
+        Port("pooler_output", ("images", embed_dim), "the CLS token of each image after the final norm"),
+    ]
+    if registers:
+        outputs.append(
+            Port("registers", ("images", registers, embed_dim), "the registers of each image after the final norm")
+        )
+    return Interface(
+        "packed",
+        inputs=(
+            Port(
+                "pixel_values",
+                ("patches", row),
+                "normalised RGB patches of all images, one image after the other, row by row, each flattened from"
+                f" [{ROW_ORDER}]",
+            ),
+            Port(
+                "grid_thw",
+                ("images", 3),
+                "1, rows and columns of patches of each image; each frame of a clip is an image",
+                dtype="int64",
+            ),
+        ),
+        outputs=tuple(outputs),
+        minimum={"patches": 1, "images": 1},
+        recipe_defaults={"patches": None, "images": None},
+        patch_size=single.patch_size,
+        facts={
+            "tokens": {
+                "order": "patches row by row, one image after the other",
+                "registers": registers,
+                "patch_size": single.patch_size,
+                "values": ROW_ORDER,
+                "grid": "grid_thw says how many rows and columns of patches each image has; t must be 1",
+            }
+        },
+        packs=single,
     )

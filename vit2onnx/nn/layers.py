@@ -101,3 +101,8 @@ class PatchEmbed(eqx.Module):
     ) -> Float[Array, "batch grid_height grid_width embed_dim"]:
         patches = convolution(pixel_values, self.weight, self.bias, stride=self.weight.shape[-1])
         return patches.transpose(0, 2, 3, 1)
+
+    def of_patches(self, rows: Float[Array, "patches values"]) -> Float[Array, "patches embed_dim"]:
+        """The same for patches that are cut already, each flattened from [row, column, channel]."""
+        kernel = self.weight.transpose(2, 3, 1, 0)
+        return linear(rows, kernel.reshape(-1, kernel.shape[-1]), self.bias)

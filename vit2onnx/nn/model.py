@@ -66,8 +66,8 @@ class Tower(Protocol):
     def head_stages(self, x: Array, context: Any, /) -> Named:
         """The stages of the head, from what leaves the last layer; `norm` is among them."""
 
-    def features(self, stages: Named, /) -> Features:
-        """Features from the stages of the head."""
+    def features(self, stages: Named, context: Any, /) -> Any:
+        """Features from the stages of the head, as a named tuple with `pooler_output`."""
 
 
 @runtime_checkable
@@ -98,7 +98,7 @@ class ImageModel(eqx.Module):
         """None, because there is one tower."""
         return {}
 
-    def features(self, stages: Named) -> Features:
+    def features(self, stages: Named, _: Any) -> Features:
         """Features from the stages of the head."""
         return features_of(stages["norm"])
 
@@ -147,7 +147,7 @@ def _run_tower(tower: Tower, name: str, inputs: Named) -> tuple[Named, Features]
         x = stages["output"]
     with jax.named_scope(path_of(name, "head")):
         stages = tower.head_stages(x, context)
-        features = tower.features(stages)
+        features = tower.features(stages, context)
     return found | {path_of(name, stage): value for stage, value in stages.items()}, features
 
 

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vit2onnx.nn.primitives import primitive
 
@@ -36,37 +36,45 @@ def clamped(entries: int) -> np.ndarray:
     return np.clip(np.arange(-REACH, entries + REACH), 0, entries - 1)
 
 
-def distances(size: Any, other: Any, entries: int, *, beyond: int, tenths: int, dtype: Any) -> Array:
-    """[size, entries + 2 * beyond]: how far each place is from each entry, and from `beyond` more at both ends.
+def distances(place: Array, size: Any, other: Any, entries: int, *, beyond: int, tenths: int, dtype: Any) -> Array:
+    """[places, entries + 2 * beyond]: how far each place is from each entry, and from `beyond` more at both ends.
 
-    `tenths` are those of the offset. A table that keeps its size on this axis and the `other` stays as it is, whatever
-    the offset.
+    `place` [places, 1] is the number of each along an axis of some `size`, where the `other` axis has its own: numbers,
+    or [places, 1] as well. `tenths` are those of the offset. A table that keeps its size on this axis and the other
+    stays as it is, whatever the offset.
     """
-    shape = (size, entries + 2 * beyond)
-    row, column = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
-    size, other = (jnp.asarray(number, jnp.int32) for number in (size, other))
+    shape = (place.shape[0], entries + 2 * beyond)
+    column = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+    place, size, other = (jnp.asarray(number, jnp.int32) for number in (place, size, other))
     # PARITY: whole numbers, because a coordinate in single precision moves features as far as all other rounding does.
     under = 20 * size
     if tenths:
-        under = under + jnp.where((size == entries) & (other == entries), 0, 2 * tenths)
+        under = under + jnp.where((size == entries) & (other == entries), jnp.int32(0), jnp.int32(2 * tenths))
     under = jnp.broadcast_to(under, shape)
-    over = (2 * row + 1) * (10 * entries)
+    over = jnp.broadcast_to((2 * place + 1) * (10 * entries), shape)
     whole = jax.lax.div(over, under)
     fraction = (over - whole * under).astype(dtype) / under.astype(dtype)
     return (column - beyond - whole).astype(dtype) + (0.5 - fraction)
 
 
-def resize_matrix(size: Any, other: Any, entries: int, *, antialias: bool, tenths: int, a: float, dtype: Any) -> Array:
-    """The matrix [size, entries] that resizes one axis of a table, of which the `other` axis is resized to `other`."""
+def weights_of(
+    place: Array, size: Any, other: Any, entries: int, *, antialias: bool, tenths: int, a: float, dtype: Any
+) -> Array:
+    """The weight [places, entries] of each entry at each place; see `distances`."""
     how: dict[str, Any] = {"tenths": tenths, "dtype": dtype}
     if not antialias:
         # What lies beyond an edge is added to the edge.
         clamping = (clamped(entries)[:, None] == np.arange(entries)).astype(dtype)
-        return cubic(distances(size, other, entries, beyond=REACH, **how), a) @ clamping
+        return cubic(distances(place, size, other, entries, beyond=REACH, **how), a) @ clamping
     # A table that shrinks is smoothed by a kernel as much wider, and the weights within the table sum up to one.
     stretch = jax.lax.max(entries / jnp.asarray(size, dtype), jnp.ones((), dtype))
-    weights = cubic(distances(size, other, entries, beyond=0, **how) / stretch, a)
+    weights = cubic(distances(place, size, other, entries, beyond=0, **how) / stretch, a)
     return weights / weights.sum(axis=1, keepdims=True)
+
+
+def resize_matrix(size: Any, other: Any, entries: int, **how: Any) -> Array:
+    """The matrix [size, entries] that resizes one axis of a table, of which the `other` axis is resized to `other`."""
+    return weights_of(jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0), size, other, entries, **how)
 
 
 def resized(
@@ -83,7 +91,17 @@ def _with_positions(patches: Array, table: Array, **how: Any) -> Array:
     return patches + resized(table, *patches.shape[1:3], **how)
 
 
+def _with_positions_of_places(patches: Array, table: Array, places: Array, **how: Any) -> Array:
+    rows, columns, channels = table.shape
+    row, column, height, width = (places[:, number, None] for number in range(4))
+    of_rows = weights_of(row, height, width, rows, dtype=table.dtype, **how)
+    of_columns = weights_of(column, width, height, columns, dtype=table.dtype, **how)
+    both = (of_rows[:, :, None] * of_columns[:, None, :]).reshape(-1, rows * columns)
+    return patches + both @ table.reshape(rows * columns, channels)
+
+
 with_positions_p = primitive("with_positions", _with_positions)
+with_positions_of_places_p = primitive("with_positions_of_places", _with_positions_of_places)
 
 
 class Positions(eqx.Module):
@@ -102,6 +120,12 @@ class Positions(eqx.Module):
         self, patches: Float[Array, "batch grid_height grid_width embed_dim"]
     ) -> Float[Array, "batch grid_height grid_width embed_dim"]:
         return with_positions_p.bind(patches, self.table, **self.how)
+
+    def of_places(
+        self, patches: Float[Array, "patches embed_dim"], places: Int[Array, "patches 4"]
+    ) -> Float[Array, "patches embed_dim"]:
+        """The same for patches of many images; `places` are row, column, and height and width of the image's grid."""
+        return with_positions_of_places_p.bind(patches, self.table, places, **self.how)
 
     @property
     def how(self) -> dict[str, Any]:

@@ -313,9 +313,7 @@ def pairs(
     return pairs_p.bind(mask, x)
 
 
-def embedding(
-    table: Float[Array, "entries embed_dim"], ids: Int[Array, "batch tokens"]
-) -> Float[Array, "batch tokens embed_dim"]:
+def embedding(table: Float[Array, "entries embed_dim"], ids: Int[Array, "*shape"]) -> Float[Array, "*shape embed_dim"]:
     """The rows of a table by their numbers, which must be within it. ONNX: `Gather`."""
     return embedding_p.bind(table, ids)
 

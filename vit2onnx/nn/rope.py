@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int
 
 from vit2onnx.nn.primitives import for_every_image, primitive
 
@@ -38,7 +38,17 @@ def _rope_angles(periods: Array, patches: Array, *, num_prefix: int) -> Array:
     return jax.lax.concatenate([prefix, both], 1)
 
 
+def _rope_angles_of_places(periods: Array, places: Array) -> Array:
+    def angles(axis: int) -> Array:
+        index, size = (places[:, number, None].astype(periods.dtype) for number in (axis, 2 + axis))
+        centre = 2.0 * ((index + 0.5) / size) - 1.0
+        return 2.0 * math.pi * centre / periods
+
+    return jax.lax.concatenate([angles(0), angles(1)], 1)
+
+
 rope_angles_p = primitive("rope_angles", _rope_angles)
+rope_angles_of_places_p = primitive("rope_angles_of_places", _rope_angles_of_places)
 
 
 def rope_table(
@@ -53,3 +63,10 @@ def rope_table(
     """
     angles = rope_angles_p.bind(periods, patches, num_prefix=num_prefix)
     return for_every_image(jnp.cos(angles), patches), for_every_image(jnp.sin(angles), patches)
+
+
+def rope_angles_of_places(
+    periods: Float[Array, " quarter_head_dim"], places: Int[Array, "patches 4"]
+) -> Float[Array, "patches half_head_dim"]:
+    """The angles of patches of many images; `places` are row, column, and height and width of the image's grid."""
+    return rope_angles_of_places_p.bind(periods, places)

@@ -11,9 +11,10 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
-from vit2onnx.nn.layers import LayerNorm, LayerScale, Linear, Mlp, SwiGlu
+from vit2onnx.nn.layers import LayerNorm, LayerScale, Linear, Mlp, PatchEmbed, SwiGlu
 from vit2onnx.nn.model import ImageModel, Named
-from vit2onnx.nn.primitives import attention, flatten_grid, for_every_image, residual
+from vit2onnx.nn.packing import Context, PackedTower, Places, attention_within
+from vit2onnx.nn.primitives import flatten_grid, for_every_image, residual
 
 Tokens = Float[Array, "batch tokens embed_dim"]
 Patches = Float[Array, "batch grid_height grid_width embed_dim"]
@@ -39,9 +40,9 @@ class Attention(eqx.Module):
         """Queries, keys and values; the heads of each side by side."""
         return self.q(x), self.k(x), self.v(x)
 
-    def mix(self, query: Tokens, key: Tokens, value: Tokens, _: Any) -> Tokens:
-        """Attention over all tokens, then the output projection."""
-        return self.proj(attention(query, key, value, num_heads=self.num_heads))
+    def mix(self, query: Tokens, key: Tokens, value: Tokens, context: Any) -> Tokens:
+        """Attention over all tokens of an image, then the output projection."""
+        return self.proj(attention_within(query, key, value, context, num_heads=self.num_heads))
 
 
 class Block(eqx.Module):
@@ -96,14 +97,21 @@ class Block(eqx.Module):
 class VisionTransformer(ImageModel):
     """Blocks and a final norm; what comes before is the family's own. See `nn.model.Model`."""
 
+    patch_embed: eqx.AbstractVar[PatchEmbed]
     cls_token: eqx.AbstractVar[Float[Array, "1 1 embed_dim"]]
     register_tokens: eqx.AbstractVar[Float[Array, "1 registers embed_dim"] | None]
     blocks: eqx.AbstractVar[tuple[Block, ...]]
     norm: eqx.AbstractVar[LayerNorm]
 
     @abstractmethod
-    def embed(self, pixel_values: Array) -> tuple[Tokens, Any]:
+    def embed(self, pixel_values: Array) -> tuple[Tokens, Context]:
         """The tokens that enter the first block, and its context."""
+
+    @abstractmethod
+    def place(
+        self, patches: Float[Array, "patches embed_dim"], places: Places
+    ) -> tuple[Float[Array, "patches embed_dim"], Float[Array, "patches half_head_dim"] | None]:
+        """Patches of packed images with their positions, and the angles by which they are rotated, if they are."""
 
     @abstractmethod
     def natively(self, tensors: Mapping[str, Any]) -> "tuple[VisionTransformer, Mapping[str, Any]] | None":
@@ -113,6 +121,10 @@ class VisionTransformer(ImageModel):
     def prefix(self) -> list[Float[Array, "1 _ embed_dim"]]:
         """CLS, and registers if there are any."""
         return [self.cls_token, *([] if self.register_tokens is None else [self.register_tokens])]
+
+    def towers(self, interface: str) -> dict[str, Any]:
+        """The model itself, or what it is for packed images."""
+        return {"": PackedTower(self) if interface == "packed" else self}
 
     def trunk(self) -> list[tuple[str, Block]]:
         """The blocks in order, each with its path in the tree: `x = layer(x, context)`."""

@@ -1,7 +1,7 @@
 """Compare what an exported graph gives with the float64 truth, with references and with the Equinox model."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -13,6 +13,7 @@ import numpy as np
 from vit2onnx.errors import InputError
 from vit2onnx.exporting.metadata import statements_of
 from vit2onnx.files import open_arrays
+from vit2onnx.packing import unpack
 from vit2onnx.parity.comparison import Comparison, Pair, pairs_of
 from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors
 from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
@@ -33,6 +34,8 @@ Features = Mapping[Case, Outputs]
 # The noise floors of the rows of every output, by case.
 Floors = Mapping[Case, Outputs]
 
+# The axes that say how many rows and columns of patches an image has.
+GRID = ("grid_height", "grid_width")
 # Quantiles that describe a distribution of differences, by name.
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 # The name of the check that there is more than one text.
@@ -98,7 +101,7 @@ def outputs_of(
         # What only fills a batch has no name.
         places = {place: Case.parse(case) for place, case in enumerate(given) if case}
         first = next(iter(places.values()))
-        sizes = {**interface.sizes(first), "batch": batch}
+        sizes = _sizes_of_pack(places.values(), interface) or {**interface.sizes(first), "batch": batch}
         keys = {port: f"{name}/{batch}/{number}/{port.name}" for port in interface.outputs}
         arrays = {port.name: graph[key] for port, key in keys.items() if key in graph}
         wrong = []
@@ -115,12 +118,12 @@ def outputs_of(
         for port in interface.outputs:
             if not _is_part(port, arrays):
                 wrong_parts[_part_of(port)].append(str(first))
-        for place, case in places.items():
+        for case, own in _by_case(places, arrays, interface):
             # Behind the rows that mean something, what is there means nothing, but for a number it must be.
-            own = {port: array[place] if interface.is_batched else array for port, array in arrays.items()}
             if not all(np.isfinite(array).all() for array in own.values()):
                 infinite.append(str(case))
-            compared = {port.name: own[port.name][: interface.rows(port, str(case))] for port in interface.compared}
+            ports = interface.of_cases.compared
+            compared = {port.name: own[port.name][: interface.rows(port, str(case))] for port in ports}
             features.setdefault(case, []).append(compared)
     most = max(map(len, features.values()), default=1)
     sets = [{case: places[i] for case, places in features.items() if i < len(places)} for i in range(most)]
@@ -136,6 +139,27 @@ def outputs_of(
         ),
     ]
     return sets, checks
+
+
+def _sizes_of_pack(cases: Collection[Case], interface: Interface) -> dict[str, int]:
+    """How many images and patches a pack of cases has; nothing if the interface packs nothing."""
+    if not interface.packs:
+        return {}
+    single = interface.packs
+    of_images = ([int(single.size(axis, single.sizes(case))) for axis in GRID] for case in cases)
+    return {"images": len(cases), "patches": sum(rows * columns for rows, columns in of_images)}
+
+
+def _by_case(places: Mapping[int, Case], arrays: Arrays, interface: Interface) -> Iterator[tuple[Case, Outputs]]:
+    """The outputs of a run for each case, by its place in the batch or pack."""
+    if not interface.packs:
+        for place, case in places.items():
+            yield case, {port: array[place] if interface.is_batched else array for port, array in arrays.items()}
+        return
+    single = interface.packs
+    grids = [[1, *(single.size(axis, single.sizes(case)) for axis in GRID)] for case in places.values()]
+    for case, image in zip(places.values(), unpack(arrays, np.array(grids)), strict=True):
+        yield case, {single.compared[0].name: image.tokens}
 
 
 def _part_of(port: Port) -> str:
@@ -363,7 +387,7 @@ def compare_files(
     with ExitStack() as stack:
         opened = {name: stack.enter_context(open_arrays(path)) for name, path in {**arrays, **references}.items()}
         named = {name: opened[name] for name in references}
-        inputs, interface = opened["inputs"], spec.interface(recipe.interface)
+        inputs, interface = opened["inputs"], spec.interface(recipe.interface).of_cases
         found = compare_outputs(spec, recipe, cases_in(inputs), named, opened["equinox"], opened["onnx"], batch_sizes)
         return replace(found, checks=[*found.checks, asdict(check_evidence(inputs, spec, interface))])
 
@@ -395,14 +419,16 @@ def compare_outputs(
     """Measure everything that the verdict on a graph needs, from what runners have written; nothing is judged here.
 
     `references` and `equinox` hold outputs by kind and case, `graph` is what `run_graph` gives. What the first
-    reference gives in double precision is the truth.
+    reference gives in double precision is the truth. Packed images are compared one by one.
     """
-    interface = spec.interface(recipe.interface)
+    of_graph = spec.interface(recipe.interface)
+    interface = of_graph.of_cases
     seen = json.loads(str(graph["seen"]))
     runs = {(run["run"], run["batch"]): run for run in seen["runs"]}
-    asked = [case for case in map(Case.parse, cases) if interface.accepts(case, recipe)]
-    batches = interface.batches(recipe, batch_sizes), interface.batch_in_double(recipe)
-    pairs = pairs_of(list(references), *batches)
+    chosen_by = of_graph.recipe_of_cases(recipe)
+    asked = [case for case in map(Case.parse, cases) if interface.accepts(case, chosen_by)]
+    batches = of_graph.batches(recipe, batch_sizes, len(asked))
+    pairs = pairs_of(list(references), batches, of_graph.batch_in_double(recipe, len(asked)))
 
     implementations = {name: by_kind(arrays, interface) for name, arrays in {**references, "equinox": equinox}.items()}
     wrong = wrong_shapes(implementations, asked, interface)
@@ -435,8 +461,8 @@ def compare_outputs(
     repeated: Sequence[Features]
     for (subject, batch), own_pairs in groupby(pairs, key=lambda pair: (pair.subject, pair.batch)):
         if run := runs.get((subject, batch)):
-            sets, seen_of_outputs = outputs_of(graph, run, interface)
-            checks += checks_of_run(run, seen_of_outputs, interface, recipe)
+            sets, seen_of_outputs = outputs_of(graph, run, of_graph)
+            checks += checks_of_run(run, seen_of_outputs, of_graph, recipe)
             features, *repeated = ({case: x for case, x in places.items() if case in truth} for places in sets)
         else:
             name = subject.removesuffix(DOUBLE)

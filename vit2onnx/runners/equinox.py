@@ -96,7 +96,7 @@ def _stages(
         with precision():
             by_mode = {mode: _head_stages(outer, y, context) for mode, y in starts(f"{start}norm", x).items()}
             for mode, found in by_mode.items():
-                pooled[mode][tower_name] = outer.features(found).pooler_output
+                pooled[mode][tower_name] = outer.features(found, context).pooler_output
         yield from named(by_mode, start)
     with precision():
         joint = _fill_joint(model, tensors, dtype)
@@ -184,7 +184,7 @@ def _features(
             jax.block_until_ready(states)
             del layer
         for case, state in states.items():
-            made[case][tower_name] = outer.features(_head_stages(outer, *state))
+            made[case][tower_name] = outer.features(_head_stages(outer, *state), state[1])
     joint = _fill_joint(model, tensors, dtype)
     for case, found in made.items():
         outputs = outputs_of(joint, interface.name, found)

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from vit2onnx.errors import DamagedError
 from vit2onnx.files import sha256_of
 from vit2onnx.onnx_file import is_external, metadata, operator_sets
+from vit2onnx.packing import pack
 from vit2onnx.runners.onnx_double import run_in_double
 from vit2onnx.runners.session import ALL, session_of
 from vit2onnx.spec.interface import Interface, cases_in
@@ -38,13 +39,15 @@ def run_graph(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """All outputs of a graph for the cases that it accepts, whose inputs are called as `key_of` says, in every run.
 
-    The runs are those of `RUNS`, in batches of every size, and one in double precision. Outputs are called
+    `inputs` are of the interface on whose cases graphs are compared. The runs are those of `RUNS`, in batches of every
+    size, and one in double precision. Outputs are called
     `{run}/{batch}/{number}/{output}`, by the number of the batch. The last array, `seen`, is JSON: what the file says
     of itself, the runtime, and of every run its ports, the cases in each batch, and the error, if any. A graph that
     does not load or run is something seen, and no error here.
     """
-    batches, in_double = interface.batches(recipe, batch_sizes), interface.batch_in_double(recipe)
-    cases = {case: interface.inputs_of(inputs, case) for case in cases_in(inputs)}
+    cases = {case: interface.of_cases.inputs_of(inputs, case) for case in cases_in(inputs)}
+    batches = interface.batches(recipe, batch_sizes, len(cases))
+    in_double = interface.batch_in_double(recipe, len(cases))
     runs: list[dict[str, Any]] = []
 
     def begin(run: str, batch: int) -> dict[str, Any]:
@@ -65,7 +68,7 @@ def run_graph(
                 session = session or session_of(path, RUNS[level], threads)
                 run["ports"] = ports_of(session)
                 names = [port.name for port in session.get_outputs()]
-                for number, (given, values) in enumerate(filled_batches(cases, batch)):
+                for number, (given, values) in enumerate(batches_of(cases, batch, interface)):
                     outputs = session.run(names, values)
                     run["batches"].append(given)
                     yield from ((f"{level}/{batch}/{number}/{x}", y) for x, y in zip(names, outputs, strict=True))
@@ -74,7 +77,7 @@ def run_graph(
     run = begin(DOUBLE_GRAPH, in_double)
     # Any exception, because a faulty graph makes numpy raise what it likes.
     try:
-        named = list(filled_batches(cases, in_double))
+        named = list(batches_of(cases, in_double, interface))
         for number, outputs in enumerate(run_in_double(path, [values for _, values in named])):
             run["batches"].append(named[number][0])
             yield from ((f"{DOUBLE_GRAPH}/{in_double}/{number}/{x}", y) for x, y in outputs.items())
@@ -99,6 +102,17 @@ def ports_of(session: ort.InferenceSession) -> dict[str, tuple[str, list[int | s
     """Type and shape of every input and output, as the runtime has them."""
     ports = (*session.get_inputs(), *session.get_outputs())
     return {port.name: (DTYPES.get(port.type, port.type), port.shape) for port in ports}
+
+
+def batches_of(cases: Mapping[str, Inputs], batch: int, interface: Interface) -> Iterator[tuple[list[str], Inputs]]:
+    """What a graph is given in turn: packs of so many images, of any sizes, or batches, with the names of the cases."""
+    if not interface.packs:
+        yield from filled_batches(cases, batch)
+        return
+    port = interface.packs.inputs[0].name
+    for start in range(0, len(cases), batch):
+        names = list(cases)[start : start + batch]
+        yield names, pack([cases[name][port] for name in names], interface.patch_size)
 
 
 def filled_batches(cases: Mapping[str, Inputs], batch: int) -> Iterator[tuple[list[str], Inputs]]:

@@ -89,21 +89,34 @@ def run_in_double(path: Path, batches: Iterable[Mapping[str, np.ndarray]]) -> li
     computed = computed_constants(path)
     evaluator = ReferenceEvaluator(model, new_ops=[Conv, Erf, Gelu, LayerNormalization])
     outputs = [output.name for output in model.graph.output]
-    uses = Counter([*outputs, *(name for node in evaluator.rt_nodes_ for name in node.input)])
+    taken = [[*node.input, *inner_inputs(node.onnx_node)] for node in evaluator.rt_nodes_]
+    uses = Counter([*outputs, *(name for names in taken for name in names)])
     states: list[dict[str, Any]] = [
         {"": None, **{name: _widened(values) for name, values in batch.items()}} for batch in batches
     ]
-    for node in evaluator.rt_nodes_:
-        read_now = {name: weights[name]() for name in node.input if name in weights and name not in computed}
+    for node, names in zip(evaluator.rt_nodes_, taken, strict=True):
+        read_now = {name: weights[name]() for name in names if name in weights and name not in computed}
         shared = {**evaluator.rt_inits_, **read_now, **computed}
-        uses.subtract(node.input)
+        uses.subtract(names)
         for state in states:
-            given = [shared[name] if name in shared else state[name] for name in node.input]
-            state.update(zip(node.output, node.run(*given), strict=False))
-            for name in node.input:
+            given = {name: shared[name] if name in shared else state[name] for name in names}
+            # A loop takes values from around it besides its inputs.
+            around = {"context": given} if node.need_context() else {}
+            made = node.run(*(given[name] for name in node.input), **around)
+            state.update(zip(node.output, made, strict=False))
+            for name in names:
                 if name and not uses[name]:
                     state.pop(name, None)
     return [{name: state[name] for name in outputs} for state in states]
+
+
+def inner_inputs(node: onnx.NodeProto) -> list[str]:
+    """The values that the subgraphs of a node take from around them."""
+    found = []
+    for graph in (attribute.g for attribute in node.attribute if attribute.HasField("g")):
+        own = {"", *(value.name for value in graph.input), *(name for one in graph.node for name in one.output)}
+        found += [name for one in graph.node for name in (*one.input, *inner_inputs(one)) if name not in own]
+    return list(dict.fromkeys(found))
 
 
 def _widened(values: np.ndarray) -> np.ndarray:

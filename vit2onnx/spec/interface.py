@@ -6,7 +6,7 @@ metadata, the sample that it is verified by, and what is compared with what.
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vit2onnx.spec.case import Case, path_of
@@ -105,6 +105,18 @@ class Interface:
     patch_size: int = 0
     # What else the metadata of a file says, by key.
     facts: Mapping[str, Any] = field(default_factory=dict)
+    # The interface of single images, of which these graphs take many at once. They are compared on its cases.
+    packs: "Interface | None" = None
+
+    @property
+    def of_cases(self) -> "Interface":
+        """The interface on whose cases graphs are compared: that of single images for packed ones, else itself."""
+        return self.packs or self
+
+    def recipe_of_cases(self, recipe: Recipe) -> Recipe:
+        """A recipe by which cases are chosen: for packed images that of single ones of any size, else the same."""
+        single = self.packs
+        return replace(recipe, interface=single.name, sizes=dict.fromkeys(single.minimum)) if single else recipe
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -164,14 +176,21 @@ class Interface:
         height, width = (max(side // self.patch_size, 1) * self.patch_size for side in size)
         return height, width
 
-    def batches(self, recipe: Recipe, sizes: Sequence[int]) -> list[int]:
-        """The batch sizes to run a graph with: its own, or `sizes` if that is free; 0 if a case is a whole batch."""
+    def batches(self, recipe: Recipe, sizes: Sequence[int], cases: int) -> list[int]:
+        """The batch sizes to run a graph with: its own, or `sizes` if that is free; 0 if a case is a whole batch.
+
+        Packed images are run all `cases` at once as well, first of all.
+        """
+        if self.packs:
+            return list(dict.fromkeys([cases, *(size for size in sizes if size < cases)]))
         if not self.is_batched:
             return [0]
         return list(sizes) if recipe.batch is None else [recipe.batch]
 
-    def batch_in_double(self, recipe: Recipe) -> int:
-        """The batch size to run a graph with in double precision: its own, or two cases that could mix."""
+    def batch_in_double(self, recipe: Recipe, cases: int) -> int:
+        """The batch size to run a graph with in double precision: its own, or two cases that could mix, or all."""
+        if self.packs:
+            return cases
         return (recipe.batch or 2) if self.is_batched else 0
 
     def accepts(self, case: Case, recipe: Recipe) -> bool:

@@ -108,7 +108,8 @@ class ZerosBeyond(Positions):
         tenths, a = self.how["tenths"], self.how["a"]
 
         def matrix(size: int, other: int, entries: int) -> Array:
-            return cubic(distances(size, other, entries, beyond=0, tenths=tenths, dtype=self.table.dtype), a)
+            place = np.arange(size)[:, None]
+            return cubic(distances(place, size, other, entries, beyond=0, tenths=tenths, dtype=self.table.dtype), a)
 
         of_rows = matrix(height, width, rows) @ self.table.reshape(rows, columns * channels)
         return patches + matrix(width, height, columns) @ of_rows.reshape(height, columns, channels)

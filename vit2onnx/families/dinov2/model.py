@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from vit2onnx.families.dinov2.architecture import Architecture
 from vit2onnx.nn.layers import LayerNorm, PatchEmbed
+from vit2onnx.nn.packing import Context, Places
 from vit2onnx.nn.positions import Positions
 from vit2onnx.nn.transformer import Attention, Block, Tokens, VisionTransformer, tokens_of
 from vit2onnx.weights.keytable import LazyTensor
@@ -43,10 +44,16 @@ class Model(VisionTransformer):
         )
         self.norm = LayerNorm(arch.embed_dim, arch.norm_eps)
 
-    def embed(self, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Tokens, None]:
+    def embed(self, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Tokens, Context]:
         """The tokens that enter the first block."""
         patches = self.positions(self.patch_embed(pixel_values))
-        return tokens_of(self.prefix, patches), None
+        return tokens_of(self.prefix, patches), Context()
+
+    def place(
+        self, patches: Float[Array, "patches embed_dim"], places: Places
+    ) -> tuple[Float[Array, "patches embed_dim"], None]:
+        """Patches of packed images with their positions; none is rotated."""
+        return self.positions.of_places(patches, places), None
 
     def natively(self, tensors: Mapping[str, LazyTensor]) -> tuple["Model", Mapping[str, LazyTensor]] | None:
         """With the table resized as transformers resizes it; nothing if that is the same."""

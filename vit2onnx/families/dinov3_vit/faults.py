@@ -41,7 +41,7 @@ from vit2onnx.families.fault import (
     transposed,
 )
 from vit2onnx.nn import layers
-from vit2onnx.nn.primitives import attention, linear, rotary_embedding
+from vit2onnx.nn.primitives import linear, rotary_embedding
 from vit2onnx.nn.rope import rope_periods
 from vit2onnx.nn.transformer import Block
 
@@ -155,13 +155,13 @@ IN_WEIGHTS = (
 class InterleavedAttention(vit.Attention):
     """Rotates neighbouring channels, as RoPE was published first, instead of the halves of a head."""
 
-    def project(self, x: Array, rope: Any) -> tuple[Array, Array, Array]:
+    def project(self, x: Array, context: Any) -> tuple[Array, Array, Array]:
         heads = np.arange(x.shape[-1]).reshape(self.num_heads, -1, 2)
         halves = np.concatenate([heads[:, :, 0], heads[:, :, 1]], axis=1).reshape(-1)
         back = np.argsort(halves)
 
         def rotate(x: Array) -> Array:
-            return rotary_embedding(x[..., halves], *rope, num_heads=self.num_heads)[..., back]
+            return rotary_embedding(x[..., halves], *context.rope, num_heads=self.num_heads)[..., back]
 
         return rotate(self.q(x)), rotate(self.k(x)), self.v(x)
 
@@ -169,25 +169,25 @@ class InterleavedAttention(vit.Attention):
 class BiasedKeys(vit.Attention):
     """With a bias of keys, as in checkpoints whose mask is not applied."""
 
-    def project(self, x: Array, rope: Any) -> tuple[Array, Array, Array]:
-        query, _, value = super().project(x, rope)
+    def project(self, x: Array, context: Any) -> tuple[Array, Array, Array]:
+        query, _, value = super().project(x, context)
         biased = linear(x, self.k.weight, self.q.bias)
-        return query, rotary_embedding(biased, *rope, num_heads=self.num_heads), value
+        return query, rotary_embedding(biased, *context.rope, num_heads=self.num_heads), value
 
 
 class UnscaledAttention(vit.Attention):
     """Without the division of the logits by the root of a head's width."""
 
-    def mix(self, query: Array, key: Array, value: Array, _: Any) -> Array:
+    def mix(self, query: Array, key: Array, value: Array, context: Any) -> Array:
         root = (query.shape[-1] // self.num_heads) ** 0.5
-        return self.proj(attention(query * root, key, value, num_heads=self.num_heads))
+        return super().mix(query * root, key, value, context)
 
 
 class ParallelBlock(Block):
     """With the second residual taken from the block's input."""
 
-    def stages(self, x: Array, rope: Any) -> dict[str, Array]:
-        found = super().stages(x, rope)
+    def stages(self, x: Array, context: Any) -> dict[str, Array]:
+        found = super().stages(x, context)
         return found | {"output": x + found["mlp_scaled"]}
 
 
@@ -195,21 +195,23 @@ class ExchangedAxes(vit.Model):
     """With columns where RoPE has rows, and rows where it has columns."""
 
     def embed(self, pixel_values: Array) -> tuple[Array, Any]:
-        tokens, rope = super().embed(pixel_values)
-        half = rope[0].shape[-1] // 2
-        return tokens, tuple(jax.lax.concatenate([x[..., half:], x[..., :half]], 2) for x in rope)
+        tokens, context = super().embed(pixel_values)
+        half = context.rope[0].shape[-1] // 2
+        rope = tuple(jax.lax.concatenate([x[..., half:], x[..., :half]], 2) for x in context.rope)
+        return tokens, context._replace(rope=rope)
 
 
 class RotatedPrefix(vit.Model):
     """With CLS and registers rotated as the first patch is."""
 
     def embed(self, pixel_values: Array) -> tuple[Array, Any]:
-        tokens, rope = super().embed(pixel_values)
+        tokens, context = super().embed(pixel_values)
         num_prefix = sum(prefix.shape[1] for prefix in self.prefix)
-        first = [[x[:, num_prefix : num_prefix + 1]] * num_prefix for x in rope]
-        return tokens, tuple(
-            jax.lax.concatenate([*prefix, x[:, num_prefix:]], 1) for prefix, x in zip(first, rope, strict=True)
+        first = [[x[:, num_prefix : num_prefix + 1]] * num_prefix for x in context.rope]
+        rope = tuple(
+            jax.lax.concatenate([*prefix, x[:, num_prefix:]], 1) for prefix, x in zip(first, context.rope, strict=True)
         )
+        return tokens, context._replace(rope=rope)
 
 
 class NoFinalNorm(vit.Model):

@@ -1,7 +1,7 @@
 """What goes into a DINOv3 ViT and comes out of it. Standard library only, because the Snakefile imports this module."""
 
 from vit2onnx.families.dinov3_vit.architecture import Architecture
-from vit2onnx.families.interface import images_to_tokens
+from vit2onnx.families.interface import images_to_tokens, packed_images_to_tokens
 from vit2onnx.spec.interface import Interface
 
 
@@ -10,4 +10,9 @@ def images(arch: Architecture) -> Interface:
     return images_to_tokens(arch.embed_dim, arch.patch_size, arch.num_registers)
 
 
-INTERFACES = {"images": images}
+def packed(arch: Architecture) -> Interface:
+    """Images of any sizes in one call to features."""
+    return packed_images_to_tokens(images(arch))
+
+
+INTERFACES = {"images": images, "packed": packed}

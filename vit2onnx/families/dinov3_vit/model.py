@@ -13,12 +13,11 @@ from jaxtyping import Array, Float
 from vit2onnx.families.dinov3_vit.architecture import Architecture
 from vit2onnx.nn import transformer
 from vit2onnx.nn.layers import LayerNorm, PatchEmbed
+from vit2onnx.nn.packing import Context, Places
 from vit2onnx.nn.primitives import rotary_embedding
-from vit2onnx.nn.rope import rope_periods, rope_table
+from vit2onnx.nn.rope import rope_angles_of_places, rope_periods, rope_table
 from vit2onnx.nn.transformer import Block, Tokens, VisionTransformer, tokens_of
 from vit2onnx.weights.keytable import LazyTensor
-
-Rope = tuple[Float[Array, "batch tokens half_head_dim"], Float[Array, "batch tokens half_head_dim"]]
 
 
 class Attention(transformer.Attention):
@@ -27,10 +26,9 @@ class Attention(transformer.Attention):
     def __init__(self, arch: Architecture):
         super().__init__(arch.embed_dim, arch.num_heads, bias=arch.qkv_bias, key_bias=arch.key_bias)
 
-    def project(self, x: Tokens, rope: Rope) -> tuple[Tokens, Tokens, Tokens]:
+    def project(self, x: Tokens, context: Context) -> tuple[Tokens, Tokens, Tokens]:
         """Queries and keys, both rotated, and values; the heads of each side by side."""
-        query = rotary_embedding(self.q(x), *rope, num_heads=self.num_heads)
-        key = rotary_embedding(self.k(x), *rope, num_heads=self.num_heads)
+        query, key = (rotary_embedding(y, *context.rope, num_heads=self.num_heads) for y in (self.q(x), self.k(x)))
         return query, key, self.v(x)
 
 
@@ -57,11 +55,17 @@ class Model(VisionTransformer):
         self.norm = LayerNorm(arch.embed_dim, arch.norm_eps)
         self.rope_theta, self.rope_precision = arch.rope_theta, arch.rope_periods
 
-    def embed(self, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Tokens, Rope]:
+    def embed(self, pixel_values: Float[Array, "batch 3 height width"]) -> tuple[Tokens, Context]:
         """The tokens that enter the first block, and the rotation of each."""
         patches = self.patch_embed(pixel_values)
         num_prefix = sum(tokens.shape[1] for tokens in self.prefix)
-        return tokens_of(self.prefix, patches), rope_table(self.rope_periods, patches, num_prefix)
+        return tokens_of(self.prefix, patches), Context(rope_table(self.rope_periods, patches, num_prefix))
+
+    def place(
+        self, patches: Float[Array, "patches embed_dim"], places: Places
+    ) -> tuple[Float[Array, "patches embed_dim"], Float[Array, "patches half_head_dim"]]:
+        """Patches of packed images as they are, and the angles by which they are rotated."""
+        return patches, rope_angles_of_places(self.rope_periods, places)
 
     def natively(self, tensors: Mapping[str, LazyTensor]) -> tuple["Model", Mapping[str, LazyTensor]]:
         """With RoPE periods in float32, as transformers computes them; or in bfloat16, if these are in float32."""

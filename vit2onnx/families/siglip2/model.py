@@ -92,7 +92,7 @@ class Tower(eqx.Module):
         """The blocks in order, each with its path in the tower."""
         return [(f"blocks.{index}", block) for index, block in enumerate(self.blocks)]
 
-    def features(self, stages: Named) -> Features:
+    def features(self, stages: Named, _: Any) -> Features:
         """Features from the stages of the head."""
         return Features(stages["norm"], stages["pooled"])
 

@@ -1,0 +1,208 @@
+"""Which ONNX operators the primitives of packed images become. Importing this module registers them with jax2onnx."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import onnx_ir as ir
+
+from vit2onnx.exporting.lowerings import integers, lowers, scalar, size_of
+from vit2onnx.nn import packing
+
+# How the graph that is traced keeps the attention of images apart: a key of `spec.recipe.ATTENTION`.
+_ATTENTION: ContextVar[str] = ContextVar("attention")
+
+
+@contextmanager
+def attention_as(how: str | None) -> Iterator[None]:
+    """Trace graphs with this attention of packed images, as a recipe has it."""
+    token = _ATTENTION.set(how or "loop")
+    try:
+        yield
+    finally:
+        _ATTENTION.reset(token)
+
+
+@lowers(packing.token_ends_p)
+def token_ends(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    grid, patches = inputs
+    one, images, available = integers(builder, 1), size_of(builder, grid, 0), size_of(builder, patches, 0)
+    frames, rows, columns = (builder.Gather(grid, scalar(builder, axis), axis=1) for axis in range(3))
+    counts = builder.Mul(rows, columns)
+    # No image has more patches than there are, so that no product or sum of those that pass wraps around.
+    most = builder.Div(available, builder.Max(columns, one))
+    single = builder.Equal(frames, one)
+    within = builder.And(builder.GreaterOrEqual(builder.Min(rows, columns), one), builder.LessOrEqual(rows, most))
+    wrong = _count(builder, builder.Not(builder.And(single, within)))
+    total = builder.ReduceSum(counts, keepdims=1)
+    faults = builder.Add(wrong, _whole(builder, builder.Not(builder.Equal(total, available))))
+    ends = builder.CumSum(builder.Add(counts, integers(builder, params["num_prefix"])), scalar(builder, 0))
+    # Fails if anything is wrong, on every runtime: it then asks for more elements than there are. Not Gather, of which
+    # GPUs do not check the indices; nor a shape that is counted from others, which onnxruntime simplifies.
+    return builder.Reshape(ends, builder.Add(images, faults), _outputs=[name])
+
+
+@lowers(packing.image_of_patch_p)
+def image_of_patch(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    ends, patches = inputs
+    count = integers(builder, params["num_prefix"])
+    before = builder.Mul(count, _numbers(builder, size_of(builder, ends, 0), first=1))
+    return _image_of(builder, builder.Sub(ends, before), size_of(builder, patches, 0), name)
+
+
+@lowers(packing.patch_places_p)
+def patch_places(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    image, ends, grid = inputs
+    before = builder.Mul(integers(builder, params["num_prefix"]), image)
+    start = builder.Sub(builder.Gather(_starts(builder, ends), image, axis=0), before)
+    number = builder.Sub(_numbers(builder, size_of(builder, image, 0)), start)
+    own = builder.Gather(grid, image, axis=0)
+    height, width = (builder.Gather(own, scalar(builder, axis), axis=1) for axis in (1, 2))
+    places = builder.Div(number, width), builder.Mod(number, width), height, width
+    last = integers(builder, 1)
+    return builder.Concat(*(builder.Unsqueeze(place, last) for place in places), axis=1, _outputs=[name])
+
+
+@lowers(packing.patch_tokens_p)
+def patch_tokens(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    (image,) = inputs
+    before = builder.Mul(integers(builder, params["num_prefix"]), builder.Add(image, integers(builder, 1)))
+    return builder.Add(_numbers(builder, size_of(builder, image, 0)), before, _outputs=[name])
+
+
+@lowers(packing.prefix_tokens_p)
+def prefix_tokens(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    start = builder.Unsqueeze(_starts(builder, *inputs), integers(builder, 1))
+    # Not a constant, because jax2onnx takes a sum to have the shape of an operand that is known.
+    return builder.Add(start, _numbers(builder, integers(builder, params["num_prefix"])), _outputs=[name])
+
+
+@lowers(packing.token_sources_p)
+def token_sources(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    ends, patches = inputs
+    count = integers(builder, params["num_prefix"])
+    tokens = builder.Add(size_of(builder, patches, 0), builder.Mul(count, size_of(builder, ends, 0)))
+    image, number = _image_of(builder, ends, tokens), _numbers(builder, tokens)
+    within = builder.Sub(number, builder.Gather(_starts(builder, ends), image, axis=0))
+    source = builder.Where(builder.Less(within, count), within, builder.Sub(number, builder.Mul(count, image)))
+    return builder.Unsqueeze(source, integers(builder, 0), _outputs=[name])
+
+
+@lowers(packing.before_patches_p)
+def before_patches(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    return builder.Pad(*inputs, integers(builder, params["num_prefix"], 0, 0, 0), _outputs=[name])
+
+
+@lowers(packing.after_first_p)
+def after_first(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    one = integers(builder, 1)
+    return builder.Slice(*inputs, one, integers(builder, 2**62), one, _outputs=[name])
+
+
+@lowers(packing.packed_attention_p)
+def packed_attention(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
+    how = {"loop": _loop, "padded": _padded}[_ATTENTION.get()]
+    heads = {"q_num_heads": params["num_heads"], "kv_num_heads": params["num_heads"]}
+    return how(builder, inputs, heads, name)
+
+
+def _loop(builder: Any, inputs: list[ir.Value], heads: Mapping[str, int], name: str) -> ir.Value:
+    """One image after the other, which takes the least memory."""
+    *tokens, ends = inputs
+    starts, numbers, last = _starts(builder, ends), ir.DataType.INT64, integers(builder, 1)
+    sequence = ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))
+
+    def inner(own: str, type: Any, shape: Any = None) -> ir.Value:
+        return ir.Value(name=f"{name}/{own}", type=type, shape=shape)
+
+    image = inner("image", ir.TensorType(numbers), ir.Shape([]))
+    go_on, before = inner("go_on", ir.TensorType(ir.DataType.BOOL), ir.Shape([])), inner("before", sequence)
+    nodes: list[ir.Node] = []
+
+    def add(operator: str, *given: ir.Value, own: str, **attributes: Any) -> ir.Value:
+        nodes.append(ir.node(operator, given, attributes, name=f"{name}/{own}"))
+        nodes[-1].outputs[0].name = f"{name}/{own}"
+        return nodes[-1].outputs[0]
+
+    place = add("Unsqueeze", image, integers(builder, 0), own="place")
+    start, end = (add("Gather", x, place, axis=0, own=own) for x, own in ((starts, "start"), (ends, "end")))
+    parts = [add("Slice", x, start, end, last, own=own) for x, own in zip(tokens, ("q", "k", "v"), strict=True)]
+    mixed = add("Attention", *parts, own="mixed", **heads)
+    after = add("SequenceInsert", before, mixed, own="after")
+    after.type = sequence
+    still = add("Identity", go_on, own="still")
+    still.type, still.shape = go_on.type, go_on.shape
+    body = ir.Graph([image, go_on, before], [still, after], nodes=nodes, name=f"{name}/body")
+    empty = builder.SequenceEmpty(dtype=ir.DataType.FLOAT)
+    empty.type = sequence
+    true = next((value for value in builder.initializers if value.name == "true"), None)
+    true = true or builder.initializer(ir.tensor(True), name="true")
+    whole = builder.Loop(builder.Squeeze(size_of(builder, ends, 0)), true, empty, body=body)
+    whole.type = sequence
+    return builder.ConcatFromSequence(whole, axis=1, _outputs=[name])
+
+
+def _padded(builder: Any, inputs: list[ir.Value], heads: Mapping[str, int], name: str) -> ir.Value:
+    """All images at once, each filled up to the longest, which suits GPUs."""
+    *tokens, ends = inputs
+    # Made once for all blocks.
+    lengths, filled, back = ends.meta.setdefault("padded", None) or _paddings(builder, ends, tokens[0])
+    ends.meta["padded"] = lengths, filled, back
+    query, key, value = (builder.Gather(builder.Squeeze(x, integers(builder, 0)), filled, axis=0) for x in tokens)
+    mixed = builder.Attention(query, key, value, None, None, None, lengths, **heads)
+    rows = builder.Reshape(mixed, integers(builder, -1, tokens[0].shape[2]))
+    return builder.Gather(rows, back, axis=0, _outputs=[name])
+
+
+def _paddings(builder: Any, ends: ir.Value, tokens: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """The length of each image, the tokens [images, longest] of each, and where each token [1, tokens] is there.
+
+    What fills an image up is its own last token, so that nothing of another image is near it.
+    """
+    starts, last = _starts(builder, ends), integers(builder, 1)
+    lengths = builder.Sub(ends, starts)
+    longest = builder.ReduceMax(lengths, keepdims=1)
+    wanted = builder.Add(builder.Unsqueeze(starts, last), _numbers(builder, longest))
+    filled = builder.Min(wanted, builder.Unsqueeze(builder.Sub(ends, last), last))
+    count = size_of(builder, tokens, 1)
+    image = _image_of(builder, ends, count)
+    within = builder.Sub(_numbers(builder, count), builder.Gather(starts, image, axis=0))
+    back = builder.Unsqueeze(builder.Add(builder.Mul(image, longest), within), integers(builder, 0))
+    return lengths, filled, back
+
+
+def _starts(builder: Any, ends: ir.Value) -> ir.Value:
+    """Where each image begins, made once per graph."""
+    if "starts" not in ends.meta:
+        zero = integers(builder, 0)
+        ends.meta["starts"] = builder.Concat(zero, builder.Slice(ends, zero, integers(builder, -1), zero), axis=0)
+    found: ir.Value = ends.meta["starts"]
+    return found
+
+
+def _image_of(builder: Any, ends: ir.Value, rows: ir.Value, name: str = "") -> ir.Value:
+    """The number of the image to which each of so many rows belongs: how many images end before it.
+
+    Not by comparing all rows with all ends, which takes half a gigabyte for a thousand small images.
+    """
+    zero, one = integers(builder, 0), integers(builder, 1)
+    inner = builder.Slice(ends, zero, integers(builder, -1), zero)
+    ones = builder.Expand(one, builder.Shape(inner))
+    steps = builder.ScatterElements(builder.Expand(zero, rows), inner, ones, axis=0, reduction="add")
+    return builder.CumSum(steps, scalar(builder, 0), **({"_outputs": [name]} if name else {}))
+
+
+def _numbers(builder: Any, count: ir.Value, first: int = 0) -> ir.Value:
+    """So many whole numbers in order; `count` has one element."""
+    limit = builder.Add(count, integers(builder, first)) if first else count
+    return builder.Range(scalar(builder, first), builder.Squeeze(limit), scalar(builder, 1))
+
+
+def _whole(builder: Any, value: ir.Value) -> ir.Value:
+    return builder.Cast(value, to=ir.DataType.INT64)
+
+
+def _count(builder: Any, flags: ir.Value) -> ir.Value:
+    """How many of some flags are set, with one element."""
+    return builder.ReduceSum(_whole(builder, flags), keepdims=1)

@@ -1,0 +1,210 @@
+"""Patches of many images in one sequence: where each image is in it, and attention that stays within each image.
+
+A pack has the tokens [1, tokens] of all images, one image after the other, each with CLS, registers and patches row by
+row. `grid_thw` [images, 3] says of each image: 1, rows and columns of patches. Nothing here belongs to a family. All
+that depends on sizes is a primitive, because a graph counts and compares what JAX cannot know when it is traced.
+"""
+
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vit2onnx.nn.layers import PatchEmbed
+from vit2onnx.nn.model import Layer, Named
+from vit2onnx.nn.primitives import attention, embedding, first_token, primitive
+
+Grid = Int[Array, "images 3"]
+Patches = Float[Array, "patches embed_dim"]
+# Of each patch: its row, its column, and how many rows and columns its image has.
+Places = Int[Array, "patches 4"]
+
+
+class Pack(NamedTuple):
+    """Which tokens of a pack are whose: where each image ends, each patch, and the CLS and registers of each image."""
+
+    ends: Int[Array, " images"]
+    patches: Int[Array, " patches"]
+    prefix: Int[Array, "images prefix"]
+
+
+class PackedFeatures(NamedTuple):
+    """Features under the names of the packed interface; of a model without registers there are none."""
+
+    last_hidden_state: Float[Array, "patches embed_dim"]
+    pooler_output: Float[Array, "images embed_dim"]
+    registers: Float[Array, "images registers embed_dim"]
+
+
+class Packable(Protocol):
+    """What a model must have so that its images can be packed."""
+
+    patch_embed: PatchEmbed
+
+    @property
+    def prefix(self) -> list[Float[Array, "1 _ embed_dim"]]:
+        """CLS, and registers if there are any."""
+
+    def place(self, patches: Patches, places: Places) -> tuple[Patches, Float[Array, "patches half_head_dim"] | None]:
+        """Patches with their positions, and the angles by which they are rotated, if they are."""
+
+    def trunk(self) -> list[tuple[str, Any]]:
+        """The blocks in order, each with its path in the tree."""
+
+    def head_stages(self, tokens: Array, context: Any, /) -> Named:
+        """The norm of the last block's tokens."""
+
+
+class Context(NamedTuple):
+    """What goes along with tokens to every block: cosines and sines of their rotation, and where the images of a pack
+    are. Models without rotation have none, and so have images that are not packed.
+    """
+
+    rope: tuple[Float[Array, "batch tokens half_head_dim"], Float[Array, "batch tokens half_head_dim"]] | None = None
+    pack: Pack | None = None
+
+
+class PackedTower(eqx.Module):
+    """A model that takes the patches of many images at once. See `nn.model.Tower`."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "grid_thw")
+    embedded: ClassVar[str] = "patch_embed"
+    model: Packable
+
+    def embed(
+        self, pixel_values: Float[Array, "patches values"], grid_thw: Grid
+    ) -> tuple[Float[Array, "1 tokens embed_dim"], Context]:
+        """The tokens that enter the first block, and their context."""
+        count = sum(x.shape[1] for x in self.model.prefix)
+        # A graph refuses inputs that do not fit each other here.
+        with jax.named_scope("grid_thw_must_fit_pixel_values"):
+            ends = token_ends_p.bind(grid_thw, pixel_values, num_prefix=count)
+        image = image_of_patch_p.bind(ends, pixel_values, num_prefix=count)
+        places = patch_places_p.bind(image, ends, grid_thw, num_prefix=count)
+        patches, angles = self.model.place(self.model.patch_embed.of_patches(pixel_values), places)
+        pack = Pack(
+            ends,
+            patch_tokens_p.bind(image, num_prefix=count),
+            prefix_tokens_p.bind(ends, num_prefix=count),
+        )
+        source = token_sources_p.bind(ends, pixel_values, num_prefix=count)
+        prefix = [x.reshape(x.shape[1:]) for x in self.model.prefix]
+        tokens = embedding(jax.lax.concatenate([*prefix, patches], 0), source)
+        if angles is None:
+            return tokens, Context(pack=pack)
+        turned = embedding(before_patches_p.bind(angles, num_prefix=count), source)
+        return tokens, Context((jnp.cos(turned), jnp.sin(turned)), pack)
+
+    def trunk(self) -> list[tuple[str, Layer]]:
+        """The blocks in order, each with its path in the tree."""
+        return self.model.trunk()
+
+    def head_stages(self, tokens: Float[Array, "1 tokens embed_dim"], context: Context) -> Named:
+        """The norm of the last block's tokens."""
+        return self.model.head_stages(tokens, context)
+
+    def features(self, stages: Named, context: Context) -> PackedFeatures:
+        """Features of patches and images, from the stages of the head."""
+        if context.pack is None:
+            raise TypeError("These tokens are of no pack.")
+        tokens = stages["norm"].reshape(stages["norm"].shape[1:])
+        prefix = embedding(tokens, context.pack.prefix)
+        return PackedFeatures(embedding(tokens, context.pack.patches), first_token(prefix), after_first_p.bind(prefix))
+
+
+def attention_within(
+    query: Float[Array, "batch tokens embed_dim"],
+    key: Float[Array, "batch tokens embed_dim"],
+    value: Float[Array, "batch tokens embed_dim"],
+    context: Context,
+    *,
+    num_heads: int,
+) -> Float[Array, "batch tokens embed_dim"]:
+    """Attention of each token to all tokens of its image.
+
+    ONNX: `Attention`. In a pack it depends on the recipe: `Loop` with one `Attention` per image, or one `Attention` of
+    all images, padded to the longest.
+    """
+    if context.pack is None:
+        return attention(query, key, value, num_heads=num_heads)
+    return packed_attention_p.bind(query, key, value, context.pack.ends, num_heads=num_heads)
+
+
+def _counts(grid: Array) -> Array:
+    return grid[:, 1] * grid[:, 2]
+
+
+def _token_ends(grid: Array, pixel_values: Array, *, num_prefix: int) -> Array:
+    # PARITY: JAX cannot refuse a grid that does not fit; graphs do.
+    return jnp.cumsum(_counts(grid) + num_prefix, dtype=grid.dtype)
+
+
+def _starts(ends: Array) -> Array:
+    return jax.lax.pad(ends, jnp.zeros((), ends.dtype), [(1, -1, 0)])
+
+
+def _order(count: Any, like: Array) -> Array:
+    return jax.lax.broadcasted_iota(like.dtype, (count,), 0)
+
+
+def image_of(ends: Array, rows: Any) -> Array:
+    """The number of the image [rows] to which each row belongs, of which those of each image end at `ends`."""
+    return jnp.sum(_order(rows, ends)[:, None] >= ends[None, :], axis=1, dtype=ends.dtype)
+
+
+def _image_of_patch(ends: Array, pixel_values: Array, *, num_prefix: int) -> Array:
+    of_patches = ends - num_prefix * (_order(ends.shape[0], ends) + 1)
+    return image_of(of_patches, pixel_values.shape[0])
+
+
+def _patch_places(image: Array, ends: Array, grid: Array, *, num_prefix: int) -> Array:
+    start = _starts(ends)[image] - num_prefix * image
+    number = _order(image.shape[0], image) - start
+    height, width = grid[:, 1][image], grid[:, 2][image]
+    row = jax.lax.div(number, width)
+    return jnp.stack([row, number - row * width, height, width], axis=1)
+
+
+def _patch_tokens(image: Array, *, num_prefix: int) -> Array:
+    return _order(image.shape[0], image) + num_prefix * (image + 1)
+
+
+def _prefix_tokens(ends: Array, *, num_prefix: int) -> Array:
+    return _starts(ends)[:, None] + _order(num_prefix, ends)[None, :]
+
+
+def _token_sources(ends: Array, pixel_values: Array, *, num_prefix: int) -> Array:
+    tokens: Any = pixel_values.shape[0] + num_prefix * ends.shape[0]
+    image, order = image_of(ends, tokens), _order(tokens, ends)
+    within = order - _starts(ends)[image]
+    return jnp.where(within < num_prefix, within, order - num_prefix * image)[None]
+
+
+def _before_patches(x: Array, *, num_prefix: int) -> Array:
+    return jnp.concatenate([jnp.zeros((num_prefix, x.shape[1]), x.dtype), x])
+
+
+def _after_first(x: Array) -> Array:
+    return x[:, 1:]
+
+
+def _packed_attention(query: Array, key: Array, value: Array, ends: Array, *, num_heads: int) -> Array:
+    image = image_of(ends, query.shape[1])
+    mask = (image[:, None] == image[None, :])[None, None]
+    return attention(query, key, value, mask, num_heads=num_heads)
+
+
+# The last token of each image, plus one. Graphs fail here if the grid does not fit the patches.
+token_ends_p = primitive("token_ends", _token_ends)
+image_of_patch_p = primitive("image_of_patch", _image_of_patch)
+patch_places_p = primitive("patch_places", _patch_places)
+# Which token each patch is, and which tokens are the CLS and the registers of each image.
+patch_tokens_p = primitive("patch_tokens", _patch_tokens)
+prefix_tokens_p = primitive("prefix_tokens", _prefix_tokens)
+# Which row each token is of those of the prefix, followed by all patches.
+token_sources_p = primitive("token_sources", _token_sources)
+before_patches_p = primitive("before_patches", _before_patches)
+after_first_p = primitive("after_first", _after_first)
+packed_attention_p = primitive("packed_attention", _packed_attention)
