@@ -157,7 +157,7 @@ def _session(graph: Path, threads: int) -> Any:
 def _check_output(what: str, values: np.ndarray, expected: np.ndarray, floors: np.ndarray, limit: float) -> Answer:
     if (values.shape, values.dtype) != (expected.shape, expected.dtype):
         return False, f"{what} is {values.shape} {values.dtype} instead of {expected.shape} {expected.dtype}"
-    tokens, wanted = np.atleast_2d(values), np.atleast_2d(expected)
+    tokens, wanted = (array.reshape(-1, array.shape[-1]) for array in (values, expected))
     if floors.shape != tokens.shape[:1] or not (floors.min() > 0 and floors.max() <= HIGHEST_FLOOR * rms(expected)):
         return False, f"{what} was recorded with noise floors that no rounding has"
     worst = float(token_floors(tokens, wanted, floors).max())

@@ -35,6 +35,22 @@ def name_nodes(graph: ir.Graph, inputs: list[str]) -> None:
             modules[value], order[value] = around, place
             if not value.is_graph_output():
                 value.name = node.name
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                _name_inner(attribute.as_graph(), node.name)
+
+
+def _name_inner(graph: ir.Graph, around: str) -> None:
+    """Name the nodes of a subgraph and all that it has by the node around it."""
+    names: Counter[str] = Counter()
+    for value in graph.inputs:
+        value.name = f"{around}/{value.name}"
+    for node in graph:
+        name = f"{around}/{node.op_type}"
+        node.name = f"{name}_{names[name]}" if names[name] else name
+        names[name] += 1
+        for value in node.outputs:
+            value.name = node.name
 
 
 def _taken(node: ir.Node) -> Iterator[ir.Value]:

@@ -6,12 +6,14 @@ from contextvars import ContextVar
 from typing import Any
 
 import onnx_ir as ir
+import onnx_ir.tape
 
 from vit2onnx.exporting.lowerings import integers, lowers, scalar, size_of
 from vit2onnx.nn import packing
 
 # How the graph that is traced keeps the attention of images apart: a key of `spec.recipe.ATTENTION`.
 _ATTENTION: ContextVar[str] = ContextVar("attention")
+SEQUENCE = ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))
 
 
 @contextmanager
@@ -85,6 +87,8 @@ def token_sources(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any
     tokens = builder.Add(size_of(builder, patches, 0), builder.Mul(count, size_of(builder, ends, 0)))
     image, number = _image_of(builder, ends, tokens), _numbers(builder, tokens)
     within = builder.Sub(number, builder.Gather(_starts(builder, ends), image, axis=0))
+    # Here, because all blocks use it.
+    ends.meta["apart"] = (_loop_over if _ATTENTION.get() == "loop" else _paddings)(builder, ends, tokens)
     source = builder.Where(builder.Less(within, count), within, builder.Sub(number, builder.Mul(count, image)))
     return builder.Unsqueeze(source, integers(builder, 0), _outputs=[name])
 
@@ -102,60 +106,49 @@ def after_first(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any],
 
 @lowers(packing.packed_attention_p)
 def packed_attention(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    how = {"loop": _loop, "padded": _padded}[_ATTENTION.get()]
     heads = {"q_num_heads": params["num_heads"], "kv_num_heads": params["num_heads"]}
-    return how(builder, inputs, heads, name)
+    return (_loop if _ATTENTION.get() == "loop" else _padded)(builder, inputs, heads, name)
+
+
+def _loop_over(builder: Any, ends: ir.Value, _: ir.Value) -> tuple[ir.Value, ...]:
+    """How often a loop over images runs, its condition, and the sequence to which it adds."""
+    true = builder.initializer(ir.tensor(True), name="true")
+    empty = builder.SequenceEmpty(dtype=ir.DataType.FLOAT)
+    empty.type = SEQUENCE
+    return builder.Squeeze(size_of(builder, ends, 0)), true, empty
 
 
 def _loop(builder: Any, inputs: list[ir.Value], heads: Mapping[str, int], name: str) -> ir.Value:
     """One image after the other, which takes the least memory."""
     *tokens, ends = inputs
-    starts, numbers, last = _starts(builder, ends), ir.DataType.INT64, integers(builder, 1)
-    sequence = ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))
-
-    def inner(own: str, type: Any, shape: Any = None) -> ir.Value:
-        return ir.Value(name=f"{name}/{own}", type=type, shape=shape)
-
-    image = inner("image", ir.TensorType(numbers), ir.Shape([]))
-    go_on, before = inner("go_on", ir.TensorType(ir.DataType.BOOL), ir.Shape([])), inner("before", sequence)
-    nodes: list[ir.Node] = []
-
-    def add(operator: str, *given: ir.Value, own: str, **attributes: Any) -> ir.Value:
-        nodes.append(ir.node(operator, given, attributes, name=f"{name}/{own}"))
-        nodes[-1].outputs[0].name = f"{name}/{own}"
-        return nodes[-1].outputs[0]
-
-    place = add("Unsqueeze", image, integers(builder, 0), own="place")
-    start, end = (add("Gather", x, place, axis=0, own=own) for x, own in ((starts, "start"), (ends, "end")))
-    parts = [add("Slice", x, start, end, last, own=own) for x, own in zip(tokens, ("q", "k", "v"), strict=True)]
-    mixed = add("Attention", *parts, own="mixed", **heads)
-    after = add("SequenceInsert", before, mixed, own="after")
-    after.type = sequence
-    still = add("Identity", go_on, own="still")
+    image = ir.Value(name="image", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
+    go_on = ir.Value(name="go_on", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
+    before = ir.Value(name="before", type=SEQUENCE)
+    body = ir.tape.Tape()
+    place = body.op("Unsqueeze", [image, integers(builder, 0)])
+    start, end = (body.op("Gather", [x, place], {"axis": 0}) for x in (_starts(builder, ends), ends))
+    parts = [body.op("Slice", [x, start, end, integers(builder, 1)]) for x in tokens]
+    after = body.op("SequenceInsert", [before, body.op("Attention", parts, heads)])
+    after.type = SEQUENCE
+    still = body.op("Identity", [go_on])
     still.type, still.shape = go_on.type, go_on.shape
-    body = ir.Graph([image, go_on, before], [still, after], nodes=nodes, name=f"{name}/body")
-    empty = builder.SequenceEmpty(dtype=ir.DataType.FLOAT)
-    empty.type = sequence
-    true = next((value for value in builder.initializers if value.name == "true"), None)
-    true = true or builder.initializer(ir.tensor(True), name="true")
-    whole = builder.Loop(builder.Squeeze(size_of(builder, ends, 0)), true, empty, body=body)
-    whole.type = sequence
+    graph = ir.Graph([image, go_on, before], [still, after], nodes=body.nodes, name="body")
+    whole = builder.Loop(*ends.meta["apart"], body=graph)
+    whole.type = SEQUENCE
     return builder.ConcatFromSequence(whole, axis=1, _outputs=[name])
 
 
 def _padded(builder: Any, inputs: list[ir.Value], heads: Mapping[str, int], name: str) -> ir.Value:
     """All images at once, each filled up to the longest, which suits GPUs."""
     *tokens, ends = inputs
-    # Made once for all blocks.
-    lengths, filled, back = ends.meta.setdefault("padded", None) or _paddings(builder, ends, tokens[0])
-    ends.meta["padded"] = lengths, filled, back
+    lengths, filled, back = ends.meta["apart"]
     query, key, value = (builder.Gather(builder.Squeeze(x, integers(builder, 0)), filled, axis=0) for x in tokens)
     mixed = builder.Attention(query, key, value, None, None, None, lengths, **heads)
     rows = builder.Reshape(mixed, integers(builder, -1, tokens[0].shape[2]))
     return builder.Gather(rows, back, axis=0, _outputs=[name])
 
 
-def _paddings(builder: Any, ends: ir.Value, tokens: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+def _paddings(builder: Any, ends: ir.Value, count: ir.Value) -> tuple[ir.Value, ...]:
     """The length of each image, the tokens [images, longest] of each, and where each token [1, tokens] is there.
 
     What fills an image up is its own last token, so that nothing of another image is near it.
@@ -165,7 +158,6 @@ def _paddings(builder: Any, ends: ir.Value, tokens: ir.Value) -> tuple[ir.Value,
     longest = builder.ReduceMax(lengths, keepdims=1)
     wanted = builder.Add(builder.Unsqueeze(starts, last), _numbers(builder, longest))
     filled = builder.Min(wanted, builder.Unsqueeze(builder.Sub(ends, last), last))
-    count = size_of(builder, tokens, 1)
     image = _image_of(builder, ends, count)
     within = builder.Sub(_numbers(builder, count), builder.Gather(starts, image, axis=0))
     back = builder.Unsqueeze(builder.Add(builder.Mul(image, longest), within), integers(builder, 0))

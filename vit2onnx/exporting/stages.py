@@ -5,7 +5,7 @@ layer before it, so an error in one layer shows in no other.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -20,6 +20,7 @@ from vit2onnx.exporting.graph import trace, whole_numbers_of
 from vit2onnx.exporting.weights import end_with_checksum, write_external
 from vit2onnx.files import atomic
 from vit2onnx.nn.model import Model, layers_of, run_stages
+from vit2onnx.runners.onnx_double import inner_inputs
 from vit2onnx.spec.case import AS_OUTPUT, last_word, path_of
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
@@ -33,7 +34,9 @@ def stage_outputs(model: Model, spec: VariantSpec, interface: Interface) -> list
     """
     ports = {port.name for port in interface.outputs}
     towers = model.towers(interface.name)
-    same = {path_of(tower, stage) for tower in towers for stage, port in AS_OUTPUT.items() if port in ports}
+    # A packed graph gives the tokens of an image in several outputs, of which none is the stage.
+    as_output = {} if interface.packs else AS_OUTPUT
+    same = {path_of(tower, stage) for tower in towers for stage, port in as_output.items() if port in ports}
     smallest = {**interface.minimum, **interface.fixed}
     inputs = {
         port.name: jax.ShapeDtypeStruct(interface.shape(port, smallest), np.dtype(port.dtype))
@@ -92,17 +95,9 @@ def check_same_nodes(exported: Path, graph: onnx.ModelProto, parameters: Mapping
     on the same values, whatever these are called. Raises `InternalError` if it does not.
     """
     names = {name: name for name in (*(value.name for value in graph.graph.input), *parameters)}
-    others = [onnx.NodeProto.FromString(data) for data in onnx_file.nodes(exported)]
-    if len(others) != len(graph.graph.node):
-        raise InternalError(f"{exported} has {len(others)} nodes instead of {len(graph.graph.node)}")
-    for other, node in zip(others, graph.graph.node, strict=True):
-        if _operation(other) != _operation(node):
-            raise InternalError(
-                f"{node.name} is {other.op_type} in {exported} instead of {node.op_type}, or has other attributes"
-            )
-        for its, ours in zip([*other.input, *other.output], [*node.input, *node.output], strict=True):
-            if (before := names.setdefault(its, ours)) != ours:
-                raise InternalError(f"{node.name} takes or gives {before} in {exported} instead of {ours}")
+    _check_nodes(
+        exported, [onnx.NodeProto.FromString(data) for data in onnx_file.nodes(exported)], graph.graph.node, names
+    )
     if len(set(names.values())) != len(names):
         raise InternalError(f"two values of {exported} are one in the graph of its stages")
     constants = {tensor.name: tensor for tensor in graph.graph.initializer}
@@ -115,9 +110,41 @@ def check_same_nodes(exported: Path, graph: onnx.ModelProto, parameters: Mapping
         raise InternalError(f"{exported} lacks the constants {list(constants)}")
 
 
+def _check_nodes(
+    path: Path, others: Sequence[onnx.NodeProto], nodes: Sequence[onnx.NodeProto], names: dict[str, str]
+) -> None:
+    """Check that nodes do the same in order, also in loops; `names` are ours of the values of the others."""
+    if len(others) != len(nodes):
+        raise InternalError(f"{path} has {len(others)} nodes instead of {len(nodes)}")
+    for other, node in zip(others, nodes, strict=True):
+        if _operation(other) != _operation(node):
+            raise InternalError(
+                f"{node.name} is {other.op_type} in {path} instead of {node.op_type}, or has other attributes"
+            )
+        bodies = list(zip(_bodies(other), _bodies(node), strict=True))
+        values = [*zip([*other.input, *other.output], [*node.input, *node.output], strict=True)]
+        values += [pair for one in bodies for pair in zip(*map(_ports, one), strict=True)]
+        for its, ours in values:
+            if (before := names.setdefault(its, ours)) != ours:
+                raise InternalError(f"{node.name} takes or gives {before} in {path} instead of {ours}")
+        for its_body, our_body in bodies:
+            _check_nodes(path, its_body.node, our_body.node, names)
+
+
 def _operation(node: onnx.NodeProto) -> tuple[object, ...]:
-    """What a node computes, but for the values that it takes."""
-    return node.op_type, node.domain, node.attribute, len(node.input), len(node.output)
+    """What a node computes, but for the values that it takes and its subgraphs."""
+    attributes = [attribute for attribute in node.attribute if not attribute.HasField("g")]
+    return node.op_type, node.domain, attributes, len(node.input), len(node.output), len(_bodies(node))
+
+
+def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The subgraphs of a node."""
+    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+
+
+def _ports(body: onnx.GraphProto) -> list[str]:
+    """The inputs of a subgraph, and its outputs."""
+    return [value.name for value in (*body.input, *body.output)]
 
 
 def inject(graph: onnx.ModelProto, layers: Mapping[str, str]) -> onnx.ModelProto:
@@ -162,7 +189,8 @@ def _check_apart(graph: onnx.ModelProto, injected: set[str], embedded: set[str])
     origins: dict[str, set[str]] = {name: {name} for name in injected}
     for node in graph.graph.node:
         # Sizes are the same whatever is injected.
-        found = set().union(*(origins.get(name, set()) for name in node.input if node.op_type != "Shape"))
+        taken = [] if node.op_type == "Shape" else [*node.input, *inner_inputs(node)]
+        found = set().union(*(origins.get(name, set()) for name in taken))
         origins |= dict.fromkeys(node.output, found)
     heads = {name for name in injected if last_word(name.removesuffix(".input")) == "norm"}
     towers = {name.removesuffix("norm.input").rstrip(".") for name in heads}

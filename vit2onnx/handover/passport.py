@@ -1,7 +1,7 @@
 """The passport of an ONNX file: what it is, where its weights come from, and how far it is from the original."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vit2onnx.errors import InputError, first_few
 from vit2onnx.exporting.metadata import statements_of, statements_on_weights
 from vit2onnx.files import read_json, sha256_of
 from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, check_file, described, initializers, metadata
+from vit2onnx.packing import pack
 from vit2onnx.parity.floors import error, noise_floors
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.provenance import versions
@@ -28,6 +29,9 @@ from vit2onnx.verify import check_sample
 from vit2onnx.weights.keytable import assign, raise_faults, value_of
 from vit2onnx.weights.leaves import array_shapes
 from vit2onnx.weights.model_file import model_table, open_model, skeleton_of
+
+# Of an output: its values, and the noise floors of its rows.
+Values = tuple[np.ndarray, np.ndarray]
 
 
 def weights_of(spec: VariantSpec, interface: Interface, checkpoint: Path, graph: Path, model: Path) -> dict[str, Any]:
@@ -181,28 +185,59 @@ def sample_of(
 
     `inputs` are called as `key_of` says; the outputs of reference and Equinox model are too, with the kind before it.
     """
+    single, chosen_by = interface.of_cases, interface.recipe_of_cases(recipe)
+    first = of_first_image(cases_in(inputs))
+    cases = [case for case in first if single.accepts(Case.parse(case), chosen_by)]
     sample: dict[str, np.ndarray] = {}
-    for case in of_first_image(cases_in(inputs)):
-        if not interface.accepts(Case.parse(case), recipe):
-            continue
-        sample |= {f"{port}/{case}": values for port, values in interface.inputs_of(inputs, case).items()}
-        truths, floors = {}, {}
-        for port in interface.compared:
-            key = key_of(case, port, interface.compared)
-            truths[port.name] = truth = reference[f"float64/{key}"]
+    of_cases: list[dict[str, Values]] = []
+    for case in cases:
+        sample |= {f"{port}/{case}": values for port, values in single.inputs_of(inputs, case).items()}
+        exact: dict[str, Values] = {}
+        for port in single.compared:
+            key = key_of(case, port, single.compared)
+            truth = reference[f"float64/{key}"]
             errors = [(reference[f"float32/{key}"], truth), (equinox[f"float32/{key}"], equinox[f"float64/{key}"])]
             own = [np.atleast_2d(error(a, b)) for a, b in errors]
-            floors[port.name] = noise_floors(np.atleast_2d(truth), own)
-        for port in interface.outputs:
-            if port.transpose_of:
-                # Whose rows are the columns of the other, so that all have its largest floor.
-                values = truths[port.transpose_of].T
-                own_floors = np.full(len(values), floors[port.transpose_of].max())
-            elif port.row_of:
-                name, row = port.row_of
-                values, own_floors = truths[name][row], np.atleast_1d(floors[name][row])
-            else:
-                values, own_floors = truths[port.name], floors[port.name]
-            sample[f"{port.name}/{case}"] = values.astype(np.float32)
-            sample[f"{FLOORS}/{port.name}/{case}"] = own_floors
+            exact[port.name] = truth, noise_floors(np.atleast_2d(truth), own)
+        of_cases.append(exact)
+    if interface.packs:
+        name = f"{Case.parse(cases[0]).name} at {len(cases)} sizes"
+        images = [sample[f"{single.inputs[0].name}/{case}"] for case in cases]
+        sample = {f"{port}/{name}": values for port, values in pack(images, interface.patch_size).items()}
+        found = {name: _packed_outputs(interface, of_cases)}
+    else:
+        found = {case: _outputs(interface, exact) for case, exact in zip(cases, of_cases, strict=True)}
+    for case, outputs in found.items():
+        for output, (values, floors) in outputs.items():
+            sample[f"{output}/{case}"] = values.astype(np.float32)
+            sample[f"{FLOORS}/{output}/{case}"] = floors
     return sample
+
+
+def _outputs(interface: Interface, exact: Mapping[str, Values]) -> dict[str, Values]:
+    """All outputs for a case, from those that are compared."""
+    found = dict(exact)
+    for port in interface.outputs:
+        if port.transpose_of:
+            # Whose rows are the columns of the other, so that all have its largest floor.
+            values, floors = exact[port.transpose_of]
+            found[port.name] = values.T, np.full(values.shape[1], floors.max())
+        elif port.row_of:
+            name, row = port.row_of
+            values, floors = exact[name]
+            found[port.name] = values[row], np.atleast_1d(floors[row])
+    return found
+
+
+def _packed_outputs(interface: Interface, of_cases: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
+    """All outputs for a pack of cases, from the tokens of each: CLS, registers, patches."""
+    single = interface.of_cases
+    (port,) = single.compared
+    groups = {group.name: slice(group.start, group.stop) for group in port.groups}
+    by_output = {"last_hidden_state": "patches", "pooler_output": "cls", "registers": "registers"}
+    found: dict[str, Values] = {}
+    for output in interface.outputs:
+        rows = groups[by_output[output.name]]
+        values, floors = (np.concatenate([exact[port.name][part][rows] for exact in of_cases]) for part in (0, 1))
+        found[output.name] = values.reshape(-1, *map(int, output.axes[1:])), floors
+    return found

@@ -58,11 +58,13 @@ class Packable(Protocol):
 
 
 class Context(NamedTuple):
-    """What goes along with tokens to every block: cosines and sines of their rotation, and where the images of a pack
-    are. Models without rotation have none, and so have images that are not packed.
+    """What goes along with tokens to every block.
+
+    `rope` are the cosines and sines of their rotation [batch, tokens, half_head_dim], nothing in models without. `pack`
+    says where the images of a pack are; images that are not packed have none.
     """
 
-    rope: tuple[Float[Array, "batch tokens half_head_dim"], Float[Array, "batch tokens half_head_dim"]] | None = None
+    rope: tuple[Array, ...] = ()
     pack: Pack | None = None
 
 

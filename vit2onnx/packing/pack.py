@@ -1,7 +1,7 @@
 """Many images of any sizes as the two arrays that a packed graph takes, and its outputs by image. Needs numpy only."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,17 +99,26 @@ def check(pixel_values: Any, grid_thw: Any, patch_size: int) -> None:
             f"Row {clips[0]} of grid_thw has {int(grid_thw[clips[0], 0])} frames, and a graph takes them one by one;"
             " give it frames(grid_thw)."
         )
-    _check_rows(pixel_values, patch_size)
+    check_fit(pixel_values.shape, grid_thw, patch_size)
+    if not np.isfinite(pixel_values).all():
+        raise InputError("pixel_values holds values that are not finite; prepare the images once more.")
+
+
+def check_fit(shape: Sequence[int], grid_thw: np.ndarray, patch_size: int, name: str = "pixel_values") -> None:
+    """Raise `InputError` unless an array of this shape holds the patches of a grid, which may have clips.
+
+    The message calls the array by its `name`.
+    """
+    _check_grid(grid_thw)
+    _check_rows(shape, patch_size, name)
     # Python's integers do not wrap around.
     wanted = sum(math.prod(row) for row in grid_thw.tolist())
-    if wanted != len(pixel_values):
-        raise InputError(
-            f"grid_thw says {wanted} patches, and pixel_values has {len(pixel_values)} rows; make them fit."
-        )
+    if wanted != shape[0]:
+        raise InputError(f"grid_thw says {wanted} patches, and {name} has {shape[0]} rows; make them fit.")
 
 
 def _check_grid(grid_thw: Any) -> None:
-    shape = getattr(grid_thw, "shape", ())
+    shape: tuple[int, ...] = getattr(grid_thw, "shape", ())
     if len(shape) != 2 or shape[1] != 3 or not shape[0]:
         found = " x ".join(map(str, shape)) or "no array"
         raise InputError(f"grid_thw must be images x 3 (t, rows, columns), of one image at least, and is {found}.")
@@ -120,20 +129,17 @@ def _check_grid(grid_thw: Any) -> None:
         )
 
 
-def _check_rows(pixel_values: np.ndarray, patch_size: int) -> None:
+def _check_rows(shape: Sequence[int], patch_size: int, name: str) -> None:
     row = CHANNELS * patch_size**2
-    shape = pixel_values.shape
-    if pixel_values.ndim != 2 or shape[1] != row:
+    if len(shape) != 2 or shape[1] != row:
         known = {CHANNELS * size**2: size for size in PATCH_SIZES}
-        if pixel_values.ndim == 2 and shape[1] in known:
+        if len(shape) == 2 and shape[1] in known:
             raise InputError(
                 f"{shape[1]} numbers a row is patch {known[shape[1]]}; this model has {patch_size}, {row} numbers."
             )
-        raise InputError(f"pixel_values must be patches x {row} and is {' x '.join(map(str, shape))}.")
-    if not len(pixel_values):
-        raise InputError("pixel_values has no row; give one image at least.")
-    if not np.isfinite(pixel_values).all():
-        raise InputError("pixel_values holds values that are not finite; prepare the images once more.")
+        raise InputError(f"{name} must be patches x {row} and is {' x '.join(map(str, shape))}.")
+    if not shape[0]:
+        raise InputError(f"{name} has no row; give one image at least.")
 
 
 def unpack(outputs: Mapping[str, np.ndarray], grid_thw: np.ndarray) -> list[ImageFeatures]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from vit2onnx.packing import pack
 from vit2onnx.runners.session import batch_of, session_of
-from vit2onnx.spec.case import AS_OUTPUT, path_of
+from vit2onnx.spec.case import AS_OUTPUT, Case, path_of
 from vit2onnx.spec.interface import Interface
 
 # As the graph is written: what the optimiser fuses has no stages in between. That it changes nothing is for the
@@ -39,17 +40,15 @@ def _run(
     path: Path, inputs: Mapping[str, np.ndarray], layers: Collection[str], threads: int, interface: Interface
 ) -> Iterator[tuple[str, np.ndarray]]:
     session = session_of(path, LEVEL, threads)
-    feeds = dict(inputs)
-    if interface.is_batched:
-        # A graph of fixed batch is given the same case as often.
-        feeds = {name: np.repeat(value[None], batch_of(session), axis=0) for name, value in inputs.items()}
-    parts = {port.name for port in interface.outputs if port.row_of}
+    feeds, own_rows = _feeds(session, inputs, interface)
+    # Graphs of several towers have no such outputs, and those of a pack are parts of a stage.
+    stages = {} if interface.packs else {port: path_of(interface.towers[0], s) for s, port in AS_OUTPUT.items()}
+    parts = {port.name for port in interface.outputs if port.row_of or interface.packs}
     names = [value.name for value in session.get_outputs() if value.name not in parts]
-    # Graphs of several towers have no such outputs.
-    stages = {port: path_of(interface.towers[0], stage) for stage, port in AS_OUTPUT.items()}
     layer, before = "", np.empty(0)
     for name, value in zip(names, session.run(names, feeds), strict=True):
-        tokens = (value[0] if interface.is_batched else value).reshape(-1, value.shape[-1])
+        one = value[0] if interface.is_batched or interface.packs else value
+        tokens = one.reshape(-1, value.shape[-1])[own_rows]
         own = name.rpartition(".")[0]
         if own in layers and own != layer:
             # The stage before a layer's own is what the layer is given.
@@ -57,3 +56,24 @@ def _run(
             layer = own
         yield stages.get(name, name), tokens
         before = tokens
+
+
+def _feeds(
+    session: ort.InferenceSession, inputs: Mapping[str, np.ndarray], interface: Interface
+) -> tuple[dict[str, np.ndarray], slice]:
+    """What a graph is given for a case, and which rows of each stage are the case's.
+
+    A packed graph is given another image before and behind it, and their layers what those of the case get, reversed
+    and negative, so that a layer that mixes images shows.
+    """
+    if interface.packs:
+        of_layers = {name: value for name, value in inputs.items() if name.endswith(".input")}
+        feeds = {name: np.concatenate([-value[::-1], value, -value[::-1]])[None] for name, value in of_layers.items()}
+        image = inputs[interface.packs.inputs[0].name]
+        other = -image[..., ::-1]
+        count = interface.packs.sizes(Case("", *image.shape[1:]))["tokens"]
+        return feeds | pack([other, image, other], interface.patch_size), slice(count, 2 * count)
+    if interface.is_batched:
+        # A graph of fixed batch is given the same case as often.
+        return {name: np.repeat(value[None], batch_of(session), axis=0) for name, value in inputs.items()}, slice(None)
+    return dict(inputs), slice(None)

@@ -134,7 +134,9 @@ class Chain:
     ):
         self.spec, self.folder, self.limits, self.threads = spec, folder, limits, threads
         self.recipe, self.inputs = recipe, inputs
-        self.interface = spec.interface(self.recipe.interface)
+        # References and the Equinox model are run on single images, whatever the graph takes.
+        self.of_graph = spec.interface(self.recipe.interface)
+        self.interface = self.of_graph.of_cases
         self.cases = cases_in(inputs)
         self.first = self.interface.inputs_of(inputs, self.cases[0])
         folder.mkdir()
@@ -202,7 +204,7 @@ class Chain:
         implementations = {
             "transformers": self.reference,
             "equinox": equinox,
-            "onnx": run_stage_graphs(accumulated, injected, self.first, self.of_layers, self.threads, self.interface),
+            "onnx": run_stage_graphs(accumulated, injected, self.first, self.of_layers, self.threads, self.of_graph),
         }
         about = {"variant": self.spec.name, "export": self.recipe.name, "case": self.cases[0]}
         return Outcome(comparison, compare_implementations(about, implementations), self.limits)

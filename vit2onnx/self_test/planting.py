@@ -118,7 +118,8 @@ def plant_faults(
 
 def small_inputs(spec: VariantSpec, interface: str, photographs: Photographs) -> dict[str, np.ndarray]:
     """Inputs for a small model: every photograph, every text, or all of both together."""
-    ports = spec.interface(interface)
+    of_graph = spec.interface(interface)
+    ports = of_graph.of_cases
     length = ports.recipe_defaults.get("length") or 0
     if ports.kind == "pair":
         name = PAIRS + (MANY_PATCHES if ports.takes_patches else "")
@@ -127,8 +128,8 @@ def small_inputs(spec: VariantSpec, interface: str, photographs: Photographs) ->
     if ports.kind == "text":
         return {str(Case(f"text{number}", 1, length)): text_input(ids, length) for number, ids in enumerate(TEXTS)}
     # Patches are of images of any size; others have one, so that they are in one batch.
-    one_size = fixed_size(ports, recipe_of(spec, interface)) or SIZE
-    sizes = list(map(ports.whole_patches, SIZES)) if ports.takes_patches else [one_size]
+    one_size = fixed_size(ports, of_graph.recipe_of_cases(recipe_of(spec, interface))) or SIZE
+    sizes = list(map(ports.whole_patches, SIZES)) if ports.takes_patches or of_graph.packs else [one_size]
     found: dict[str, np.ndarray] = {}
     for (name, one), size in zip(photographs.items(), cycle(sizes), strict=False):
         found |= image_inputs(spec, ports, Case(name, *size), one)

@@ -22,7 +22,8 @@ from vit2onnx.spec.family import (
     publisher_repository,
     self_test_models,
 )
-from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.interface import Interface
+from vit2onnx.spec.recipe import ATTENTION, Recipe
 from vit2onnx.spec.schema import faults_of
 from vit2onnx.spec.texts import texts_file, texts_in
 from vit2onnx.spec.variant import VariantSpec, read_variants, variant_file
@@ -159,7 +160,8 @@ def sizes_of_recipes(asked: Asked) -> Iterator[str]:
             minimum, maximum = interface.minimum, interface.maximum
             where = f"exports.{recipe.name}"
             lacking = [axis for axis in minimum if axis not in interface.of_recipe(recipe)]
-            faults = [f"{where}: {axis!r} is a required property" for axis in lacking]
+            faults = list(attention_of_recipe(recipe, interface))
+            faults += [f"{where}: {axis!r} is a required property" for axis in lacking]
             faults += [
                 f"{where}: {axis!r} was unexpected; the interface {recipe.interface} has {', '.join(minimum)}"
                 for axis in recipe.sizes
@@ -181,6 +183,19 @@ def sizes_of_recipes(asked: Asked) -> Iterator[str]:
                 break
 
 
+def attention_of_recipe(recipe: Recipe, interface: Interface) -> Iterator[str]:
+    """An attention where no images are packed or that the operator set lacks, and sizes of a pack, which are free."""
+    where = f"exports.{recipe.name}"
+    if not interface.packs:
+        if recipe.attention:
+            yield f"{where}.attention: only the interface packed has it; leave it out"
+        return
+    if (first := ATTENTION[recipe.attention or "loop"]) > recipe.opset:
+        yield f"{where}.opset: {recipe.opset} has no {recipe.attention} attention; use {first}"
+    for axis in (axis for axis in interface.minimum if recipe.sizes.get(axis)):
+        yield f"{where}.{axis}: a packed graph takes any number of {axis}; leave it out"
+
+
 def cases_of_recipes(asked: Asked) -> Iterator[str]:
     """Sizes of photographs that are too small for a variant, and recipes that no case fits."""
     sizes = [(height, width) for height, width in asked.config["parity"]["sizes"]]
@@ -191,16 +206,17 @@ def cases_of_recipes(asked: Asked) -> Iterator[str]:
         if min(height, width) < least:
             yield f"parity.sizes: {height}x{width} is smaller than one patch of {least}x{least} pixels"
     for recipe, spec in takers:
-        interface = spec.interface(recipe.interface)
+        of_graph = spec.interface(recipe.interface)
+        interface, chosen_by = of_graph.of_cases, of_graph.recipe_of_cases(recipe)
         found = cases_of(
             interface,
-            [recipe],
+            [chosen_by],
             images=["image"],
             texts=["text"],
             sizes=[*sizes, *spec.architecture.telling_sizes],
             pairs=[(images, texts) for images, texts in asked.config["parity"]["pairs"]],
         )
-        if not any(interface.accepts(case, recipe) for case in found):
+        if not any(interface.accepts(case, chosen_by) for case in found):
             fits = "nothing of parity.sizes fits it, so that it could not be compared"
             ways = f"; make its patches dynamic, or {', '.join(map(str, interface.compared_sizes.get('patches', ())))}"
             yield f"exports.{recipe.name}: {fits}{ways if interface.takes_patches else ''}"

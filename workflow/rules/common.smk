@@ -79,7 +79,7 @@ wildcard_constraints:
     export="|".join(map(re.escape, config["exports"])),
     # Besides clones, the config has a key for each further reference that any variant has.
     reference="|".join(["transformers", "publisher", *sorted(config["reference"].keys() - {"repositories"})]),
-    interface="|".join(sorted({recipe.interface for recipe in RECIPES.values()})),
+    interface="[a-z]+",
 
 
 def bundled(path):
@@ -96,9 +96,20 @@ def exports_of(variant):
     return [name for name, recipe in RECIPES.items() if recipe.interface in spec_of(variant).interfaces]
 
 
+def of_cases(variant, export):
+    """The interface on whose cases a graph is compared, and the recipe by which these are chosen."""
+    interface = spec_of(variant).interface(RECIPES[export].interface)
+    return interface.of_cases, interface.recipe_of_cases(RECIPES[export])
+
+
+def recipes_of(variant):
+    """The recipes by which the cases of a variant are chosen."""
+    return [of_cases(variant, export)[1] for export in exports_of(variant)]
+
+
 def interfaces_of(variant):
-    """The names of the interfaces of all graphs of a variant."""
-    return sorted({RECIPES[export].interface for export in exports_of(variant)})
+    """The names of the interfaces on whose cases the graphs of a variant are compared."""
+    return sorted({recipe.interface for recipe in recipes_of(variant)})
 
 
 def per_graph(pattern, variants=LISTED):
@@ -119,8 +130,8 @@ def references(wildcards):
 
 
 def interface_of(wildcards):
-    """The name of the interface of a graph."""
-    return RECIPES[wildcards.export].interface
+    """The name of the interface on whose cases a graph is compared."""
+    return of_cases(wildcards.variant, wildcards.export)[0].name
 
 
 def interfaces_at(wildcards):
@@ -203,21 +214,20 @@ def asked_cases(variant):
 def compared_cases(wildcards):
     """The cases that graphs of an interface are compared on, as texts."""
     (interface,) = interfaces_at(wildcards)
-    return list(map(str, cases_of(interface, RECIPES.values(), **asked_cases(wildcards.variant))))
+    return list(map(str, cases_of(interface, recipes_of(wildcards.variant), **asked_cases(wildcards.variant))))
 
 
 def compared_sizes(wildcards):
     """The sizes of images at which a variant's graphs are compared."""
     asked = asked_cases(wildcards.variant)["sizes"]
     of_images = [one for one in interfaces_at(wildcards) if one.kind == "image"]
-    return sorted({size for one in of_images for size in sizes_of(one, RECIPES.values(), asked)})
+    return sorted({size for one in of_images for size in sizes_of(one, recipes_of(wildcards.variant), asked)})
 
 
 def stages_case(wildcards):
     """The case on which the stages of a graph are compared."""
-    (interface,) = interfaces_at(wildcards)
     asked = asked_cases(wildcards.variant) | {"sizes": listed_sizes()}
-    return str(case_of_stages(interface, RECIPES[wildcards.export], **asked))
+    return str(case_of_stages(*of_cases(wildcards.variant, wildcards.export), **asked))
 
 
 def limits():
@@ -243,7 +253,7 @@ def memory_for(base, layers=0, weights=0, cases=0):
         elements = sum(
             interface.elements(case)
             for interface in interfaces_at(wildcards)
-            for case in cases_of(interface, RECIPES.values(), **asked)
+            for case in cases_of(interface, recipes_of(wildcards.variant), **asked)
         )
         copies = weights(wildcards) if callable(weights) else weights
         numbers = layers * spec.architecture.layer_parameters + copies * spec.parameters + cases * elements

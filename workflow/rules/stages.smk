@@ -122,7 +122,7 @@ rule compare_stages:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         references=references,
-        interface=interface_of,
+        interface=lambda wildcards: RECIPES[wildcards.export].interface,
         case=stages_case,
         code=code_of("compare_stages"),
     message:

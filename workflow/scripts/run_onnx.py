@@ -27,7 +27,8 @@ def run_onnx(
     check_file(graph)
     interface = spec.interface(recipe.interface)
     with open_arrays(inputs) as arrays:
-        cases = {case for case in cases_in(arrays) if interface.accepts(Case.parse(case), recipe)}
+        chosen_by = interface.recipe_of_cases(recipe)
+        cases = {case for case in cases_in(arrays) if interface.of_cases.accepts(Case.parse(case), chosen_by)}
         accepted = of_cases(arrays, cases)
     write_arrays(outputs, run_graph(graph, interface, recipe, accepted, batch_sizes, threads))
 

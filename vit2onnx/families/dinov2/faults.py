@@ -108,7 +108,7 @@ class ZerosBeyond(Positions):
         tenths, a = self.how["tenths"], self.how["a"]
 
         def matrix(size: int, other: int, entries: int) -> Array:
-            place = np.arange(size)[:, None]
+            place = jax.numpy.arange(size)[:, None]
             return cubic(distances(place, size, other, entries, beyond=0, tenths=tenths, dtype=self.table.dtype), a)
 
         of_rows = matrix(height, width, rows) @ self.table.reshape(rows, columns * channels)
