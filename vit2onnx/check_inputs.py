@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from vit2onnx.errors import InputError
+from vit2onnx.packing import check
 from vit2onnx.spec.texts import EOS, PAD
 from vit2onnx.texts import check_ids
 
@@ -29,10 +30,11 @@ def check_inputs(session: ort.InferenceSession, inputs: Mapping[str, np.ndarray]
     """Raise `InputError` if inputs do not fit a graph that vit2onnx has written.
 
     Values must be numpy arrays and no subclass. Names, types and shapes must be those of the graph, and sizes of one
-    name the same everywhere. `pixel_attention_mask` and `spatial_shapes` must describe the same patches. Numbers must
-    be finite, and pixels within the range of the file's normalisation, channel by channel; patches behind the mask may
-    have any finite numbers. Token ids must be of the vocabulary. If the file says how a text ends, its ids must not
-    begin with `<bos>`, and must end with `<eos>` and be filled up on the right with `<pad>`.
+    name the same everywhere. `pixel_attention_mask` and `spatial_shapes` must describe the same patches, and
+    `pixel_values` must hold those that `grid_thw` describes. Numbers must be finite, and pixels within the range of the
+    file's normalisation, channel by channel; patches behind the mask may have any finite numbers. Token ids must be of
+    the vocabulary. If the file says how a text ends, its ids must not begin with `<bos>`, and must end with `<eos>` and
+    be filled up on the right with `<pad>`.
     """
     ports = {port.name: port for port in session.get_inputs()}
     if missing := [name for name in ports if name not in inputs]:
@@ -50,6 +52,8 @@ def check_inputs(session: ort.InferenceSession, inputs: Mapping[str, np.ndarray]
             _check_texts(inputs["input_ids"])
     if "spatial_shapes" in inputs:
         _check_patches(inputs["pixel_attention_mask"], inputs["spatial_shapes"])
+    if "grid_thw" in inputs and "tokens" in about:
+        check(inputs["pixel_values"], inputs["grid_thw"], json.loads(about["tokens"])["patch_size"])
     if "pixel_values" in inputs and "preprocessing" in about:
         mask = inputs.get("pixel_attention_mask")
         _check_range(inputs["pixel_values"], mask, json.loads(about["preprocessing"]))
@@ -81,8 +85,9 @@ def _check_port(name: str, values: Any, dtype: str, shape: list[int | str], size
 
 def _check_range(pixels: np.ndarray, mask: np.ndarray | None, how: Mapping[str, Any]) -> None:
     """Whether each channel lies where that of a photograph does, which is 0 to 1 before it is normalised."""
+    shown = pixels if mask is None else pixels[mask == 1]
     # Images have channels second. Patches have them innermost, so they are every third value.
-    images = pixels if mask is None else pixels[mask == 1].reshape(-1, 3)
+    images = shown if shown.ndim == 4 else shown.reshape(-1, 3)
     margin = BICUBIC_MARGIN if how["interpolation"] == "bicubic" else MARGIN
     for place, (mean, std) in enumerate(zip(how["mean"], how["std"], strict=True)):
         least, most = float(images[:, place].min()), float(images[:, place].max())

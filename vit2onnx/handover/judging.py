@@ -15,6 +15,7 @@ from vit2onnx.parity.comparison import Comparison, Row, case_of
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite
+from vit2onnx.parity.packing import PackingComparison
 from vit2onnx.parity.preprocessing import PUBLISHER
 from vit2onnx.parity.verdict import Verdict, judge_graph
 from vit2onnx.self_test.verdict import finding_of, judge_self_test
@@ -40,11 +41,14 @@ def judge_files(
         )
     preprocessing = read_json(evidence["preprocessing"])["differences"]
     compared = StageComparison.read(stages) if stages else None
+    packing = PackingComparison.read(evidence["packing"]) if "packing" in evidence else None
     tested = read_json(self_test) if self_test else None
-    takes_patches = "patches" in metadata(graph).get("preprocessing", "")
+    takes_patches = "spatial_shapes" in metadata(graph).get("tokens", "")
     _check_rows(evidence["preprocessing"], _lacking_preparation(comparison, preprocessing, takes_patches=takes_patches))
     if stages and compared:
         _check_rows(stages, lacking_stages(compared))
+    if packing and packing.graph_sha256 != comparison.graph_sha256:
+        raise InputError(f"{evidence['packing']} is of another {graph.name}; delete it and run again.")
     if self_test and tested and (wrong := judge_self_test(tested)) != tested["wrong"]:
         _check_rows(self_test, wrong or ["what it says is wrong"])
     return judge_graph(
@@ -54,6 +58,7 @@ def judge_files(
         preprocessing,
         compared,
         finding_of(tested) if tested else None,
+        packing,
         bytes=bytes_of(graph),
         evidence={os.path.relpath(path, graph.parent): sha256_of(path) for path in evidence.values()},
     )

@@ -5,7 +5,7 @@ row. `grid_thw` [images, 3] says of each image: 1, rows and columns of patches. 
 that depends on sizes is a primitive, because a graph counts and compares what JAX cannot know when it is traced.
 """
 
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -38,6 +38,7 @@ class PackedFeatures(NamedTuple):
     registers: Float[Array, "images registers embed_dim"]
 
 
+@runtime_checkable
 class Packable(Protocol):
     """What a model must have so that its images can be packed."""
 

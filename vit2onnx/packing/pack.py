@@ -70,6 +70,8 @@ def _frames_of(image: Any, number: int) -> np.ndarray:
             f"Image {number} must be {CHANNELS} x height x width, or frames x {CHANNELS} x height x width, and is"
             f" {' x '.join(map(str, image.shape))}; put the channels first."
         )
+    if not len(image):
+        raise InputError(f"Image {number} is a clip without frames; leave it out.")
     return image if image.ndim == 4 else image[None]
 
 
@@ -122,6 +124,8 @@ def _check_grid(grid_thw: Any) -> None:
     if len(shape) != 2 or shape[1] != 3 or not shape[0]:
         found = " x ".join(map(str, shape)) or "no array"
         raise InputError(f"grid_thw must be images x 3 (t, rows, columns), of one image at least, and is {found}.")
+    if grid_thw.dtype.kind not in "iu":
+        raise InputError(f"grid_thw must hold whole numbers and is {grid_thw.dtype}; convert it to int64.")
     if wrong := np.flatnonzero((grid_thw < 1).any(axis=1)).tolist():
         raise InputError(
             f"Row {wrong[0]} of grid_thw is {grid_thw[wrong[0]].tolist()}; every image has one row and one column of"
@@ -143,7 +147,13 @@ def _check_rows(shape: Sequence[int], patch_size: int, name: str) -> None:
 
 
 def unpack(outputs: Mapping[str, np.ndarray], grid_thw: np.ndarray) -> list[ImageFeatures]:
-    """The outputs of a packed graph, given by name, for each image."""
+    """The outputs of a packed graph, given by name, for each image.
+
+    The features are views of the outputs. Raises `InputError` if the outputs are not of `grid_thw`.
+    """
+    if not isinstance(outputs, Mapping):
+        raise InputError(f"The outputs are a {type(outputs).__name__}; give them by name, dict(zip(names, outputs)).")
+    _check_grid(grid_thw)
     hidden, cls = outputs["last_hidden_state"], outputs["pooler_output"]
     grids = [(int(rows), int(columns)) for _, rows, columns in grid_thw]
     ends = np.cumsum([rows * columns for rows, columns in grids])
@@ -163,17 +173,24 @@ def unpack(outputs: Mapping[str, np.ndarray], grid_thw: np.ndarray) -> list[Imag
 def native_size(height: int, width: int, patch_size: int, max_patches: int | None = None) -> tuple[int, int]:
     """The height and width to which an image is resized to keep its size as nearly as patches allow.
 
-    Both are multiples of `patch_size`, each rounded to the nearest. With `max_patches` an image of more patches is
-    shrunk, with its aspect ratio, until it has as many at most. None is enlarged by more than half a patch, and no side
-    is less than one patch. Raises `InputError` if a number is no positive integer.
+    Both are multiples of `patch_size`, each rounded to the nearest, and one patch at least. With `max_patches` an image
+    of more patches is shrunk, with its aspect ratio, until it has as many at most. No side is enlarged by more than
+    half a patch, but for one that is smaller than a patch. Raises `InputError` if a number is no positive integer.
     """
     numbers = (height, width, patch_size, *([] if max_patches is None else [max_patches]))
     if not all(isinstance(one, int | np.integer) and one > 0 for one in numbers):
-        raise InputError(f"An image of {height!r} x {width!r} pixels and {max_patches!r} patches; give whole numbers.")
+        most = "" if max_patches is None else f" and of {max_patches!r} patches at most"
+        raise InputError(
+            f"There is no size for an image of {height!r} x {width!r} pixels with patches of {patch_size!r}{most}; give"
+            " whole numbers of at least 1."
+        )
+    # Python's integers do not wrap around.
+    height, width, patch_size = int(height), int(width), int(patch_size)
     rows, columns = (max(1, round(side / patch_size)) for side in (height, width))
     if max_patches is not None and rows * columns > max_patches:
-        scale = math.sqrt(max_patches / (height * width))
-        rows, columns = (max(1, math.floor(side * scale)) for side in (height, width))
-        # A side that is not to be less than one patch leaves less for the other.
-        rows, columns = min(rows, max_patches // columns), min(columns, max_patches // rows)
+        limit = int(max_patches)
+        # Whole numbers, because a root that is rounded down loses a row. One of both may be less than 1 and become 1;
+        # it is the other that is then cut to what is left.
+        ideal = math.isqrt(limit * height // width), math.isqrt(limit * width // height)
+        rows, columns = (min(side, limit, max(1, wanted)) for side, wanted in zip((rows, columns), ideal, strict=True))
     return rows * patch_size, columns * patch_size

@@ -139,7 +139,7 @@ def _varlen_attn_for(tokens: Tensor) -> Callable[..., Tensor] | None:
     """Torch's attention within many images by one kernel, which there is for half precision on CUDA only."""
     if not tokens.is_cuda or tokens.dtype not in (torch.float16, torch.bfloat16):
         return None
-    # Not at the top, because only this path needs it, and torch calls it a prototype.
+    # Not at the top, because only this path needs it, and older versions of torch lack it.
     from torch.nn.attention.varlen import varlen_attn
 
     return varlen_attn

@@ -13,12 +13,13 @@ from vit2onnx.parity.comparison import Comparison, Row, largest, worst_place
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, worst
+from vit2onnx.parity.packing import PACKING, PackingComparison
 from vit2onnx.parity.preprocessing import judge_preprocessing, judge_texts
 from vit2onnx.spec.subject import DOUBLE, DOUBLE_GRAPH, GRAPH_RUNS, PUBLISHED, TRUTH
 
 # The legs on which a graph stands by itself, which make up the gate "outputs". Every other gate is a leg of its name.
 LEGS = ("reference", "truth", "sanity")
-GATES = ("outputs", PUBLISHED, "stages", "preprocessing", "self_test")
+GATES = ("outputs", PUBLISHED, PACKING, "stages", "preprocessing", "self_test")
 TOKEN_ERROR = "error of a token (root mean square) in noise floors"
 
 LOGITS = "logits"
@@ -149,6 +150,7 @@ def judge_graph(
     preprocessing: Sequence[Row],
     stages: StageComparison | None = None,
     self_test: Finding | None = None,
+    packing: PackingComparison | None = None,
     **about: Any,
 ) -> Verdict:
     """Judge all that was measured of a graph; `None` stands for what was not asked for.
@@ -161,8 +163,14 @@ def judge_graph(
     prepared += judge_texts(preprocessing) if comparison.kind != "image" else ()
     findings = [*judge(comparison, numbers), *prepared]
     findings += stages.judge(numbers) if stages else []
+    findings += packing.judge(numbers) if packing else []
     findings += [self_test] if self_test else []
-    also_asked = {"preprocessing": bool(prepared), "stages": stages is not None, "self_test": self_test is not None}
+    also_asked = {
+        "preprocessing": bool(prepared),
+        "stages": stages is not None,
+        PACKING: packing is not None,
+        "self_test": self_test is not None,
+    }
     return Verdict(
         tuple(findings),
         asked=[*LEGS, *(gate for gate, asked in also_asked.items() if asked)],

@@ -12,6 +12,7 @@ from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, sizes_of, table_of
 from vit2onnx.reporting.figures import heat_table, truth_figure
 from vit2onnx.reporting.key_figures import key_figures
+from vit2onnx.reporting.packing import packing_section
 from vit2onnx.reporting.page import ENVIRONMENT, NOUNS, SUBJECTS, compared, fault_in_words
 from vit2onnx.reporting.pictures import error_map_figure
 from vit2onnx.reporting.sections import ledger_section, own_words_section, photograph_section
@@ -128,6 +129,7 @@ def graph_section(evidence: Evidence, comparison: Comparison, verdict: Verdict) 
         "legs": leg_section(verdict),
         "error_maps": error_map_figure(maps, evidence.photographs, floors) if maps else None,
         "stages": stage_section(stages, verdict) if stages else None,
+        "packing": packing_section(evidence.packing[export], verdict) if export in evidence.packing else None,
         "own_words": own_words_section(evidence.metadata[export], evidence.operator_sets[export]),
         "distributions": distribution_section(comparison),
         "semantics": semantics_section(comparison),

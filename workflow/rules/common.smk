@@ -65,6 +65,7 @@ EVIDENCE = {
 }
 if config["parity"]["stages"]:
     EVIDENCE["stages"] = "<results>/{variant}/parity/{export}.stages.json"
+EVIDENCE["packing"] = lambda wildcards: packing_of(wildcards)
 if config["parity"]["self_test"]:
     EVIDENCE["self_test"] = "<results>/self_test.json"
 
@@ -100,6 +101,17 @@ def of_cases(variant, export):
     """The interface on whose cases a graph is compared, and the recipe by which these are chosen."""
     interface = spec_of(variant).interface(RECIPES[export].interface)
     return interface.of_cases, interface.recipe_of_cases(RECIPES[export])
+
+
+def packed_exports_of(variant):
+    """The names of those recipes of a variant that pack images."""
+    return [name for name in exports_of(variant) if spec_of(variant).interface(RECIPES[name].interface).packs]
+
+
+def packing_of(wildcards):
+    """The comparison of the images of a packed graph; nothing for other graphs."""
+    is_packed = wildcards.export in packed_exports_of(wildcards.variant)
+    return "<results>/{variant}/parity/{export}.packing.json" if is_packed else []
 
 
 def recipes_of(variant):

@@ -14,6 +14,9 @@ rule render_parity:
             if config["parity"]["stages"]
             else []
         ),
+        packing=lambda wildcards: [
+            f"<results>/{{variant}}/parity/{export}.packing.json" for export in packed_exports_of(wildcards.variant)
+        ],
         images=list(IMAGES.values()),
         self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
     output:

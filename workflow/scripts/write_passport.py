@@ -39,13 +39,15 @@ def write_passport(
 
 
 if __name__ == "__main__":
-    files = {name: Path(path) for name, path in snakemake.input.items() if name not in ("references", "tokenizer")}
+    lists = ("references", "tokenizer")
+    # What a graph has none of is an empty list.
+    files = {name: Path(path) for name, path in snakemake.input.items() if path and name not in lists}
     write_passport(
         VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),
         Recipe.from_mapping(snakemake.wildcards.export, snakemake.params.recipe),
         {name: files[name] for name in ("inputs", "equinox", "onnx")},
         dict(zip(snakemake.params.references, map(Path, snakemake.input.references), strict=True)),
-        {name: files[name] for name in snakemake.params.evidence},
+        {name: files[name] for name in snakemake.params.evidence if name in files},
         batch_sizes=snakemake.params.batch_sizes,
         limits=snakemake.params.limits,
         whose=snakemake.params.whose,
