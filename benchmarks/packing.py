@@ -165,3 +165,129 @@ def growth(form: str, graph: Path, sizes: Sizes, patch_size: int, threads: int) 
 def in_new_python(*given: object) -> float:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(growth, *given).result()  # type: ignore[arg-type]
+
+
+def apart(outputs: dict[str, list[dict[str, np.ndarray]]], grid_thw: np.ndarray) -> dict[str, float]:
+    """How far the tokens of each packed form are at most from those of one call per image."""
+    single = [found["last_hidden_state"][0] for found in outputs.pop(ONE_BY_ONE)]
+    return {
+        form: max(
+            float(np.abs(features.tokens - tokens).max())
+            for features, tokens in zip(unpack(*found, grid_thw), single, strict=True)
+        )
+        for form, found in outputs.items()
+    }
+
+
+def spread(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):6.2f} {f'({min(ratios):.2f} to {max(ratios):.2f})':16}"
+
+
+def measure(mix: str, spec: VariantSpec, graphs: Mapping[str, Path], options: argparse.Namespace) -> None:
+    """Print what every form of a mix costs, and how far packed images are from single ones."""
+    sizes, patch_size, on_cpu = MIXES[mix], spec.architecture.patch_size, options.provider == "cpu"
+    grid = feeds_of(LOOP, sizes, patch_size)[0]["grid_thw"]
+    forms, memory, twice = list(FORMS), dict.fromkeys(FORMS, ""), dict.fromkeys(FORMS, float("nan"))
+    for form in FORMS if on_cpu else ():
+        asked = form, graphs[FORMS[form][0]]
+        peak = in_new_python(*asked, sizes, patch_size, options.threads)
+        if np.isnan(peak):
+            forms.remove(form)
+            continue
+        memory[form] = f"{peak:8.0f}"
+        if form in (LOOP, PADDED):
+            twice[form] = in_new_python(*asked, [*sizes, *sizes], patch_size, options.threads) / peak
+            memory[form] += f"{twice[form]:8.2f}"
+
+    outputs, rounds = {}, []
+    for number in range(options.rounds):
+        times = {}
+        for form in forms:
+            session, feeds = (
+                session_on(options.provider, graphs[FORMS[form][0]], options.threads),
+                feeds_of(form, sizes, patch_size),
+            )
+            if not number and form in (ONE_BY_ONE, LOOP, PADDED):
+                outputs[form] = run(session, feeds)
+            times[form] = milliseconds(session, feeds)
+        rounds.append(times)
+    differences = apart(outputs, grid)
+
+    patches = int(grid.prod(axis=1).sum())
+    print(f"\n{mix}: {len(grid)} images, {patches} patches, {options.rounds} rounds")
+    clocks = {"CPU ms": 0, "wall ms": 1} if on_cpu else {"wall ms": 1}
+    heads = "".join(f"{clock:>9}{'  ratio (rounds)':24}" for clock in clocks)
+    print(f"{'':24}{heads}{'     MiB   twice' if on_cpu else ''}")
+    for form in FORMS:
+        if form not in forms:
+            print(f"{form:24}  not run: takes more than half of the free memory")
+            continue
+        cells = "".join(
+            f"{statistics.median(one[form][at] for one in rounds):9.1f} "
+            f"{spread([one[form][at] / one[ONE_BY_ONE][at] for one in rounds])}"
+            for at in clocks.values()
+        )
+        print(f"{form:24}{cells}{memory[form]}")
+    print("max |d| from one call per image: " + ", ".join(f"{form} {far:.1e}" for form, far in differences.items()))
+    if on_cpu and mix == "mixed8":
+        judge(rounds, twice[LOOP])
+
+
+def judge(rounds: Sequence[Mapping[str, tuple[float, float]]], twice: float) -> None:
+    """Print what is asked of the loop, and whether it holds."""
+    of_padding, of_single = (
+        statistics.median(one[LOOP][0] / one[base][0] for one in rounds) for base in (PADDING, ONE_BY_ONE)
+    )
+    for what, found, limit in (
+        (f"CPU time, ratio to {PADDING}", of_padding, OF_PADDING),
+        (f"CPU time, ratio to {ONE_BY_ONE}", of_single, OF_ONE_BY_ONE),
+        ("memory for twice the images", twice, OF_TWICE),
+    ):
+        verdict = "kept" if found <= limit else "EXCEEDED"
+        print(f"{LOOP}: {what} {found:.2f}, at most {limit:.2f}: {verdict}")
+
+
+def print_cost_of_sizes(graph: Path, provider: str, threads: int) -> None:
+    """What a call with one image takes if the last one was of the same size, and if it was of another."""
+    session, times = session_on(provider, graph, threads), {"another size": [], "the same size": []}
+    # Both have 200 patches.
+    images = [feeds_of(ONE_BY_ONE, [size], 16) for size in ((160, 320), (320, 160))]
+    for number in range(40):
+        for kept in times.values():
+            start = time.perf_counter()
+            run(session, images[number % 2])
+            kept.append(1000 * (time.perf_counter() - start))
+    # The first calls set the graph up.
+    said = ", ".join(f"{statistics.median(kept[4:]):.2f} ms after {what}" for what, kept in times.items())
+    print(f"\ndynamic graph, one image of 200 patches: {said}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.packing", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("variant", nargs="?", default="dinov3_vits16_pretrain_lvd1689m")
+    parser.add_argument("--depth", type=int, default=2, help="blocks")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--mixes", nargs="+", choices=MIXES, help="all by default; mixed64 on GPUs only")
+    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--graphs", type=Path, help="where graphs are kept, and used if they are there")
+    options = parser.parse_args()
+    if options.provider == "cuda" and CUDA not in ort.get_available_providers():
+        sys.exit(f"This onnxruntime offers no {CUDA}; install onnxruntime-gpu on a machine with a GPU.")
+    spec = VariantSpec.from_mapping(options.variant, read_variants(ROOT / "config" / "variants")[options.variant])
+    if "packed" not in spec.interfaces:
+        parser.error(f"{spec.name} has no packed graph")
+
+    spec = replace(spec, architecture=replace(spec.architecture, depth=options.depth))
+    print(f"{spec.name}, {options.depth} blocks; onnxruntime {ort.__version__}, {options.provider}", end="")
+    print(f", {options.threads} threads; ratios to one call per image; padding gives wrong features, having no mask")
+    with tempfile.TemporaryDirectory() as scratch:
+        graphs = graphs_of(spec, options.graphs or Path(scratch))
+        for mix in options.mixes or [mix for mix in MIXES if mix != "mixed64" or options.provider == "cuda"]:
+            measure(mix, spec, graphs, options)
+        if options.provider == "cuda":
+            print_cost_of_sizes(graphs["dynamic"], options.provider, options.threads)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,6 @@ from typing import Any
 from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED
 from vit2onnx.parity.metrics import finite, worst
 from vit2onnx.parity.packing import PackingComparison
-from vit2onnx.parity.verdict import Verdict
 from vit2onnx.spec.subject import TRUTH
 
 # What other checks of packed models ask for.
@@ -19,7 +18,7 @@ PROBES = {
 }
 
 
-def packing_section(comparison: PackingComparison, verdict: Verdict) -> dict[str, Any]:
+def packing_section(comparison: PackingComparison) -> dict[str, Any]:
     """Probes, one row each, every image of every probe, and the fault that the usual check lets through."""
     exchanged = comparison.of(EXCHANGED)
     means = [row["mean_cosine"] for row in exchanged if row["mean_cosine"] is not None]
@@ -28,7 +27,6 @@ def packing_section(comparison: PackingComparison, verdict: Verdict) -> dict[str
         for row in comparison.refusals
     }
     return {
-        "findings": verdict.of("packing"),
         "probes": [_probe(comparison, probe, title) for probe, title in PROBES.items()],
         "rows": comparison.rows,
         "images": len(comparison.images),

@@ -90,9 +90,9 @@ def plain(value: float) -> str:
     return str(np.format_float_positional(value, precision=2, fractional=False, trim="-"))
 
 
-def cosine(value: float) -> str:
+def cosine(value: float | None) -> str:
     """A cosine as its distance from one, because all of them begin with many nines."""
-    return number(value) if math.isnan(value) else f"1 - {max(0.0, 1 - value):.0e}"
+    return number(value) if value is None or math.isnan(value) else f"1 - {max(0.0, 1 - value):.0e}"
 
 
 def counted(count: int, noun: str) -> str:

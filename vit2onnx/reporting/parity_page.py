@@ -7,7 +7,8 @@ from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.photographs import PHOTOGRAPHS
-from vit2onnx.parity.verdict import Verdict
+from vit2onnx.parity.packing import PACKING
+from vit2onnx.parity.verdict import LEGS, Verdict
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, sizes_of, table_of
 from vit2onnx.reporting.figures import heat_table, truth_figure
@@ -28,6 +29,7 @@ QUESTIONS = {
         ("floors", "floors_double", "rounding_ratio", "neighbour_margin", "subspace_angle"),
     ),
     "sanity": ("Is the file what it promises to be?", ()),
+    PACKING: ("Does an image depend on the others in its call?", ("floors",)),
     PUBLISHED: ("Are the features those that the publisher published?", ("golden",)),
 }
 
@@ -129,7 +131,7 @@ def graph_section(evidence: Evidence, comparison: Comparison, verdict: Verdict) 
         "legs": leg_section(verdict),
         "error_maps": error_map_figure(maps, evidence.photographs, floors) if maps else None,
         "stages": stage_section(stages, verdict) if stages else None,
-        "packing": packing_section(evidence.packing[export], verdict) if export in evidence.packing else None,
+        "packing": packing_section(evidence.packing[export]) if export in evidence.packing else None,
         "own_words": own_words_section(evidence.metadata[export], evidence.operator_sets[export]),
         "distributions": distribution_section(comparison),
         "semantics": semantics_section(comparison),
@@ -141,11 +143,11 @@ def graph_section(evidence: Evidence, comparison: Comparison, verdict: Verdict) 
 
 
 def leg_section(verdict: Verdict) -> list[dict[str, Any]]:
-    """The findings of every leg; nothing of the published features where they were not compared."""
+    """The findings of every leg; nothing of published features and of packing where these were not compared."""
     return [
         {"question": question, "findings": findings, "limits": _limits_of(findings, names, verdict)}
         for leg, (question, names) in QUESTIONS.items()
-        if (findings := verdict.of(leg)) or leg != PUBLISHED
+        if (findings := verdict.of(leg)) or leg in LEGS
     ]
 
 

@@ -68,9 +68,11 @@ def _steps(prepared: Mapping[str, Any]) -> str:
 
 
 def _tokens(tokens: Mapping[str, Any]) -> str:
+    start = f", patches from token {tokens['first_patch']} on" if "first_patch" in tokens else ""
+    values = f", as {tokens['values']}" if "values" in tokens else ""
     return (
-        f"{tokens['order']}; {tokens['registers']} registers, patches from token {tokens['first_patch']} on, "
-        f"{tokens['patch_size']} x {tokens['patch_size']} pixels each; grid: {tokens['grid']}"
+        f"{tokens['order']}; {tokens['registers']} registers{start}, "
+        f"{tokens['patch_size']} x {tokens['patch_size']} pixels each{values}; grid: {tokens['grid']}"
     )
 
 
