@@ -5,21 +5,22 @@
 
 The graphs have the variant's full width, so many blocks and synthetic weights. The forms of a mix run one after the
 other, each in a session of its own; the rounds repeat this, so that a slow moment of the machine meets all of them.
-Ratios are medians over rounds of ratios within a round, to one call per image. Times are those of the runtime alone,
-because the inputs are arranged before. Memory is by how much the first run raises the resident memory of a new Python.
-On a GPU, only wall time is measured, with inputs and outputs on the host.
+Ratios are medians over rounds of ratios within a round, to one call per image. Times are the runtime's alone, because
+inputs are arranged before. Memory is what the first run adds to a new Python, in which it reuses what loading has
+freed, so that small figures are too low. On a GPU only wall time is measured, with inputs and outputs on the host.
 
-Padding to the largest gives wrong features, because nothing masks what is filled up. Only its cost is of interest.
+Padding to the largest gives wrong features, because nothing masks what is filled up. It is here for its cost only.
 """
 
 import argparse
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-# What exports is imported when it is needed, so that a machine with graphs needs no JAX.
 from benchmarks.memory import resident
 from vit2onnx.machine import free_memory
 from vit2onnx.packing import pack, unpack
@@ -40,94 +40,78 @@ CUDA = "CUDAExecutionProvider"
 Sizes = Sequence[tuple[int, int]]
 Feeds = list[dict[str, np.ndarray]]
 
-# Heights and widths. Patches are those of 16 pixels.
+# Heights and widths, with how many patches of 16 pixels they are in all.
 MIXED = [(112, 112), (224, 224), (448, 672), (160, 288), (320, 320), (112, 448), (384, 256), (48, 112)]
 MIXES: dict[str, Sizes] = {
-    "mixed8": MIXED,  # 2602 patches
+    "mixed8": MIXED,  # 2602
     "small32": [(48, 112), (112, 112), (80, 112), (48, 112)] * 8,  # 1008
     "equal8": [(224, 224)] * 8,  # 1568
     "big4": [(640, 640), (512, 768), (448, 448), (240, 256)],  # 4160
     "skew": [(896, 896), *[(112, 112)] * 15],  # 3871
     "one": [(224, 224)],  # 196
-    "mixed64": MIXED * 8,  # 20816, for GPUs
+    "mixed64": MIXED * 8,  # 20816; by default on GPUs only
 }
 RECIPES = (
     Recipe("dynamic", 23, dict.fromkeys(("batch", "height", "width"))),
     Recipe("packed_loop", 23, {}, "packed", "loop"),
     Recipe("packed_padded", 24, {}, "packed", "padded"),
 )
+PADDING, SINGLE, LOOP, PADDED = "padding to the largest", "one call per image", "packed, loop", "packed, padded"
+# With the recipe of the graph that each form runs.
+FORMS = {
+    PADDING: "dynamic",
+    SINGLE: "dynamic",
+    "one call per size": "dynamic",
+    LOOP: "packed_loop",
+    PADDED: "packed_padded",
+}
 # Seconds for which a form is run again in a round.
 SPAN = 0.5
-# What is asked of the loop on mixed8: CPU time as a ratio to that of two forms, and memory for twice the images.
-OF_PADDING, OF_ONE_BY_ONE, OF_TWICE = 1 / 3, 1.20, 2.2
-
-
-def pad_to_largest(images: Sequence[np.ndarray], _: int) -> Feeds:
-    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
-    batch = np.zeros((len(images), 3, height, width), np.float32)
-    for filled, image in zip(batch, images, strict=True):
-        filled[:, : image.shape[1], : image.shape[2]] = image
-    return [{"pixel_values": batch}]
-
-
-def one_by_one(images: Sequence[np.ndarray], _: int) -> Feeds:
-    return [{"pixel_values": image[None]} for image in images]
-
-
-def by_size(images: Sequence[np.ndarray], _: int) -> Feeds:
-    shapes = dict.fromkeys(image.shape for image in images)
-    return [{"pixel_values": np.stack([image for image in images if image.shape == shape])} for shape in shapes]
-
-
-def packed(images: Sequence[np.ndarray], patch_size: int) -> Feeds:
-    return [pack(images, patch_size)]
-
-
-PADDING, ONE_BY_ONE, LOOP, PADDED = "padded to the largest", "one call per image", "packed, loop", "packed, padded"
-# With the graph that each form takes, and how it arranges images.
-FORMS: dict[str, tuple[str, Callable[[Sequence[np.ndarray], int], Feeds]]] = {
-    PADDING: ("dynamic", pad_to_largest),
-    ONE_BY_ONE: ("dynamic", one_by_one),
-    "one call per size": ("dynamic", by_size),
-    LOOP: ("packed_loop", packed),
-    PADDED: ("packed_padded", packed),
-}
+# At most, for the loop on mixed8: ratios of CPU time, and memory for twice the images.
+OF_PADDING, OF_SINGLE, OF_TWICE = 1 / 3, 1.20, 2.2
 
 
 def graphs_of(spec: VariantSpec, folder: Path) -> dict[str, Path]:
-    """The graph of each recipe, exported with synthetic weights unless the folder has it."""
-    graphs = {recipe.name: folder / f"{spec.name}.{spec.architecture.depth}.{recipe.name}.onnx" for recipe in RECIPES}
-    missing = [recipe for recipe in RECIPES if not graphs[recipe.name].is_file()]
-    if missing:
+    """The graphs of all recipes, exported unless they are in the folder. Only an export needs JAX."""
+    depth = vars(spec.architecture)["depth"]
+    graphs = {recipe.name: folder / f"{spec.name}.{depth}.{recipe.name}.onnx" for recipe in RECIPES}
+    if not all(graph.is_file() for graph in graphs.values()):
         from vit2onnx import spine
         from vit2onnx.checkpoints.fetch import fetch_synthetic
         from vit2onnx.exporting.graph import export
         from vit2onnx.spec.family import PUBLISHER, layout_of
 
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
             checkpoint = Path(scratch) / "checkpoint"
             record = fetch_synthetic(spec, checkpoint, seed=0, layout=layout_of(spec.family, PUBLISHER))
             weights = spine.convert(spec, checkpoint, Path(scratch))
-            for recipe in missing:
+            for recipe in RECIPES:
                 export(spec, recipe, weights, graphs[recipe.name], record)
     return graphs
 
 
 def feeds_of(form: str, sizes: Sizes, patch_size: int) -> Feeds:
-    """What a graph is given in turn for noise images of these sizes."""
+    """What a form gives its graph in turn, for noise images of these sizes."""
     rng = np.random.default_rng(0)
-    return FORMS[form][1]([rng.standard_normal((3, *size), np.float32) for size in sizes], patch_size)
+    images = [rng.standard_normal((3, *size), np.float32) for size in sizes]
+    if form in (LOOP, PADDED):
+        return [pack(images, patch_size)]
+    if form == SINGLE:
+        return [{"pixel_values": image[None]} for image in images]
+    if form == PADDING:
+        height, width = np.max(sizes, axis=0)
+        images = [np.pad(x, ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]))) for x in images]
+    shapes = dict.fromkeys(image.shape for image in images)
+    return [{"pixel_values": np.stack([image for image in images if image.shape == shape])} for shape in shapes]
 
 
 def session_on(provider: str, graph: Path, threads: int) -> ort.InferenceSession:
-    if provider == "cpu":
-        return session_of(graph, threads=threads)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(str(graph), options, providers=[CUDA, "CPUExecutionProvider"])
-    if CUDA not in session.get_providers():
-        sys.exit(f"onnxruntime offers {CUDA} but cannot load it here; see its message above.")
+    session = session_of(graph, threads=threads)
+    if provider == "cuda":
+        session.set_providers([CUDA, "CPUExecutionProvider"])
+        if CUDA not in session.get_providers():
+            sys.exit(f"onnxruntime offers {CUDA} but cannot use it on this machine; its own message says why.")
     return session
 
 
@@ -137,7 +121,7 @@ def run(session: ort.InferenceSession, feeds: Feeds) -> list[dict[str, np.ndarra
 
 
 def milliseconds(session: ort.InferenceSession, feeds: Feeds) -> tuple[float, float]:
-    """CPU time of all threads and wall time of one run, which is as many calls as there are feeds."""
+    """CPU time of all threads, and wall time, for all feeds once."""
     run(session, feeds)
     runs, cpu, wall = 0, time.process_time(), time.perf_counter()
     while not runs or time.perf_counter() - wall < SPAN:
@@ -147,119 +131,98 @@ def milliseconds(session: ort.InferenceSession, feeds: Feeds) -> tuple[float, fl
 
 
 def growth(form: str, graph: Path, sizes: Sizes, patch_size: int, threads: int) -> float:
-    """MiB by which the first run raises the memory of this process; NaN if it takes more than half of what is free."""
+    """MiB that the first run adds to this process; NaN if they are more than half of what is free."""
     feeds, session = feeds_of(form, sizes, patch_size), session_of(graph, threads=threads)
     resource.setrlimit(resource.RLIMIT_DATA, (free_memory() // 2,) * 2)
-    # Forgets the peak of loading.
+    # The peak so far is forgotten.
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     # Any exception, because onnxruntime has none of its own for memory.
     try:
-        outputs = run(session, feeds)
+        kept = run(session, feeds)
     except Exception:
         return float("nan")
-    assert len(outputs) == len(feeds)
-    return resident("VmHWM") - before
+    return resident("VmHWM") - before if kept else 0.0
 
 
-def in_new_python(*given: object) -> float:
+def growth_in_new_python(*given: object) -> float:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(growth, *given).result()  # type: ignore[arg-type]
 
 
-def apart(outputs: dict[str, list[dict[str, np.ndarray]]], grid_thw: np.ndarray) -> dict[str, float]:
-    """How far the tokens of each packed form are at most from those of one call per image."""
-    single = [found["last_hidden_state"][0] for found in outputs.pop(ONE_BY_ONE)]
-    return {
-        form: max(
-            float(np.abs(features.tokens - tokens).max())
-            for features, tokens in zip(unpack(*found, grid_thw), single, strict=True)
-        )
-        for form, found in outputs.items()
-    }
+def ratios(rounds: Sequence[Mapping[str, tuple[float, float]]], form: str, base: str, clock: int = 0) -> list[float]:
+    return [one[form][clock] / one[base][clock] for one in rounds]
 
 
-def spread(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):6.2f} {f'({min(ratios):.2f} to {max(ratios):.2f})':16}"
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):7.2f}  {f'({min(values):.2f} to {max(values):.2f})':16}"
 
 
-def measure(mix: str, spec: VariantSpec, graphs: Mapping[str, Path], options: argparse.Namespace) -> None:
+def measure(mix: str, patch_size: int, graphs: Mapping[str, Path], options: argparse.Namespace) -> None:
     """Print what every form of a mix costs, and how far packed images are from single ones."""
-    sizes, patch_size, on_cpu = MIXES[mix], spec.architecture.patch_size, options.provider == "cpu"
-    grid = feeds_of(LOOP, sizes, patch_size)[0]["grid_thw"]
-    forms, memory, twice = list(FORMS), dict.fromkeys(FORMS, ""), dict.fromkeys(FORMS, float("nan"))
-    for form in FORMS if on_cpu else ():
-        asked = form, graphs[FORMS[form][0]]
-        peak = in_new_python(*asked, sizes, patch_size, options.threads)
-        if np.isnan(peak):
-            forms.remove(form)
-            continue
-        memory[form] = f"{peak:8.0f}"
-        if form in (LOOP, PADDED):
-            twice[form] = in_new_python(*asked, [*sizes, *sizes], patch_size, options.threads) / peak
-            memory[form] += f"{twice[form]:8.2f}"
+    sizes, on_cpu = MIXES[mix], options.provider == "cpu"
+    memory: dict[str, list[float]] = {form: [] for form in FORMS}
+    for form, recipe in FORMS.items() if on_cpu else ():
+        for times in (1, 2) if form in (LOOP, PADDED) else (1,):
+            given = form, graphs[recipe], [*sizes] * times, patch_size, options.threads
+            memory[form].append(growth_in_new_python(*given))
+    rounds: list[dict[str, tuple[float, float]]] = [{} for _ in range(options.rounds)]
+    tokens: dict[str, list[np.ndarray]] = {}
+    for times_of in rounds:
+        for form in [form for form in FORMS if not np.isnan(memory[form][:1]).any()]:
+            session = session_on(options.provider, graphs[FORMS[form]], options.threads)
+            feeds = feeds_of(form, sizes, patch_size)
+            times_of[form] = milliseconds(session, feeds)
+            if form in (LOOP, PADDED) and form not in tokens:
+                tokens[form] = [one.tokens for one in unpack(run(session, feeds)[0], feeds[0]["grid_thw"])]
+            elif form == SINGLE and form not in tokens:
+                tokens[form] = [one["last_hidden_state"][0] for one in run(session, feeds)]
 
-    outputs, rounds = {}, []
-    for number in range(options.rounds):
-        times = {}
-        for form in forms:
-            session, feeds = (
-                session_on(options.provider, graphs[FORMS[form][0]], options.threads),
-                feeds_of(form, sizes, patch_size),
-            )
-            if not number and form in (ONE_BY_ONE, LOOP, PADDED):
-                outputs[form] = run(session, feeds)
-            times[form] = milliseconds(session, feeds)
-        rounds.append(times)
-    differences = apart(outputs, grid)
-
-    patches = int(grid.prod(axis=1).sum())
-    print(f"\n{mix}: {len(grid)} images, {patches} patches, {options.rounds} rounds")
+    patches = sum(height // patch_size * (width // patch_size) for height, width in sizes)
+    print(f"\n{mix}: {len(sizes)} images, {patches} patches, {options.rounds} rounds")
     clocks = {"CPU ms": 0, "wall ms": 1} if on_cpu else {"wall ms": 1}
-    heads = "".join(f"{clock:>9}{'  ratio (rounds)':24}" for clock in clocks)
-    print(f"{'':24}{heads}{'     MiB   twice' if on_cpu else ''}")
+    heads = "".join(f"{clock:>10}{'  ratio  (rounds)':25}" for clock in clocks)
+    print(f"{'':24}{heads}{'     MiB  twice' if on_cpu else ''}")
     for form in FORMS:
-        if form not in forms:
-            print(f"{form:24}  not run: takes more than half of the free memory")
+        if form not in rounds[0]:
+            print(f"{form:24}   not run, because it needs more than half of the free memory")
             continue
         cells = "".join(
-            f"{statistics.median(one[form][at] for one in rounds):9.1f} "
-            f"{spread([one[form][at] / one[ONE_BY_ONE][at] for one in rounds])}"
-            for at in clocks.values()
+            f"{statistics.median(one[form][clock] for one in rounds):10.1f}"
+            + spread(ratios(rounds, form, SINGLE, clock))
+            for clock in clocks.values()
         )
-        print(f"{form:24}{cells}{memory[form]}")
-    print("max |d| from one call per image: " + ", ".join(f"{form} {far:.1e}" for form, far in differences.items()))
+        peak = f"{memory[form][0]:8.0f}" if on_cpu else ""
+        twice = f"{memory[form][1] / memory[form][0]:7.2f}" if memory[form][1:] else ""
+        print(f"{form:24}{cells}{peak}{twice}")
+    for form in tokens:
+        if form != SINGLE:
+            far = max(np.abs(ours - single).max() for ours, single in zip(tokens[form], tokens[SINGLE], strict=True))
+            print(f"{form}: max |difference| from one call per image {far:.1e}")
     if on_cpu and mix == "mixed8":
-        judge(rounds, twice[LOOP])
+        for what, found, limit in (
+            ("CPU time of padding to the largest", statistics.median(ratios(rounds, LOOP, PADDING)), OF_PADDING),
+            ("CPU time of one call per image", statistics.median(ratios(rounds, LOOP, SINGLE)), OF_SINGLE),
+            ("memory if the images are twice as many", memory[LOOP][1] / memory[LOOP][0], OF_TWICE),
+        ):
+            print(f"{LOOP}: {found:.2f} x the {what}; limit {limit:.2f}, {'kept' if found <= limit else 'EXCEEDED'}")
 
 
-def judge(rounds: Sequence[Mapping[str, tuple[float, float]]], twice: float) -> None:
-    """Print what is asked of the loop, and whether it holds."""
-    of_padding, of_single = (
-        statistics.median(one[LOOP][0] / one[base][0] for one in rounds) for base in (PADDING, ONE_BY_ONE)
-    )
-    for what, found, limit in (
-        (f"CPU time, ratio to {PADDING}", of_padding, OF_PADDING),
-        (f"CPU time, ratio to {ONE_BY_ONE}", of_single, OF_ONE_BY_ONE),
-        ("memory for twice the images", twice, OF_TWICE),
-    ):
-        verdict = "kept" if found <= limit else "EXCEEDED"
-        print(f"{LOOP}: {what} {found:.2f}, at most {limit:.2f}: {verdict}")
-
-
-def print_cost_of_sizes(graph: Path, provider: str, threads: int) -> None:
-    """What a call with one image takes if the last one was of the same size, and if it was of another."""
-    session, times = session_on(provider, graph, threads), {"another size": [], "the same size": []}
-    # Both have 200 patches.
-    images = [feeds_of(ONE_BY_ONE, [size], 16) for size in ((160, 320), (320, 160))]
+def print_cost_of_sizes(session: ort.InferenceSession, patch_size: int) -> None:
+    """What a call with one image takes after a call with the same size, and after one with another."""
+    other: list[float] = []
+    same: list[float] = []
+    short, long = 10 * patch_size, 20 * patch_size
+    images = [feeds_of(SINGLE, [size], patch_size) for size in ((short, long), (long, short))]
     for number in range(40):
-        for kept in times.values():
+        for times in (other, same):
             start = time.perf_counter()
             run(session, images[number % 2])
-            kept.append(1000 * (time.perf_counter() - start))
-    # The first calls set the graph up.
-    said = ", ".join(f"{statistics.median(kept[4:]):.2f} ms after {what}" for what, kept in times.items())
-    print(f"\ndynamic graph, one image of 200 patches: {said}")
+            times.append(1000 * (time.perf_counter() - start))
+    # The first calls of a session take longer.
+    after_other, after_same = (statistics.median(times[4:]) for times in (other, same))
+    print(f"\ndynamic graph, one image of 200 patches: {after_same:.2f} ms after a call with the same size,", end="")
+    print(f" {after_other:.2f} ms after one with another")
 
 
 def main() -> None:
@@ -268,25 +231,28 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=2, help="blocks")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--mixes", nargs="+", choices=MIXES, help="all by default; mixed64 on GPUs only")
+    parser.add_argument("--mixes", nargs="+", choices=MIXES, help="by default all, and mixed64 on GPUs only")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--graphs", type=Path, help="where graphs are kept, and used if they are there")
+    parser.add_argument("--graphs", type=Path, metavar="FOLDER", help="keeps the graphs; those in it are used")
     options = parser.parse_args()
     if options.provider == "cuda" and CUDA not in ort.get_available_providers():
-        sys.exit(f"This onnxruntime offers no {CUDA}; install onnxruntime-gpu on a machine with a GPU.")
+        sys.exit(f"This onnxruntime has no {CUDA}; install onnxruntime-gpu on a machine with a GPU.")
     spec = VariantSpec.from_mapping(options.variant, read_variants(ROOT / "config" / "variants")[options.variant])
     if "packed" not in spec.interfaces:
         parser.error(f"{spec.name} has no packed graph")
 
-    spec = replace(spec, architecture=replace(spec.architecture, depth=options.depth))
+    spec = replace(spec, architecture=replace(spec.architecture, **{"depth": options.depth}))
     print(f"{spec.name}, {options.depth} blocks; onnxruntime {ort.__version__}, {options.provider}", end="")
-    print(f", {options.threads} threads; ratios to one call per image; padding gives wrong features, having no mask")
+    print(f", threads {options.threads}, processors {os.cpu_count()}")
+    print(f"Ratios are to {SINGLE}; twice: memory for twice the images, as a ratio.")
+    print("Padding has no mask and gives wrong features; only its cost counts.")
+    patch_size: int = vars(spec.architecture)["patch_size"]
     with tempfile.TemporaryDirectory() as scratch:
         graphs = graphs_of(spec, options.graphs or Path(scratch))
         for mix in options.mixes or [mix for mix in MIXES if mix != "mixed64" or options.provider == "cuda"]:
-            measure(mix, spec, graphs, options)
+            measure(mix, patch_size, graphs, options)
         if options.provider == "cuda":
-            print_cost_of_sizes(graphs["dynamic"], options.provider, options.threads)
+            print_cost_of_sizes(session_on("cuda", graphs["dynamic"], options.threads), patch_size)
 
 
 if __name__ == "__main__":

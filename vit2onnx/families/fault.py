@@ -21,6 +21,7 @@ from PIL import Image
 from vit2onnx.images import normalise, preprocess
 from vit2onnx.nn import layers
 from vit2onnx.nn.model import Model
+from vit2onnx.nn.packing import Context
 from vit2onnx.nn.primitives import gelu, linear
 from vit2onnx.spec.variant import Preprocessing
 
@@ -85,6 +86,23 @@ class InGraph(Planted):
         """Plant it in a graph that may have a few nodes more at its start than others of the model."""
         nodes = [node for node in graph.graph.node if node.op_type == self.operator]
         self.plant(graph.graph, nodes[self.index])
+
+
+@dataclass(frozen=True)
+class InPack(InModel):
+    """`plant` gives a model that is wrong with packed images alone, so that its graph differs from the Equinox model,
+    which is run on single ones.
+    """
+
+    interface: str = dataclasses.field(default="packed", kw_only=True)
+    between = ("onnx", "equinox")
+
+
+@dataclass(frozen=True)
+class InPackedGraph(InGraph):
+    """`plant` changes a graph of packed images, which has no others."""
+
+    interface: str = dataclasses.field(default="packed", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -200,6 +218,98 @@ def inputs_in_half_precision(graph: onnx.GraphProto, node: onnx.NodeProto) -> No
         graph.node.insert(place, onnx.helper.make_node("Cast", [name], [half], to=onnx.TensorProto.FLOAT16))
         graph.node.insert(place + 1, onnx.helper.make_node("Cast", [half], [rounded], to=onnx.TensorProto.FLOAT))
         node.input[number] = rounded
+
+
+Change = Callable[[onnx.GraphProto, onnx.NodeProto], None]
+
+
+def in_loop(operator: str, change: Change) -> Change:
+    """Change all nodes of an operator in the body of a loop."""
+
+    def plant(_: onnx.GraphProto, loop: onnx.NodeProto) -> None:
+        (body,) = (attribute.g for attribute in loop.attribute if attribute.name == "body")
+        for node in [node for node in body.node if node.op_type == operator]:
+            change(body, node)
+
+    return plant
+
+
+def of_keys(change: Change) -> Change:
+    """Change those slices of a pack that are keys and values of an image, and not its queries."""
+
+    def plant(body: onnx.GraphProto, node: onnx.NodeProto) -> None:
+        if node is not next(one for one in body.node if one.op_type == "Slice"):
+            change(body, node)
+
+    return in_loop("Slice", plant)
+
+
+def from_first_on(_: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """A slice begins with the first token of the pack."""
+    node.input[1] = "int64_0"
+
+
+def one_further(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """A slice ends one token later."""
+    further = f"{node.name}_further"
+    graph.node.insert(list(graph.node).index(node), onnx.helper.make_node("Add", [node.input[2], "int64_1"], [further]))
+    node.input[2] = further
+
+
+def of_first_image(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """What is taken for each patch by its image is taken of the first image."""
+    first = f"{node.name}_first"
+    given = node.input[1]
+    graph.node.insert(list(graph.node).index(node), onnx.helper.make_node("Sub", [given, given], [first]))
+    node.input[1] = first
+
+
+def exchanged_with_next(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    """What two nodes take of the same value is exchanged."""
+    first, second = (one for one in graph.node if one.op_type == node.op_type and one.input[0] == node.input[0])
+    first.input[1], second.input[1] = second.input[1], first.input[1]
+
+
+# The nodes that take the grid of each patch's image, and of that the rows and the columns, among all `Gather`.
+GRID_OF_PATCH, ROWS_OF_PATCH = 4, 5
+
+
+class ChannelsFirst(layers.PatchEmbed):
+    """Takes packed patches whose numbers are in the order [channel, row, column]."""
+
+    def of_patches(self, rows: Array) -> Array:
+        kernel = self.weight.transpose(1, 2, 3, 0)
+        return linear(rows, kernel.reshape(-1, kernel.shape[-1]), self.bias)
+
+
+def in_packs(model: str, attention: type, embedded: str, placed: str) -> tuple["InPack | InPackedGraph", ...]:
+    """What packing can get wrong in every family.
+
+    `attention` is the family's class, `embedded` the stage after the patch embedding, and `placed` the first stage that
+    depends on where patches are.
+    """
+
+    class Unseparated(attention):  # type: ignore[misc]
+        """Attends to all images of a pack."""
+
+        def mix(self, query: Array, key: Array, value: Array, context: Context) -> Array:
+            mixed: Array = super().mix(query, key, value, context._replace(pack=None))
+            return mixed
+
+    def unseparated(m: Any) -> Model:
+        return in_parts(lambda m: [b.attn for b in m.blocks], lambda attn: of_class(Unseparated, attn))(m)
+
+    def channels_first(m: Any) -> Model:
+        return in_parts(lambda m: [m.patch_embed], lambda embed: of_class(ChannelsFirst, embed))(m)
+
+    return (
+        InPack("images not kept apart", model, "blocks.0.attn_raw", unseparated),
+        InPack("numbers of a patch in the order channel, row, column", model, embedded, channels_first),
+        InPackedGraph("keys of the images before", model, "blocks.1.attn_raw", "Loop", 1, of_keys(from_first_on)),
+        InPackedGraph("a key of the next image", model, "blocks.1.attn_raw", "Loop", 1, of_keys(one_further)),
+        InPackedGraph("rows and columns exchanged", model, placed, "Gather", ROWS_OF_PATCH, exchanged_with_next),
+        InPackedGraph("grid of the first image", model, placed, "Gather", GRID_OF_PATCH, of_first_image),
+    )
 
 
 def with_other(**settings: Any) -> Prepare:

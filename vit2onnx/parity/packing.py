@@ -107,6 +107,8 @@ def _distances(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
     a, b = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+        # Which rounding would make a little more or less than one.
+        cosines[(a == b).all(axis=1)] = 1.0
         largest = np.abs(a - b).max()
     named = {"cosine": cosines.min(), "mean_cosine": cosines.mean(), "greatest_cosine": cosines.max()}
     return {"max_abs": finite(largest), **{name: finite(value) for name, value in named.items()}}

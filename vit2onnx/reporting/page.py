@@ -92,6 +92,8 @@ def plain(value: float) -> str:
 
 def cosine(value: float | None) -> str:
     """A cosine as its distance from one, because all of them begin with many nines."""
+    if value == 1:
+        return "1"
     return number(value) if value is None or math.isnan(value) else f"1 - {max(0.0, 1 - value):.0e}"
 
 

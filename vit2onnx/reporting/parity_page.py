@@ -6,8 +6,8 @@ from typing import Any
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import worst
-from vit2onnx.parity.photographs import PHOTOGRAPHS
 from vit2onnx.parity.packing import PACKING
+from vit2onnx.parity.photographs import PHOTOGRAPHS
 from vit2onnx.parity.verdict import LEGS, Verdict
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, sizes_of, table_of

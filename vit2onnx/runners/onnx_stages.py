@@ -64,13 +64,14 @@ def _feeds(
     """What a graph is given for a case, and which rows of each stage are the case's.
 
     A packed graph is given another image before and behind it, and their layers what those of the case get, reversed
-    and negative, so that a layer that mixes images shows.
+    and negative. So a layer that mixes images shows.
     """
     if interface.packs:
         of_layers = {name: value for name, value in inputs.items() if name.endswith(".input")}
         feeds = {name: np.concatenate([-value[::-1], value, -value[::-1]])[None] for name, value in of_layers.items()}
         image = inputs[interface.packs.inputs[0].name]
-        other = -image[..., ::-1]
+        # As many patches, but as columns.
+        other = -image.swapaxes(1, 2)
         count = interface.packs.sizes(Case("", *image.shape[1:]))["tokens"]
         return feeds | pack([other, image, other], interface.patch_size), slice(count, 2 * count)
     if interface.is_batched:

@@ -75,6 +75,10 @@ def plant_faults(
         faults, models = part(family, "faults"), part(family, "architecture").MODELS
         for (model, variant), interface in product(models.items(), interfaces_of(family)):
             spec = shrink(specs[variant])
+            own = [fault for fault in faults.FAULTS if (fault.model, fault.interface) == (model, interface)]
+            # Packed graphs of other models differ from those of single images in nothing that these do not show.
+            if spec.interface(interface).packs and not own:
+                continue
             inputs = small_inputs(spec, interface, {**photographs, "grey": GREY})
             recipe, graphs = recipe_of(spec, interface), None
             for seed in range(seeds):
@@ -85,10 +89,9 @@ def plant_faults(
                 healthy.append(healthy_row(name, seed, chain.examine(chain.folder, graphs=graphs)))
                 # Graphs hold no weights, so one export serves all seeds, unless constants were folded from weights.
                 graphs = graphs or chain.folder
-                for fault in faults.FAULTS if seed == 0 else ():
-                    if (fault.model, fault.interface) == (model, interface):
-                        outcome = examine(chain, fault, folder / f"fault_{len(planted)}")
-                        planted.append(chain_row(fault, outcome))
+                for fault in own if seed == 0 else ():
+                    outcome = examine(chain, fault, folder / f"fault_{len(planted)}")
+                    planted.append(chain_row(fault, outcome))
         # The first release: its constants differ from those that the faults plant.
         spec = specs[next(iter(models.values()))]
         prepared += judge_with(preprocess, spec, photographs, preprocessing_limits)

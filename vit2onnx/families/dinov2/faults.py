@@ -19,6 +19,7 @@ from vit2onnx.families.fault import (
     InChain,
     InGraph,
     InModel,
+    InPack,
     InPreprocessing,
     InWeights,
     TanhMlp,
@@ -26,6 +27,7 @@ from vit2onnx.families.fault import (
     attribute,
     edit,
     exchange,
+    in_packs,
     in_parts,
     of_class,
     off,
@@ -34,6 +36,7 @@ from vit2onnx.families.fault import (
 )
 from vit2onnx.images import preprocess
 from vit2onnx.nn.positions import CUBIC, Positions, cubic, distances, resized
+from vit2onnx.nn.transformer import Attention
 
 DINOV2, WITH_REGISTERS = MODELS
 EMBEDDED = "patch_embed"
@@ -159,6 +162,20 @@ IN_MODEL = (
 
 IN_GRAPH = (InGraph("tanh GELU", DINOV2, "blocks.1.mlp_raw", "Gelu", 1, attribute("approximate", "tanh")),)
 
+
+class WithoutOffset(Positions):
+    """Without the offset where images are packed."""
+
+    def of_places(self, patches: Array, places: Array) -> Array:
+        other: Positions = of_class(Positions, self, offset=0.0)
+        return other.of_places(patches, places)
+
+
+IN_PACKS = (
+    *in_packs(DINOV2, Attention, EMBEDDED, EMBEDDED),
+    InPack("offset missing", DINOV2, EMBEDDED, positioned(WithoutOffset)),
+)
+
 PREPROCESSING = (
     InPreprocessing("bilinear instead of bicubic", with_other(interpolation="bilinear")),
     InPreprocessing("not cropped", with_other(crop_pct=None)),
@@ -167,4 +184,4 @@ PREPROCESSING = (
 )
 
 AMPLIFIED: Mapping[str, Amplify] = {}
-FAULTS: tuple[InChain, ...] = (*IN_WEIGHTS, *IN_MODEL, *IN_GRAPH)
+FAULTS: tuple[InChain, ...] = (*IN_WEIGHTS, *IN_MODEL, *IN_GRAPH, *IN_PACKS)

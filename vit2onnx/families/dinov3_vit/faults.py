@@ -23,6 +23,7 @@ from vit2onnx.families.fault import (
     InChain,
     InGraph,
     InModel,
+    InPackedGraph,
     InRounding,
     InWeights,
     RoughMlp,
@@ -33,6 +34,8 @@ from vit2onnx.families.fault import (
     exchange,
     exchanged_inputs,
     flipped,
+    in_loop,
+    in_packs,
     in_parts,
     inputs_in_half_precision,
     of_class,
@@ -291,9 +294,17 @@ IN_GRAPH = (
     InGraph("a matrix product in TF32", VIT, "blocks.1.mlp_raw", "MatMul", 10, inputs_in_half_precision),
 )
 
+IN_PACKS = (
+    *in_packs(VIT, vit.Attention, "patch_embed", "blocks.0.q"),
+    InPackedGraph("prefix tokens rotated", VIT, "blocks.0.q", "Pad", 0, attribute("mode", "edge")),
+    InPackedGraph(
+        "another scale of attention", VIT, "blocks.1.attn_raw", "Loop", 1, in_loop("Attention", attribute("scale", 0.2))
+    ),
+)
+
 # The same once more where rounding is amplified, and floors are high.
 IN_SHARP_GRAPH = tuple(dataclasses.replace(fault, model=SHARP) for fault in IN_GRAPH)
 
-FAULTS: tuple[InChain, ...] = (*IN_WEIGHTS, *IN_MODEL, *IN_GRAPH, *IN_SHARP_GRAPH)
+FAULTS: tuple[InChain, ...] = (*IN_WEIGHTS, *IN_MODEL, *IN_GRAPH, *IN_SHARP_GRAPH, *IN_PACKS)
 
 PREPROCESSING = IN_PREPROCESSING
