@@ -289,7 +289,7 @@ def in_packs(model: str, attention: type, embedded: str, placed: str) -> tuple["
     depends on where patches are.
     """
 
-    class Unseparated(attention):  # type: ignore[misc]
+    class Unseparated(attention):
         """Attends to all images of a pack."""
 
         def mix(self, query: Array, key: Array, value: Array, context: Context) -> Array:
