@@ -154,3 +154,26 @@ def test_a_missing_input_is_named(session: ort.InferenceSession):
     del inputs["spatial_shapes"]
     with pytest.raises(InputError, match="spatial_shapes is missing"):
         check_inputs(session, inputs)
+
+
+def test_patches_of_a_pack_are_those_of_its_grid_and_have_a_range_by_channel(tmp_path: Path):
+    """Rows of packed patches are rows of columns of channels, as those behind a mask are."""
+    said = {"preprocessing": IMAGENET | {"interpolation": "bilinear"}, "tokens": {"patch_size": 2}}
+    ports = {"pixel_values": (FLOAT, ["patches", 12]), "grid_thw": (INT64, ["images", 3])}
+    packed = session_of(tmp_path / "packed.onnx", ports, said)
+    mean, std = (np.array(IMAGENET[name], np.float32) for name in ("mean", "std"))
+    white = np.tile((1 - mean) / std, (8, 4))
+    inputs = {"pixel_values": white, "grid_thw": np.array([[1, 2, 3], [1, 1, 2]])}
+    check_inputs(packed, inputs)
+    one_beyond, exchanged = white.copy(), np.tile(((1 - mean) / std)[::-1], (8, 4))
+    one_beyond[7, 10] = 9
+    for name, values, sentence in (
+        ("grid_thw", np.array([[1, 2, 3]]), "grid_thw says 6 patches, and pixel_values has 8 rows"),
+        ("grid_thw", np.array([[4, 1, 2]]), "Row 0 of grid_thw has 4 frames"),
+        ("grid_thw", np.array([[1, 0, 8], [1, 1, 8]]), "Row 0 of grid_thw is [1, 0, 8]"),
+        ("pixel_values", white[:, :9], "pixel_values must be patches x 12 and is 8 x 9"),
+        ("pixel_values", exchanged, "Channel 0 of pixel_values is 2.64 to 2.64, and this file takes -2.118 to 2.249"),
+        ("pixel_values", one_beyond, "Channel 1 of pixel_values is 2.429 to 9"),
+    ):
+        with pytest.raises(InputError, match=re.escape(sentence)):
+            check_inputs(packed, {**inputs, name: values})

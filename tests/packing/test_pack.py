@@ -131,13 +131,15 @@ def test_outputs_come_back_by_image(registers: int):
         outputs["registers"] = noise(4, registers, 8)
     found = unpack(outputs, GRID)
     assert [image.patches.shape for image in found] == [(2, 3, 8), (3, 1, 8), (1, 1, 8), (3, 2, 8)]
-    assert np.array_equal(np.concatenate([image.patches.reshape(-1, 8) for image in found]), outputs["last_hidden_state"])
+    assert np.array_equal(
+        np.concatenate([image.patches.reshape(-1, 8) for image in found]), outputs["last_hidden_state"]
+    )
     assert np.array_equal(found[0].patches[1, 0], outputs["last_hidden_state"][3])
     for number, image in enumerate(found):
         assert isinstance(image, ImageFeatures) and image.registers.shape == (registers, 8)
         assert np.array_equal(image.cls, outputs["pooler_output"][number])
-        rows = image.patches.reshape(-1, 8)
-        assert np.array_equal(image.tokens, np.concatenate([image.cls[None], image.registers, rows]))
+        own = image.patches.reshape(-1, 8)
+        assert np.array_equal(image.tokens, np.concatenate([image.cls[None], image.registers, own]))
         assert not registers or np.array_equal(image.registers, outputs["registers"][number])
 
 
@@ -157,7 +159,7 @@ def test_outputs_of_other_images_are_refused(grid_thw: np.ndarray, sentence: str
 
 
 def test_outputs_without_names_are_refused():
-    with pytest.raises(InputError, match=r"The outputs are a list; give them by name, dict\(zip\(names, outputs\)\)\.$"):
+    with pytest.raises(InputError, match=r"The outputs are a list; give them by name, dict\(zip\("):
         unpack([noise(16, 8), noise(4, 8)], GRID)  # type: ignore[arg-type]
 
 

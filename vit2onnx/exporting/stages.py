@@ -20,7 +20,7 @@ from vit2onnx.exporting.graph import trace, whole_numbers_of
 from vit2onnx.exporting.weights import end_with_checksum, write_external
 from vit2onnx.files import atomic
 from vit2onnx.nn.model import Model, layers_of, run_stages
-from vit2onnx.runners.onnx_double import inner_inputs
+from vit2onnx.runners.onnx_nodes import inner_inputs
 from vit2onnx.spec.case import AS_OUTPUT, last_word, path_of
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe

@@ -142,6 +142,7 @@ def _opened(photograph: Any, number: int) -> Image.Image:
     if photograph.mode in ("I", "F") or photograph.mode.startswith("I;16"):
         raise InputError(f"Photograph {number} has more than 8 bits per channel; convert it to 8.")
     try:
+        photograph.load()
         return photograph if photograph.mode == "RGB" else photograph.convert("RGB")
     # Any, because what decoders raise depends on the file that the image comes from.
     except Exception as error:

@@ -19,6 +19,7 @@ from scipy import special
 
 from vit2onnx.onnx_file import Initializer, initializers
 from vit2onnx.runners.onnx_constants import computed_constants, meant, read, widen_constants
+from vit2onnx.runners.onnx_nodes import inner_inputs
 from vit2onnx.weights.header import CRC, check_array, read_header
 
 
@@ -108,15 +109,6 @@ def run_in_double(path: Path, batches: Iterable[Mapping[str, np.ndarray]]) -> li
                 if name and not uses[name]:
                     state.pop(name, None)
     return [{name: state[name] for name in outputs} for state in states]
-
-
-def inner_inputs(node: onnx.NodeProto) -> list[str]:
-    """The values that the subgraphs of a node take from around them."""
-    found = []
-    for graph in (attribute.g for attribute in node.attribute if attribute.HasField("g")):
-        own = {"", *(value.name for value in graph.input), *(name for one in graph.node for name in one.output)}
-        found += [name for one in graph.node for name in (*one.input, *inner_inputs(one)) if name not in own]
-    return list(dict.fromkeys(found))
 
 
 def _widened(values: np.ndarray) -> np.ndarray:

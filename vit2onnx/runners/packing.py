@@ -71,7 +71,7 @@ def align(
 def refusals_of(graph: Path, inputs: Arrays) -> Iterator[dict[str, Any]]:
     """Whether a graph refuses each of `wrong_inputs`, at every optimisation level."""
     for level, optimised in LEVELS.items():
-        run = run_of(session_of(graph, optimised, threads=1))
+        run = run_of(session_of(graph, optimised, threads=1, quiet=True))
         for wrong, *given in wrong_inputs(**inputs):
             try:
                 run(*given)

@@ -15,9 +15,15 @@ def batch_of(session: ort.InferenceSession) -> int:
     return size if isinstance(size, int) else 1
 
 
-def session_of(graph: Path, level: ort.GraphOptimizationLevel = ALL, threads: int = 0) -> ort.InferenceSession:
-    """A session on the CPU, with a stated optimisation level and thread count (0: as onnxruntime likes)."""
+def session_of(
+    graph: Path, level: ort.GraphOptimizationLevel = ALL, threads: int = 0, *, quiet: bool = False
+) -> ort.InferenceSession:
+    """A session on the CPU, with a stated optimisation level and thread count (0: as onnxruntime likes).
+
+    A `quiet` one does not log the errors that it raises.
+    """
     options = ort.SessionOptions()
+    options.log_severity_level = 4 if quiet else 2
     options.graph_optimization_level = level
     options.intra_op_num_threads = threads
     # Idle sessions that spin slow their neighbours in the same process.
