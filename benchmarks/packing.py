@@ -155,7 +155,7 @@ def ratios(rounds: Sequence[Mapping[str, tuple[float, float]]], form: str, base:
 
 
 def spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):7.2f}  {f'({min(values):.2f} to {max(values):.2f})':16}"
+    return f"{statistics.median(values):7.2f}  {f'({min(values):.2f} to {max(values):.2f})':18}"
 
 
 def measure(mix: str, patch_size: int, graphs: Mapping[str, Path], options: argparse.Namespace) -> None:
@@ -181,7 +181,7 @@ def measure(mix: str, patch_size: int, graphs: Mapping[str, Path], options: argp
     patches = sum(height // patch_size * (width // patch_size) for height, width in sizes)
     print(f"\n{mix}: {len(sizes)} images, {patches} patches, {options.rounds} rounds")
     clocks = {"CPU ms": 0, "wall ms": 1} if on_cpu else {"wall ms": 1}
-    heads = "".join(f"{clock:>10}{'  ratio  (rounds)':25}" for clock in clocks)
+    heads = "".join(f"{clock:>10}{'  ratio  (rounds)':27}" for clock in clocks)
     print(f"{'':24}{heads}{'     MiB  twice' if on_cpu else ''}")
     for form in FORMS:
         if form not in rounds[0]:

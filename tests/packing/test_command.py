@@ -55,9 +55,9 @@ def test_photographs_become_one_file(graph: Path, here: Path, capsys: pytest.Cap
     assert main([str(graph), "chelsea.jpg", "--max-patches", "64", "photos"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "photograph     height x width  patches",
-        "chelsea.jpg         96 x 144       54",
-        "chelsea.jpg-2       96 x 144       54",
-        "coffee.jpg          96 x 144       54",
+        "chelsea.jpg          96 x 144       54",
+        "chelsea.jpg-2        96 x 144       54",
+        "coffee.jpg           96 x 144       54",
         "Wrote features.npz.",
     ]
     assert files(here) - before == {"features.npz"}

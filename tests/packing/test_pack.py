@@ -187,7 +187,8 @@ def test_an_image_keeps_its_size_as_nearly_as_patches_allow(
     height: int, width: int, max_patches: int | None, size: tuple[int, int]
 ):
     assert native_size(height, width, P, max_patches) == size
-    given = [None if x is None else np.int32(x) for x in (height, width, P, max_patches)]
+    # Products of these would wrap around.
+    given = [None if x is None else np.int16(x) for x in (height, width, P, max_patches)]
     assert native_size(*given) == size  # type: ignore[arg-type]
 
 

@@ -115,9 +115,9 @@ def test_calls_are_split_and_order_is_kept(model: Packed, calls: list[list[int]]
     assert same(model.features(PHOTOGRAPHS, 64, max_pack=1), whole[:4], LIMIT)
     assert calls == [[count] for count in each[:4]]
     calls.clear()
-    sizes = [(16, 16), (16, 16), (64, 64), (16, 16), (16, 16), (16, 16)]
+    sizes = [(16, 16), (16, 16), (64, 64), (16, 16), (16, 16), (16, 16), (16, 16)]
     model.features([Image.new("RGB", size) for size in sizes], max_pack=32)
-    assert calls == [[1, 1], [16, 1], [1, 1]]
+    assert calls == [[1, 1], [16, 1], [1, 1, 1]]
 
 
 def test_a_stream_reads_photographs_when_they_are_needed(model: Packed):

@@ -91,7 +91,34 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
     ),
     "recipe of an interface that no family has": (
         lambda c: c["exports"]["static"].update(interface="txet"),
-        "exports.static.interface: 'txet' is not one of images, vision, text, pair",
+        "exports.static.interface: 'txet' is not one of images, packed, vision, text, pair",
+    ),
+    "attention of single images": (
+        lambda c: c["exports"]["static"].update(attention="loop"),
+        "exports.static.attention: only the interface packed has it; leave it out",
+    ),
+    "attention that there is not": (
+        lambda c: c["exports"].update(packed={"interface": "packed", "opset": 23, "attention": "mask"}),
+        r"exports.packed.attention: 'mask' is not one of \['loop', 'padded'\]",
+    ),
+    "attention that the operator set lacks": (
+        lambda c: c["exports"].update(packed={"interface": "packed", "opset": 23, "attention": "padded"}),
+        "exports.packed.opset: 23 has no padded attention; use 24",
+    ),
+    "number of packed images": (
+        lambda c: c["exports"].update(packed={"interface": "packed", "opset": 23, "images": 8}),
+        "exports.packed.images: a packed graph takes any number of images; leave it out",
+    ),
+    "size of packed images": (
+        lambda c: c["exports"].update(packed={"interface": "packed", "opset": 23, "height": "dynamic"}),
+        "exports.packed: 'height' was unexpected; the interface packed has patches, images",
+    ),
+    "variant whose images cannot be packed": (
+        lambda c: c.update(
+            variants=["dinov3_convnext_tiny_pretrain_lvd1689m"],
+            exports={"packed": {"interface": "packed", "opset": 23}},
+        ),
+        "variants: no recipe of exports is for dinov3_convnext_tiny_pretrain_lvd1689m, whose interface is images",
     ),
     "variant that no recipe is for": (
         lambda c: [recipe.update(interface="text") for recipe in c["exports"].values()],

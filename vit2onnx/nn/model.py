@@ -29,6 +29,14 @@ class Features(NamedTuple):
     pooler_output: Float[Array, "batch channels"]
 
 
+class PackedFeatures(NamedTuple):
+    """Features under the names of the packed interface; of a model without registers there are none."""
+
+    last_hidden_state: Float[Array, "patches embed_dim"]
+    pooler_output: Float[Array, "images embed_dim"]
+    registers: Float[Array, "images registers embed_dim"]
+
+
 def features_of(tokens: Float[Array, "batch tokens embed_dim"]) -> Features:
     """Features from the tokens after the final norm, of which the first is CLS."""
     return Features(tokens, first_token(tokens))
@@ -66,8 +74,8 @@ class Tower(Protocol):
     def head_stages(self, x: Array, context: Any, /) -> Named:
         """The stages of the head, from what leaves the last layer; `norm` is among them."""
 
-    def features(self, stages: Named, context: Any, /) -> Any:
-        """Features from the stages of the head, as a named tuple with `pooler_output`."""
+    def features(self, stages: Named, context: Any, /) -> Features | PackedFeatures:
+        """Features from the stages of the head."""
 
 
 @runtime_checkable
@@ -119,7 +127,7 @@ def run(model: Model, inputs: Named, interface: str = "images") -> Named:
 def run_stages(model: Model, inputs: Named, interface: str = "images") -> tuple[Named, Named]:
     """Everything that a model gives, and every stage by its full name, in order."""
     stages: Named = {}
-    features: dict[str, Features] = {}
+    features: dict[str, Features | PackedFeatures] = {}
     for name, tower in model.towers(interface).items():
         found, features[name] = _run_tower(tower, name, inputs)
         stages |= found
@@ -128,7 +136,7 @@ def run_stages(model: Model, inputs: Named, interface: str = "images") -> tuple[
     return outputs, stages if len(features) == 1 else stages | outputs
 
 
-def outputs_of(model: Model, interface: str, features: Mapping[str, Features]) -> Named:
+def outputs_of(model: Model, interface: str, features: Mapping[str, Features | PackedFeatures]) -> Named:
     """What a model gives, by name: the features of its only tower, or what is made of those of all towers."""
     if len(features) == 1:
         (only,) = features.values()
@@ -136,7 +144,7 @@ def outputs_of(model: Model, interface: str, features: Mapping[str, Features]) -
     return model.joint_stages(interface, {name: one.pooler_output for name, one in features.items()})
 
 
-def _run_tower(tower: Tower, name: str, inputs: Named) -> tuple[Named, Features]:
+def _run_tower(tower: Tower, name: str, inputs: Named) -> tuple[Named, Features | PackedFeatures]:
     with jax.named_scope(path_of(name, "embed")):
         x, context = tower.embed(*(jnp.asarray(inputs[port]) for port in tower.inputs))
         found = {path_of(name, tower.embedded): x} if tower.embedded else {}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vit2onnx.nn.layers import PatchEmbed
-from vit2onnx.nn.model import Layer, Named
+from vit2onnx.nn.model import Layer, Named, PackedFeatures
 from vit2onnx.nn.primitives import attention, embedding, first_token, primitive
 
 Grid = Int[Array, "images 3"]
@@ -28,14 +28,6 @@ class Pack(NamedTuple):
     ends: Int[Array, " images"]
     patches: Int[Array, " patches"]
     prefix: Int[Array, "images prefix"]
-
-
-class PackedFeatures(NamedTuple):
-    """Features under the names of the packed interface; of a model without registers there are none."""
-
-    last_hidden_state: Float[Array, "patches embed_dim"]
-    pooler_output: Float[Array, "images embed_dim"]
-    registers: Float[Array, "images registers embed_dim"]
 
 
 @runtime_checkable

@@ -71,9 +71,9 @@ def faults_of(rows: Sequence[Mapping[str, Any]], silent: Sequence[str], scale: f
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("the same image", no_wrap=True)
-    for title in ("images", "max diff", "least cos", "mean cos", "most cos"):
+    for title in ("images", "max diff", "min cos", "mean cos", "max cos"):
         table.add_column(title, justify="right", no_wrap=True)
     for what in dict.fromkeys(row["probe"] for row in rows):
         own = [row for row in rows if row["probe"] == what]
@@ -82,7 +82,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
         largest = worst(row["max_abs"] for row in own)
         name = f"{what} (a fault)" if what == EXCHANGED else what
         figures = (least, sum(cosines) / len(cosines), most)
-        table.add_row(name, str(len(own)), f"{largest:.1e}", *(f"{cosine:.7f}" for cosine in figures))
+        table.add_row(name, str(len(own)), f"{largest:.1e}", *(f"{cosine:.6f}" for cosine in figures))
     return table
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit2onnx.nn.model import Features, Model, Tower, outputs_of
+from vit2onnx.nn.model import Features, Model, PackedFeatures, Tower, outputs_of
 from vit2onnx.spec.case import MODES, path_of
 from vit2onnx.spec.interface import Interface, cases_in, key_of, of_cases
 from vit2onnx.weights.keytable import LazyTensor
@@ -172,7 +172,7 @@ def _features(
     model: Model, tensors: Mapping[str, LazyTensor], cases: Mapping[str, np.ndarray], dtype: str, interface: Interface
 ) -> Iterator[tuple[str, np.ndarray]]:
     inputs = {case: interface.inputs_of(cases, case) for case in cases_in(cases)}
-    made: dict[str, dict[str, Features]] = {case: {} for case in inputs}
+    made: dict[str, dict[str, Features | PackedFeatures]] = {case: {} for case in inputs}
     for tower_name, tower in model.towers(interface.name).items():
         own = _of_tower(tower_name, tensors)
         outer = _fill_outer(tower, own, dtype)
