@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from vit2onnx.families.interface import images_to_tokens
+from vit2onnx.families.interface import images_to_tokens, packed_images_to_tokens
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.interface import Derived, Group, Interface, Port, cases_in, key_of, of_cases
 from vit2onnx.spec.recipe import Recipe
@@ -187,9 +187,25 @@ def test_fixed_sizes_are_the_models_whatever_is_asked_for():
 def test_only_batched_graphs_are_given_batches():
     assert (VIT.is_batched, TEXT.is_batched, PADDED.is_batched) == (True, True, False)
     free, two = (Recipe("recipe", 23, {"batch": batch}) for batch in (None, 2))
-    assert (VIT.batches(free, [1, 3]), VIT.batches(two, [1, 3]), PADDED.batches(two, [1, 3])) == ([1, 3], [2], [0])
-    assert [VIT.batch_in_double(free), VIT.batch_in_double(replace(two, sizes={"batch": 3}))] == [2, 3]
-    assert PADDED.batch_in_double(free) == 0
+    assert [VIT.batches(recipe, [1, 3], 5) for recipe in (free, two)] == [[1, 3], [2]]
+    assert PADDED.batches(two, [1, 3], 5) == [0]
+    assert [VIT.batch_in_double(recipe, 5) for recipe in (free, replace(two, sizes={"batch": 3}))] == [2, 3]
+    assert PADDED.batch_in_double(free, 5) == 0
+
+
+def test_packed_images_are_run_all_at_once_as_well():
+    packed, recipe = packed_images_to_tokens(VIT), Recipe("packed", 23, {}, "packed")
+    assert [packed.batches(recipe, [1, 3], count) for count in (5, 3, 1)] == [[5, 1, 3], [3, 1], [1]]
+    assert packed.batch_in_double(recipe, 5) == 5
+
+
+def test_packed_images_are_compared_on_the_cases_of_single_ones():
+    packed, recipe = packed_images_to_tokens(VIT), Recipe("packed", 23, {}, "packed")
+    assert (packed.of_cases, VIT.of_cases) == (VIT, VIT)
+    chosen_by = packed.recipe_of_cases(recipe)
+    assert VIT.accepts(Case("cat", 50, 34), chosen_by)
+    other = Recipe("recipe", 23, {"batch": 1, "height": 32, "width": 32})
+    assert VIT.recipe_of_cases(other) is other
 
 
 def test_rows_behind_those_that_mean_something_are_told():

@@ -1,6 +1,6 @@
 """Turn photographs into features, each at its own size, by a packed graph.
 
-    python -m vit2onnx.packing packed.onnx photos/*.jpg --max-patches 1024 -o features.npz
+    python -m vit2onnx.features packed.onnx photos/*.jpg --max-patches 1024 -o features.npz
 
 writes for every photograph, by the name of its file, `{name}/cls` [embed_dim], `{name}/registers` [registers,
 embed_dim] if the model has any, and `{name}/patches` [rows, columns, embed_dim]. Photographs may be files, folders, and
@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from vit2onnx.errors import InputError, first_few, printable
+from vit2onnx.features.packed import MAX_PATCHES, Packed
 from vit2onnx.files import write_arrays
 from vit2onnx.images import load_image
 from vit2onnx.onnx_file import initializers
 from vit2onnx.packing.pack import ImageFeatures
-from vit2onnx.packing.photographs import MAX_PATCHES, Packed
 from vit2onnx.spec.case import SUFFIXES, image_files, unread_photographs
 
 # How many photographs that cannot be read are told of, each in a line.
@@ -120,7 +120,7 @@ def written(photographs: Sequence[Path], model: Packed, max_patches: int | None)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line. Returns the exit status: 1 if no features could be written."""
-    parser = argparse.ArgumentParser("vit2onnx.packing", description="Turn photographs into features.")
+    parser = argparse.ArgumentParser("vit2onnx.features", description="Turn photographs into features.")
     parser.add_argument("graph", type=Path, help="a packed graph that vit2onnx has exported")
     parser.add_argument("photographs", nargs="*", help="files, folders, or patterns in quotes")
     parser.add_argument(

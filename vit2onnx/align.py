@@ -1,14 +1,15 @@
 """Put a packed model to the test: what it gives for an image may not depend on the other images of a call.
 
-    python -m vit2onnx.packing.align packed.onnx *.jpg --against dynamic.onnx
-    python -m vit2onnx.packing.align path/to/huggingface_folder *.jpg --device cuda
+    python -m vit2onnx.align packed.onnx *.jpg --against dynamic.onnx
+    python -m vit2onnx.align path/to/huggingface_folder *.jpg --device cuda
 
-takes a packed graph, or a folder of Hugging Face that `DINOv3ViTPacking` opens. Photographs keep their sizes, and noise
-of mixed sizes is added. `--against` names what gives each image by itself: a graph of single images, or a folder of
-Hugging Face; by default that is the folder itself, as transformers runs it.
+takes a packed graph, or a folder of Hugging Face with a model that has a packed form in PyTorch. Photographs keep their
+sizes, and noise of mixed sizes is added. `--against` names what gives each image by itself: a graph of single images,
+or a folder of Hugging Face; by default that is the folder itself, as transformers runs it.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,20 +21,21 @@ from rich.console import Console
 from rich.table import Table
 
 from vit2onnx.errors import InputError
+from vit2onnx.features import Packed
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.packing.pack import native_size, pack
-from vit2onnx.packing.photographs import Packed
 from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Packer, Probed, Run, probe, wrong_inputs
 from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.packing import noise, rows_of
 from vit2onnx.runners.packing import run_of
 from vit2onnx.runners.session import session_of
+from vit2onnx.spec.family import families, has_part, part
 from vit2onnx.spec.variant import Preprocessing
 
 AGAINST = "against each image by itself"
 # What still passes where calls have other sizes: of the output's root mean square, and a cosine.
 LIMIT, COSINE = 1e-5, 0.999999
-# DINOv3's own.
+# How photographs are prepared where no file says it. Any way would do, because all are given the same.
 USUAL = Preprocessing("bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # Gives the tokens [tokens, embed_dim] of one image [3, height, width]: CLS, registers, patches.
 Single = Callable[[np.ndarray], np.ndarray]
@@ -87,17 +89,26 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _of_folder(folder: Path, device: str) -> tuple[Run, int, Preprocessing]:
+    """The packed form of a folder's model, its patch size, and how photographs are prepared for it."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise InputError(f"{folder} is no packed ONNX file and no folder of Hugging Face; it has no config.json.")
     # Here, because a graph needs no torch.
     import torch
 
-    from vit2onnx.packing.torch_model import DINOv3ViTPacking
-
-    model = DINOv3ViTPacking(folder, device)
+    forms = {
+        one.MODEL_TYPE: one.Packing
+        for one in (part(name, "packing") for name in families() if has_part(name, "packing"))
+    }
+    kind = json.loads(config.read_text()).get("model_type")
+    if kind not in forms:
+        raise InputError(f"{folder} has a model of the type {kind}; only {', '.join(forms)} has a packed form.")
+    model = forms[kind](folder, device)
 
     def run(pixel_values: np.ndarray, grid_thw: np.ndarray) -> dict[str, np.ndarray]:
         with torch.inference_mode():
             found = model.features(torch.from_numpy(pixel_values), torch.from_numpy(grid_thw))
-        return {name: value.cpu().numpy() for name, value in found.items()}
+        return {name: value.float().cpu().numpy() for name, value in found.items()}
 
     return run, model.patch_size, USUAL
 
@@ -122,8 +133,8 @@ def _single(path: Path, device: str) -> Single:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line. Returns the exit status: 1 if something is wrong."""
-    parser = argparse.ArgumentParser("vit2onnx.packing.align", description="Put a packed model to the test.")
-    parser.add_argument("model", type=Path, help="a packed ONNX file, or a folder of Hugging Face with a DINOv3 ViT")
+    parser = argparse.ArgumentParser("vit2onnx.align", description="Put a packed model to the test.")
+    parser.add_argument("model", type=Path, help="a packed ONNX file, or a folder of Hugging Face")
     parser.add_argument("photographs", nargs="+", type=Path)
     parser.add_argument("--against", type=Path, help="a graph of single images, or a folder of Hugging Face")
     parser.add_argument("--max-patches", type=int, default=256, help="larger photographs are shrunk (%(default)s)")
@@ -134,7 +145,11 @@ def main(arguments: list[str] | None = None) -> int:
         is_graph = given.model.suffix == ".onnx"
         if is_graph:
             packed = Packed(given.model)
-            run, patch_size, prepared = run_of(session_of(given.model, quiet=True)), packed.patch_size, packed.preprocessing
+            run, patch_size, prepared = (
+                run_of(session_of(given.model, quiet=True)),
+                packed.patch_size,
+                packed.preprocessing,
+            )
         else:
             run, patch_size, prepared = _of_folder(given.model, given.device)
         against = given.against or (None if is_graph else given.model)

@@ -16,9 +16,9 @@ from PIL import Image
 from tests.conftest import Spine
 from vit2onnx.check_inputs import check_inputs
 from vit2onnx.errors import InputError
+from vit2onnx.features import Packed, packed
 from vit2onnx.images import load_image, preprocess
-from vit2onnx.packing import ImageFeatures, native_size, photographs
-from vit2onnx.packing.photographs import Packed
+from vit2onnx.packing import ImageFeatures, native_size
 from vit2onnx.runners.session import session_of
 from vit2onnx.spec.recipe import Recipe
 
@@ -264,5 +264,5 @@ def test_a_graph_that_fails_is_named(model: Packed, monkeypatch: pytest.MonkeyPa
 
 def test_the_way_out_of_the_messages_is_a_recipe():
     """As it stands in the config."""
-    (name, recipe), *_ = yaml.safe_load(photographs.WAY_OUT.partition("exports: ")[2]).items()
+    (name, recipe), *_ = yaml.safe_load(packed.WAY_OUT.partition("exports: ")[2]).items()
     assert Recipe.from_mapping(name, recipe).interface == "packed"

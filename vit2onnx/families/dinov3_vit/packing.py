@@ -20,6 +20,7 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import rotate_half
 from vit2onnx.errors import InputError, first_few, shortened
 from vit2onnx.packing.pack import CHANNELS, check_fit, frames
 
+# What `config.json` calls such models.
 MODEL_TYPE = "dinov3_vit"
 EXAMPLE = "facebook/dinov3-vits16-pretrain-lvd1689m"
 # The most characters of a message of transformers that are told.
@@ -46,7 +47,7 @@ class DINOv3ViTPacking(nn.Module):
         super().train(False)
         return self
 
-    def forward(self, hidden_states: Tensor, grid_thw: Tensor) -> Tensor:
+    def forward(self, hidden_states: Any, grid_thw: Any) -> Tensor:
         """The features [patches, embed_dim] of all patches after the final norm, in the order of the input.
 
         `hidden_states` [patches, 3 * patch_size**2] are normalised pixels, image by image and row by row; each patch
@@ -57,7 +58,7 @@ class DINOv3ViTPacking(nn.Module):
         """
         return self.features(hidden_states, grid_thw)["last_hidden_state"]
 
-    def features(self, hidden_states: Tensor, grid_thw: Tensor) -> dict[str, Tensor]:
+    def features(self, hidden_states: Any, grid_thw: Any) -> dict[str, Tensor]:
         """What a packed graph gives for the same input as `forward`, by its names.
 
         `last_hidden_state` [patches, embed_dim], `pooler_output` [images, embed_dim] (CLS tokens), and `registers`
@@ -88,7 +89,7 @@ class DINOv3ViTPacking(nn.Module):
             "registers": prefixes[:, 1:],
         }
 
-    def _grids(self, hidden_states: Tensor, grid_thw: Tensor) -> list[tuple[int, int]]:
+    def _grids(self, hidden_states: Any, grid_thw: Any) -> list[tuple[int, int]]:
         """Rows and columns of patches of each frame."""
         for name, value in (("hidden_states", hidden_states), ("grid_thw", grid_thw)):
             if not isinstance(value, Tensor):
@@ -135,7 +136,7 @@ def _attention(tokens: Tensor, counts: list[int]) -> Callable[..., Tensor]:
     return partial(varlen_attn, cu_seq_q=ends, cu_seq_k=ends, max_q=longest, max_k=longest)
 
 
-def _varlen_attn_for(tokens: Tensor) -> Callable[..., Tensor] | None:
+def _varlen_attn_for(tokens: Any) -> Callable[..., Tensor] | None:
     """Torch's attention within many images by one kernel, which there is for half precision on CUDA only."""
     if not tokens.is_cuda or tokens.dtype not in (torch.float16, torch.bfloat16):
         return None
@@ -185,3 +186,7 @@ def _load(ckpt: str | Path, dtype: torch.dtype) -> nn.Module:
     if channels != CHANNELS or height != width:
         raise InputError(f"{ckpt} has patches of {channels} x {height} x {width}; only square RGB ones are packed.")
     return model
+
+
+# By which the project finds it.
+Packing = DINOv3ViTPacking

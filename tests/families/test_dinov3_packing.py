@@ -16,8 +16,9 @@ from transformers import DINOv3ViTModel
 
 from tests.checkpoints.own_models import model_of
 from vit2onnx.errors import InputError
-from vit2onnx.packing import pack, torch_model
-from vit2onnx.packing.torch_model import DINOv3ViTPacking
+from vit2onnx.families.dinov3_vit import packing as torch_model
+from vit2onnx.families.dinov3_vit.packing import DINOv3ViTPacking
+from vit2onnx.packing import pack
 
 PATCH = 16
 MODELS: Mapping[str, Mapping[str, Any]] = {

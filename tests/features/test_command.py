@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Spine
-from tests.packing.test_photographs import DYNAMIC, FOLDER, PACKED
+from tests.features.test_packed import DYNAMIC, FOLDER, PACKED
 from vit2onnx.errors import InputError
+from vit2onnx.features import Packed
+from vit2onnx.features import __main__ as command
+from vit2onnx.features.__main__ import main
 from vit2onnx.files import read_arrays
 from vit2onnx.onnx_file import initializers
-from vit2onnx.packing import __main__ as command
-from vit2onnx.packing.__main__ import main
-from vit2onnx.packing.photographs import Packed
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_photographs_of_other_formats_are_told_of(graph: Path, here: Path, capsy
 
 def test_it_is_a_module_that_runs(here: Path):
     done = subprocess.run(
-        [sys.executable, "-m", "vit2onnx.packing", "gone.onnx", "chelsea.jpg"],
+        [sys.executable, "-m", "vit2onnx.features", "gone.onnx", "chelsea.jpg"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(FOLDER.parents[1])},
