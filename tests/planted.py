@@ -34,4 +34,5 @@ FAULTS_OF = [part(name, "faults") for name in FAMILIES]
 MODELS = models_of(FAMILIES)
 AMPLIFIED = {model: amplify for faults in FAULTS_OF for model, amplify in faults.AMPLIFIED.items()}
 IN_CHAIN, IN_PREPROCESSING = in_chain(FAMILIES), in_preprocessing(FAMILIES)
-IN_GRAPH = [fault for fault in IN_CHAIN if isinstance(fault, InGraph)]
+# Of graphs of single images.
+IN_GRAPH = [fault for fault in IN_CHAIN if isinstance(fault, InGraph) and fault.interface == "images"]

@@ -53,7 +53,7 @@ def test_cls_is_the_norm_of_the_mean(model: Model):
 
 
 def test_pooler_output_is_the_cls_token(model: Model):
-    found = model.features(model.head_stages(jnp.asarray(noise(0, 2, 2, 3, 20)), None))
+    found = model.features(model.head_stages(jnp.asarray(noise(0, 2, 2, 3, 20)), None), None)
     np.testing.assert_array_equal(found.pooler_output, found.last_hidden_state[:, 0])
 
 

@@ -15,11 +15,14 @@ import pytest
 from PIL import Image
 
 from tests.limits import BY_PRECISION, LIMITS, OF_PAIRS, PREPARED
+from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED
 from vit2onnx.parity.comparison import Comparison, pairs_of
 from vit2onnx.parity.divergence import StageComparison
+from vit2onnx.parity.packing import PackingComparison
 from vit2onnx.parity.verdict import TOKEN_ERROR, Verdict, judge_graph
 from vit2onnx.reporting.evidence import Evidence
 from vit2onnx.self_test.verdict import finding_of, judge_self_test
+from vit2onnx.spec.subject import TRUTH
 
 SIZES = [(48, 112), (224, 224)]
 # How far the graph is from reference and Equinox model: elements, and, against the truth, its worst token in noise
@@ -167,6 +170,30 @@ def diverging() -> StageComparison:
         if row["subject"] == "onnx" and row["stage"] == "norm" and row["mode"] == "accumulated":
             row |= dict.fromkeys(("floors", "max_abs", "rms", "cosine"))
     return broken
+
+
+@pytest.fixture
+def packing() -> PackingComparison:
+    """Probes of a packed graph that keeps its images apart."""
+    images = ["cat@48x112", "noise@16x16"]
+    same = {"max_abs": 0.0, "cosine": 1.0, "mean_cosine": 1.0, "greatest_cosine": 1.0, "floors": 0.0}
+    near = same | {"max_abs": 3e-6, "floors": 1.1, "cosine": 1 - 2e-13}
+    other = same | {"max_abs": 0.57, "cosine": 0.988, "mean_cosine": 0.9936, "greatest_cosine": 0.997, "floors": 3e5}
+    rows = [("reference", images[:1], near), (TRUTH, images[:1], near), (EXCHANGED, images[:1], other)]
+    rows += [(probe, images, same) for probe in (*EXACT, *ROUNDED)]
+    return PackingComparison(
+        variant="dinov3_tiny",
+        export="dynamic",
+        graph_sha256="0123abcd",
+        images=images,
+        rows=[
+            {"probe": probe, "image": image, "tokens": 26, **figures, "judged": image == images[0]}
+            | ({} if image == images[0] else {"floors": None})
+            for probe, of, figures in rows
+            for image in of
+        ],
+        refusals=[{"wrong": "no frame", "level": "all", "refused": True, "message": "cannot be reshaped"}],
+    )
 
 
 @pytest.fixture
@@ -352,9 +379,10 @@ def judged(limits: dict[str, dict[str, Any]], prepared: Rows) -> Callable[..., V
         preprocessing: Rows = prepared,
         stages: StageComparison | None = None,
         self_test: Plain | None = None,
+        packing: PackingComparison | None = None,
     ) -> Verdict:
         finding = finding_of(again(self_test)) if self_test else None
-        return judge_graph(comparison, limits, record, preprocessing, stages, finding, bytes=86_454_796)
+        return judge_graph(comparison, limits, record, preprocessing, stages, finding, packing, bytes=86_454_796)
 
     return judge
 
@@ -372,11 +400,14 @@ def evidence_of(
 
     def make(*comparisons: Comparison, **other: Any) -> Evidence:
         exports = [comparison.export for comparison in comparisons]
-        given = {"record": RECORD, "preprocessing": prepared, "stages": {}, "self_test": None} | other
+        given = {"record": RECORD, "preprocessing": prepared, "stages": {}, "packing": {}, "self_test": None} | other
         if given["self_test"]:
             given["self_test"] = again(given["self_test"])
         common = {name: given[name] for name in ("record", "preprocessing", "self_test")}
-        verdicts = [judged(one, stages=given["stages"].get(one.export), **common) for one in comparisons]
+        verdicts = [
+            judged(one, stages=given["stages"].get(one.export), packing=given["packing"].get(one.export), **common)
+            for one in comparisons
+        ]
         healthy = {
             "ledger": LEDGER,
             "photographs": photographs,

@@ -8,6 +8,7 @@ import pytest
 
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.divergence import StageComparison
+from vit2onnx.parity.packing import PackingComparison
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.reporting.evidence import GATES
 
@@ -33,12 +34,13 @@ def test_every_gate_fails_a_graph_alone(
     diverging: StageComparison,
     prepared: list[Plain],
     tested: Plain,
+    packing: PackingComparison,
     with_published: WithPublished,
     judged: Judged,
     gate: str,
 ) -> None:
     comparison = with_published(healthy, 1e-3)
-    measured: dict[str, Any] = {"stages": stages, "preprocessing": prepared, "self_test": tested}
+    measured: dict[str, Any] = {"stages": stages, "preprocessing": prepared, "self_test": tested, "packing": packing}
 
     def of_all_gates(comparison: Comparison = comparison, **other: Any) -> Verdict:
         return judged(comparison, **measured | other)
@@ -47,6 +49,7 @@ def test_every_gate_fails_a_graph_alone(
     found = {
         "outputs": lambda: of_all_gates(beyond),
         "published": lambda: of_all_gates(with_published(healthy, 0.5)),
+        "packing": lambda: of_all_gates(packing=replace(packing, refusals=[])),
         "stages": lambda: of_all_gates(stages=diverging),
         "preprocessing": lambda: of_all_gates(preprocessing=[row | {"differing_share": 0.5} for row in prepared]),
         "self_test": lambda: of_all_gates(self_test=tested | {"healthy": []}),

@@ -15,6 +15,7 @@ import pytest
 from tests.limits import BY_PRECISION, OF_PAIRS
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.divergence import StageComparison
+from vit2onnx.parity.packing import PACKING, PackingComparison
 from vit2onnx.parity.verdict import LEGS, Verdict
 from vit2onnx.reporting.evidence import Evidence
 from vit2onnx.reporting.figures import heat_table
@@ -237,7 +238,7 @@ def test_features_that_are_not_the_published_ones_speak_of_the_checkpoint(
 def test_every_limit_is_explained(
     healthy: Comparison, stages: StageComparison, with_published: WithPublished, text_of: Text, limits: Limits
 ) -> None:
-    assert tuple(QUESTIONS) == (*LEGS, PUBLISHED)
+    assert tuple(QUESTIONS) == (*LEGS, PACKING, PUBLISHED)
     shown = {name for _, names in QUESTIONS.values() for name in names}
     assert shown == set(BY_PRECISION["float32"])
     text = text_of(with_published(healthy, 1e-3), stages={"dynamic": stages})
@@ -464,3 +465,24 @@ def test_nothing_is_said_of_an_equinox_model_that_was_not_compared(
     broken = replace(broken, differences=[row for row in broken.differences if row["subject"] != "equinox"])
     assert diagnosis(verdicts_of(broken)) == []
     assert diagnosis(verdicts_of(replace(healthy, differences=[], pairs=[], rounding=[]))) == []
+
+
+def test_what_probes_of_packed_images_found_is_told(
+    healthy: Comparison, packing: PackingComparison, text_of: Text
+) -> None:
+    text = text_of(healthy, packing={"dynamic": packing})
+    assert "2 images of mixed sizes, photographs and noise, went through dynamic.onnx in one call" in text
+    assert "A cosine of 0.99 proves nothing." in text
+    assert "The mean cosine of an image is then up to 0.9936, and 1 of 1 images would pass" in text
+    assert "at 1 levels of optimisation: no frame." in text
+    assert "Does an image depend on the others in its call?" in text
+
+
+def test_an_image_that_depends_on_others_fails(healthy: Comparison, packing: PackingComparison, text_of: Text) -> None:
+    broken = replace(packing, rows=[row | {"max_abs": 1e-7} for row in packing.rows])
+    text = text_of(healthy, packing={"dynamic": broken})
+    assert "FAILED: dynamic.onnx does not keep the images of a call apart." in text
+
+
+def test_other_graphs_have_no_packing(healthy: Comparison, text_of: Text) -> None:
+    assert "one call" not in text_of(healthy)

@@ -72,7 +72,7 @@ class PackingComparison:
         rows = self.of(probe)
         wanted = {row["image"] for row in self.of(TRUTH)} if probe == TRUTH else {*self.images}
         lacking = not wanted or {row["image"] for row in rows} != wanted
-        return [*rows, *([dict.fromkeys(("max_abs", "floors"))] if lacking else [])]
+        return [*rows, *([{"max_abs": None, "floors": None, "judged": True}] if lacking else [])]
 
 
 def _shows(row: Row, limits: Mapping[str, float]) -> bool:

@@ -111,7 +111,7 @@ class ZerosBeyond(Positions):
         tenths, a = self.how["tenths"], self.how["a"]
 
         def matrix(size: int, other: int, entries: int) -> Array:
-            place = jax.numpy.arange(size)[:, None]
+            place = jax.lax.broadcasted_iota(np.int32, (size, 1), 0)
             return cubic(distances(place, size, other, entries, beyond=0, tenths=tenths, dtype=self.table.dtype), a)
 
         of_rows = matrix(height, width, rows) @ self.table.reshape(rows, columns * channels)
@@ -173,7 +173,7 @@ class WithoutOffset(Positions):
 
 IN_PACKS = (
     *in_packs(DINOV2, Attention, EMBEDDED, EMBEDDED),
-    InPack("offset missing", DINOV2, EMBEDDED, positioned(WithoutOffset)),
+    InPack("offset of packed images missing", DINOV2, EMBEDDED, positioned(WithoutOffset)),
 )
 
 PREPROCESSING = (

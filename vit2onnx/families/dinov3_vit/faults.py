@@ -298,7 +298,12 @@ IN_PACKS = (
     *in_packs(VIT, vit.Attention, "patch_embed", "blocks.0.q"),
     InPackedGraph("prefix tokens rotated", VIT, "blocks.0.q", "Pad", 0, attribute("mode", "edge")),
     InPackedGraph(
-        "another scale of attention", VIT, "blocks.1.attn_raw", "Loop", 1, in_loop("Attention", attribute("scale", 0.2))
+        "another scale of packed attention",
+        VIT,
+        "blocks.1.attn_raw",
+        "Loop",
+        1,
+        in_loop("Attention", attribute("scale", 0.2)),
     ),
 )
 
