@@ -23,7 +23,7 @@ from rich.table import Table
 from vit2onnx.errors import InputError
 from vit2onnx.features import Packed
 from vit2onnx.images import load_image, preprocess
-from vit2onnx.packing.pack import native_size, pack
+from vit2onnx.packing.arrays import native_size, pack
 from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Packer, Probed, Run, probe, wrong_inputs
 from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.packing import noise, rows_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vit2onnx.handover.alone import verify_alone
+from vit2onnx.handover.alone import packing_alone, verify_alone
 from vit2onnx.onnx_file import initializers
 
 SOURCE = verify_alone()
@@ -87,3 +87,17 @@ def test_it_is_of_python_39(tmp_path: Path):
     used = {node.arg for node in nodes if isinstance(node, ast.keyword)}
     used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     assert not newer & used
+
+
+def test_images_are_packed_where_there_is_nothing_but_numpy(tmp_path: Path):
+    (tmp_path / "packing.py").write_text(packing_alone())
+    names = {node.module or "" for node in ast.walk(ast.parse(packing_alone())) if isinstance(node, ast.ImportFrom)}
+    assert not any(name.startswith("vit2onnx") for name in names)
+    program = (
+        "import numpy; from packing import pack, InputError\n"
+        "print(pack([numpy.zeros((3, 33, 48), 'f')], 16)['grid_thw'].tolist())\n"
+        "try: pack([], 16)\nexcept InputError as error: print(error)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": ""}, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[[1, 2, 3]]", "There are no images to pack; give one at least."], done.stderr

@@ -19,7 +19,7 @@ from vit2onnx.features.packed import MAX_PATCHES, Packed
 from vit2onnx.files import write_arrays
 from vit2onnx.images import load_image
 from vit2onnx.onnx_file import initializers
-from vit2onnx.packing.pack import ImageFeatures
+from vit2onnx.packing.arrays import ImageFeatures
 from vit2onnx.spec.case import SUFFIXES, image_files, unread_photographs
 
 # How many photographs that cannot be read are told of, each in a line.

@@ -18,7 +18,7 @@ from vit2onnx.families.interface import ROW_ORDER
 from vit2onnx.files import check_regular
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.onnx_file import described
-from vit2onnx.packing.pack import ImageFeatures, check, native_size, pack, unpack
+from vit2onnx.packing.arrays import ImageFeatures, check, native_size, pack, unpack
 from vit2onnx.runners.session import session_of
 from vit2onnx.spec.variant import Preprocessing
 

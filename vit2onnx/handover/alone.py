@@ -1,4 +1,4 @@
-"""`verify.py` as one file that needs nothing of vit2onnx, to be handed over with the graph."""
+"""`verify.py` and `packing.py` as files that need nothing of vit2onnx, to be handed over with the graph."""
 
 import ast
 from collections.abc import Iterator
@@ -6,29 +6,41 @@ from pathlib import Path
 
 from vit2onnx import __version__, verify
 from vit2onnx.errors import InternalError
+from vit2onnx.packing import arrays
 from vit2onnx.provenance import PACKAGE, modules_of
 
 HEAD = '''"""{doc}"""
 
 # Written by vit2onnx {version} from its modules
 # {modules}.
-# Apache License 2.0. Runs on Python 3.9 and newer.
+# Apache License 2.0. Runs on Python {python} and newer.
 
 from __future__ import annotations
-
+'''
+NEEDED = """
 try:
     import numpy
     import onnxruntime
 except ImportError as missing:
-    raise SystemExit(f"error: {{missing}}; pip install numpy onnxruntime") from None
-'''
+    raise SystemExit(f"error: {missing}; pip install numpy onnxruntime") from None
+"""
 
 
 def verify_alone() -> str:
-    """The source of `verify.py` after that of all modules of vit2onnx that it imports, each before its first use."""
-    modules = list(_in_order(Path(verify.__file__), set()))
+    """The program that verifies a graph."""
+    return _alone(Path(verify.__file__), verify.__doc__, NEEDED, python="3.9")
+
+
+def packing_alone() -> str:
+    """The module that makes the inputs of packed graphs and takes their outputs apart."""
+    return _alone(Path(arrays.__file__), arrays.__doc__, "", python="3.10")
+
+
+def _alone(module: Path, doc: str | None, needed: str, *, python: str) -> str:
+    """The source of a module after that of all modules of vit2onnx that it imports, each before its first use."""
+    modules = list(_in_order(module, set()))
     names = ", ".join(path.relative_to(PACKAGE).as_posix() for path in modules)
-    head = HEAD.format(doc=verify.__doc__, version=__version__, modules=names)
+    head = HEAD.format(doc=doc, version=__version__, modules=names, python=python) + needed
     return "\n\n".join([head, *(_body(path) for path in modules)])
 
 

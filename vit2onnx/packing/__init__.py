@@ -1,5 +1,5 @@
 """Images of any sizes in one call of a packed graph. These names need numpy only."""
 
-from vit2onnx.packing.pack import ImageFeatures, check, frames, native_size, pack, unpack
+from vit2onnx.packing.arrays import ImageFeatures, check, frames, native_size, pack, unpack
 
 __all__ = ["ImageFeatures", "check", "frames", "native_size", "pack", "unpack"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vit2onnx.packing.pack import pack, unpack
+from vit2onnx.packing.arrays import pack, unpack
 
 # Gives the outputs of a packed model by name.
 Run = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]

@@ -316,6 +316,7 @@ def everything_asked_for():
     return [
         *(path for file in of_graph for path in per_graph(f"<results>/{{variant}}/{file}")),
         *expand("<results>/{variant}/{file}", variant=LISTED, file=["parity.html", "verify.py"]),
+        *expand("<results>/{variant}/packing.py", variant=filter(packed_exports_of, LISTED)),
         *expand(f"<results>/{{variant}}/{LICENCE_FILE}", variant=licensed),
         *expand("<results>/{file}", file=per_run),
     ]

@@ -69,6 +69,24 @@ rule write_verify:
         "../scripts/write_verify.py"
 
 
+rule write_packing:
+    output:
+        module="<results>/{variant}/packing.py",
+    log:
+        "<logs>/{variant}/write_packing.log",
+    benchmark:
+        "<benchmarks>/{variant}/write_packing.tsv"
+    localrule: True
+    conda:
+        "../../envs/onnx.yaml"
+    params:
+        code=code_digest("write_packing"),
+    message:
+        "{wildcards.variant}: writing the module that packs images"
+    script:
+        "../scripts/write_packing.py"
+
+
 # The licence demands that a copy of it goes along with the weights.
 rule copy_licence:
     input:

@@ -18,7 +18,7 @@ from transformers import DINOv3ViTModel, PreTrainedConfig
 from transformers.models.dinov3_vit.modeling_dinov3_vit import rotate_half
 
 from vit2onnx.errors import InputError, first_few, shortened
-from vit2onnx.packing.pack import CHANNELS, check_fit, frames
+from vit2onnx.packing.arrays import CHANNELS, check_fit, frames
 
 # What `config.json` calls such models.
 MODEL_TYPE = "dinov3_vit"
