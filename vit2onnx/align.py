@@ -32,6 +32,8 @@ from vit2onnx.runners.session import session_of
 from vit2onnx.spec.family import families, has_part, part
 from vit2onnx.spec.variant import Preprocessing
 
+# Of the tokens of an image.
+COSINES = ("cosine", "mean_cosine", "greatest_cosine")
 AGAINST = "against each image by itself"
 # What still passes where calls have other sizes: of the output's root mean square, and a cosine.
 LIMIT, COSINE = 1e-5, 0.999999
@@ -42,15 +44,18 @@ Single = Callable[[np.ndarray], np.ndarray]
 
 
 def align(
-    run: Run, single: Single | None, images: Mapping[str, np.ndarray], patch_size: int
+    run: Run, single: Single | None, images: Mapping[str, np.ndarray], patch_size: int, *, clips: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row of figures per probe and image, as `rows_of` gives them, and the wrong inputs that are not refused."""
+    """A row of figures per probe and image, as `rows_of` gives them, and the wrong inputs that are not refused.
+
+    `clips` says whether the model takes several frames of an image.
+    """
     probed = list(probe(run, images, patch_size))
     if single:
         together = {one.image: one.expected for one in probed}
         probed = [Probed(AGAINST, name, together[name], single(image)) for name, image in images.items()] + probed
     silent = []
-    for wrong, *given in wrong_inputs(**pack(images.values(), patch_size)):
+    for wrong, *given in wrong_inputs(**pack(images.values(), patch_size), clips=clips):
         # Any exception, because runtimes have none in common.
         with suppress(Exception):
             run(*given)
@@ -79,11 +84,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     for what in dict.fromkeys(row["probe"] for row in rows):
         own = [row for row in rows if row["probe"] == what]
-        cosines = [float("nan") if row["mean_cosine"] is None else row["mean_cosine"] for row in own]
-        least, most = -worst(-row["cosine"] for row in own), worst(row["greatest_cosine"] for row in own)
-        largest = worst(row["max_abs"] for row in own)
+        found = [[np.nan if row[name] is None else row[name] for row in own] for name in COSINES]
+        figures = np.min(found[0]), np.mean(found[1]), np.max(found[2])
         name = f"{what} (a fault)" if what == EXCHANGED else what
-        figures = (least, sum(cosines) / len(cosines), most)
+        largest = worst(row["max_abs"] for row in own)
         table.add_row(name, str(len(own)), f"{largest:.1e}", *(f"{cosine:.6f}" for cosine in figures))
     return table
 
@@ -159,7 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
             size = native_size(image.height, image.width, patch_size, given.max_patches)
             images[path.name] = preprocess(image, *size, prepared)
         images |= noise(patch_size)
-        rows, silent = align(run, against and _single(against, given.device), images, patch_size)
+        single = _single(against, given.device) if against else None
+        rows, silent = align(run, single, images, patch_size, clips=not is_graph)
         packer = Packer(run, images, patch_size)
         scale = float(np.sqrt(np.mean([np.mean(x.astype(np.float64) ** 2) for x in packer.tokens(list(images))])))
     except (InputError, OSError) as error:

@@ -229,6 +229,22 @@ def test_one_recipe_reruns_that_export_and_what_follows(copied: Path) -> None:
 PAGES = {"render_parity", "summarise_parity"}
 
 
+def test_packed_images_are_proven_with_what_is_known_of_single_ones(copied: Path) -> None:
+    edit_config(copied, lambda config: config["exports"].update(packed={"interface": "packed", "opset": 23}))
+    of_graph = {"export_onnx", "run_onnx", "align_packing", "compare_outputs", "judge_graph", "write_passport"}
+    assert planned(copied) == dict.fromkeys({*of_graph, "write_packing", *PAGES}, 1)
+    assert "3 of 3 graphs are at parity" in snakemake(copied)
+    folder = copied / "results/synthetic" / TINY
+    verdict = json.loads((folder / "packed.verdict.json").read_text())
+    assert [one for one in verdict["findings"] if one["leg"] == "packing"]
+    assert verdict["evidence"]["parity/packed.packing.json"] == sha256_of(folder / "parity/packed.packing.json")
+    assert "The same image in other calls" in (folder / "parity.html").read_text()
+    assert (folder / "packing.py").is_file()
+    command = [sys.executable, "-I", "verify.py", "packed.onnx"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("verified against its passport\n"), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("limit", ["floors", "subspace_angle", "grey_levels"])
 def test_limit_reruns_the_verdict_alone(copied: Path, limit: str) -> None:
     set_limit(copied, limit, 2e-5)

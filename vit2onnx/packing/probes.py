@@ -91,8 +91,13 @@ def _exchanged(packer: Packer, names: Sequence[str], together: Mapping[str, np.n
             yield Probed(EXCHANGED, name, image.tokens, together[name])
 
 
-def wrong_inputs(pixel_values: np.ndarray, grid_thw: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Inputs that fit no images, each with what is wrong, made from some that do. Every graph must refuse them."""
+def wrong_inputs(
+    pixel_values: np.ndarray, grid_thw: np.ndarray, *, clips: bool = False
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Inputs that fit no images, each with what is wrong, made from some that do. Every packed model must refuse them.
+
+    A model that takes `clips` may be given several frames with all their patches.
+    """
 
     def other(place: tuple[int, int], *values: int) -> np.ndarray:
         changed = grid_thw.copy()
@@ -106,7 +111,8 @@ def wrong_inputs(pixel_values: np.ndarray, grid_thw: np.ndarray) -> Iterator[tup
     yield "a patch too many", np.concatenate([pixel_values, pixel_values[:1]]), grid_thw
     yield "an image too many", pixel_values, np.concatenate([grid_thw, grid_thw[:1]])
     yield "two frames", pixel_values, other((0, 0), 2)
-    yield "two frames with their patches", np.concatenate([first, pixel_values]), other((0, 0), 2)
+    if not clips:
+        yield "two frames with their patches", np.concatenate([first, pixel_values]), other((0, 0), 2)
     yield "no frame", pixel_values, other((0, 0), 0)
     yield "no row of patches", pixel_values, other((0, 1), 0)
     yield "no column of patches", pixel_values, other((0, 2), 0)
