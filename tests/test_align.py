@@ -53,7 +53,7 @@ def test_a_folder_of_hugging_face_is_compared_with_transformers(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        ("{folder}", "is no packed ONNX file and no folder of Hugging Face; it has no config.json."),
+        ("{folder}", "is neither a packed ONNX file nor a Hugging Face folder: it has no config.json."),
         ("{folder}/gone.onnx", "gone.onnx"),
         ("{single}", "takes single images; export a packed graph"),
     ],

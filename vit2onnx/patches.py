@@ -8,9 +8,8 @@ from vit2onnx.errors import InputError
 def patches_of(pixel_values: np.ndarray, patch_size: int) -> np.ndarray:
     """An image [3, height, width] cut into patches [patches, values], row by row.
 
-    Each patch holds its rows of columns of channels.
-
-    Raises `InputError` if this is no RGB image of finite numbers, or if a side is no multiple of `patch_size`.
+    Each patch holds its rows of columns of channels. Raises `InputError` if this is no RGB image of finite numbers, or
+    if a side is no multiple of `patch_size`.
     """
     shape = pixel_values.shape
     if len(shape) != 3 or shape[0] != 3:
@@ -23,8 +22,8 @@ def patches_of(pixel_values: np.ndarray, patch_size: int) -> np.ndarray:
     height, width = pixel_values.shape[1:]
     if patch_size < 1 or not height or not width or height % patch_size or width % patch_size:
         raise InputError(
-            f"An image of {height} x {width} pixels has no whole patches of {patch_size} x {patch_size}; resize it"
-            " to whole patches, as naflex_size does."
+            f"An image of {height} x {width} pixels has no whole patches of {patch_size} x {patch_size}; resize both"
+            f" sides to multiples of {patch_size}."
         )
     cut = pixel_values.reshape(3, height // patch_size, patch_size, width // patch_size, patch_size)
     return np.ascontiguousarray(cut.transpose(1, 3, 2, 4, 0).reshape(-1, 3 * patch_size**2))

@@ -66,7 +66,7 @@ def prove(
     if lacking := [name for name in needed if not given[name]]:
         raise InputError(f"The recipe {recipe.name} is compared on {', '.join(needed)}; give some {lacking[0]}.")
     sizes = [*sizes, *spec.architecture.telling_sizes]
-    single, chosen_by = interface.of_cases, interface.recipe_of_cases(recipe)
+    single, chosen_by = interface.compared_as, interface.compared_recipe(recipe)
     cases = cases_of(single, [chosen_by], images=list(photographs), texts=list(texts or {}), sizes=sizes, pairs=pairs)
     cases = [case for case in cases if single.accepts(case, chosen_by)]
     if not cases:

@@ -10,8 +10,7 @@ import pytest
 from tests.conftest import Spine
 from vit2onnx.families.fault import from_first_on, of_keys
 from vit2onnx.packing import pack, unpack
-from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Run, probe
-from vit2onnx.parity.packing import noise
+from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Run, noise, probe
 from vit2onnx.runners.packing import LEVELS, refusals_of, run_of
 from vit2onnx.runners.session import session_of
 from vit2onnx.spec.recipe import Recipe

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from vit2onnx.packing import pack
-from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Run, probe, wrong_inputs
-from vit2onnx.parity.packing import noise
+from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Run, noise, probe, wrong_inputs
 
 IMAGES = noise(2)
 

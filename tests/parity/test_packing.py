@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.limits import LIMITS
-from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Probed
-from vit2onnx.parity.packing import PackingComparison, mixed, noise, rows_of
+from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Probed, noise
+from vit2onnx.parity.packing import PackingComparison, mixed, rows_of
 from vit2onnx.spec.subject import TRUTH
 
 CAT, NOISE = "cat@48x112", "noise@16x16"

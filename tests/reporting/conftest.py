@@ -18,8 +18,9 @@ from tests.limits import BY_PRECISION, LIMITS, OF_PAIRS, PREPARED
 from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED
 from vit2onnx.parity.comparison import Comparison, pairs_of
 from vit2onnx.parity.divergence import StageComparison
+from vit2onnx.parity.metrics import TOKEN_ERROR
 from vit2onnx.parity.packing import PackingComparison
-from vit2onnx.parity.verdict import TOKEN_ERROR, Verdict, judge_graph
+from vit2onnx.parity.verdict import Verdict, judge_graph
 from vit2onnx.reporting.evidence import Evidence
 from vit2onnx.self_test.verdict import finding_of, judge_self_test
 from vit2onnx.spec.subject import TRUTH

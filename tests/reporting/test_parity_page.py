@@ -474,7 +474,7 @@ def test_what_probes_of_packed_images_found_is_told(
     assert "2 images of mixed sizes, photographs and noise, went through dynamic.onnx in one call" in text
     assert "A cosine of 0.99 proves nothing." in text
     assert "The mean cosine of an image is then up to 0.9936, and 1 of 1 images would pass" in text
-    assert "at 1 levels of optimisation: no frame." in text
+    assert "at 1 level of optimisation: no frame." in text
     assert "Does an image depend on the others in its call?" in text
 
 

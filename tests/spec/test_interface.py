@@ -201,11 +201,11 @@ def test_packed_images_are_run_all_at_once_as_well():
 
 def test_packed_images_are_compared_on_the_cases_of_single_ones():
     packed, recipe = packed_images_to_tokens(VIT), Recipe("packed", 23, {}, "packed")
-    assert (packed.of_cases, VIT.of_cases) == (VIT, VIT)
-    chosen_by = packed.recipe_of_cases(recipe)
+    assert (packed.compared_as, VIT.compared_as) == (VIT, VIT)
+    chosen_by = packed.compared_recipe(recipe)
     assert VIT.accepts(Case("cat", 50, 34), chosen_by)
     other = Recipe("recipe", 23, {"batch": 1, "height": 32, "width": 32})
-    assert VIT.recipe_of_cases(other) is other
+    assert VIT.compared_recipe(other) is other
 
 
 def test_rows_behind_those_that_mean_something_are_told():

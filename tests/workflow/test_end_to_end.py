@@ -238,7 +238,7 @@ def test_packed_images_are_proven_with_what_is_known_of_single_ones(copied: Path
     verdict = json.loads((folder / "packed.verdict.json").read_text())
     assert [one for one in verdict["findings"] if one["leg"] == "packing"]
     assert verdict["evidence"]["parity/packed.packing.json"] == sha256_of(folder / "parity/packed.packing.json")
-    assert "The same image in other calls" in (folder / "parity.html").read_text()
+    assert "Images in one call" in (folder / "parity.html").read_text()
     assert (folder / "packing.py").is_file()
     command = [sys.executable, "-I", "verify.py", "packed.onnx"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

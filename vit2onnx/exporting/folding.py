@@ -74,7 +74,7 @@ def _origins(graph: ir.Graph, inputs: Collection[str]) -> dict[ir.Value, str]:
             origins[value] = "layout" if math.prod(value.shape) <= LARGEST else "large"
     for node in graph:
         found = {origins.get(value) for value in node.inputs if value is not None}
-        # A sequence is no array, which alone can be a constant.
+        # Constants are arrays, so a sequence is not folded.
         if isinstance(node.outputs[0].type, ir.SequenceType):
             continue
         if found <= {"constant"}:

@@ -199,14 +199,12 @@ def with_positions(builder: Any, inputs: list[ir.Value], params: Mapping[str, An
     patches, table = inputs
     entries, _, channels = table.shape
     height, width = (size_of(builder, patches, axis) for axis in (1, 2))
-    if params["tenths"]:
-        kept = (builder.Equal(size, integers(builder, entries)) for size in (height, width))
-        shift = builder.Where(builder.And(*kept), integers(builder, 0), integers(builder, 2 * params["tenths"]))
+    shift = _shift(builder, height, width, entries, params["tenths"])
     weights = _weights_of_places(builder, entries, params)
 
     def matrix(size: ir.Value) -> ir.Value:
         place = builder.Range(scalar(builder, 0), builder.Squeeze(size), scalar(builder, 1))
-        return weights(builder.Reshape(place, integers(builder, -1, 1)), size, shift if params["tenths"] else None)
+        return weights(builder.Reshape(place, integers(builder, -1, 1)), size, shift)
 
     rows = builder.MatMul(matrix(height), builder.Reshape(table, integers(builder, entries, entries * channels)))
     rows = builder.Reshape(rows, integers(builder, -1, entries, channels))
@@ -218,10 +216,7 @@ def with_positions_of_places(builder: Any, inputs: list[ir.Value], params: Mappi
     patches, table, places = inputs
     entries, _, channels = table.shape
     row, column, height, width = (builder.Gather(places, integers(builder, number), axis=1) for number in range(4))
-    shift = None
-    if params["tenths"]:
-        kept = (builder.Equal(size, integers(builder, entries)) for size in (height, width))
-        shift = builder.Where(builder.And(*kept), integers(builder, 0), integers(builder, 2 * params["tenths"]))
+    shift = _shift(builder, height, width, entries, params["tenths"])
     weights = _weights_of_places(builder, entries, params)
     both = builder.Mul(
         builder.Unsqueeze(weights(row, height, shift), integers(builder, 2)),
@@ -232,12 +227,18 @@ def with_positions_of_places(builder: Any, inputs: list[ir.Value], params: Mappi
     return builder.Add(patches, builder.MatMul(both, flat), _outputs=[name])
 
 
+def _shift(builder: Any, height: ir.Value, width: ir.Value, entries: int, tenths: int) -> ir.Value | None:
+    """What the offset adds to sizes, where the table is resized; nothing if there is no offset."""
+    if not tenths:
+        return None
+    kept = (builder.Equal(size, integers(builder, entries)) for size in (height, width))
+    return builder.Where(builder.And(*kept), integers(builder, 0), integers(builder, 2 * tenths))
+
+
 def _weights_of_places(
     builder: Any, entries: int, params: Mapping[str, Any]
 ) -> Callable[[ir.Value, ir.Value, ir.Value | None], ir.Value]:
-    """How to make the weights [places, entries] of `positions.weights_of`: from places, sizes, and what is added to
-    these, all in whole numbers.
-    """
+    """Returns a function of places, sizes and shift (int64) that builds `positions.weights_of`."""
     antialias, a = params["antialias"], params["a"]
     half, one = scalar(builder, 0.5), scalar(builder, 1.0)
     beyond = 0 if antialias else positions.REACH

@@ -10,6 +10,7 @@ import onnx_ir.tape
 
 from vit2onnx.exporting.lowerings import integers, lowers, scalar, size_of
 from vit2onnx.nn import packing
+from vit2onnx.spec.recipe import DEFAULT_ATTENTION
 
 # How the graph that is traced keeps the attention of images apart: a key of `spec.recipe.ATTENTION`.
 _ATTENTION: ContextVar[str] = ContextVar("attention")
@@ -19,7 +20,7 @@ SEQUENCE = ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))
 @contextmanager
 def attention_as(how: str | None) -> Iterator[None]:
     """Trace graphs with this attention of packed images, as a recipe has it."""
-    token = _ATTENTION.set(how or "loop")
+    token = _ATTENTION.set(how or DEFAULT_ATTENTION)
     try:
         yield
     finally:
@@ -40,8 +41,8 @@ def token_ends(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], 
     total = builder.ReduceSum(counts, keepdims=1)
     faults = builder.Add(wrong, _whole(builder, builder.Not(builder.Equal(total, available))))
     ends = builder.CumSum(builder.Add(counts, integers(builder, params["num_prefix"])), scalar(builder, 0))
-    # Fails if anything is wrong, on every runtime: it then asks for more elements than there are. Not Gather, of which
-    # GPUs do not check the indices; nor a shape that is counted from others, which onnxruntime simplifies.
+    # Fails if anything is wrong, because it then asks for more elements than there are. Not Gather, because GPUs do not
+    # check its indices. Nor a shape that is made of other shapes, which onnxruntime simplifies.
     return builder.Reshape(ends, builder.Add(images, faults), _outputs=[name])
 
 
@@ -87,8 +88,9 @@ def token_sources(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any
     tokens = builder.Add(size_of(builder, patches, 0), builder.Mul(count, size_of(builder, ends, 0)))
     image, number = _image_of(builder, ends, tokens), _numbers(builder, tokens)
     within = builder.Sub(number, builder.Gather(_starts(builder, ends), image, axis=0))
-    # Here, because all blocks use it.
-    ends.meta["apart"] = (_loop_over if _ATTENTION.get() == "loop" else _paddings)(builder, ends, tokens)
+    # Made here and not on first use, because its nodes would be named after block 0.
+    prepare, _ = WAYS[_ATTENTION.get()]
+    ends.meta["apart"] = prepare(builder, ends, tokens)
     source = builder.Where(builder.Less(within, count), within, builder.Sub(number, builder.Mul(count, image)))
     return builder.Unsqueeze(source, integers(builder, 0), _outputs=[name])
 
@@ -107,7 +109,8 @@ def after_first(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any],
 @lowers(packing.packed_attention_p)
 def packed_attention(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     heads = {"q_num_heads": params["num_heads"], "kv_num_heads": params["num_heads"]}
-    return (_loop if _ATTENTION.get() == "loop" else _padded)(builder, inputs, heads, name)
+    _, attend = WAYS[_ATTENTION.get()]
+    return attend(builder, inputs, heads, name)
 
 
 def _loop_over(builder: Any, ends: ir.Value, _: ir.Value) -> tuple[ir.Value, ...]:
@@ -198,3 +201,7 @@ def _whole(builder: Any, value: ir.Value) -> ir.Value:
 def _count(builder: Any, flags: ir.Value) -> ir.Value:
     """How many of some flags are set, with one element."""
     return builder.ReduceSum(_whole(builder, flags), keepdims=1)
+
+
+# What all blocks use, and the attention of one.
+WAYS = {"loop": (_loop_over, _loop), "padded": (_paddings, _padded)}

@@ -100,7 +100,7 @@ class InPack(InModel):
 
 @dataclass(frozen=True)
 class InPackedGraph(InGraph):
-    """`plant` changes a graph of packed images, which has no others."""
+    """`plant` changes a packed graph."""
 
     interface: str = dataclasses.field(default="packed", kw_only=True)
 
@@ -257,7 +257,7 @@ def one_further(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
 
 
 def of_first_image(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
-    """What is taken for each patch by its image is taken of the first image."""
+    """Every patch is given the grid of the first image."""
     first = f"{node.name}_first"
     given = node.input[1]
     graph.node.insert(list(graph.node).index(node), onnx.helper.make_node("Sub", [given, given], [first]))

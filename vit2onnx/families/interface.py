@@ -66,8 +66,8 @@ def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interfa
 def packed_images_to_tokens(single: Interface) -> Interface:
     """The interface of the same model that takes the patches of many images of any sizes in one call, without padding.
 
-    `single` is that of one image at a time. The names are those of Hugging Face, and `grid_thw` is called as in the
-    vision towers of Qwen2-VL.
+    `single` is that of one image at a time. The names are those of Hugging Face; `grid_thw` is the name in Qwen2-VL's
+    vision towers.
     """
     (tokens,) = single.compared
     tokens_of = single.facts["tokens"]

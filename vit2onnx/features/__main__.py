@@ -75,12 +75,14 @@ def check_photographs(photographs: Sequence[Path]) -> None:
         except InputError as error:
             faults.append(error)
         except OSError as error:
-            faults.append(InputError(f"{path}: this photograph cannot be opened ({error.strerror}); allow to read it."))
+            faults.append(
+                InputError(f"{path}: this photograph cannot be opened ({error.strerror}); grant permission to read it.")
+            )
     if len(faults) == 1:
         raise faults[0]
     if faults:
         failure = InputError(
-            f"{len(faults)} of {len(photographs)} photographs cannot be read; mend them or leave them out."
+            f"{len(faults)} of {len(photographs)} photographs cannot be read; repair them or leave them out."
         )
         for fault in faults:
             failure.add_note(str(fault))

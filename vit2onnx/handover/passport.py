@@ -185,11 +185,11 @@ def sample_of(
 
     `inputs` are called as `key_of` says; the outputs of reference and Equinox model are too, with the kind before it.
     """
-    single, chosen_by = interface.of_cases, interface.recipe_of_cases(recipe)
+    single, chosen_by = interface.compared_as, interface.compared_recipe(recipe)
     first = of_first_image(cases_in(inputs))
     cases = [case for case in first if single.accepts(Case.parse(case), chosen_by)]
     sample: dict[str, np.ndarray] = {}
-    of_cases: list[dict[str, Values]] = []
+    exact_by_case: list[dict[str, Values]] = []
     for case in cases:
         sample |= {f"{port}/{case}": values for port, values in single.inputs_of(inputs, case).items()}
         exact: dict[str, Values] = {}
@@ -199,14 +199,14 @@ def sample_of(
             errors = [(reference[f"float32/{key}"], truth), (equinox[f"float32/{key}"], equinox[f"float64/{key}"])]
             own = [np.atleast_2d(error(a, b)) for a, b in errors]
             exact[port.name] = truth, noise_floors(np.atleast_2d(truth), own)
-        of_cases.append(exact)
+        exact_by_case.append(exact)
     if interface.packs:
         name = f"{Case.parse(cases[0]).name} at {len(cases)} sizes"
         images = [sample[f"{single.inputs[0].name}/{case}"] for case in cases]
         sample = {f"{port}/{name}": values for port, values in pack(images, interface.patch_size).items()}
-        found = {name: _packed_outputs(interface, of_cases)}
+        found = {name: _packed_outputs(interface, exact_by_case)}
     else:
-        found = {case: _outputs(interface, exact) for case, exact in zip(cases, of_cases, strict=True)}
+        found = {case: _outputs(interface, exact) for case, exact in zip(cases, exact_by_case, strict=True)}
     for case, outputs in found.items():
         for output, (values, floors) in outputs.items():
             sample[f"{output}/{case}"] = values.astype(np.float32)
@@ -229,15 +229,15 @@ def _outputs(interface: Interface, exact: Mapping[str, Values]) -> dict[str, Val
     return found
 
 
-def _packed_outputs(interface: Interface, of_cases: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
+def _packed_outputs(interface: Interface, exact_by_case: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
     """All outputs for a pack of cases, from the tokens of each: CLS, registers, patches."""
-    single = interface.of_cases
+    single = interface.compared_as
     (port,) = single.compared
     groups = {group.name: slice(group.start, group.stop) for group in port.groups}
     by_output = {"last_hidden_state": "patches", "pooler_output": "cls", "registers": "registers"}
     found: dict[str, Values] = {}
     for output in interface.outputs:
         rows = groups[by_output[output.name]]
-        values, floors = (np.concatenate([exact[port.name][part][rows] for exact in of_cases]) for part in (0, 1))
+        values, floors = (np.concatenate([exact[port.name][part][rows] for exact in exact_by_case]) for part in (0, 1))
         found[output.name] = values.reshape(-1, *map(int, output.axes[1:])), floors
     return found

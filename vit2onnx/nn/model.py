@@ -30,7 +30,7 @@ class Features(NamedTuple):
 
 
 class PackedFeatures(NamedTuple):
-    """Features under the names of the packed interface; of a model without registers there are none."""
+    """Features under the names of the packed interface. Without registers, `registers` has size 0."""
 
     last_hidden_state: Float[Array, "patches embed_dim"]
     pooler_output: Float[Array, "images embed_dim"]

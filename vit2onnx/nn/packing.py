@@ -1,8 +1,8 @@
 """Patches of many images in one sequence: where each image is in it, and attention that stays within each image.
 
 A pack has the tokens [1, tokens] of all images, one image after the other, each with CLS, registers and patches row by
-row. `grid_thw` [images, 3] says of each image: 1, rows and columns of patches. Nothing here belongs to a family. All
-that depends on sizes is a primitive, because a graph counts and compares what JAX cannot know when it is traced.
+row. `grid_thw` [images, 3] says of each image: 1, rows and columns of patches. Nothing here belongs to a
+family. Everything that depends on sizes is a primitive, because JAX does not know these sizes when it traces.
 """
 
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -53,8 +53,8 @@ class Packable(Protocol):
 class Context(NamedTuple):
     """What goes along with tokens to every block.
 
-    `rope` are the cosines and sines of their rotation [batch, tokens, half_head_dim], nothing in models without. `pack`
-    says where the images of a pack are; images that are not packed have none.
+    `rope` holds cosines and sines [batch, tokens, half_head_dim]; it is empty in models without rotation. `pack` says
+    where the images of a pack are; it is `None` for single images.
     """
 
     rope: tuple[Array, ...] = ()
@@ -73,7 +73,7 @@ class PackedTower(eqx.Module):
     ) -> tuple[Float[Array, "1 tokens embed_dim"], Context]:
         """The tokens that enter the first block, and their context."""
         count = sum(x.shape[1] for x in self.model.prefix)
-        # A graph refuses inputs that do not fit each other here.
+        # Graphs check here that the inputs fit each other.
         with jax.named_scope("grid_thw_must_fit_pixel_values"):
             ends = token_ends_p.bind(grid_thw, pixel_values, num_prefix=count)
         image = image_of_patch_p.bind(ends, pixel_values, num_prefix=count)

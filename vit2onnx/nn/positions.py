@@ -39,8 +39,8 @@ def clamped(entries: int) -> np.ndarray:
 def distances(place: Array, size: Any, other: Any, entries: int, *, beyond: int, tenths: int, dtype: Any) -> Array:
     """[places, entries + 2 * beyond]: how far each place is from each entry, and from `beyond` more at both ends.
 
-    `place` [places, 1] is the number of each along an axis of some `size`, where the `other` axis has its own: numbers,
-    or [places, 1] as well. `tenths` are those of the offset. A table that keeps its size on this axis and the other
+    `place` [places, 1] is the number of each along its axis. `size` and `other` are the sizes of this and of the other
+    axis: numbers, or arrays [places, 1]. `tenths` are those of the offset. A table that keeps its size on both axes
     stays as it is, whatever the offset.
     """
     shape = (place.shape[0], entries + 2 * beyond)

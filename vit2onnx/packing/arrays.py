@@ -78,7 +78,8 @@ def _frames_of(image: Any, number: int) -> np.ndarray:
 def frames(grid_thw: np.ndarray) -> np.ndarray:
     """A grid in which every frame of a clip is an image by itself: t rows of (1, h, w) for each row (t, h, w).
 
-    The rows of `pixel_values` stay as they are. Raises `InputError` if there is no clip, or if one has no frame.
+    The rows of `pixel_values` stay as they are. Raises `InputError` if this is no grid,
+    or if a size in it is below 1.
     """
     _check_grid(grid_thw)
     single = grid_thw.copy()
@@ -120,16 +121,16 @@ def check_fit(shape: Sequence[int], grid_thw: np.ndarray, patch_size: int, name:
 
 
 def _check_grid(grid_thw: Any) -> None:
-    shape: tuple[int, ...] = getattr(grid_thw, "shape", ())
+    shape: tuple[int, ...] = grid_thw.shape if isinstance(grid_thw, np.ndarray) else ()
     if len(shape) != 2 or shape[1] != 3 or not shape[0]:
-        found = " x ".join(map(str, shape)) or "no array"
+        found = " x ".join(map(str, shape)) or "no numpy array"
         raise InputError(f"grid_thw must be images x 3 (t, rows, columns), of one image at least, and is {found}.")
     if grid_thw.dtype.kind not in "iu":
         raise InputError(f"grid_thw must hold whole numbers and is {grid_thw.dtype}; convert it to int64.")
     if wrong := np.flatnonzero((grid_thw < 1).any(axis=1)).tolist():
         raise InputError(
-            f"Row {wrong[0]} of grid_thw is {grid_thw[wrong[0]].tolist()}; every image has one row and one column of"
-            " patches at least, and one frame."
+            f"Row {wrong[0]} of grid_thw is {grid_thw[wrong[0]].tolist()}; every image needs at least one frame, one"
+            " row and one column of patches."
         )
 
 
@@ -154,6 +155,8 @@ def unpack(outputs: Mapping[str, np.ndarray], grid_thw: np.ndarray) -> list[Imag
     if not isinstance(outputs, Mapping):
         raise InputError(f"The outputs are a {type(outputs).__name__}; give them by name, dict(zip(names, outputs)).")
     _check_grid(grid_thw)
+    if missing := [name for name in ("last_hidden_state", "pooler_output") if name not in outputs]:
+        raise InputError(f"The outputs lack {', '.join(missing)}; give all outputs of the graph by name.")
     hidden, cls = outputs["last_hidden_state"], outputs["pooler_output"]
     grids = [(int(rows), int(columns)) for _, rows, columns in grid_thw]
     ends = np.cumsum([rows * columns for rows, columns in grids])

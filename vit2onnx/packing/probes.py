@@ -1,4 +1,4 @@
-"""How the images of one call may depend on each other: not at all. Needs numpy only.
+"""Probes that show whether the images of one call depend on each other. Needs numpy only.
 
 A probe runs a packed model twice and looks at the same images in both runs. It works with every model that takes
 `pixel_values` and `grid_thw` and gives the outputs of a packed graph.
@@ -24,7 +24,7 @@ NEIGHBOURS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 # Probes after which nothing may differ, and those after which rounding may, because a call has other sizes.
 EXACT = (ORDER, *NEIGHBOURS, COPIES)
 ROUNDED = (ALONE, SPLIT)
-# No probe but a fault that no graph can refuse: rows and columns of patches exchanged.
+# Not a probe: a fault that no graph can refuse, to show that the limits find it.
 EXCHANGED = "rows and columns exchanged"
 
 
@@ -119,3 +119,25 @@ def wrong_inputs(
     yield "negative rows and columns", pixel_values, other((0, 1), -rows, -columns)
     yield "rows times columns overflow", first[:0], np.array([[1, 2**32, 2**32]])
     yield "another patch size", np.zeros((len(pixel_values), pixel_values.shape[1] - 3), np.float32), grid_thw
+
+
+def refusals(run: Run, inputs: Mapping[str, np.ndarray], *, clips: bool = False) -> Iterator[tuple[str, str | None]]:
+    """What is wrong with each of `wrong_inputs`, and the message with which a model refuses it; `None` if it does not.
+
+    `inputs` are right ones, from which they are made.
+    """
+    for wrong, *given in wrong_inputs(inputs["pixel_values"], inputs["grid_thw"], clips=clips):
+        message = None
+        try:
+            run(*given)
+        # Any exception, because runtimes have none in common to all of their own.
+        except Exception as problem:
+            message = str(problem)
+        yield wrong, message
+
+
+def noise(patch_size: int) -> dict[str, np.ndarray]:
+    """Images [3, height, width] of random numbers: one patch, a wide one, a tall one and a square one, by name."""
+    rng, grids = np.random.default_rng(0), ((1, 1), (3, 7), (8, 2), (5, 5))
+    sizes = [(rows * patch_size, columns * patch_size) for rows, columns in grids]
+    return {f"noise@{height}x{width}": rng.standard_normal((3, height, width), np.float32) for height, width in sizes}

@@ -8,6 +8,9 @@ import numpy as np
 
 from vit2onnx.spec.interface import Port
 
+# What is judged of tokens, in words.
+TOKEN_ERROR = "error of a token (root mean square) in noise floors"
+
 
 @dataclass(frozen=True)
 class Difference:

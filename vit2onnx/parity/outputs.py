@@ -122,7 +122,7 @@ def outputs_of(
             # Behind the rows that mean something, what is there means nothing, but for a number it must be.
             if not all(np.isfinite(array).all() for array in own.values()):
                 infinite.append(str(case))
-            ports = interface.of_cases.compared
+            ports = interface.compared_as.compared
             compared = {port.name: own[port.name][: interface.rows(port, str(case))] for port in ports}
             features.setdefault(case, []).append(compared)
     most = max(map(len, features.values()), default=1)
@@ -387,7 +387,7 @@ def compare_files(
     with ExitStack() as stack:
         opened = {name: stack.enter_context(open_arrays(path)) for name, path in {**arrays, **references}.items()}
         named = {name: opened[name] for name in references}
-        inputs, interface = opened["inputs"], spec.interface(recipe.interface).of_cases
+        inputs, interface = opened["inputs"], spec.interface(recipe.interface).compared_as
         found = compare_outputs(spec, recipe, cases_in(inputs), named, opened["equinox"], opened["onnx"], batch_sizes)
         return replace(found, checks=[*found.checks, asdict(check_evidence(inputs, spec, interface))])
 
@@ -422,10 +422,10 @@ def compare_outputs(
     reference gives in double precision is the truth. Packed images are compared one by one.
     """
     of_graph = spec.interface(recipe.interface)
-    interface = of_graph.of_cases
+    interface = of_graph.compared_as
     seen = json.loads(str(graph["seen"]))
     runs = {(run["run"], run["batch"]): run for run in seen["runs"]}
-    chosen_by = of_graph.recipe_of_cases(recipe)
+    chosen_by = of_graph.compared_recipe(recipe)
     asked = [case for case in map(Case.parse, cases) if interface.accepts(case, chosen_by)]
     batches = of_graph.batches(recipe, batch_sizes, len(asked))
     pairs = pairs_of(list(references), batches, of_graph.batch_in_double(recipe, len(asked)))

@@ -12,7 +12,7 @@ from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Probed
 from vit2onnx.parity.comparison import Row
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.floors import in_floors
-from vit2onnx.parity.metrics import finite, worst
+from vit2onnx.parity.metrics import TOKEN_ERROR, finite, worst
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.subject import TRUTH
 
@@ -53,10 +53,14 @@ class PackingComparison:
             measured = worst(row["max_abs"] for row in self._all(probe))
             yield Finding(PACKING, f"max |difference| of an image {probe}", measured, 0.0, place=_worst(self.of(probe)))
         for probe in ROUNDING:
-            rows = [row for row in self._all(probe) if row["judged"]]
-            measure = f"error of a token in noise floors, {probe if probe in ROUNDED else 'all at once'}"
-            measured = worst(row["floors"] for row in rows)
-            yield Finding(PACKING, measure, measured, limits["floors"], limit_name="floors")
+            rows, where = self._all(probe), probe if probe in ROUNDED else "all at once"
+            measured = worst(row["floors"] for row in rows if row["judged"])
+            yield Finding(PACKING, f"{TOKEN_ERROR}, {where}", measured, limits["floors"], limit_name="floors")
+            # Noise has no truth and so no floors.
+            if others := [row for row in rows if not row["judged"]]:
+                measured = worst(None if row["cosine"] is None else 1 - row["cosine"] for row in others)
+                measure = f"1 - lowest cosine of a token of noise, {where}"
+                yield Finding(PACKING, measure, measured, 1 - limits["cosine"], limit_name="cosine")
         exchanged = self.of(EXCHANGED)
         passed = [row["image"] for row in exchanged if not _shows(row, limits)]
         told = f"{', '.join(passed)} would pass" if passed else "every one would be caught"
@@ -107,11 +111,23 @@ def _distances(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
     a, b = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-        # Which rounding would make a little more or less than one.
+        # Equal tokens have the cosine 1, which rounding would miss.
         cosines[(a == b).all(axis=1)] = 1.0
         largest = np.abs(a - b).max()
     named = {"cosine": cosines.min(), "mean_cosine": cosines.mean(), "greatest_cosine": cosines.max()}
     return {"max_abs": finite(largest), **{name: finite(value) for name, value in named.items()}}
+
+
+def figures_of(rows: Sequence[Row]) -> dict[str, float]:
+    """The worst of some rows, and the mean of their cosines; NaN if a figure is not known or there are no rows."""
+    cosines = [np.nan if row["mean_cosine"] is None else row["mean_cosine"] for row in rows]
+    return {
+        "max_abs": worst(row["max_abs"] for row in rows),
+        "least": -worst(None if row["cosine"] is None else -row["cosine"] for row in rows),
+        "mean": float(np.mean(cosines)) if cosines else math.nan,
+        "most": worst(row["greatest_cosine"] for row in rows),
+        "floors": worst(row["floors"] for row in rows if row["judged"]),
+    }
 
 
 def mixed(cases: Sequence[str]) -> list[str]:
@@ -124,10 +140,3 @@ def mixed(cases: Sequence[str]) -> list[str]:
         for number in range(max(len(names), len(sizes)))
     )
     return [case for case in wanted if case in cases]
-
-
-def noise(patch_size: int) -> dict[str, np.ndarray]:
-    """Images [3, height, width] of random numbers: one patch, a wide one, a tall one and a square one, by name."""
-    rng, grids = np.random.default_rng(0), ((1, 1), (3, 7), (8, 2), (5, 5))
-    sizes = [(rows * patch_size, columns * patch_size) for rows, columns in grids]
-    return {str(Case("noise", *size)): rng.standard_normal((3, *size), np.float32) for size in sizes}

@@ -12,7 +12,7 @@ from vit2onnx.files import read_json
 from vit2onnx.parity.comparison import Comparison, Row, largest, worst_place
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
-from vit2onnx.parity.metrics import finite, worst
+from vit2onnx.parity.metrics import TOKEN_ERROR, finite, worst
 from vit2onnx.parity.packing import PACKING, PackingComparison
 from vit2onnx.parity.preprocessing import judge_preprocessing, judge_texts
 from vit2onnx.spec.subject import DOUBLE, DOUBLE_GRAPH, GRAPH_RUNS, PUBLISHED, TRUTH
@@ -20,7 +20,6 @@ from vit2onnx.spec.subject import DOUBLE, DOUBLE_GRAPH, GRAPH_RUNS, PUBLISHED, T
 # The legs on which a graph stands by itself, which make up the gate "outputs". Every other gate is a leg of its name.
 LEGS = ("reference", "truth", "sanity")
 GATES = ("outputs", PUBLISHED, PACKING, "stages", "preprocessing", "self_test")
-TOKEN_ERROR = "error of a token (root mean square) in noise floors"
 
 LOGITS = "logits"
 # What is judged of images and texts together: the groups of rows, the limit, the figure of a row, and its name.

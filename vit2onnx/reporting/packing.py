@@ -3,8 +3,7 @@
 from typing import Any
 
 from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED
-from vit2onnx.parity.metrics import finite, worst
-from vit2onnx.parity.packing import PackingComparison
+from vit2onnx.parity.packing import PackingComparison, figures_of
 from vit2onnx.spec.subject import TRUTH
 
 # What other checks of packed models ask for.
@@ -41,14 +40,4 @@ def packing_section(comparison: PackingComparison) -> dict[str, Any]:
 
 def _probe(comparison: PackingComparison, probe: str, title: str) -> dict[str, Any]:
     rows = comparison.of(probe)
-    cosines = [row["mean_cosine"] for row in rows if row["mean_cosine"] is not None]
-    return {
-        "title": title,
-        "images": len(rows),
-        "max_abs": finite(worst(row["max_abs"] for row in rows)),
-        "least": finite(-worst(None if row["cosine"] is None else -row["cosine"] for row in rows)),
-        "mean": sum(cosines) / len(cosines) if len(cosines) == len(rows) and rows else None,
-        "most": finite(worst(row["greatest_cosine"] for row in rows)),
-        "floors": finite(worst(row["floors"] for row in rows if row["judged"])),
-        "is_fault": probe == EXCHANGED,
-    }
+    return {"title": title, "images": len(rows), "is_fault": probe == EXCHANGED} | figures_of(rows)

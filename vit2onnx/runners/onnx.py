@@ -45,7 +45,7 @@ def run_graph(
     of itself, the runtime, and of every run its ports, the cases in each batch, and the error, if any. A graph that
     does not load or run is something seen, and no error here.
     """
-    cases = {case: interface.of_cases.inputs_of(inputs, case) for case in cases_in(inputs)}
+    cases = {case: interface.compared_as.inputs_of(inputs, case) for case in cases_in(inputs)}
     batches = interface.batches(recipe, batch_sizes, len(cases))
     in_double = interface.batch_in_double(recipe, len(cases))
     runs: list[dict[str, Any]] = []

@@ -9,9 +9,9 @@ import onnxruntime as ort
 
 from vit2onnx.files import sha256_of
 from vit2onnx.packing import pack
-from vit2onnx.packing.probes import Probed, Run, probe, wrong_inputs
+from vit2onnx.packing.probes import Probed, Run, noise, probe, refusals
 from vit2onnx.parity.floors import error, noise_floors
-from vit2onnx.parity.packing import PackingComparison, mixed, noise, rows_of
+from vit2onnx.parity.packing import PackingComparison, mixed, rows_of
 from vit2onnx.runners.session import session_of
 from vit2onnx.spec.interface import Interface, cases_in
 from vit2onnx.spec.subject import TRUTH
@@ -37,7 +37,7 @@ def run_of(session: ort.InferenceSession) -> Run:
     return run
 
 
-def align(
+def probe_graph(
     spec: VariantSpec,
     export: str,
     interface: Interface,
@@ -72,11 +72,5 @@ def refusals_of(graph: Path, inputs: Arrays) -> Iterator[dict[str, Any]]:
     """Whether a graph refuses each of `wrong_inputs`, at every optimisation level."""
     for level, optimised in LEVELS.items():
         run = run_of(session_of(graph, optimised, threads=1, quiet=True))
-        for wrong, *given in wrong_inputs(**inputs):
-            try:
-                run(*given)
-                refused = ""
-            # Any exception, because onnxruntime has none in common to all of its own.
-            except Exception as problem:
-                refused = str(problem)
-            yield {"wrong": wrong, "level": level, "refused": bool(refused), "message": refused[:300]}
+        for wrong, message in refusals(run, inputs):
+            yield {"wrong": wrong, "level": level, "refused": message is not None, "message": (message or "")[:300]}

@@ -23,7 +23,8 @@ def session_of(
     A `quiet` one does not log the errors that it raises.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = 4 if quiet else 2
+    if quiet:
+        options.log_severity_level = 4
     options.graph_optimization_level = level
     options.intra_op_num_threads = threads
     # Idle sessions that spin slow their neighbours in the same process.

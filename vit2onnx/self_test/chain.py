@@ -136,7 +136,7 @@ class Chain:
         self.recipe, self.inputs = recipe, inputs
         # References and the Equinox model are run on single images, whatever the graph takes.
         self.of_graph = spec.interface(self.recipe.interface)
-        self.interface = self.of_graph.of_cases
+        self.interface = self.of_graph.compared_as
         self.cases = cases_in(inputs)
         self.first = self.interface.inputs_of(inputs, self.cases[0])
         folder.mkdir()

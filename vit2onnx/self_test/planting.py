@@ -76,7 +76,7 @@ def plant_faults(
         for (model, variant), interface in product(models.items(), interfaces_of(family)):
             spec = shrink(specs[variant])
             own = [fault for fault in faults.FAULTS if (fault.model, fault.interface) == (model, interface)]
-            # Packed graphs of other models differ from those of single images in nothing that these do not show.
+            # Packed graphs are tested for models with planted packing faults only; other models add no new code.
             if spec.interface(interface).packs and not own:
                 continue
             inputs = small_inputs(spec, interface, {**photographs, "grey": GREY})
@@ -122,7 +122,7 @@ def plant_faults(
 def small_inputs(spec: VariantSpec, interface: str, photographs: Photographs) -> dict[str, np.ndarray]:
     """Inputs for a small model: every photograph, every text, or all of both together."""
     of_graph = spec.interface(interface)
-    ports = of_graph.of_cases
+    ports = of_graph.compared_as
     length = ports.recipe_defaults.get("length") or 0
     if ports.kind == "pair":
         name = PAIRS + (MANY_PATCHES if ports.takes_patches else "")
@@ -131,7 +131,7 @@ def small_inputs(spec: VariantSpec, interface: str, photographs: Photographs) ->
     if ports.kind == "text":
         return {str(Case(f"text{number}", 1, length)): text_input(ids, length) for number, ids in enumerate(TEXTS)}
     # Patches are of images of any size; others have one, so that they are in one batch.
-    one_size = fixed_size(ports, of_graph.recipe_of_cases(recipe_of(spec, interface))) or SIZE
+    one_size = fixed_size(ports, of_graph.compared_recipe(recipe_of(spec, interface))) or SIZE
     sizes = list(map(ports.whole_patches, SIZES)) if ports.takes_patches or of_graph.packs else [one_size]
     found: dict[str, np.ndarray] = {}
     for (name, one), size in zip(photographs.items(), cycle(sizes), strict=False):

@@ -23,7 +23,7 @@ from vit2onnx.spec.family import (
     self_test_models,
 )
 from vit2onnx.spec.interface import Interface
-from vit2onnx.spec.recipe import ATTENTION, Recipe
+from vit2onnx.spec.recipe import ATTENTION, DEFAULT_ATTENTION, Recipe
 from vit2onnx.spec.schema import faults_of
 from vit2onnx.spec.texts import texts_file, texts_in
 from vit2onnx.spec.variant import VariantSpec, read_variants, variant_file
@@ -190,7 +190,7 @@ def attention_of_recipe(recipe: Recipe, interface: Interface) -> Iterator[str]:
         if recipe.attention:
             yield f"{where}.attention: only the interface packed has it; leave it out"
         return
-    if (first := ATTENTION[recipe.attention or "loop"]) > recipe.opset:
+    if (first := ATTENTION[recipe.attention or DEFAULT_ATTENTION]) > recipe.opset:
         yield f"{where}.opset: {recipe.opset} has no {recipe.attention} attention; use {first}"
     for axis in (axis for axis in interface.minimum if recipe.sizes.get(axis)):
         yield f"{where}.{axis}: a packed graph takes any number of {axis}; leave it out"
@@ -207,7 +207,7 @@ def cases_of_recipes(asked: Asked) -> Iterator[str]:
             yield f"parity.sizes: {height}x{width} is smaller than one patch of {least}x{least} pixels"
     for recipe, spec in takers:
         of_graph = spec.interface(recipe.interface)
-        interface, chosen_by = of_graph.of_cases, of_graph.recipe_of_cases(recipe)
+        interface, chosen_by = of_graph.compared_as, of_graph.compared_recipe(recipe)
         found = cases_of(
             interface,
             [chosen_by],

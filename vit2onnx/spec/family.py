@@ -26,6 +26,8 @@ PARTS = {
     "references": ("REFERENCES", "from_transformers", "preparations", "published_constants"),
     "faults": ("FAULTS", "AMPLIFIED", "PREPROCESSING", "shrink"),
 }
+# A part that few families have: the packed form of a model in PyTorch, and how Hugging Face calls its type.
+OPTIONAL_PARTS = {"packing": ("MODEL_TYPE", "Packing")}
 # Names that a part may leave out. Whoever asks for one gives the value that stands for it.
 OPTIONAL = {
     "recognition": ("TOWERS", "KEPT_PREFIXES", "OF_WHOLE", "assumes_texts", "processor_keys"),
@@ -72,13 +74,14 @@ def missing_of(family: str, name: str) -> str:
         names = set(_names(_file(family, name)))
     except SyntaxError as error:
         return f"{where}, line {error.lineno}: {error.msg}"
-    lacking = sorted(set(PARTS.get(name, ())) - names)
+    lacking = sorted({*PARTS.get(name, ()), *OPTIONAL_PARTS.get(name, ())} - names)
     return f"{where} lacks {', '.join(lacking)}" if lacking else ""
 
 
 def incomplete(family: str) -> str:
     """All that a family lacks of its parts and its schema, as a sentence; nothing if it is complete."""
-    missing = [missing_of(family, name) for name in PARTS]
+    names = [*PARTS, *(name for name in OPTIONAL_PARTS if has_part(family, name))]
+    missing = [missing_of(family, name) for name in names]
     missing += [] if architecture_schema(family).is_file() else [f"there is no vit2onnx/families/{family}/{SCHEMA}"]
     return _not_complete(family, "; ".join(filter(None, missing))) if any(missing) else ""
 

@@ -109,11 +109,11 @@ class Interface:
     packs: "Interface | None" = None
 
     @property
-    def of_cases(self) -> "Interface":
+    def compared_as(self) -> "Interface":
         """The interface on whose cases graphs are compared: that of single images for packed ones, else itself."""
         return self.packs or self
 
-    def recipe_of_cases(self, recipe: Recipe) -> Recipe:
+    def compared_recipe(self, recipe: Recipe) -> Recipe:
         """A recipe by which cases are chosen: for packed images that of single ones of any size, else the same."""
         single = self.packs
         return replace(recipe, interface=single.name, sizes=dict.fromkeys(single.minimum)) if single else recipe
@@ -179,7 +179,7 @@ class Interface:
     def batches(self, recipe: Recipe, sizes: Sequence[int], cases: int) -> list[int]:
         """The batch sizes to run a graph with: its own, or `sizes` if that is free; 0 if a case is a whole batch.
 
-        Packed images are run all `cases` at once as well, first of all.
+        A packed graph is run on all `cases` at once first.
         """
         if self.packs:
             return list(dict.fromkeys([cases, *(size for size in sizes if size < cases)]))

@@ -7,6 +7,7 @@ from typing import Any
 # Ways to keep the attention of packed images apart, each with the first operator set that has it: one image after the
 # other, or all at once, padded to the longest.
 ATTENTION = {"loop": 23, "padded": 24}
+DEFAULT_ATTENTION = "loop"
 
 
 @dataclass(frozen=True)

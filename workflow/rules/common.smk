@@ -56,19 +56,6 @@ if workflow.is_main_process and (unread := unread_photographs(config["images"]))
     logger.warning(f"Left out: {', '.join(unread)}. Save them as JPEG or PNG to have them compared.")
 RECIPES = {name: Recipe.from_mapping(name, recipe) for name, recipe in config["exports"].items()}
 
-# What the verdict on a graph is made from, by name.
-EVIDENCE = {
-    "graph": "<results>/{variant}/{export}.onnx",
-    "record": "<results>/{variant}/checkpoint.json",
-    "comparison": "<results>/{variant}/parity/{export}.json",
-    "preprocessing": "<results>/{variant}/preprocessing.json",
-}
-if config["parity"]["stages"]:
-    EVIDENCE["stages"] = "<results>/{variant}/parity/{export}.stages.json"
-EVIDENCE["packing"] = lambda wildcards: packing_of(wildcards)
-if config["parity"]["self_test"]:
-    EVIDENCE["self_test"] = "<results>/self_test.json"
-
 # Jobs on this machine share the memory that is free, unless --resources mem_mb=… says otherwise; one that asks for more
 # runs alone.
 if workflow.local_exec and "mem_mb" not in workflow.global_resources:
@@ -80,6 +67,7 @@ wildcard_constraints:
     export="|".join(map(re.escape, config["exports"])),
     # Besides clones, the config has a key for each further reference that any variant has.
     reference="|".join(["transformers", "publisher", *sorted(config["reference"].keys() - {"repositories"})]),
+    # Not those of the recipes, because a packed graph is compared on cases of another interface.
     interface="[a-z]+",
 
 
@@ -97,10 +85,10 @@ def exports_of(variant):
     return [name for name, recipe in RECIPES.items() if recipe.interface in spec_of(variant).interfaces]
 
 
-def of_cases(variant, export):
+def compared_as(variant, export):
     """The interface on whose cases a graph is compared, and the recipe by which these are chosen."""
     interface = spec_of(variant).interface(RECIPES[export].interface)
-    return interface.of_cases, interface.recipe_of_cases(RECIPES[export])
+    return interface.compared_as, interface.compared_recipe(RECIPES[export])
 
 
 def packed_exports_of(variant):
@@ -114,9 +102,23 @@ def packing_of(wildcards):
     return "<results>/{variant}/parity/{export}.packing.json" if is_packed else []
 
 
+# What the verdict on a graph is made from, by name.
+EVIDENCE = {
+    "graph": "<results>/{variant}/{export}.onnx",
+    "record": "<results>/{variant}/checkpoint.json",
+    "comparison": "<results>/{variant}/parity/{export}.json",
+    "preprocessing": "<results>/{variant}/preprocessing.json",
+    "packing": packing_of,
+}
+if config["parity"]["stages"]:
+    EVIDENCE["stages"] = "<results>/{variant}/parity/{export}.stages.json"
+if config["parity"]["self_test"]:
+    EVIDENCE["self_test"] = "<results>/self_test.json"
+
+
 def recipes_of(variant):
     """The recipes by which the cases of a variant are chosen."""
-    return [of_cases(variant, export)[1] for export in exports_of(variant)]
+    return [compared_as(variant, export)[1] for export in exports_of(variant)]
 
 
 def interfaces_of(variant):
@@ -142,14 +144,19 @@ def references(wildcards):
 
 
 def interface_of(wildcards):
+    """The name of the interface of a graph."""
+    return RECIPES[wildcards.export].interface
+
+
+def compared_interface_of(wildcards):
     """The name of the interface on whose cases a graph is compared."""
-    return of_cases(wildcards.variant, wildcards.export)[0].name
+    return compared_as(wildcards.variant, wildcards.export)[0].name
 
 
 def interfaces_at(wildcards):
     """The interfaces that a job is about: that of its graph, the one that it names, or all of its variant."""
     if hasattr(wildcards, "export"):
-        names = [interface_of(wildcards)]
+        names = [compared_interface_of(wildcards)]
     else:
         names = [wildcards.interface] if hasattr(wildcards, "interface") else interfaces_of(wildcards.variant)
     return [spec_of(wildcards.variant).interface(name) for name in names]
@@ -157,13 +164,13 @@ def interfaces_at(wildcards):
 
 def of_graph(name):
     """The arrays that a graph is compared by: inputs, or features of an implementation."""
-    return lambda wildcards: f"<results>/{{variant}}/features/{interface_of(wildcards)}.{name}.npz"
+    return lambda wildcards: f"<results>/{{variant}}/features/{compared_interface_of(wildcards)}.{name}.npz"
 
 
 def features_of_references(wildcards):
     """The features of all references of a variant that a graph is compared with."""
     pattern = "<results>/{variant}/features/{interface}.{reference}.npz"
-    names = {"interface": interface_of(wildcards), "reference": references(wildcards)}
+    names = {"interface": compared_interface_of(wildcards), "reference": references(wildcards)}
     return expand(pattern, variant=wildcards.variant, **names)
 
 
@@ -239,7 +246,7 @@ def compared_sizes(wildcards):
 def stages_case(wildcards):
     """The case on which the stages of a graph are compared."""
     asked = asked_cases(wildcards.variant) | {"sizes": listed_sizes()}
-    return str(case_of_stages(*of_cases(wildcards.variant, wildcards.export), **asked))
+    return str(case_of_stages(*compared_as(wildcards.variant, wildcards.export), **asked))
 
 
 def limits():

@@ -24,7 +24,7 @@ rule run_reference_stages:
         mem_mb=memory_for(base=1200, layers=5, weights=own_model),
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        interface=interface_of,
+        interface=compared_interface_of,
         case=stages_case,
         repository=repository_of,
         code=code_of("run_reference_stages"),
@@ -53,7 +53,7 @@ rule run_equinox_stages:
         mem_mb=memory_for(base=1200, layers=5),
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        interface=interface_of,
+        interface=compared_interface_of,
         case=stages_case,
         code=code_of("run_equinox_stages"),
     message:
@@ -122,7 +122,7 @@ rule compare_stages:
     params:
         spec=lookup("{variant}", within=VARIANTS),
         references=references,
-        interface=lambda wildcards: RECIPES[wildcards.export].interface,
+        interface=interface_of,
         case=stages_case,
         code=code_of("compare_stages"),
     message:

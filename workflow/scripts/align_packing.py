@@ -7,7 +7,7 @@ from pathlib import Path
 from vit2onnx.files import open_arrays, write_text
 from vit2onnx.onnx_file import check_file
 from vit2onnx.parity.tables import csv_of
-from vit2onnx.runners.packing import align
+from vit2onnx.runners.packing import probe_graph
 from vit2onnx.spec.variant import VariantSpec
 
 
@@ -26,7 +26,7 @@ def align_packing(
 ) -> None:
     check_file(graph)
     with open_arrays(inputs) as given, open_arrays(reference) as first, open_arrays(equinox) as second:
-        result = align(spec, export, spec.interface(interface), graph, given, first, second, threads)
+        result = probe_graph(spec, export, spec.interface(interface), graph, given, first, second, threads)
     result.write(comparison)
     write_text(table, csv_of(result.rows))
 

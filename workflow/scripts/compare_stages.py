@@ -31,7 +31,7 @@ def compare(
     for graph in (accumulated, injected):
         check_file(graph)
     with ExitStack() as stack:
-        given = interface.of_cases.inputs_of(stack.enter_context(open_arrays(inputs)), about["case"])
+        given = interface.compared_as.inputs_of(stack.enter_context(open_arrays(inputs)), about["case"])
         stages = {name: stack.enter_context(open_arrays(path)) for name, path in features.items()}
         of_layers = layer_inputs(next(iter(stages.values())))
         onnx = run_stage_graphs(accumulated, injected, given, of_layers, threads, interface)

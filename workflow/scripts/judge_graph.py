@@ -8,6 +8,6 @@ from vit2onnx.files import write_json
 from vit2onnx.handover.judging import judge_files
 
 if __name__ == "__main__":
-    # What a graph has none of is an empty list.
+    # An input function that finds nothing gives an empty list.
     evidence = {name: Path(path) for name, path in snakemake.input.items() if path}
     write_json(Path(snakemake.output.verdict), judge_files(evidence, snakemake.params.limits).as_data())

@@ -27,8 +27,8 @@ def run_onnx(
     check_file(graph)
     interface = spec.interface(recipe.interface)
     with open_arrays(inputs) as arrays:
-        chosen_by = interface.recipe_of_cases(recipe)
-        cases = {case for case in cases_in(arrays) if interface.of_cases.accepts(Case.parse(case), chosen_by)}
+        chosen_by = interface.compared_recipe(recipe)
+        cases = {case for case in cases_in(arrays) if interface.compared_as.accepts(Case.parse(case), chosen_by)}
         accepted = of_cases(arrays, cases)
     write_arrays(outputs, run_graph(graph, interface, recipe, accepted, batch_sizes, threads))
 

@@ -40,7 +40,7 @@ def write_passport(
 
 if __name__ == "__main__":
     lists = ("references", "tokenizer")
-    # What a graph has none of is an empty list.
+    # An input function that finds nothing gives an empty list.
     files = {name: Path(path) for name, path in snakemake.input.items() if path and name not in lists}
     write_passport(
         VariantSpec.from_mapping(snakemake.wildcards.variant, snakemake.params.spec),

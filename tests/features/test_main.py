@@ -171,7 +171,7 @@ def test_all_photographs_that_cannot_be_read_are_named_before_any_is_computed(
     told = capsys.readouterr()
     first, *others = told.err.splitlines()
     assert not told.out
-    assert first == "3 of 6 photographs cannot be read; mend them or leave them out."
+    assert first == "3 of 6 photographs cannot be read; repair them or leave them out."
     assert [line.partition(":")[0] for line in others] == [f"  photos/{name}" for name in ("b.png", "c.jpg", "d.png")]
     assert files(here) == before
 
@@ -183,7 +183,7 @@ def test_a_photograph_that_may_not_be_read_is_named(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(command, "load_image", refuse)
-    said = "chelsea.jpg: this photograph cannot be opened (Permission denied); allow to read it.\n"
+    said = "chelsea.jpg: this photograph cannot be opened (Permission denied); grant permission to read it.\n"
     assert refusal(capsys, graph, "chelsea.jpg") == said
 
 

@@ -85,9 +85,9 @@ def test_what_cannot_be_packed_is_named(images: list[Any], sentence: str):
         (ROWS, GRID[0], "grid_thw must be images x 3 (t, rows, columns), of one image at least, and is 3."),
         (ROWS, GRID[:, 1:], "of one image at least, and is 4 x 2."),
         (ROWS, GRID[:0], "of one image at least, and is 0 x 3."),
-        (ROWS, changed(1, 1, 0), "Row 1 of grid_thw is [1, 0, 1]; every image has one row and one column of patches"),
-        (ROWS, changed(3, 2, -2), "Row 3 of grid_thw is [1, 3, -2]; every image has"),
-        (ROWS, changed(0, 0, 0), "Row 0 of grid_thw is [0, 2, 3]; every image has"),
+        (ROWS, changed(1, 1, 0), "Row 1 of grid_thw is [1, 0, 1]; every image needs at least one frame"),
+        (ROWS, changed(3, 2, -2), "Row 3 of grid_thw is [1, 3, -2]; every image needs"),
+        (ROWS, changed(0, 0, 0), "Row 0 of grid_thw is [0, 2, 3]; every image needs"),
         (ROWS, changed(2, 0, 5), "Row 2 of grid_thw has 5 frames, and a graph takes them one by one; give it frames("),
         (ROWS[1:], GRID, "grid_thw says 16 patches, and pixel_values has 15 rows; make them fit."),
         (ROWS, GRID[1:], "grid_thw says 10 patches, and pixel_values has 16 rows; make them fit."),
@@ -109,7 +109,10 @@ def test_inputs_that_do_not_fit_are_named(pixel_values: Any, grid_thw: Any, sent
 @pytest.mark.parametrize(
     "grid_thw, sentence",
     [
-        (GRID.tolist(), "grid_thw must be images x 3 (t, rows, columns), of one image at least, and is no array."),
+        (
+            GRID.tolist(),
+            "grid_thw must be images x 3 (t, rows, columns), of one image at least, and is no numpy array.",
+        ),
         (GRID[:0], "and is 0 x 3."),
         (GRID.astype(np.float32), "grid_thw must hold whole numbers and is float32; convert it to int64."),
         (changed(1, 0, 0), "Row 1 of grid_thw is [0, 3, 1]"),
