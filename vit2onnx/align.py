@@ -54,7 +54,11 @@ def align(
     probed = list(probe(run, images, patch_size))
     together = {one.image: one.expected for one in probed}
     if single:
-        probed = [Probed(AGAINST, name, together[name], single(image)) for name, image in images.items()] + probed
+        alone = {name: single(image) for name, image in images.items()}
+        if other := [name for name, tokens in alone.items() if tokens.shape != together[name].shape]:
+            shapes = [" x ".join(map(str, of[other[0]].shape)) for of in (together, alone)]
+            raise InputError(f"What is compared gives {shapes[1]} tokens instead of {shapes[0]}; it is another model.")
+        probed = [Probed(AGAINST, name, together[name], tokens) for name, tokens in alone.items()] + probed
     rows = list(rows_of(probed, {}))
     faults = list(_faults(rows, limit * rms(np.concatenate([*together.values()]))))
     refused = refusals(run, pack(images.values(), patch_size), clips=clips)
@@ -99,9 +103,12 @@ def _of_folder(folder: Path, device: str) -> tuple[Run, int, Preprocessing]:
     forms = {one.MODEL_TYPE: one.Packing for one in packings}
     described = read_data(config, str(config))
     kind = described.get("model_type") if isinstance(described, dict) else None
-    if kind not in forms:
+    if not isinstance(kind, str) or kind not in forms:
         raise InputError(f"{folder} has a model of the type {kind}; only {', '.join(forms)} has a packed form.")
-    model = forms[kind](folder, device)
+    try:
+        model = forms[kind](folder, device)
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(f"{folder} does not go to the device {device}: {error}") from error
 
     def run(pixel_values: np.ndarray, grid_thw: np.ndarray) -> dict[str, np.ndarray]:
         with torch.inference_mode():
@@ -115,6 +122,9 @@ def _single(path: Path, device: str) -> Single:
     """A graph of single images, or a model of transformers."""
     if path.suffix == ".onnx":
         session = session_of(path)
+        (port, *others) = session.get_inputs()
+        if others or port.name != "pixel_values" or any(isinstance(size, int) for size in (port.shape[2:] or [1])):
+            raise InputError(f"{path} takes no single images of any size; give a graph of free height and width.")
         return lambda image: np.asarray(session.run(["last_hidden_state"], {"pixel_values": image[None]})[0][0])
     import torch
     from transformers import AutoModel
@@ -140,6 +150,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=LIMIT, help="largest difference, of the root mean square")
     given = parser.parse_args(arguments)
     try:
+        if not 0 < given.limit < 1:
+            raise InputError(f"--limit is {given.limit:g}; give a share of the features between 0 and 1.")
         is_graph = given.model.suffix == ".onnx"
         if is_graph:
             packed = Packed(given.model)
@@ -160,7 +172,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     Console().print(_table(rows))
-    print(*faults, "FAILED" if faults else "Passed: no image depends on another.", sep="\n")
+    compared = "" if single else " What each image gives by itself was not compared; name it by --against."
+    print(*faults, "FAILED" if faults else f"Passed: no image depends on another.{compared}", sep="\n")
     return 1 if faults else 0
 
 

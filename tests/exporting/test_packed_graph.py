@@ -1,6 +1,7 @@
 """Packed graphs against the graph of single images, in onnxruntime."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Run, noise, probe
 from vit2onnx.runners.packing import LEVELS, refusals_of, run_of
 from vit2onnx.runners.session import session_of
 from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.model_file import open_model
 
 RECIPES = {
@@ -161,3 +163,17 @@ def test_a_mask_that_is_missing_shows(vit: Spine, tmp_path):
     changed = run_of(ort.InferenceSession(str(tmp_path / "unmasked.onnx")))
     found = {one.probe for one in probe(changed, images(16), 16) if difference(one.tokens, one.expected) > FROM_SINGLE}
     assert found >= {"alone", "in two calls"}
+
+
+@either
+def test_no_image_depends_on_others_if_heads_are_of_an_odd_size(tiny_spec: VariantSpec, tmp_path, attention: str):
+    """Of 36 channels in 3 heads, 6 are angles, which is no multiple of what processors compute at once."""
+    arch = replace(tiny_spec.architecture, embed_dim=36, depth=1, ffn_hidden=40)
+    odd = Spine(replace(tiny_spec, architecture=arch, parameters=arch.trunk_parameters), tmp_path)
+    rng = np.random.default_rng(0)
+    given = [
+        rng.standard_normal((3, 16 * rows, 16 * columns), np.float32) for rows, columns in ((1, 1), (3, 3), (2, 5))
+    ]
+    for one in probe(run(odd, attention), {str(number): image for number, image in enumerate(given)}, 16):
+        if one.probe in EXACT:
+            assert difference(one.tokens, one.expected) == 0, one.probe

@@ -14,11 +14,16 @@ from tests.handover.conftest import change_json
 from tests.limits import BY_PRECISION
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of, write_json
-from vit2onnx.handover.judging import check_verdict, judge_files
+from vit2onnx.handover.judging import check_verdict, judge_files, lacking_packing
+from vit2onnx.packing import pack
+from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, noise, wrong_inputs
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.divergence import StageComparison
+from vit2onnx.parity.packing import PackingComparison
 from vit2onnx.parity.verdict import Verdict
+from vit2onnx.runners.packing import LEVELS
 from vit2onnx.spec.case import MODES
+from vit2onnx.spec.subject import TRUTH
 
 LIMITS = BY_PRECISION["float32"] | BY_PRECISION["preprocessing"]
 
@@ -204,3 +209,39 @@ def test_a_broken_verdict_is_one_sentence(evidence: dict[str, Path], written: Pa
     written.write_bytes(how)
     with pytest.raises(InputError, match=r"static\.verdict\.json is damaged"):
         check_verdict(written, judge_files(evidence, LIMITS))
+
+
+PHOTOGRAPH = "cat@32x64"
+
+
+def packed_rows() -> PackingComparison:
+    """Probes of one photograph that are complete."""
+    images = [PHOTOGRAPH, *noise(16)]
+    of_all = [(probe, image) for probe in (*EXACT, *ROUNDED) for image in images]
+    of_all += [("reference", PHOTOGRAPH), (TRUTH, PHOTOGRAPH)]
+    of_all += [(EXCHANGED, image) for image in images if image not in ("noise@16x16", "noise@80x80")]
+    inputs = pack([*noise(16).values()], 16)
+    wrong = [wrong for wrong, *_ in wrong_inputs(inputs["pixel_values"], inputs["grid_thw"])]
+    return PackingComparison(
+        *("tiny", "packed", "ab", images),
+        [{"probe": probe, "image": image, "judged": image == PHOTOGRAPH} for probe, image in of_all],
+        [{"wrong": one, "level": level, "refused": True} for one in wrong for level in LEVELS],
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "lacking"),
+    [
+        (lambda found: {}, []),
+        (lambda found: {"export": "other"}, ["export"]),
+        (lambda found: {"images": found.images[:-1]}, ["all images"]),
+        (lambda found: {"rows": found.rows[:-1]}, ["each image in each probe once"]),
+        (lambda found: {"rows": [*found.rows, found.rows[0]]}, ["each image in each probe once"]),
+        (lambda found: {"rows": [row | {"judged": False} for row in found.rows]}, ["the noise floors of photographs"]),
+        (lambda found: {"refusals": found.refusals[1:]}, ["each wrong input at each level"]),
+    ],
+)
+def test_probes_that_were_left_out_are_named(change, lacking: list[str]):
+    found = packed_rows()
+    about = Comparison("tiny", "packed", "ab", {}, ["transformers"], [PHOTOGRAPH], *[[]] * 8)
+    assert lacking_packing(replace(found, **change(found)), about, 16) == lacking

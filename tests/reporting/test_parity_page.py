@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.limits import BY_PRECISION, OF_PAIRS
+from vit2onnx.packing.probes import EXCHANGED
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.packing import PACKING, PackingComparison
@@ -473,9 +474,17 @@ def test_what_probes_of_packed_images_found_is_told(
     text = text_of(healthy, packing={"dynamic": packing})
     assert "2 images of mixed sizes, photographs and noise, went through dynamic.onnx in one call" in text
     assert "A cosine of 0.99 proves nothing." in text
-    assert "The mean cosine of an image is then up to 0.9936, and 1 of 1 images would pass" in text
+    assert "The mean cosine of an image is then up to 0.9936, and 1 of 1 images that are not square would pass" in text
     assert "at 1 level of optimisation: no frame." in text
     assert "Does an image depend on the others in its call?" in text
+
+
+def test_a_fault_that_the_usual_check_finds_is_not_said_to_pass(
+    healthy: Comparison, packing: PackingComparison, text_of: Text
+) -> None:
+    rows = [row | ({"mean_cosine": 0.98} if row["probe"] == EXCHANGED else {}) for row in packing.rows]
+    text = text_of(healthy, packing={"dynamic": replace(packing, rows=rows)})
+    assert "proves nothing" not in text and "0 of 1 images that are not square would pass" in text
 
 
 def test_an_image_that_depends_on_others_fails(healthy: Comparison, packing: PackingComparison, text_of: Text) -> None:

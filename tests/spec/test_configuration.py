@@ -111,7 +111,7 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
     ),
     "size of packed images": (
         lambda c: c["exports"].update(packed={"interface": "packed", "opset": 23, "height": "dynamic"}),
-        "exports.packed: 'height' was unexpected; the interface packed has patches, images",
+        "exports.packed: 'height' was unexpected; a packed graph takes any number of images and patches",
     ),
     "variant whose images cannot be packed": (
         lambda c: c.update(

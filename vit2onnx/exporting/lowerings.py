@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -200,7 +201,7 @@ def with_positions(builder: Any, inputs: list[ir.Value], params: Mapping[str, An
     entries, _, channels = table.shape
     height, width = (size_of(builder, patches, axis) for axis in (1, 2))
     shift = _shift(builder, height, width, entries, params["tenths"])
-    weights = _weights_of_places(builder, entries, params)
+    weights = _weights_of_places(builder, entries, params, _sum_of_row)
 
     def matrix(size: ir.Value) -> ir.Value:
         place = builder.Range(scalar(builder, 0), builder.Squeeze(size), scalar(builder, 1))
@@ -217,7 +218,7 @@ def with_positions_of_places(builder: Any, inputs: list[ir.Value], params: Mappi
     entries, _, channels = table.shape
     row, column, height, width = (builder.Gather(places, integers(builder, number), axis=1) for number in range(4))
     shift = _shift(builder, height, width, entries, params["tenths"])
-    weights = _weights_of_places(builder, entries, params)
+    weights = _weights_of_places(builder, entries, params, partial(_sum_of_row_anywhere, entries=entries))
     both = builder.Mul(
         builder.Unsqueeze(weights(row, height, shift), integers(builder, 2)),
         builder.Unsqueeze(weights(column, width, shift), integers(builder, 1)),
@@ -235,10 +236,26 @@ def _shift(builder: Any, height: ir.Value, width: ir.Value, entries: int, tenths
     return builder.Where(builder.And(*kept), integers(builder, 0), integers(builder, 2 * tenths))
 
 
+def _sum_of_row(builder: Any, x: ir.Value) -> ir.Value:
+    return builder.ReduceSum(x, integers(builder, 1), keepdims=1)
+
+
+def _sum_of_row_anywhere(builder: Any, x: ir.Value, entries: int) -> ir.Value:
+    """The same, by a product with ones. onnxruntime adds up a row in an order that depends on where it is in memory, so
+    a row of a pack would depend on the number of rows before it. Sixteen columns, because one is summed in such a way.
+    """
+    ones = _constant(builder, f"float_ones_{entries}_16", ir.tensor(np.ones((entries, 16), np.float32)))
+    zero, one = integers(builder, 0), integers(builder, 1)
+    return builder.Slice(builder.MatMul(x, ones), zero, one, one)
+
+
 def _weights_of_places(
-    builder: Any, entries: int, params: Mapping[str, Any]
+    builder: Any, entries: int, params: Mapping[str, Any], total: Callable[[Any, ir.Value], ir.Value]
 ) -> Callable[[ir.Value, ir.Value, ir.Value | None], ir.Value]:
-    """Returns a function of places, sizes and shift (int64) that builds `positions.weights_of`."""
+    """Returns a function of places, sizes and shift (int64) that builds `positions.weights_of`.
+
+    `total` builds the sum of each row, which is kept as an axis.
+    """
     antialias, a = params["antialias"], params["a"]
     half, one = scalar(builder, 0.5), scalar(builder, 1.0)
     beyond = 0 if antialias else positions.REACH
@@ -260,7 +277,7 @@ def _weights_of_places(
             return builder.MatMul(cubic(distance), clamping)
         stretch = builder.Max(builder.Div(scalar(builder, float(entries)), to_float(builder, size)), one)
         found = cubic(builder.Div(distance, stretch))
-        return builder.Div(found, builder.ReduceSum(found, integers(builder, 1), keepdims=1))
+        return builder.Div(found, total(builder, found))
 
     def cubic(distance: ir.Value) -> ir.Value:
         two = scalar(builder, 2.0)

@@ -1,5 +1,6 @@
 """Judge a graph from the files on it: for its verdict, and once more for its passport, which believes no verdict."""
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -8,19 +9,24 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vit2onnx.errors import InputError, first_few
 from vit2onnx.files import read_json, sha256_of
 from vit2onnx.onnx_file import bytes_of, metadata
+from vit2onnx.packing import pack
+from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, noise, wrong_inputs
 from vit2onnx.parity.comparison import Comparison, Row, case_of
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite
-from vit2onnx.parity.packing import PackingComparison
+from vit2onnx.parity.packing import PackingComparison, mixed
 from vit2onnx.parity.preprocessing import PUBLISHER
 from vit2onnx.parity.verdict import Verdict, judge_graph
+from vit2onnx.runners.packing import LEVELS
 from vit2onnx.self_test.verdict import finding_of, judge_self_test
 from vit2onnx.spec.case import GOLDEN, MODES, Case
-from vit2onnx.spec.subject import WHOLE_INPUTS
+from vit2onnx.spec.subject import TRUTH, WHOLE_INPUTS
 
 # How far figures may be apart that two processors compute from the same arrays, as a share of figure or limit.
 TOLERANCE = 0.01
@@ -47,8 +53,13 @@ def judge_files(
     _check_rows(evidence["preprocessing"], _lacking_preparation(comparison, preprocessing, takes_patches=takes_patches))
     if stages and compared:
         _check_rows(stages, lacking_stages(compared))
-    if packing and packing.graph_sha256 != comparison.graph_sha256:
-        raise InputError(f"{evidence['packing']} is of another {graph.name}; delete it and run again.")
+    tokens = json.loads(metadata(graph).get("tokens", "{}"))
+    if "values" in tokens and not packing:
+        raise InputError(f"{graph} packs images, and there is no probe of it; run align_packing.")
+    if packing:
+        if packing.graph_sha256 != comparison.graph_sha256:
+            raise InputError(f"{evidence['packing']} is of another {graph.name}; delete it and run again.")
+        _check_rows(evidence["packing"], lacking_packing(packing, comparison, tokens["patch_size"]))
     if self_test and tested and (wrong := judge_self_test(tested)) != tested["wrong"]:
         _check_rows(self_test, wrong or ["what it says is wrong"])
     return judge_graph(
@@ -88,6 +99,29 @@ def _lacking_preparation(comparison: Comparison, rows: Sequence[Row], *, takes_p
     whole = {row["image"] for row in rows if row["other"] == WHOLE_INPUTS}
     names = dict.fromkeys(Case.parse(case).name for case in cases if takes_patches)
     return lacking + [f"{name} as {WHOLE_INPUTS} prepares it" for name in names if name not in whole]
+
+
+def lacking_packing(packing: PackingComparison, comparison: Comparison, patch_size: int) -> list[str]:
+    """Probes of images, and wrong inputs at levels of optimisation, that were not tried as they should be."""
+    cases, others = mixed([case for case in comparison.cases if Case.parse(case) != GOLDEN]), list(noise(patch_size))
+    about = ("variant", "export")
+    lacking = [name for name in about if getattr(packing, name) != getattr(comparison, name)]
+    lacking += [] if list(packing.images) == cases + others else ["all images"]
+    grids = {image: Case.parse(image) for image in cases + others}
+    exchanged = [image for image, case in grids.items() if case.height // patch_size != case.width // patch_size]
+    wanted = {(probe, image) for probe in (*EXACT, *ROUNDED) for image in grids}
+    wanted |= {(TRUTH, image) for image in cases} | {("reference", image) for image in cases}
+    wanted |= {(EXCHANGED, image) for image in exchanged}
+    found = [(row["probe"], row["image"]) for row in packing.rows]
+    if len(found) != len(wanted) or {*found} != wanted:
+        lacking.append("each image in each probe once")
+    if any(row["judged"] != (row["image"] in cases) for row in packing.rows):
+        lacking.append("the noise floors of photographs")
+    some = pack([np.zeros((3, patch_size, 2 * patch_size), np.float32)], patch_size)
+    tried = sorted((row["wrong"], row["level"]) for row in packing.refusals)
+    if tried != sorted(product((wrong for wrong, *_ in wrong_inputs(some["pixel_values"], some["grid_thw"])), LEVELS)):
+        lacking.append("each wrong input at each level")
+    return lacking
 
 
 def lacking_stages(comparison: StageComparison) -> list[str]:

@@ -90,7 +90,7 @@ class PackedTower(eqx.Module):
         if angles is None:
             return tokens, Context(pack=pack)
         turned = embedding(before_patches_p.bind(angles, num_prefix=count), source)
-        return tokens, Context((jnp.cos(turned), jnp.sin(turned)), pack)
+        return tokens, Context(_rope(turned), pack)
 
     def trunk(self) -> list[tuple[str, Layer]]:
         """The blocks in order, each with its path in the tree."""
@@ -107,6 +107,16 @@ class PackedTower(eqx.Module):
         tokens = stages["norm"].reshape(stages["norm"].shape[1:])
         prefix = embedding(tokens, context.pack.prefix)
         return PackedFeatures(embedding(tokens, context.pack.patches), first_token(prefix), after_first_p.bind(prefix))
+
+
+def _rope(angles: Float[Array, "1 tokens half_head_dim"]) -> tuple[Array, Array]:
+    """Cosines and sines of the angles of all tokens."""
+    width = angles.shape[-1]
+    # PARITY: onnxruntime computes the last numbers of an array in another way if their count is no multiple of 4. The
+    # last image of a pack would then differ in its last bit from what it is elsewhere.
+    wide = angles if width % 4 == 0 else jax.lax.concatenate([angles] * 4, 2)
+    cos, sin = (jax.lax.slice_in_dim(x, 0, width, axis=2) for x in (jnp.cos(wide), jnp.sin(wide)))
+    return cos, sin
 
 
 def attention_within(

@@ -41,6 +41,7 @@ def pack(images: Iterable[np.ndarray], patch_size: int) -> dict[str, np.ndarray]
     [frames, 3, height, width] is as many images. Raises `InputError` if there is no image, or if one is no such array
     or smaller than a patch.
     """
+    _check_patch_size(patch_size)
     rows, grids = [], []
     for number, image in enumerate(images):
         for frame in _frames_of(image, number):
@@ -113,6 +114,7 @@ def check_fit(shape: Sequence[int], grid_thw: np.ndarray, patch_size: int, name:
     The message calls the array by its `name`.
     """
     _check_grid(grid_thw)
+    _check_patch_size(patch_size)
     _check_rows(shape, patch_size, name)
     # Python's integers do not wrap around.
     wanted = sum(math.prod(row) for row in grid_thw.tolist())
@@ -132,6 +134,11 @@ def _check_grid(grid_thw: Any) -> None:
             f"Row {wrong[0]} of grid_thw is {grid_thw[wrong[0]].tolist()}; every image needs at least one frame, one"
             " row and one column of patches."
         )
+
+
+def _check_patch_size(patch_size: Any) -> None:
+    if not isinstance(patch_size, int | np.integer) or patch_size < 1:
+        raise InputError(f"patch_size is {patch_size!r}; give a whole number of at least 1, as the file says.")
 
 
 def _check_rows(shape: Sequence[int], patch_size: int, name: str) -> None:
@@ -160,12 +167,14 @@ def unpack(outputs: Mapping[str, np.ndarray], grid_thw: np.ndarray) -> list[Imag
     hidden, cls = outputs["last_hidden_state"], outputs["pooler_output"]
     grids = [(int(rows), int(columns)) for _, rows, columns in grid_thw]
     ends = np.cumsum([rows * columns for rows, columns in grids])
-    if len(cls) != len(grids) or len(hidden) != ends[-1]:
+    if (hidden.ndim, cls.ndim, len(cls), len(hidden)) != (2, 2, len(grids), ends[-1]):
         raise InputError(
             f"The outputs are of {len(cls)} images with {len(hidden)} patches, and grid_thw says {len(grids)} with"
             f" {ends[-1]}; give the grid_thw that the graph was given."
         )
     registers = outputs.get("registers", np.empty((len(cls), 0, cls.shape[-1]), cls.dtype))
+    if registers.ndim != 3 or len(registers) != len(cls):
+        raise InputError(f"registers are {registers.shape}; give those of {len(cls)} images, as the graph gives them.")
     patches = np.split(hidden, ends[:-1])
     return [
         ImageFeatures(cls[number], registers[number], patches[number].reshape(*grid, -1))

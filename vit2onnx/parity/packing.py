@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vit2onnx.errors import InputError
 from vit2onnx.files import read_json, write_json
 from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Probed
 from vit2onnx.parity.comparison import Row
@@ -38,7 +39,10 @@ class PackingComparison:
 
     @classmethod
     def read(cls, path: Path) -> "PackingComparison":
-        return cls(**read_json(path))
+        data = read_json(path)
+        if data.keys() != cls.__dataclass_fields__.keys():
+            raise InputError(f"{path} was edited: it has other keys; delete it and run again.")
+        return cls(**data)
 
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -50,7 +54,7 @@ class PackingComparison:
     def judge(self, limits: Mapping[str, float]) -> Iterator[Finding]:
         """The findings: nothing may leak or get through, and an exchange of rows and columns must show."""
         for probe in EXACT:
-            measured = worst(row["max_abs"] for row in self._all(probe))
+            measured = worst(None if row["max_abs"] is None else abs(row["max_abs"]) for row in self._all(probe))
             yield Finding(PACKING, f"max |difference| of an image {probe}", measured, 0.0, place=_worst(self.of(probe)))
         for probe in ROUNDING:
             rows, where = self._all(probe), probe if probe in ROUNDED else "all at once"

@@ -13,6 +13,7 @@ from vit2onnx.packing.probes import Probed, Run, noise, probe, refusals
 from vit2onnx.parity.floors import error, noise_floors
 from vit2onnx.parity.packing import PackingComparison, mixed, rows_of
 from vit2onnx.runners.session import session_of
+from vit2onnx.spec.case import GOLDEN, Case
 from vit2onnx.spec.interface import Interface, cases_in
 from vit2onnx.spec.subject import TRUTH
 from vit2onnx.spec.variant import VariantSpec
@@ -51,7 +52,7 @@ def probe_graph(
 
     `reference` and `equinox` have features by kind and case, from which the truth and its noise floors come.
     """
-    cases = mixed(cases_in(inputs))
+    cases = mixed([case for case in cases_in(inputs) if Case.parse(case) != GOLDEN])
     images = {case: inputs[case] for case in cases} | noise(interface.patch_size)
     floors = {}
     for case in cases:

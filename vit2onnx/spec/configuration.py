@@ -163,7 +163,12 @@ def sizes_of_recipes(asked: Asked) -> Iterator[str]:
             faults = list(attention_of_recipe(recipe, interface))
             faults += [f"{where}: {axis!r} is a required property" for axis in lacking]
             faults += [
-                f"{where}: {axis!r} was unexpected; the interface {recipe.interface} has {', '.join(minimum)}"
+                f"{where}: {axis!r} was unexpected; "
+                + (
+                    "a packed graph takes any number of images and patches"
+                    if interface.packs
+                    else f"the interface {recipe.interface} has {', '.join(minimum)}"
+                )
                 for axis in recipe.sizes
                 if axis not in minimum
             ]
