@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vit2onnx.errors import InputError
-from vit2onnx.features import Packed
+from vit2onnx.features.packed import said_by
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.packing.arrays import native_size, pack
 from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Probed, Run, noise, probe, refusals
@@ -154,8 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"--limit is {given.limit:g}; give a share of the features between 0 and 1.")
         is_graph = given.model.suffix == ".onnx"
         if is_graph:
-            packed = Packed(given.model)
-            patch_size, prepared = packed.patch_size, packed.preprocessing
+            patch_size, prepared = said_by(given.model)
             run = run_of(session_of(given.model, quiet=True))
         else:
             run, patch_size, prepared = _of_folder(given.model, given.device)

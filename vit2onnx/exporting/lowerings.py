@@ -160,17 +160,16 @@ def for_every_image(builder: Any, inputs: list[ir.Value], params: Mapping[str, A
 @lowers(rope.rope_angles_p)
 def rope_angles(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     periods, patches = inputs
-    half, one, two, two_pi = (scalar(builder, number) for number in (0.5, 1.0, 2.0, 2 * math.pi))
+    turned = _turned(builder)
     count = periods.shape[0]
     grid = builder.Concat(size_of(builder, patches, 1), size_of(builder, patches, 2), integers(builder, 1), axis=0)
 
     def angles(axis: int) -> ir.Value:
         size = builder.Squeeze(size_of(builder, patches, axis))
         index = builder.Range(scalar(builder, 0), size, scalar(builder, 1))
-        ratio = builder.Div(builder.Add(to_float(builder, index), half), to_float(builder, size))
-        turned = builder.Mul(two_pi, builder.Sub(builder.Mul(two, ratio), one))
+        angle = turned(index, size)
         # As many rows, or columns, of one column, or row, of angles.
-        spread = builder.Reshape(turned, integers(builder, *([-1, 1, 1] if axis == 1 else [1, -1, 1])))
+        spread = builder.Reshape(angle, integers(builder, *([-1, 1, 1] if axis == 1 else [1, -1, 1])))
         return builder.Expand(builder.Div(spread, periods), grid)
 
     both = builder.Concat(angles(1), angles(2), axis=2)
@@ -183,16 +182,24 @@ def rope_angles(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any],
 @lowers(rope.rope_angles_of_places_p)
 def rope_angles_of_places(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
     periods, places = inputs
-    half, one, two, two_pi = (scalar(builder, number) for number in (0.5, 1.0, 2.0, 2 * math.pi))
+    turned = _turned(builder)
 
     def angles(axis: int) -> ir.Value:
-        index, size = (
-            to_float(builder, builder.Gather(places, integers(builder, number), axis=1)) for number in (axis, 2 + axis)
-        )
-        ratio = builder.Div(builder.Add(index, half), size)
-        return builder.Div(builder.Mul(two_pi, builder.Sub(builder.Mul(two, ratio), one)), periods)
+        index, size = (builder.Gather(places, integers(builder, number), axis=1) for number in (axis, 2 + axis))
+        return builder.Div(turned(index, size), periods)
 
     return builder.Concat(angles(0), angles(1), axis=1, _outputs=[name])
+
+
+def _turned(builder: Any) -> Callable[[ir.Value, ir.Value], ir.Value]:
+    """Returns a function of an index and a size (int64) that builds 2 pi times the centre of a place in [-1, 1]."""
+    half, one, two, two_pi = (scalar(builder, number) for number in (0.5, 1.0, 2.0, 2 * math.pi))
+
+    def turned(index: ir.Value, size: ir.Value) -> ir.Value:
+        ratio = builder.Div(builder.Add(to_float(builder, index), half), to_float(builder, size))
+        return builder.Mul(two_pi, builder.Sub(builder.Mul(two, ratio), one))
+
+    return turned
 
 
 @lowers(positions.with_positions_p)

@@ -90,7 +90,7 @@ def token_sources(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any
     within = builder.Sub(number, builder.Gather(_starts(builder, ends), image, axis=0))
     # Made here and not on first use, because its nodes would be named after block 0.
     prepare, _ = WAYS[_ATTENTION.get()]
-    ends.meta["apart"] = prepare(builder, ends, tokens)
+    ends.meta["apart"] = prepare(builder, ends, image, within)
     source = builder.Where(builder.Less(within, count), within, builder.Sub(number, builder.Mul(count, image)))
     return builder.Unsqueeze(source, integers(builder, 0), _outputs=[name])
 
@@ -113,7 +113,7 @@ def packed_attention(builder: Any, inputs: list[ir.Value], params: Mapping[str, 
     return attend(builder, inputs, heads, name)
 
 
-def _loop_over(builder: Any, ends: ir.Value, _: ir.Value) -> tuple[ir.Value, ...]:
+def _loop_over(builder: Any, ends: ir.Value, *_: ir.Value) -> tuple[ir.Value, ...]:
     """How often a loop over images runs, its condition, and the sequence to which it adds."""
     true = builder.initializer(ir.tensor(True), name="true")
     empty = builder.SequenceEmpty(dtype=ir.DataType.FLOAT)
@@ -151,18 +151,17 @@ def _padded(builder: Any, inputs: list[ir.Value], heads: Mapping[str, int], name
     return builder.Gather(rows, back, axis=0, _outputs=[name])
 
 
-def _paddings(builder: Any, ends: ir.Value, count: ir.Value) -> tuple[ir.Value, ...]:
+def _paddings(builder: Any, ends: ir.Value, image: ir.Value, within: ir.Value) -> tuple[ir.Value, ...]:
     """The length of each image, the tokens [images, longest] of each, and where each token [1, tokens] is there.
 
-    What fills an image up is its own last token, so that nothing of another image is near it.
+    `image` [tokens] is the number of the image of each token, and `within` its place there. What fills an image up is
+    its own last token, so that nothing of another image is near it.
     """
     starts, last = _starts(builder, ends), integers(builder, 1)
     lengths = builder.Sub(ends, starts)
     longest = builder.ReduceMax(lengths, keepdims=1)
     wanted = builder.Add(builder.Unsqueeze(starts, last), _numbers(builder, longest))
     filled = builder.Min(wanted, builder.Unsqueeze(builder.Sub(ends, last), last))
-    image = _image_of(builder, ends, count)
-    within = builder.Sub(_numbers(builder, count), builder.Gather(starts, image, axis=0))
     back = builder.Unsqueeze(builder.Add(builder.Mul(image, longest), within), integers(builder, 0))
     return lengths, filled, back
 

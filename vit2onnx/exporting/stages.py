@@ -20,7 +20,7 @@ from vit2onnx.exporting.graph import trace, whole_numbers_of
 from vit2onnx.exporting.weights import end_with_checksum, write_external
 from vit2onnx.files import atomic
 from vit2onnx.nn.model import Model, layers_of, run_stages
-from vit2onnx.runners.onnx_nodes import inner_inputs
+from vit2onnx.runners.onnx_nodes import bodies, inner_inputs
 from vit2onnx.spec.case import AS_OUTPUT, last_word, path_of
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
@@ -121,25 +121,20 @@ def _check_nodes(
             raise InternalError(
                 f"{node.name} is {other.op_type} in {path} instead of {node.op_type}, or has other attributes"
             )
-        bodies = list(zip(_bodies(other), _bodies(node), strict=True))
+        both = list(zip(bodies(other), bodies(node), strict=True))
         values = [*zip([*other.input, *other.output], [*node.input, *node.output], strict=True)]
-        values += [pair for one in bodies for pair in zip(*map(_ports, one), strict=True)]
+        values += [pair for one in both for pair in zip(*map(_ports, one), strict=True)]
         for its, ours in values:
             if (before := names.setdefault(its, ours)) != ours:
                 raise InternalError(f"{node.name} takes or gives {before} in {path} instead of {ours}")
-        for its_body, our_body in bodies:
+        for its_body, our_body in both:
             _check_nodes(path, its_body.node, our_body.node, names)
 
 
 def _operation(node: onnx.NodeProto) -> tuple[object, ...]:
     """What a node computes, but for the values that it takes and its subgraphs."""
     attributes = [attribute for attribute in node.attribute if not attribute.HasField("g")]
-    return node.op_type, node.domain, attributes, len(node.input), len(node.output), len(_bodies(node))
-
-
-def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The subgraphs of a node."""
-    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    return node.op_type, node.domain, attributes, len(node.input), len(node.output), len(bodies(node))
 
 
 def _ports(body: onnx.GraphProto) -> list[str]:

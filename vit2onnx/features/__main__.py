@@ -20,7 +20,7 @@ from vit2onnx.files import write_arrays
 from vit2onnx.images import load_image
 from vit2onnx.onnx_file import initializers
 from vit2onnx.packing.arrays import ImageFeatures
-from vit2onnx.spec.case import SUFFIXES, image_files, unread_photographs
+from vit2onnx.spec.case import SUFFIXES, image_files, unread_photographs, unused
 
 # How many photographs that cannot be read are told of, each in a line.
 MOST_NOTES = 40
@@ -93,12 +93,7 @@ def names_of(photographs: Iterable[Path]) -> list[str]:
     """Their file names, with a number if a name is taken: `IMG_1.jpg`, `IMG_1.jpg-2`."""
     names: dict[str, None] = {}
     for path in photographs:
-        wanted = name = printable(path.name)
-        number = 1
-        while name in names:
-            number += 1
-            name = f"{wanted}-{number}"
-        names[name] = None
+        names[unused(printable(path.name), names)] = None
     return list(names)
 
 

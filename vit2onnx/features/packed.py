@@ -42,7 +42,7 @@ class Packed:
 
     def __init__(self, graph: str | Path, threads: int = 0):
         self.path = Path(graph)
-        self.patch_size, self.preprocessing = _said_by(self.path)
+        self.patch_size, self.preprocessing = said_by(self.path)
         self._session = _session(self.path, threads)
         self._outputs = [port.name for port in self._session.get_outputs()]
 
@@ -99,8 +99,11 @@ class Packed:
             yield prepared
 
 
-def _said_by(path: Path) -> tuple[int, Preprocessing]:
-    """The patch size of a packed graph, and how it says that photographs are prepared, without a crop."""
+def said_by(path: Path) -> tuple[int, Preprocessing]:
+    """The patch size of a packed graph, and how it says that photographs are prepared, without a crop.
+
+    Raises `InputError` if it is no packed graph of vit2onnx.
+    """
     check_regular(path)
     said = described(path)
     tokens, how = said.get("tokens"), said.get("preprocessing")

@@ -22,15 +22,19 @@ def rope_periods(count: int, precision: str, theta: float = 100.0) -> Float32[np
     return periods.astype(ml_dtypes.bfloat16 if precision == "bfloat16" else np.float32).astype(np.float32)
 
 
+def _angle(index: Array, size: Any, periods: Array) -> Array:
+    """The angles of places with this `index` along an axis of some `size`, for each period."""
+    centre = 2.0 * ((index + 0.5) / size) - 1.0
+    return 2.0 * math.pi * centre / periods
+
+
 def _rope_angles(periods: Array, patches: Array, *, num_prefix: int) -> Array:
     grid_height, grid_width = patches.shape[1:3]
     shape = (grid_height, grid_width, periods.shape[0])
 
     # A size is symbolic where it is free.
     def angles(axis: int, size: Any) -> Array:
-        index = jax.lax.broadcasted_iota(periods.dtype, shape, axis)
-        centre = 2.0 * ((index + 0.5) / size) - 1.0
-        return 2.0 * math.pi * centre / periods
+        return _angle(jax.lax.broadcasted_iota(periods.dtype, shape, axis), size, periods)
 
     both = jax.lax.concatenate([angles(0, grid_height), angles(1, grid_width)], 2)
     both = both.reshape(1, grid_height * grid_width, 2 * periods.shape[0])
@@ -41,8 +45,7 @@ def _rope_angles(periods: Array, patches: Array, *, num_prefix: int) -> Array:
 def _rope_angles_of_places(periods: Array, places: Array) -> Array:
     def angles(axis: int) -> Array:
         index, size = (places[:, number, None].astype(periods.dtype) for number in (axis, 2 + axis))
-        centre = 2.0 * ((index + 0.5) / size) - 1.0
-        return 2.0 * math.pi * centre / periods
+        return _angle(index, size, periods)
 
     return jax.lax.concatenate([angles(0), angles(1)], 1)
 

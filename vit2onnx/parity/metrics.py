@@ -45,20 +45,25 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
     token, channel = map(int, where)
     if not np.isfinite(delta).all():
         return Difference(delta.size, None, None, None, None, None, token, channel)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    # Two equal vectors of zeros point the same way; one against another vector does not.
-    equal = (delta.max(axis=1) == 0).astype(float)
-    cosines = np.where(norms == 0, equal, (a * b).sum(axis=1) / np.where(norms == 0, 1, norms))
     return Difference(
         count=delta.size,
         max_abs=float(delta.max()),
         rms=float(np.sqrt(np.mean(delta * delta))),
         p99_abs=float(np.quantile(delta, 0.99)),
         mean_abs=float(delta.mean()),
-        cosine=float(cosines.min()),
+        cosine=float(token_cosines(a, b).min()),
         token=token,
         channel=channel,
     )
+
+
+def token_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The cosine of each token of two arrays [tokens, embed_dim] in double precision."""
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    # Two equal vectors of zeros point the same way; one against another vector does not.
+    equal = (a == b).all(axis=1).astype(float)
+    cosines: np.ndarray = np.where(norms == 0, equal, (a * b).sum(axis=1) / np.where(norms == 0, 1, norms))
+    return cosines
 
 
 def token_groups(features: np.ndarray, port: Port) -> dict[str, np.ndarray]:

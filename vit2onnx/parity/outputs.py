@@ -145,9 +145,12 @@ def _sizes_of_pack(cases: Collection[Case], interface: Interface) -> dict[str, i
     """How many images and patches a pack of cases has; nothing if the interface packs nothing."""
     if not interface.packs:
         return {}
-    single = interface.packs
-    of_images = ([int(single.size(axis, single.sizes(case))) for axis in GRID] for case in cases)
-    return {"images": len(cases), "patches": sum(rows * columns for rows, columns in of_images)}
+    return {"images": len(cases), "patches": int(_grids(cases, interface.packs).prod(axis=1).sum())}
+
+
+def _grids(cases: Iterable[Case], single: Interface) -> np.ndarray:
+    """The `grid_thw` [images, 3] of cases of single images."""
+    return np.array([[1, *(single.size(axis, single.sizes(case)) for axis in GRID)] for case in cases])
 
 
 def _by_case(places: Mapping[int, Case], arrays: Arrays, interface: Interface) -> Iterator[tuple[Case, Outputs]]:
@@ -157,8 +160,7 @@ def _by_case(places: Mapping[int, Case], arrays: Arrays, interface: Interface) -
             yield case, {port: array[place] if interface.is_batched else array for port, array in arrays.items()}
         return
     single = interface.packs
-    grids = [[1, *(single.size(axis, single.sizes(case)) for axis in GRID)] for case in places.values()]
-    for case, image in zip(places.values(), unpack(arrays, np.array(grids)), strict=True):
+    for case, image in zip(places.values(), unpack(arrays, _grids(places.values(), single)), strict=True):
         yield case, {single.compared[0].name: image.tokens}
 
 

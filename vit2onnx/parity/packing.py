@@ -13,7 +13,7 @@ from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Probed
 from vit2onnx.parity.comparison import Row
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.floors import in_floors
-from vit2onnx.parity.metrics import TOKEN_ERROR, finite, worst
+from vit2onnx.parity.metrics import TOKEN_ERROR, finite, token_cosines, worst
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.subject import TRUTH
 
@@ -113,8 +113,8 @@ def rows_of(probed: Iterable[Probed], floors: Mapping[str, np.ndarray]) -> Itera
 def _distances(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
     """The largest difference of any number, and the least, mean and greatest cosine of a token."""
     a, b = a.astype(np.float64), b.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    with np.errstate(invalid="ignore"):
+        cosines = token_cosines(a, b)
         # Equal tokens have the cosine 1, which rounding would miss.
         cosines[(a == b).all(axis=1)] = 1.0
         largest = np.abs(a - b).max()

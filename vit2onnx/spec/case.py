@@ -2,8 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,14 @@ def image_files(images: Mapping[str, str], root: Path = Path()) -> tuple[dict[st
             if fault := unsayable(file):
                 faults.append(f"images.{entry}: {fault}")
             is_named = file in (path, root / path)
-            wanted = name = entry if is_named else f"{entry}-{_safe(file.name)}"
-            number = 1
-            while name in found:
-                number += 1
-                name = f"{wanted}-{number}"
-            found[name] = str(file)
+            found[unused(entry if is_named else f"{entry}-{_safe(file.name)}", found)] = str(file)
     return found, faults
+
+
+def unused(name: str, taken: Collection[str]) -> str:
+    """A name, with a number if it is taken: `IMG_1.jpg`, `IMG_1.jpg-2`."""
+    numbers = (f"{name}-{number}" if number > 1 else name for number in count(1))
+    return next(one for one in numbers if one not in taken)
 
 
 def unsayable(path: Path) -> str | None:

@@ -159,19 +159,13 @@ def sizes_of_recipes(asked: Asked) -> Iterator[str]:
             interface = spec.interface(recipe.interface)
             minimum, maximum = interface.minimum, interface.maximum
             where = f"exports.{recipe.name}"
+            known = f"the interface {recipe.interface} has {', '.join(minimum)}"
+            if interface.packs:
+                known = "a packed graph takes any number of images and patches"
             lacking = [axis for axis in minimum if axis not in interface.of_recipe(recipe)]
             faults = list(attention_of_recipe(recipe, interface))
             faults += [f"{where}: {axis!r} is a required property" for axis in lacking]
-            faults += [
-                f"{where}: {axis!r} was unexpected; "
-                + (
-                    "a packed graph takes any number of images and patches"
-                    if interface.packs
-                    else f"the interface {recipe.interface} has {', '.join(minimum)}"
-                )
-                for axis in recipe.sizes
-                if axis not in minimum
-            ]
+            faults += [f"{where}: {axis!r} was unexpected; {known}" for axis in recipe.sizes if axis not in minimum]
             sizes = {axis: size for axis, size in recipe.sizes.items() if size is not None}
             faults += [
                 f"{where}.{axis}: {size} is smaller than {minimum[axis]}, the least that {spec.name} takes"
