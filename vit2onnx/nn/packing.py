@@ -1,23 +1,19 @@
 """Patches of many images in one sequence: where each image is in it, and attention that stays within each image.
 
 A pack has the tokens [1, tokens] of all images, one image after the other, each with CLS, registers and patches row by
-row. `grid_thw` [images, 3] says of each image: 1, rows and columns of patches. Nothing here belongs to a
-family. Everything that depends on sizes is a primitive, because JAX does not know these sizes when it traces.
+row. `grid_thw` [images, 3] says of each image: 1, rows and columns of patches. Nothing here belongs to a family.
+Everything that depends on sizes is a primitive, because JAX does not know these sizes when it traces.
 """
 
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vit2onnx.nn.layers import PatchEmbed
-from vit2onnx.nn.model import Layer, Named, PackedFeatures
+from vit2onnx.nn.model import PackedFeatures
 from vit2onnx.nn.primitives import attention, embedding, first_token, primitive
 
-Grid = Int[Array, "images 3"]
-Patches = Float[Array, "patches embed_dim"]
 # Of each patch: its row, its column, and how many rows and columns its image has.
 Places = Int[Array, "patches 4"]
 
@@ -28,26 +24,6 @@ class Pack(NamedTuple):
     ends: Int[Array, " images"]
     patches: Int[Array, " patches"]
     prefix: Int[Array, "images prefix"]
-
-
-@runtime_checkable
-class Packable(Protocol):
-    """What a model must have so that its images can be packed."""
-
-    patch_embed: PatchEmbed
-
-    @property
-    def prefix(self) -> list[Float[Array, "1 _ embed_dim"]]:
-        """CLS, and registers if there are any."""
-
-    def place(self, patches: Patches, places: Places) -> tuple[Patches, Float[Array, "patches half_head_dim"] | None]:
-        """Patches with their positions, and the angles by which they are rotated, if they are."""
-
-    def trunk(self) -> list[tuple[str, Any]]:
-        """The blocks in order, each with its path in the tree."""
-
-    def head_stages(self, tokens: Array, context: Any, /) -> Named:
-        """The norm of the last block's tokens."""
 
 
 class Context(NamedTuple):
@@ -61,62 +37,41 @@ class Context(NamedTuple):
     pack: Pack | None = None
 
 
-class PackedTower(eqx.Module):
-    """A model that takes the patches of many images at once. See `nn.model.Tower`."""
-
-    inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "grid_thw")
-    embedded: ClassVar[str] = "patch_embed"
-    model: Packable
-
-    def embed(
-        self, pixel_values: Float[Array, "patches values"], grid_thw: Grid
-    ) -> tuple[Float[Array, "1 tokens embed_dim"], Context]:
-        """The tokens that enter the first block, and their context."""
-        count = sum(x.shape[1] for x in self.model.prefix)
-        # Graphs check here that the inputs fit each other.
-        with jax.named_scope("grid_thw_must_fit_pixel_values"):
-            ends = token_ends_p.bind(grid_thw, pixel_values, num_prefix=count)
-        image = image_of_patch_p.bind(ends, pixel_values, num_prefix=count)
-        places = patch_places_p.bind(image, ends, grid_thw, num_prefix=count)
-        patches, angles = self.model.place(self.model.patch_embed.of_patches(pixel_values), places)
-        pack = Pack(
-            ends,
-            patch_tokens_p.bind(image, num_prefix=count),
-            prefix_tokens_p.bind(ends, num_prefix=count),
-        )
-        source = token_sources_p.bind(ends, pixel_values, num_prefix=count)
-        prefix = [x.reshape(x.shape[1:]) for x in self.model.prefix]
-        tokens = embedding(jax.lax.concatenate([*prefix, patches], 0), source)
-        if angles is None:
-            return tokens, Context(pack=pack)
-        turned = embedding(before_patches_p.bind(angles, num_prefix=count), source)
-        return tokens, Context(_rope(turned), pack)
-
-    def trunk(self) -> list[tuple[str, Layer]]:
-        """The blocks in order, each with its path in the tree."""
-        return self.model.trunk()
-
-    def head_stages(self, tokens: Float[Array, "1 tokens embed_dim"], context: Context) -> Named:
-        """The norm of the last block's tokens."""
-        return self.model.head_stages(tokens, context)
-
-    def features(self, stages: Named, context: Context) -> PackedFeatures:
-        """Features of patches and images, from the stages of the head."""
-        if context.pack is None:
-            raise TypeError("These tokens are of no pack.")
-        tokens = stages["norm"].reshape(stages["norm"].shape[1:])
-        prefix = embedding(tokens, context.pack.prefix)
-        return PackedFeatures(embedding(tokens, context.pack.patches), first_token(prefix), after_first_p.bind(prefix))
+def pack_of(
+    pixel_values: Float[Array, "patches values"], grid_thw: Int[Array, "images 3"], num_prefix: int
+) -> tuple[Pack, Places, Int[Array, "1 tokens"]]:
+    """Where images are in a pack whose images have so many tokens before their patches; the places of all patches; and
+    which row each token is of those of the prefix, followed by all patches.
+    """
+    # Graphs check here that the inputs fit each other.
+    with jax.named_scope("grid_thw_must_fit_pixel_values"):
+        ends = token_ends_p.bind(grid_thw, pixel_values, num_prefix=num_prefix)
+    image = image_of_patch_p.bind(ends, pixel_values, num_prefix=num_prefix)
+    places = patch_places_p.bind(image, ends, grid_thw, num_prefix=num_prefix)
+    pack = Pack(
+        ends, patch_tokens_p.bind(image, num_prefix=num_prefix), prefix_tokens_p.bind(ends, num_prefix=num_prefix)
+    )
+    return pack, places, token_sources_p.bind(ends, pixel_values, num_prefix=num_prefix)
 
 
-def _rope(angles: Float[Array, "1 tokens half_head_dim"]) -> tuple[Array, Array]:
-    """Cosines and sines of the angles of all tokens."""
-    width = angles.shape[-1]
+def packed_rope(
+    angles: Float[Array, "patches half_head_dim"], source: Int[Array, "1 tokens"], num_prefix: int
+) -> tuple[Float[Array, "1 tokens half_head_dim"], Float[Array, "1 tokens half_head_dim"]]:
+    """Cosines and sines of the angles of all tokens; those of the prefix are zero."""
+    turned = embedding(before_patches_p.bind(angles, num_prefix=num_prefix), source)
+    width = turned.shape[-1]
     # PARITY: onnxruntime computes the last numbers of an array in another way if their count is no multiple of 4. The
     # last image of a pack would then differ in its last bit from what it is elsewhere.
-    wide = angles if width % 4 == 0 else jax.lax.concatenate([angles] * 4, 2)
+    wide = turned if width % 4 == 0 else jax.lax.concatenate([turned] * 4, 2)
     cos, sin = (jax.lax.slice_in_dim(x, 0, width, axis=2) for x in (jnp.cos(wide), jnp.sin(wide)))
     return cos, sin
+
+
+def features_of_pack(tokens: Float[Array, "1 tokens embed_dim"], pack: Pack) -> PackedFeatures:
+    """Features of patches and images from the tokens after the final norm."""
+    rows = tokens.reshape(tokens.shape[1:])
+    prefix = embedding(rows, pack.prefix)
+    return PackedFeatures(embedding(rows, pack.patches), first_token(prefix), after_first_p.bind(prefix))
 
 
 def attention_within(

@@ -5,16 +5,17 @@ Tokens are ordered CLS, registers, patches row by row.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from vit2onnx.errors import InternalError
 from vit2onnx.nn.layers import LayerNorm, LayerScale, Linear, Mlp, PatchEmbed, SwiGlu
-from vit2onnx.nn.model import ImageModel, Named
-from vit2onnx.nn.packing import Context, PackedTower, Places, attention_within
-from vit2onnx.nn.primitives import flatten_grid, for_every_image, residual
+from vit2onnx.nn.model import ImageModel, Named, PackedFeatures
+from vit2onnx.nn.packing import Context, Places, attention_within, features_of_pack, pack_of, packed_rope
+from vit2onnx.nn.primitives import embedding, flatten_grid, for_every_image, residual
 
 Tokens = Float[Array, "batch tokens embed_dim"]
 Patches = Float[Array, "batch grid_height grid_width embed_dim"]
@@ -133,6 +134,40 @@ class VisionTransformer(ImageModel):
     def head_stages(self, tokens: Tokens, _: Any) -> Named:
         """The norm of the last block's tokens."""
         return {"norm": self.norm(tokens)}
+
+
+class PackedTower(eqx.Module):
+    """A vision transformer that takes the patches of many images at once. See `nn.model.Tower`."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "grid_thw")
+    embedded: ClassVar[str] = "patch_embed"
+    model: VisionTransformer
+
+    def embed(
+        self, pixel_values: Float[Array, "patches values"], grid_thw: Int[Array, "images 3"]
+    ) -> tuple[Float[Array, "1 tokens embed_dim"], Context]:
+        """The tokens that enter the first block, and their context."""
+        prefix = self.model.prefix
+        count = sum(x.shape[1] for x in prefix)
+        pack, places, source = pack_of(pixel_values, grid_thw, count)
+        patches, angles = self.model.place(self.model.patch_embed.of_patches(pixel_values), places)
+        rows = [*(x.reshape(x.shape[1:]) for x in prefix), patches]
+        tokens = embedding(jax.lax.concatenate(rows, 0), source)
+        return tokens, Context(() if angles is None else packed_rope(angles, source, count), pack)
+
+    def trunk(self) -> list[tuple[str, Block]]:
+        """The blocks in order, each with its path in the tree."""
+        return self.model.trunk()
+
+    def head_stages(self, tokens: Tokens, context: Context) -> Named:
+        """The norm of the last block's tokens."""
+        return self.model.head_stages(tokens, context)
+
+    def features(self, stages: Named, context: Context) -> PackedFeatures:
+        """Features of patches and images, from the stages of the head."""
+        if context.pack is None:
+            raise InternalError("these tokens are of no pack")
+        return features_of_pack(stages["norm"], context.pack)
 
 
 def tokens_of(prefix: list[Float[Array, "1 _ embed_dim"]], patches: Patches) -> Tokens:
