@@ -1,15 +1,22 @@
 """What goes into DINO's models and comes out of them. Standard library only, because the Snakefile imports this."""
 
+from vit2onnx.spec.case import path_of
 from vit2onnx.spec.interface import Derived, Group, Interface, Port
 
 # How the numbers of a row of packed patches are ordered.
 ROW_ORDER = "row, column, channel"
 
 
-def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interface:
+def block_outputs(depth: int, tower: str = "") -> tuple[str, ...]:
+    """The stages that the blocks of a transformer give, in order."""
+    return tuple(path_of(tower, f"blocks.{index}.output") for index in range(depth))
+
+
+def images_to_tokens(embed_dim: int, patch_size: int, registers: int, layers: tuple[str, ...] = ()) -> Interface:
     """The interface of a model that turns images of any size into tokens of `embed_dim` channels.
 
-    `registers` is the number of register tokens between CLS and the patches.
+    `registers` is the number of register tokens between CLS and the patches, and `layers` are the stages that are maps
+    of an image.
 
     Names are those of Hugging Face. Pixels beyond the last whole patch are dropped.
     """
@@ -51,6 +58,7 @@ def images_to_tokens(embed_dim: int, patch_size: int, registers: int) -> Interfa
             "grid_width": Derived(("width",), count),
         },
         patch_size=patch_size,
+        layers=layers,
         facts={
             "tokens": {
                 "order": order,
@@ -105,6 +113,7 @@ def packed_images_to_tokens(single: Interface) -> Interface:
         minimum={"patches": 1, "images": 1},
         recipe_defaults={"patches": None, "images": None},
         patch_size=single.patch_size,
+        layers=single.layers,
         facts={
             "tokens": {
                 "order": "patches row by row, one image after the other",

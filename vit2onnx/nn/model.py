@@ -91,6 +91,9 @@ class Model(Protocol):
     def natively(self, tensors: Mapping[str, Any], /) -> "tuple[Model, Mapping[str, Any]] | None":
         """Model and parameters as references are installed, if they differ by design; the latter as lazy tensors."""
 
+    def without_registers(self, tensors: Mapping[str, Any], /) -> "tuple[Model, Mapping[str, Any]] | None":
+        """Model and parameters without register tokens, if it has any."""
+
 
 class ImageModel(eqx.Module):
     """A model that is one tower and takes images; CLS is the first of its tokens."""
@@ -112,6 +115,10 @@ class ImageModel(eqx.Module):
 
     def natively(self, _: Mapping[str, Any]) -> "tuple[ImageModel, Mapping[str, Any]] | None":
         """Nothing: references differ in nothing by design."""
+        return None
+
+    def without_registers(self, _: Mapping[str, Any]) -> "tuple[ImageModel, Mapping[str, Any]] | None":
+        """Nothing: it has none."""
         return None
 
     def __call__(self, pixel_values: Images) -> Features:

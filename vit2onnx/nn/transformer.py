@@ -118,6 +118,13 @@ class VisionTransformer(ImageModel):
     def natively(self, tensors: Mapping[str, Any]) -> "tuple[VisionTransformer, Mapping[str, Any]] | None":
         """Model and parameters as references are installed, if they differ by design."""
 
+    def without_registers(self, tensors: Mapping[str, Any]) -> "tuple[VisionTransformer, Mapping[str, Any]] | None":
+        """The same model whose only prefix is CLS; nothing if it has no registers."""
+        if self.register_tokens is None:
+            return None
+        model = eqx.tree_at(lambda one: one.register_tokens, self, None)
+        return model, {name: tensor for name, tensor in tensors.items() if name != "register_tokens"}
+
     @property
     def prefix(self) -> list[Float[Array, "1 _ embed_dim"]]:
         """CLS, and registers if there are any."""

@@ -97,13 +97,11 @@ def view(features: Mapping[Case, Mapping[str, Array]], interface: Interface) -> 
 
 def _wholes(features: Mapping[Case, Mapping[str, Array]], interface: Interface) -> tuple[str, Mapping[Case, Array]]:
     """The vector that stands for a whole case, and the name of its group: the pooled output, or a row of another."""
-    pooled = next(port for port in interface.outputs if port.name == "pooler_output")
-    if pooled.row_of:
-        name, row = pooled.row_of
-        (port,) = (port for port in interface.outputs if port.name == name)
-        group = next(group.name for group in port.groups if group.start == row)
-        return group, {case: outputs[name][row] for case, outputs in features.items()}
-    return pooled.groups[0].name, {case: outputs[pooled.name] for case, outputs in features.items()}
+    port, row = interface.pooled
+    if row is None:
+        return port.groups[0].name, {case: outputs[port.name] for case, outputs in features.items()}
+    group = next(group.name for group in port.groups if group.start == row)
+    return group, {case: outputs[port.name][row] for case, outputs in features.items()}
 
 
 def _patches(images: Mapping[Case, Array], interface: Interface) -> Patches:

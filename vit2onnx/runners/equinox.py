@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit2onnx.dense.features import Gathering, registers_of
 from vit2onnx.nn.model import Features, Model, PackedFeatures, Tower, outputs_of
 from vit2onnx.spec.case import MODES, path_of
 from vit2onnx.spec.interface import Interface, cases_in, key_of, of_cases
@@ -36,6 +38,40 @@ def features(
             few = _features(*other, of_cases(cases, native), "float64", interface)
             found |= {f"native/{key}": value for key, value in few}
     return found
+
+
+def dense_features(
+    model: Model,
+    tensors: Mapping[str, LazyTensor],
+    cases: Mapping[str, np.ndarray],
+    interface: Interface,
+    layers: Collection[int] = (),
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The dense features of every case as `float32/{case}/{what}`; see `dense.features`.
+
+    A model that has register tokens is run without them as well: `ablated/{case}/{what}`.
+    """
+    runs = {"float32": (model, tensors, 0)}
+    if ablated := model.without_registers(tensors):
+        runs["ablated"] = (*ablated, registers_of(interface))
+    for kind, (one, own, dropped) in runs.items():
+        gathering = Gathering(interface, layers, dropped=dropped)
+        for case, outputs in outputs_of_cases(one, own, cases, interface, gathering):
+            gathering.finish(case, outputs)
+        yield from ((f"{kind}/{key}", array) for key, array in gathering.arrays.items())
+
+
+def outputs_of_cases(
+    model: Model,
+    tensors: Mapping[str, LazyTensor],
+    cases: Mapping[str, np.ndarray],
+    interface: Interface,
+    gathering: Gathering | None = None,
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """What a model gives in single precision for every case, by port; `gathering` sees its layers."""
+    found = dict(_features(model, tensors, cases, "float32", interface, gathering))
+    for case in cases_in(cases):
+        yield case, {port.name: found[key_of(case, port, interface.compared)] for port in interface.compared}
 
 
 def stages(
@@ -127,6 +163,11 @@ def _head_stages(outer: Tower, x: jax.Array, context: Any) -> dict[str, jax.Arra
     return outer.head_stages(x, context)
 
 
+def _normed(outer: Tower, context: Any, x: jax.Array) -> np.ndarray:
+    """Tokens [tokens, channels] of an earlier layer after the final norm."""
+    return np.asarray(_head_stages(outer, x, context)["norm"][0])
+
+
 def _of_tower(name: str, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
     """The tensors of a tower by their names in it."""
     prefix = path_of(name, "")
@@ -169,7 +210,12 @@ def _fill_joint(model: Model, tensors: Mapping[str, LazyTensor], dtype: str) -> 
 
 
 def _features(
-    model: Model, tensors: Mapping[str, LazyTensor], cases: Mapping[str, np.ndarray], dtype: str, interface: Interface
+    model: Model,
+    tensors: Mapping[str, LazyTensor],
+    cases: Mapping[str, np.ndarray],
+    dtype: str,
+    interface: Interface,
+    gathering: Gathering | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     inputs = {case: interface.inputs_of(cases, case) for case in cases_in(cases)}
     made: dict[str, dict[str, Features | PackedFeatures]] = {case: {} for case in inputs}
@@ -183,7 +229,12 @@ def _features(
             # Before the next layer is read, and not while it is.
             jax.block_until_ready(states)
             del layer
+            if gathering:
+                for case, (x, _) in states.items():
+                    gathering.see(case, path_of(tower_name, f"{name}.output"), x, lambda value: np.asarray(value[0]))
         for case, state in states.items():
+            if gathering:
+                gathering.norm(case, partial(_normed, outer, state[1]))
             made[case][tower_name] = outer.features(_head_stages(outer, *state), state[1])
     joint = _fill_joint(model, tensors, dtype)
     for case, found in made.items():

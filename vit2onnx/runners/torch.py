@@ -12,9 +12,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from vit2onnx.checkpoints.reading import open_variant
+from vit2onnx.dense.features import Gathering
 from vit2onnx.errors import InternalError
 from vit2onnx.families.reference import Reader, Reference, Step, Tap
-from vit2onnx.spec.case import MODES
+from vit2onnx.spec.case import MODES, path_of
 from vit2onnx.spec.family import part
 from vit2onnx.spec.interface import Interface, cases_in, key_of, of_cases
 from vit2onnx.spec.variant import VariantSpec
@@ -88,17 +89,58 @@ def stages(
         given |= made
 
 
+def dense_features(
+    reference: Reference, cases: Mapping[str, np.ndarray], interface: Interface, layers: Collection[int] = ()
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The dense features of every case as `float32/{case}/{what}` and `float64/{case}/{what}`; see `dense.features`."""
+    for dtype in (torch.float32, torch.float64):
+        if dtype == torch.float64:
+            reference.in_double()
+        gathering = Gathering(interface, layers)
+        outputs = run_steps(reference, cases, dtype, interface, _see_in(gathering, interface))
+        for case in cases_in(cases):
+            gathering.finish(
+                case, {port.name: outputs[key_of(case, port, interface.compared)] for port in interface.compared}
+            )
+        kind = str(dtype).removeprefix("torch.")
+        yield from ((f"{kind}/{key}", array) for key, array in gathering.arrays.items())
+
+
+def _see_in(gathering: Gathering, interface: Interface) -> "See":
+    """How the results of steps are gathered; the final norm is applied to earlier layers while it has its weights."""
+    (tower,) = interface.towers
+
+    def see(case: str, step: Step, made: torch.Tensor) -> None:
+        def layer(value: torch.Tensor) -> np.ndarray:
+            array: np.ndarray = value[0].movedim(step.axis if step.axis < 0 else step.axis - 1, -1).numpy()
+            return array
+
+        gathering.see(case, f"{step.name}.output", made, layer)
+        if step.name == path_of(tower, "norm"):
+            gathering.norm(case, lambda value: step.run(value)[0].numpy())
+
+    return see
+
+
 def filled_model(reference: Reference) -> nn.Module:
     """The model of a reference with all its weights at once."""
     reference.module.load_state_dict({key: read() for key, read in reference.state.items()}, assign=True)
     return reference.module
 
 
+# What is told of the result of every step of a case.
+See = Callable[[str, Step, torch.Tensor], None]
+
+
 @torch.inference_mode()
 def run_steps(
-    reference: Reference, cases: Mapping[str, np.ndarray], dtype: torch.dtype, interface: Interface
+    reference: Reference,
+    cases: Mapping[str, np.ndarray],
+    dtype: torch.dtype,
+    interface: Interface,
+    see: See = lambda case, step, made: None,
 ) -> dict[str, np.ndarray]:
-    """What a reference gives for every case, called as `key_of` says."""
+    """What a reference gives for every case, called as `key_of` says; `see` is told the result of every step."""
     values = {case: _typed(interface.inputs_of(cases, case), dtype, interface) for case in cases_in(cases)}
     plans = {case: reference.steps(inputs) for case, inputs in values.items()}
     outputs: dict[str, dict[str, np.ndarray]] = {case: {} for case in values}
@@ -108,6 +150,7 @@ def run_steps(
         with filled(reference, step, dtype):
             for case, plan in plans.items():
                 last[case] = plan[index].run(*_taken(step, values[case], last[case]))
+                see(case, plan[index], last[case])
                 if step.name in wanted:
                     values[case][step.name] = last[case]
                 if step.port:

@@ -103,6 +103,8 @@ class Interface:
     num_parameters: int = 0
     # In pixels, 0 without images.
     patch_size: int = 0
+    # The stages that are maps of an image, from the first layer to what the final norm takes.
+    layers: tuple[str, ...] = ()
     # What else the metadata of a file says, by key.
     facts: Mapping[str, Any] = field(default_factory=dict)
     # The interface of single images, of which these graphs take many at once. They are compared on its cases.
@@ -133,6 +135,15 @@ class Interface:
         """The output that has patches, and which of its rows they are; `None` if there is none."""
         found = ((port, group) for port in self.compared for group in port.groups if group.grid)
         return next(found, None)
+
+    @property
+    def pooled(self) -> tuple[Port, int | None]:
+        """The output that has one vector for a whole input, and which of its rows that is; `None` if it has no rows."""
+        pooled = next(port for port in self.outputs if port.name == "pooler_output")
+        if not pooled.row_of:
+            return pooled, None
+        name, row = pooled.row_of
+        return next(port for port in self.outputs if port.name == name), row
 
     @property
     def is_batched(self) -> bool:

@@ -7,7 +7,8 @@ from vit2onnx.spec.interface import Interface
 
 def images(arch: Architecture) -> Interface:
     """Images to features; a pixel of the last feature map is a patch."""
-    return images_to_tokens(arch.embed_dim, arch.patch_size, registers=0)
+    layers = tuple(f"stages.{index}.blocks.{depth - 1}.output" for index, depth in enumerate(arch.depths))
+    return images_to_tokens(arch.embed_dim, arch.patch_size, registers=0, layers=layers)
 
 
 INTERFACES = {"images": images}

@@ -6,6 +6,7 @@ Names are those of Hugging Face and of the files of onnx-community.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vit2onnx.families.interface import block_outputs
 from vit2onnx.families.siglip2.architecture import Architecture
 from vit2onnx.spec.interface import Derived, Group, Interface, Port
 from vit2onnx.spec.texts import EOS, PAD
@@ -45,6 +46,7 @@ def vision(arch: Architecture) -> Interface | None:
         towers=("vision",),
         num_parameters=arch.vision_parameters,
         patch_size=arch.patch_size,
+        layers=block_outputs(arch.depth, "vision"),
         facts={"tokens": _tokens(arch)},
     )
 

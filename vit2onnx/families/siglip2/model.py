@@ -221,6 +221,10 @@ class Model(eqx.Module):
             return None
         return self, {**tensors, "logit_scale": LazyTensor(clamped.shape, clamped.dtype.name, lambda: clamped)}
 
+    def without_registers(self, _: Mapping[str, LazyTensor]) -> tuple["Model", Mapping[str, LazyTensor]] | None:
+        """Nothing: it has none."""
+        return None
+
 
 def _blocks(depth: int, width: int, heads: int, hidden: int, arch: Architecture) -> tuple[Block, ...]:
     how = width, "mlp", hidden, arch.activation, arch.norm_eps
