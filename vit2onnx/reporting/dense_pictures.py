@@ -1,0 +1,210 @@
+"""Maps of patches as small pictures in fixed colours, so that pictures of different photographs and models compare.
+
+No map is stretched to its own least and largest value, because that makes any map look full of contrast.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw
+
+from vit2onnx.dense.figures import high_norms
+from vit2onnx.errors import InputError
+from vit2onnx.images import RESAMPLING, load_image
+from vit2onnx.reporting.figures import LIMIT_COLOUR, STYLE
+
+Array = np.ndarray
+
+# Colours of cosines, from 0 to 1, and of norms, from 0 to `MOST_NORM` medians. Both grow lighter, also in grey.
+COSINE_COLOURS, NORM_COLOURS = "viridis", "magma"
+MOST_NORM = 4.0
+# The colour of what is not defined.
+UNDEFINED = (128, 128, 128)
+# Pixels: the height of a tile of a strip, about; its greatest width; between tiles.
+TILE_HEIGHT, TILE_WIDTH, GAP = 256, 768, 8
+
+
+def colour_table(name: str) -> Array:
+    """The 256 colours of a scale, uint8 [256, 3], from its lowest value to its highest."""
+    colours: Array = matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3]
+    return colours
+
+
+def painted(values: Array, most: float, scale: str) -> Array:
+    """Values [h, w] as colours of a scale, uint8 [h, w, 3].
+
+    0 and less have the lowest colour, `most` and more the highest. What is not a number is grey.
+    """
+    is_number = ~np.isnan(values)
+    # Not `np.rint`, because JavaScript's `Math.round` takes halves up.
+    levels = np.floor(255 * np.clip(np.where(is_number, values, 0) / most, 0, 1) + 0.5).astype(np.uint8)
+    return np.where(is_number[..., None], colour_table(scale)[levels], np.array(UNDEFINED, np.uint8))
+
+
+def cosine_picture(values: Array) -> Image.Image:
+    """A map of cosines [h, w], such as smoothness or similarity, one pixel for each patch."""
+    return Image.fromarray(painted(values, 1.0, COSINE_COLOURS))
+
+
+def component_picture(colours: Array, foreground: Array | None = None) -> Image.Image:
+    """The colours of components, uint8 [h, w, 3], a pixel for each patch, and black outside of `foreground` [h, w]."""
+    shown = colours if foreground is None else np.where(foreground[..., None], colours, np.uint8(0))
+    return Image.fromarray(np.ascontiguousarray(shown, np.uint8))
+
+
+def norm_multiples(norms: Array) -> Array:
+    """Norms [h, w] as multiples of their median, in float64; NaN where the median is zero."""
+    norms = np.asarray(norms, np.float64)
+    median = np.median(norms)
+    return norms / (median if median > 0 else math.nan)
+
+
+def norm_picture(norms: Array, times: float = MOST_NORM, pixels: int = 1) -> Image.Image:
+    """Norms [h, w] as multiples of their median, `pixels` for each patch, with frames beyond `times` the median."""
+    picture = enlarged(Image.fromarray(painted(norm_multiples(norms), MOST_NORM, NORM_COLOURS)), pixels)
+    for row, column in np.argwhere(high_norms(norms, times)).tolist():
+        _frame(picture, (row, column), pixels, ["black"])
+    return picture
+
+
+def photograph_picture(path: Path | None, rows: int, columns: int, pixels: int) -> Image.Image:
+    """A photograph as the model saw it, stretched to `pixels` for each patch of its grid; white if there is none.
+
+    Raises `InputError` as `load_image`.
+    """
+    size = columns * pixels, rows * pixels
+    if path is None:
+        return Image.new("RGB", size, "white")
+    return load_image(path).resize(size, RESAMPLING["bicubic"])
+
+
+def enlarged(picture: Image.Image, pixels: int) -> Image.Image:
+    """A picture with `pixels` x `pixels` for each of its pixels, with sharp edges."""
+    return picture.resize((picture.width * pixels, picture.height * pixels), Image.Resampling.NEAREST)
+
+
+def pixels_for(rows: int, columns: int) -> int:
+    """How many pixels a side of a patch has in a tile of about 256 pixels height."""
+    return max(1, min(round(TILE_HEIGHT / rows), TILE_WIDTH // columns))
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """A picture as a PNG; the same bytes in every run."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def as_jpeg(picture: Image.Image) -> bytes:
+    """A photograph as a JPEG, a tenth of a PNG's size; the same bytes in every run."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=82)
+    return file.getvalue()
+
+
+def strip(
+    figures: Mapping[str, Any],
+    maps: Mapping[str, Array],
+    image: str,
+    photograph: Path | None,
+    colours: Array | None = None,
+) -> bytes:
+    """Five pictures of one photograph side by side, without any text, as a PNG.
+
+    These are the photograph, PCA, smoothness, similarity to the reference patch, which is framed, and norms. `figures`
+    and `maps` are those of one model; `colours` uint8 [h, w, 3] are in place of its own for PCA. Raises `InputError` if
+    there is no such photograph among them, or as `load_image`.
+    """
+    return as_png(_strip(figures, maps, image, photograph, colours))
+
+
+def pair_strip(
+    figures: Sequence[Mapping[str, Any]],
+    maps: Sequence[Mapping[str, Array]],
+    image: str,
+    photograph: Path | None,
+    colours: Array | None = None,
+) -> bytes:
+    """The strips of two models, the second below the first, as a PNG.
+
+    `colours` are the second model's PCA in the colours of the first. Raises `InputError` as `strip`, and if the grids
+    of the models differ.
+    """
+    shapes = [maps_of[f"{image}/smoothness"].shape for maps_of in maps if f"{image}/smoothness" in maps_of]
+    if len(set(shapes)) > 1:
+        raise InputError(f"{image} has grids of {shapes[0]} and {shapes[1]}; describe both models at one grid.")
+    both = zip(figures, maps, (None, colours), strict=True)
+    first, second = (_strip(figures_of, maps_of, image, photograph, own) for figures_of, maps_of, own in both)
+    picture = Image.new("RGB", (first.width, first.height + GAP + second.height), "white")
+    picture.paste(first, (0, 0))
+    picture.paste(second, (0, first.height + GAP))
+    return as_png(picture)
+
+
+def _strip(
+    figures: Mapping[str, Any], maps: Mapping[str, Array], image: str, photograph: Path | None, colours: Array | None
+) -> Image.Image:
+    row = next((row for row in figures["photographs"] if row["image"] == image), None)
+    if row is None:
+        raise InputError(f"{image} is not among the photographs of {figures['variant']}; describe it first.")
+    rows, columns = maps[f"{image}/smoothness"].shape
+    pixels = pixels_for(rows, columns)
+    own = maps[f"{image}/colours"] if colours is None else colours
+    tiles = [
+        photograph_picture(photograph, rows, columns, pixels),
+        enlarged(component_picture(own, maps.get(f"{image}/foreground")), pixels),
+        enlarged(cosine_picture(maps[f"{image}/smoothness"]), pixels),
+        enlarged(cosine_picture(maps[f"{image}/similarity"]), pixels),
+        norm_picture(maps[f"{image}/norms"], figures["high_norm"], pixels),
+    ]
+    _frame(tiles[3], tuple(row["reference"]), pixels, ["black", "white"])
+    width, height = columns * pixels, rows * pixels
+    picture = Image.new("RGB", (len(tiles) * (width + GAP) - GAP, height), "white")
+    for i, tile in enumerate(tiles):
+        picture.paste(tile, (i * (width + GAP), 0))
+    return picture
+
+
+def _frame(picture: Image.Image, patch: tuple[int, int], pixels: int, colours: Sequence[str]) -> None:
+    """Draw frames around a patch, the first colour outermost; outside of a small patch, so that its colour is seen."""
+    row, column = patch
+    beyond = len(colours) if pixels < 6 else 0
+    width = max(1, pixels // 12)
+    draw = ImageDraw.Draw(picture)
+    for i, colour in enumerate(colours):
+        less = i * width - beyond
+        left, top = column * pixels + less, row * pixels + less
+        right, bottom = (column + 1) * pixels - 1 - less, (row + 1) * pixels - 1 - less
+        draw.rectangle((left, top, right, bottom), outline=colour, width=width)
+
+
+def norm_chart(rows: Sequence[Mapping[str, Any]], high: float) -> bytes:
+    """How far the largest norm is above the median, layer by layer, one line for each photograph, as a PNG.
+
+    `rows` are those of `norms` in the figures of a model. A dashed line is at `high` medians.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.4), layout="constrained")
+        axes = figure.subplots()
+        for image in dict.fromkeys(row["image"] for row in rows):
+            own = [row for row in rows if row["image"] == image]
+            ratios = [math.nan if row["ratio"] is None else row["ratio"] for row in own]
+            axes.plot([row["layer"] for row in own], ratios, ".-", color="#1f6fb2", lw=1.2, ms=5, alpha=0.7)
+        axes.axhline(high, color=LIMIT_COLOUR, lw=1.2, ls="--")
+        if max((row["ratio"] or 0 for row in rows), default=0) > 5 * high:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("layer")
+        axes.set_ylabel("largest norm / median")
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
