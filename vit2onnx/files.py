@@ -53,6 +53,12 @@ def write_text(path: Path, text: str) -> None:
         new.write_text(text)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write all of a content or nothing."""
+    with atomic(path) as new:
+        new.write_bytes(content)
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write plain data for `read_json`. Raises `ValueError` for NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(with_checksum(data), indent=1) + "\n")

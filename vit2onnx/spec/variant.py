@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +235,11 @@ class VariantSpec:
     def departure(self) -> str:
         """What differs from the release by the user's choice, in words; empty if nothing does, or there is none."""
         return self.architecture.departure if self.released else ""
+
+    @property
+    def uncropped(self) -> "VariantSpec":
+        """The same, with inputs that show the whole of a photograph."""
+        return replace(self, preprocessing=replace(self.preprocessing, crop_pct=None))
 
     @property
     def release(self) -> Release:

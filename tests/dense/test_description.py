@@ -1,0 +1,171 @@
+"""Figures and maps of a model, and of two models beside each other."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vit2onnx.dense.description import Described, Settings, compare_models, describe
+from vit2onnx.dense.figures import smoothness
+from vit2onnx.errors import InputError
+
+ROWS, COLUMNS, CHANNELS = 6, 8, 16
+IMAGES = ("one", "two")
+ABOUT: dict[str, Any] = {"variant": "toy", "weights": "own", "interface": "images", "patch_size": 16, "registers": 4}
+SPIKE = (2, 5)
+
+
+def features(seed: int, channels: int = CHANNELS, rotation: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Features of two photographs: a disc before a background, and a patch of high norm from layer 1 on."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:ROWS, :COLUMNS]
+    disc = (y - 2.5) ** 2 + (x - 4) ** 2 < 5
+    base = rng.normal(size=(2, channels))
+    found = {}
+    for image in IMAGES:
+        case = f"{image}@{16 * ROWS}x{16 * COLUMNS}"
+        grid = base[disc.astype(int)] + 0.1 * rng.normal(size=(ROWS, COLUMNS, channels))
+        grid = grid if rotation is None else grid @ rotation
+        high = np.ones((ROWS, COLUMNS))
+        high[SPIKE] = 50
+        found |= {
+            f"float64/{case}/patches": grid,
+            f"float64/{case}/before_norm": grid * high[..., None],
+            f"float64/{case}/pooled": grid.mean((0, 1)),
+            f"float64/{case}/layers.0": grid[::-1],
+            f"float64/{case}/layers.0.norm": grid,
+            f"float64/{case}/norms.0": np.linalg.norm(grid, axis=-1),
+            f"float64/{case}/norms.1": np.linalg.norm(grid, axis=-1) * high,
+            f"float32/{case}/patches": grid.astype(np.float32),
+            f"ablated/{case}/patches": grid[:, ::-1].astype(np.float32),
+        }
+    return found
+
+
+CASES = [f"{image}@96x128" for image in IMAGES]
+
+
+def described(settings: Settings | None = None, **changes: Any) -> Described:
+    arrays = features(0) | changes
+    return describe(ABOUT, arrays, arrays, CASES, settings or Settings())
+
+
+def test_figures_are_plain_and_of_every_photograph() -> None:
+    found = described()
+    figures = json.loads(json.dumps(found.figures, allow_nan=False))
+    assert figures["grid"] == [ROWS, COLUMNS]
+    assert [row["image"] for row in figures["photographs"]] == [*IMAGES]
+    assert figures["photographs"][0]["smoothness"] == smoothness(features(0)["float64/one@96x128/patches"])
+    assert figures["photographs"][0]["reference"] == [3, 4]
+    assert figures["basis"]["patches"] == len(IMAGES) * ROWS * COLUMNS
+    assert {(row["layer"], row["normed"]) for row in figures["layers"]} == {(0, False), (0, True)}
+
+
+def test_high_norms_are_named_by_layer() -> None:
+    norms = described().figures["norms"]
+    assert {(row["image"], row["layer"]): row["where"] for row in norms} == {
+        **{(image, 0): [] for image in IMAGES},
+        **{(image, 1): [list(SPIKE)] for image in IMAGES},
+    }
+    assert described().figures["photographs"][0]["high_norms"] == 1
+    assert described(Settings(high_norm=1000)).figures["photographs"][0]["high_norms"] == 0
+
+
+def test_two_descriptions_are_the_same_to_the_bit() -> None:
+    first, second = described(), described()
+    assert first.figures == second.figures
+    assert first.maps.keys() == second.maps.keys()
+    assert all(first.maps[key].tobytes() == second.maps[key].tobytes() for key in first.maps)
+
+
+def test_the_order_of_photographs_changes_no_colour() -> None:
+    arrays = features(0)
+    one, other = (describe(ABOUT, arrays, arrays, cases, Settings()).maps for cases in (CASES, CASES[::-1]))
+    for image in IMAGES:
+        np.testing.assert_array_equal(one[f"{image}/colours"], other[f"{image}/colours"])
+
+
+def test_the_reference_patch_is_where_it_is_set() -> None:
+    found = described(Settings(references={"one": (0.0, 1.0)}))
+    assert found.figures["photographs"][0]["reference"] == [0, COLUMNS - 1]
+    assert found.maps["one/similarity"][0, COLUMNS - 1] == pytest.approx(1)
+
+
+def test_the_foreground_alone_is_coloured(tmp_path: Path) -> None:
+    automatic = described(Settings(foreground="automatic"))
+    mask = automatic.maps["one/foreground"]
+    assert 0 < mask.sum() < mask.size
+    assert not automatic.maps["one/colours"][~mask].any()
+    paths = {image: tmp_path / f"{image}.png" for image in IMAGES}
+    for path in paths.values():
+        white = np.zeros((60, 80), np.uint8)
+        white[:30] = 255
+        Image.fromarray(white).save(path)
+    given = described(Settings(foreground="masks", masks=paths))
+    np.testing.assert_array_equal(given.maps["two/foreground"], np.arange(ROWS)[:, None] < [ROWS // 2] * COLUMNS)
+    assert given.figures["photographs"][0]["foreground"] == 0.5
+    assert given.figures["basis"]["patches"] == len(IMAGES) * ROWS * COLUMNS // 2
+
+
+def test_a_mask_without_an_object_is_told(tmp_path: Path) -> None:
+    dot = np.zeros((60, 80), np.uint8)
+    dot[0, 0] = 255
+    Image.fromarray(dot).save(tmp_path / "dot.png")
+    settings = Settings(foreground="masks", masks=dict.fromkeys(IMAGES, tmp_path / "dot.png"))
+    with pytest.raises(InputError, match="one has 0 patches of foreground; give a mask"):
+        described(settings)
+
+
+def test_each_photograph_can_have_a_basis_of_its_own() -> None:
+    figures = described(Settings(basis="image")).figures
+    assert figures["basis"]["shares"] is None
+    assert figures["photographs"][0]["shares"] != figures["photographs"][1]["shares"]
+
+
+def test_ablation_is_there_where_a_model_has_registers() -> None:
+    assert described().figures["ablation"][0]["gram_max"] > 0
+    arrays = features(0)
+    without = {key: value for key, value in arrays.items() if not key.startswith("ablated/")}
+    assert describe(ABOUT, arrays, without, CASES, Settings()).figures["ablation"] is None
+
+
+def of_images(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {image: arrays[f"float64/{case}/patches"] for image, case in zip(IMAGES, CASES, strict=True)}
+
+
+def test_a_model_that_is_another_one_rotated_has_the_same_maps() -> None:
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(CHANNELS, CHANNELS)))[0]
+    both = [features(0), features(0, rotation=rotation)]
+    first, second = (describe(ABOUT, arrays, arrays, CASES, Settings()) for arrays in both)
+    found = compare_models(first, second, list(map(of_images, both)))
+    assert found.figures["agreement"] == pytest.approx(1, abs=1e-9)
+    assert found.figures["same_basis"] < 0.9
+    assert max(row["gram_max"] for row in found.figures["rows"]) < 1e-12
+    for image in IMAGES:
+        assert np.abs(found.maps[f"{image}/colours"].astype(int) - first.maps[f"{image}/colours"]).max() <= 1
+
+
+def test_the_same_model_agrees_in_the_same_basis() -> None:
+    arrays = features(0)
+    one = describe(ABOUT, arrays, arrays, CASES, Settings())
+    assert compare_models(one, one, [of_images(arrays)] * 2).figures["same_basis"] == pytest.approx(1)
+
+
+def test_models_of_two_widths_have_no_basis_in_common() -> None:
+    both = [features(0), features(0, channels=24)]
+    first, second = (describe(ABOUT, arrays, arrays, CASES, Settings()) for arrays in both)
+    found = compare_models(first, second, list(map(of_images, both)))
+    assert found.figures["same_basis"] is None
+    assert 0 < found.figures["agreement"] < 1
+
+
+def test_maps_of_other_grids_are_not_compared() -> None:
+    arrays = features(0)
+    one = describe(ABOUT, arrays, arrays, CASES, Settings())
+    turned = {key: value.swapaxes(0, 1) for key, value in arrays.items() if "pooled" not in key}
+    other = describe(ABOUT, turned, turned, CASES, Settings())
+    with pytest.raises(InputError, match="grid"):
+        compare_models(one, other, [of_images(arrays), of_images(turned)])

@@ -1,0 +1,238 @@
+"""Figures and maps of a model's dense features, and of two models beside each other."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vit2onnx.dense.components import Basis, aligned, colours, fit, levels, scores
+from vit2onnx.dense.figures import figures_of, gram_distance, high_norms, smoothness_map
+from vit2onnx.dense.foreground import foreground, from_mask, read_mask, split
+from vit2onnx.dense.similarity import patch_at, quantised, similarity_map
+from vit2onnx.errors import InputError
+from vit2onnx.spec.case import Case
+
+Array = np.ndarray
+Arrays = Mapping[str, Array]
+Plain = dict[str, Any]
+# How many places of high norm are listed per photograph and layer.
+MOST_PLACES = 16
+# The point of a photograph whose patch is the reference, unless another is set.
+MIDDLE = (0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How maps are described, as `dense` in the config says.
+
+    `basis` is `shared` by all photographs or of each `image`. `foreground` is `none`, `automatic` or `masks`, which are
+    files by photograph. `references` are points (y, x) as shares of the image, by photograph.
+    """
+
+    basis: str = "shared"
+    foreground: str = "none"
+    masks: Mapping[str, Path] = field(default_factory=dict)
+    references: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    high_norm: float = 4.0
+
+
+@dataclass(frozen=True)
+class Described:
+    """Plain `figures`, for JSON, and `maps` by `{image}/{what}`."""
+
+    figures: Plain
+    maps: Arrays
+
+
+def describe(about: Plain, truth: Arrays, equinox: Arrays, cases: Sequence[str], settings: Settings) -> Described:
+    """Describe the maps of photographs, all of one grid.
+
+    `truth` has the features of the reference in double precision, `equinox` those of our model, also without registers,
+    both as `dense.features` calls them, after their precision. `about` says which model it is.
+    """
+    maps = {case: truth[f"float64/{case}/patches"] for case in cases}
+    masks = _masks(maps, settings)
+    whole = fit(list(maps.values()), list(masks.values()) if masks else None)
+    found: dict[str, Array] = {}
+    photographs, layers, norms = [], [], []
+    for case, grid in maps.items():
+        image, mask = Case.parse(case).name, masks[case] if masks else None
+        basis = whole if settings.basis == "shared" else fit([grid], [mask] if mask is not None else None)
+        place = patch_at(grid.shape[0], grid.shape[1], settings.references.get(image, MIDDLE))
+        last = np.linalg.norm(truth[f"float64/{case}/before_norm"], axis=-1)
+        high = high_norms(last, settings.high_norm)
+        found |= {
+            f"{image}/smoothness": smoothness_map(grid),
+            f"{image}/scores": scores(basis, grid),
+            f"{image}/colours": _shown(levels(colours(scores(basis, grid))), mask),
+            f"{image}/similarity": similarity_map(grid, *place),
+            f"{image}/norms": last,
+            f"{image}/quantised": quantised(grid),
+            **({f"{image}/foreground": mask} if mask is not None else {}),
+        }
+        photographs.append(
+            {
+                "image": image,
+                "case": case,
+                "reference": list(place),
+                **_finite(figures_of(grid)),
+                "foreground": None if mask is None else float(mask.mean()),
+                "high_norms": int(high.sum()),
+                "norm_ratio": _ratio(last),
+                **_of_basis(basis),
+            }
+        )
+        layers += list(_layers(image, case, truth))
+        norms += list(_norms(image, case, truth, settings.high_norm))
+    found |= {f"basis/{name}": getattr(whole, name) for name in ("mean", "components", "deviations")}
+    (rows, columns, channels) = next(iter(maps.values())).shape
+    shared = _of_basis(whole) if settings.basis == "shared" else {"shares": None, "gaps": None, "turning": []}
+    figures = {
+        **about,
+        "grid": [rows, columns],
+        "embed_dim": channels,
+        "source": "transformers in double precision",
+        "foreground": settings.foreground,
+        "high_norm": settings.high_norm,
+        "basis": {"fit": settings.basis, "patches": whole.patches, **shared},
+        "photographs": photographs,
+        "layers": layers,
+        "norms": norms,
+        "ablation": list(_ablation(cases, equinox)) or None,
+    }
+    return Described(figures, found)
+
+
+def _masks(maps: Arrays, settings: Settings) -> dict[str, Array] | None:
+    """The foreground of each case, if it is asked for."""
+    if settings.foreground == "none":
+        return None
+    if settings.foreground == "masks":
+        files = {case: settings.masks[Case.parse(case).name] for case in maps}
+        masks = {case: from_mask(read_mask(files[case]), *grid.shape[:2]) for case, grid in maps.items()}
+    else:
+        first = fit(list(maps.values()), count=1)
+        lines = {case: scores(first, grid)[..., 0] for case, grid in maps.items()}
+        masks = {case: foreground(line, split(line)) for case, line in lines.items()}
+    for case, mask in masks.items():
+        if mask.sum() < 2:
+            raise InputError(
+                f"dense.foreground: {Case.parse(case).name} has {int(mask.sum())} patches of foreground; give a mask"
+                " that covers more of it, or set foreground: none."
+            )
+    return masks
+
+
+def _shown(image: Array, mask: Array | None) -> Array:
+    """Colours, black where there is no foreground."""
+    return image if mask is None else np.where(mask[..., None], image, 0).astype(np.uint8)
+
+
+def _finite(figures: Mapping[str, float]) -> Plain:
+    """Figures for JSON, which has no NaN."""
+    return {name: value if np.isfinite(value) else None for name, value in figures.items()}
+
+
+def _of_basis(basis: Basis) -> Plain:
+    return {"shares": basis.shares.tolist(), "gaps": basis.gaps.tolist(), "turning": list(basis.turning)}
+
+
+def _ratio(norms: Array) -> float | None:
+    median = float(np.median(norms))
+    return float(norms.max()) / median if median else None
+
+
+def _layers(image: str, case: str, truth: Arrays) -> Iterator[Plain]:
+    """The figures of further layers."""
+    start = f"float64/{case}/layers."
+    for key in truth:
+        if key.startswith(start):
+            number, _, normed = key.removeprefix(start).partition(".")
+            grid = truth[key]
+            about = {"image": image, "layer": int(number), "normed": bool(normed), "grid": list(grid.shape[:2])}
+            yield about | _finite(figures_of(grid))
+
+
+def _norms(image: str, case: str, truth: Arrays, times: float) -> Iterator[Plain]:
+    """How far norms stand out in every layer."""
+    start = f"float64/{case}/norms."
+    for key in truth:
+        if key.startswith(start):
+            norms = truth[key]
+            high = high_norms(norms, times)
+            yield {
+                "image": image,
+                "layer": int(key.removeprefix(start)),
+                "median": float(np.median(norms)),
+                "largest": float(norms.max()),
+                "ratio": _ratio(norms),
+                "high": int(high.sum()),
+                "where": np.argwhere(high)[:MOST_PLACES].tolist(),
+            }
+
+
+def _ablation(cases: Sequence[str], equinox: Arrays) -> Iterator[Plain]:
+    """What changes without registers, where a model has any."""
+    for case in cases:
+        if f"ablated/{case}/patches" in equinox:
+            grid = equinox[f"ablated/{case}/patches"]
+            mean_square, largest = gram_distance(grid, equinox[f"float32/{case}/patches"])
+            distances = {"gram_mean_square": mean_square, "gram_max": largest}
+            yield {"image": Case.parse(case).name} | _finite(figures_of(grid) | distances)
+
+
+def compare_models(first: Described, second: Described, features: Sequence[Mapping[str, Array]]) -> Described:
+    """Two models on the same photographs at equal grids; `features` are their patches by photograph.
+
+    The second model's components are rotated onto those of the first, because each model has its own. Raises
+    `InputError` if the grids are not equal.
+    """
+    ours, theirs = features
+    images = [row["image"] for row in first.figures["photographs"]]
+    a, b = ([one.maps[f"{image}/scores"] for image in images] for one in (first, second))
+    rotation, agreement = aligned(a, b)
+    rows = []
+    found = {}
+    for image, mine, other in zip(images, a, b, strict=True):
+        mean_square, largest = gram_distance(ours[image], theirs[image])
+        _, own = aligned([mine], [other])
+        both = [_row(one.figures, image) for one in (first, second)]
+        rows.append(
+            {"image": image, "agreement": own, "gram_mean_square": mean_square, "gram_max": largest}
+            | {name: [row[name] for row in both] for name in ("smoothness", "contrast", "high_frequency")}
+        )
+        found[f"{image}/colours"] = _shown(levels(colours(other @ rotation)), second.maps.get(f"{image}/foreground"))
+    figures = {
+        "models": [one.figures["variant"] for one in (first, second)],
+        "weights": first.figures["weights"],
+        "grid": first.figures["grid"],
+        "agreement": agreement,
+        "same_basis": _in_basis_of(first, [theirs[image] for image in images], a),
+        "rows": rows,
+    }
+    return Described(figures, found)
+
+
+def _row(figures: Plain, image: str) -> Plain:
+    row: Plain = next(row for row in figures["photographs"] if row["image"] == image)
+    return row
+
+
+def _in_basis_of(first: Described, maps: Sequence[Array], own: Sequence[Array]) -> float | None:
+    """How far maps of another model agree with the first's if both are seen in the first's basis, without rotation.
+
+    `None` if the two have different widths.
+    """
+    names = ("mean", "components", "deviations")
+    mean, components, deviations = (first.maps[f"basis/{name}"] for name in names)
+    if maps[0].shape[-1] != len(mean) or first.figures["basis"]["fit"] != "shared":
+        return None
+    basis = Basis(mean, components, deviations, np.zeros(len(components)), np.zeros(len(components)))
+    a, b = (
+        np.concatenate([one.reshape(-1, len(components)) for one in maps_])
+        for maps_ in (own, [scores(basis, x) for x in maps])
+    )
+    scale = float((a**2).sum() * (b**2).sum())
+    return float((a * b).sum() ** 2 / scale) if scale else None
