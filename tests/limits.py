@@ -13,6 +13,8 @@ BY_PRECISION = yaml.safe_load((Path(__file__).parents[1] / "config" / "limits.ya
 LIMITS, PREPARED = numbers_of(BY_PRECISION["float32"]), numbers_of(BY_PRECISION["preprocessing"])
 # Those that judge images with texts alone.
 OF_PAIRS = {"embedding", "logit", "probability"}
+# Those that judge dense maps alone.
+OF_MAPS = {"dense_map", "dense_similarity", "dense_gram", "dense_colour"}
 
 
 def judge(comparison: Comparison, limits: Mapping[str, float] = LIMITS) -> Verdict:

@@ -14,15 +14,16 @@ from tests.handover.conftest import change_json
 from tests.limits import BY_PRECISION
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of, write_json
-from vit2onnx.handover.judging import check_verdict, judge_files, lacking_packing
+from vit2onnx.handover.judging import check_verdict, judge_files, lacking_dense, lacking_packing
 from vit2onnx.packing import pack
 from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, noise, wrong_inputs
 from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.dense_comparison import IMPLEMENTATIONS, DenseComparison, keys_of
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.packing import PackingComparison
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.runners.packing import LEVELS
-from vit2onnx.spec.case import MODES
+from vit2onnx.spec.case import MODES, Case
 from vit2onnx.spec.subject import TRUTH
 
 LIMITS = BY_PRECISION["float32"] | BY_PRECISION["preprocessing"]
@@ -245,3 +246,72 @@ def test_probes_that_were_left_out_are_named(change, lacking: list[str]):
     found = packed_rows()
     about = Comparison("tiny", "packed", "ab", {}, ["transformers"], [PHOTOGRAPH], *[[]] * 8)
     assert lacking_packing(replace(found, **change(found)), about, 16) == lacking
+
+
+MAPPED = ["cat@32x32", "dog@32x32"]
+MAPS = ["patches", "before_norm", "norms.0", "norms.1"]
+
+
+def dense_rows(sha256: str = "ab") -> DenseComparison:
+    """Dense maps of two photographs that are complete, and all of them equal."""
+    rows = [
+        {"subject": subject, "image": Case.parse(case).name, "height": 32, "width": 32, "map": name}
+        | dict.fromkeys(keys_of(name), 0.0)
+        for case in MAPPED
+        for name in MAPS
+        for subject in IMPLEMENTATIONS
+    ]
+    return DenseComparison("tiny", "static", sha256, MAPPED, MAPS, rows)
+
+
+def without(key: str, value: str) -> Callable[[DenseComparison], dict[str, Any]]:
+    """Leaves out all of a photograph or a map."""
+    return lambda found: {"rows": [row for row in found.rows if row[key] != value]}
+
+
+@pytest.mark.parametrize(
+    ("change", "lacking"),
+    [
+        (lambda found: {}, []),
+        (lambda found: {"export": "other"}, ["export"]),
+        (lambda found: {"rows": found.rows[:-1]}, ["each map of each photograph and implementation once"]),
+        (lambda found: {"rows": [*found.rows, found.rows[0]]}, ["each map of each photograph and implementation once"]),
+        (without("subject", "onnx"), ["each map of each photograph and implementation once"]),
+        (
+            lambda found: {"cases": MAPPED[:1]} | without("image", "dog")(found),
+            ["each photograph once, all at one size"],
+        ),
+        (lambda found: {"cases": []}, ["each photograph once, all at one size", "each map of each photograph and"]),
+        (lambda found: {"maps": MAPS[1:]} | without("map", "patches")(found), ["all maps"]),
+        (lambda found: {"maps": MAPS[:3:2]} | without("map", "before_norm")(found), ["all maps", "each map of each"]),
+        (lambda found: {"maps": [*MAPS[:2], MAPS[3]]} | without("map", "norms.0")(found), ["all maps"]),
+        (
+            lambda found: {"rows": [{k: v for k, v in row.items() if k != "gram"} for row in found.rows]},
+            ["all figures of each map"],
+        ),
+    ],
+)
+def test_dense_maps_that_were_left_out_are_named(change, lacking: list[str]):
+    found = dense_rows()
+    about = Comparison("tiny", "static", "ab", {}, ["transformers"], CASES, *[[]] * 8)
+    told = lacking_dense(replace(found, **change(found)), about)
+    assert len(told) == len(lacking) and all(map(str.startswith, told, lacking))
+
+
+def test_dense_maps_are_judged(records: dict[str, Path], tmp_path: Path):
+    path = tmp_path / "parity" / "static.dense.json"
+    evidence = records | {"dense": path}
+    dense_rows(sha256_of(records["graph"])).write(path)
+    verdict = judge_files(evidence, LIMITS)
+    assert "dense" in verdict.asked and "parity/static.dense.json" in verdict.evidence
+    assert [one for one in verdict.of("dense") if not one.passed] == []
+    assert "dense" not in judge_files(records, LIMITS).asked
+    change_json(path, lambda data: data["rows"].pop())
+    with pytest.raises(InputError, match=r"static\.dense\.json was edited: its rows do not bear out each map of each"):
+        judge_files(evidence, LIMITS)
+    dense_rows("of another").write(path)
+    with pytest.raises(InputError, match=r"static\.dense\.json is of another static\.onnx; delete it and run again"):
+        judge_files(evidence, LIMITS)
+    change_json(path, lambda data: data.update(further=[]))
+    with pytest.raises(InputError, match=r"static\.dense\.json was edited: it has other keys"):
+        judge_files(evidence, LIMITS)

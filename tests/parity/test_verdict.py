@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.limits import BY_PRECISION, LIMITS, OF_PAIRS, PREPARED, judge
+from tests.limits import BY_PRECISION, LIMITS, OF_MAPS, OF_PAIRS, PREPARED, judge
 from vit2onnx.files import write_json
 from vit2onnx.parity.comparison import Comparison, pairs_of, place_of, worst_place
 from vit2onnx.parity.finding import Finding
@@ -114,9 +114,9 @@ either_group = pytest.mark.parametrize("index", [0, 1])
 
 
 def test_every_limit_of_the_config_is_tried():
-    # Those of published features, of semantics, of the Equinox model's rounding and of images with texts have tests of
-    # their own.
-    own = {"golden", "neighbour_margin", "subspace_angle", "rounding_ratio"} | OF_PAIRS
+    # Those of published features, of semantics, of the Equinox model's rounding, of images with texts and of dense maps
+    # have tests of their own.
+    own = {"golden", "neighbour_margin", "subspace_angle", "rounding_ratio"} | OF_PAIRS | OF_MAPS
     assert PAIRS.keys() | own == LIMITS.keys()
 
 
@@ -379,7 +379,7 @@ def test_limits_are_those_of_the_config_whatever_was_measured():
     for one in comparison.differences:
         one |= {"rms": 1e-2, "max_abs": 1.0}
     found = {one.limit_name: one.limit for one in judge(comparison, LIMITS).findings if one.limit_name}
-    of_images = {name: limit for name, limit in LIMITS.items() if name not in {"golden", *OF_PAIRS}}
+    of_images = {name: limit for name, limit in LIMITS.items() if name not in {"golden", *OF_PAIRS, *OF_MAPS}}
     assert found == of_images | {"cosine": 1 - LIMITS["cosine"]}
 
 

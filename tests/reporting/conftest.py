@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.limits import BY_PRECISION, LIMITS, OF_PAIRS, PREPARED
+from tests.limits import BY_PRECISION, LIMITS, OF_MAPS, OF_PAIRS, PREPARED
 from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED
 from vit2onnx.parity.comparison import Comparison, pairs_of
+from vit2onnx.parity.dense_comparison import IMPLEMENTATIONS, DenseComparison, keys_of
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.metrics import TOKEN_ERROR
 from vit2onnx.parity.packing import PackingComparison
@@ -198,10 +199,34 @@ def packing() -> PackingComparison:
 
 
 @pytest.fixture
+def dense() -> DenseComparison:
+    """Dense maps of a graph that shows what the truth shows; the reference rounds furthest."""
+    sizes = {"smoothness": 1e-9, "smoothness_map": 5e-8, "high_frequency": 7e-9, "similarity": 6e-8, "gram": 1e-7}
+    sizes |= {"gram_mean_square": 8e-16, "colours": 6e-7, "norms": 1e-7}
+    cases = {"cat": (48, 112), "tree": (48, 112)}
+    maps = ["patches", "before_norm", "layers.0", "norms.0", "norms.1"]
+    return DenseComparison(
+        variant="dinov3_tiny",
+        export="dynamic",
+        graph_sha256="0123abcd",
+        cases=[f"{image}@{height}x{width}" for image, (height, width) in cases.items()],
+        maps=maps,
+        rows=[
+            {"subject": subject, "image": image, "height": height, "width": width, "map": name, "patches": 21}
+            | {key: (1.5 if subject == "transformers" else 1) * sizes.get(key, 0.0) for key in keys_of(name)}
+            | {key: 0 for key in ("levels", "mask", "high_norms") if key in keys_of(name)}
+            for image, (height, width) in cases.items()
+            for name in maps
+            for subject in IMPLEMENTATIONS
+        ],
+    )
+
+
+@pytest.fixture
 def tested() -> Plain:
     """A self-test that caught three faults of three, and flagged neither of two healthy models."""
     told = [name for name in LIMITS if name != "golden"]
-    judged = [name for name in told if name not in OF_PAIRS]
+    judged = [name for name in told if name not in OF_PAIRS | OF_MAPS]
     fault = {"fault": "w1 and w2 exchanged", "planted_in": "weights", "model": "ViT with SwiGLU", "caught": True}
     fault |= {"stage": "blocks.1.mlp_raw", "caught_by": f"onnx - truth, {TOKEN_ERROR}", "measured": 3.1e5}
     fault |= {"limit": 10.0, "tripped": ["floors", "floors_double"]}
@@ -381,9 +406,10 @@ def judged(limits: dict[str, dict[str, Any]], prepared: Rows) -> Callable[..., V
         stages: StageComparison | None = None,
         self_test: Plain | None = None,
         packing: PackingComparison | None = None,
+        dense: DenseComparison | None = None,
     ) -> Verdict:
         finding = finding_of(again(self_test)) if self_test else None
-        return judge_graph(comparison, limits, record, preprocessing, stages, finding, packing, bytes=86_454_796)
+        return judge_graph(comparison, limits, record, preprocessing, stages, finding, packing, dense, bytes=86_454_796)
 
     return judge
 
@@ -401,13 +427,14 @@ def evidence_of(
 
     def make(*comparisons: Comparison, **other: Any) -> Evidence:
         exports = [comparison.export for comparison in comparisons]
-        given = {"record": RECORD, "preprocessing": prepared, "stages": {}, "packing": {}, "self_test": None} | other
+        by_export = ("stages", "packing", "dense")
+        given = {"record": RECORD, "preprocessing": prepared, **{name: {} for name in by_export}, "self_test": None}
+        given |= other
         if given["self_test"]:
             given["self_test"] = again(given["self_test"])
         common = {name: given[name] for name in ("record", "preprocessing", "self_test")}
         verdicts = [
-            judged(one, stages=given["stages"].get(one.export), packing=given["packing"].get(one.export), **common)
-            for one in comparisons
+            judged(one, **{name: given[name].get(one.export) for name in by_export}, **common) for one in comparisons
         ]
         healthy = {
             "ledger": LEDGER,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.dense_comparison import DenseComparison
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.packing import PackingComparison
 from vit2onnx.parity.verdict import Verdict
@@ -35,12 +36,14 @@ def test_every_gate_fails_a_graph_alone(
     prepared: list[Plain],
     tested: Plain,
     packing: PackingComparison,
+    dense: DenseComparison,
     with_published: WithPublished,
     judged: Judged,
     gate: str,
 ) -> None:
     comparison = with_published(healthy, 1e-3)
-    measured: dict[str, Any] = {"stages": stages, "preprocessing": prepared, "self_test": tested, "packing": packing}
+    measured: dict[str, Any] = {"stages": stages, "preprocessing": prepared, "self_test": tested}
+    measured |= {"packing": packing, "dense": dense}
 
     def of_all_gates(comparison: Comparison = comparison, **other: Any) -> Verdict:
         return judged(comparison, **measured | other)
@@ -50,6 +53,7 @@ def test_every_gate_fails_a_graph_alone(
         "outputs": lambda: of_all_gates(beyond),
         "published": lambda: of_all_gates(with_published(healthy, 0.5)),
         "packing": lambda: of_all_gates(packing=replace(packing, refusals=[])),
+        "dense": lambda: of_all_gates(dense=replace(dense, rows=dense.rows[:-1])),
         "stages": lambda: of_all_gates(stages=diverging),
         "preprocessing": lambda: of_all_gates(preprocessing=[row | {"differing_share": 0.5} for row in prepared]),
         "self_test": lambda: of_all_gates(self_test=tested | {"healthy": []}),

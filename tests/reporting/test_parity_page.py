@@ -15,6 +15,7 @@ import pytest
 from tests.limits import BY_PRECISION, OF_PAIRS
 from vit2onnx.packing.probes import EXCHANGED
 from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.dense_comparison import DENSE, DenseComparison
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.packing import PACKING, PackingComparison
 from vit2onnx.parity.verdict import LEGS, Verdict
@@ -237,12 +238,17 @@ def test_features_that_are_not_the_published_ones_speak_of_the_checkpoint(
 
 
 def test_every_limit_is_explained(
-    healthy: Comparison, stages: StageComparison, with_published: WithPublished, text_of: Text, limits: Limits
+    healthy: Comparison,
+    stages: StageComparison,
+    dense: DenseComparison,
+    with_published: WithPublished,
+    text_of: Text,
+    limits: Limits,
 ) -> None:
-    assert tuple(QUESTIONS) == (*LEGS, PACKING, PUBLISHED)
+    assert tuple(QUESTIONS) == (*LEGS, PACKING, DENSE, PUBLISHED)
     shown = {name for _, names in QUESTIONS.values() for name in names}
     assert shown == set(BY_PRECISION["float32"])
-    text = text_of(with_published(healthy, 1e-3), stages={"dynamic": stages})
+    text = text_of(with_published(healthy, 1e-3), stages={"dynamic": stages}, dense={"dynamic": dense})
     # Those of images with texts are told where they judge something.
     assert {name for name, limit in limits.items() if limit["why"] not in text} == OF_PAIRS
     told = "No stage is wrong: given the same input, no two implementations of the 10 stages are more than 1.7 noise"
@@ -491,6 +497,54 @@ def test_an_image_that_depends_on_others_fails(healthy: Comparison, packing: Pac
     broken = replace(packing, rows=[row | {"max_abs": 1e-7} for row in packing.rows])
     text = text_of(healthy, packing={"dynamic": broken})
     assert "FAILED: dynamic.onnx does not keep the images of a call apart." in text
+
+
+def test_what_people_see_in_dense_maps_is_told(healthy: Comparison, dense: DenseComparison, text_of: Text) -> None:
+    text = text_of(healthy, dense={"dynamic": dense})
+    assert "Do people see the same in its dense maps?" in text
+    assert "2 photographs at 48x112, in 3 maps each and with the norms of 2 layers, were compared" in text
+    assert "max |difference| of a colour 9.0e-07 6.0e-07 6.0e-07 1.0e-05" in text
+    assert "8-bit colours that differ 0 of 126 0 of 126 0 of 126 0" in text
+    assert "patches whose norm is high in one only 0 of 84 0 of 84 0 of 84 0" in text
+    assert "dense/dense.html" in text and "parity/dynamic.dense.csv" in text
+    assert "noise floors are more than" not in text
+
+
+def changed(dense: DenseComparison, subject: str, **figures: float | None) -> DenseComparison:
+    """One map of a photograph with other figures, in one implementation."""
+    place = (subject, "tree", "patches")
+    rows = [row | (figures if (row["subject"], row["image"], row["map"]) == place else {}) for row in dense.rows]
+    return replace(dense, rows=rows)
+
+
+def test_dense_maps_that_look_different_fail(healthy: Comparison, dense: DenseComparison, evidence_of: Make) -> None:
+    broken = changed(dense, "onnx", colours=0.02, levels=3, level_margin=0.01)
+    page = Page(parity_page(evidence_of(healthy, dense={"dynamic": broken})))
+    text = " ".join(page.text.split())
+    assert "FAILED: people do not see the same in the dense maps of dynamic.onnx." in text
+    assert (
+        "ONNX against float64, max |difference| of a colour (worst at patches of tree 48x112): 0.02, limit 1.0e-05"
+        in text
+    )
+    assert "8-bit colours that differ 0 of 126 0 of 126 3 of 126 0" in text
+    assert {"dynamic-dense"} <= {*page.ids} and {"#dynamic-dense", "dense/dense.html"} <= {*page.links}
+
+
+def test_dense_maps_that_are_missing_are_not_finite(healthy: Comparison, dense: DenseComparison, text_of: Text) -> None:
+    lacking = dict.fromkeys(("colours", "levels", "level_margin"))
+    text = text_of(healthy, dense={"dynamic": changed(dense, "equinox", **lacking)})
+    assert "8-bit colours that differ 0 of 126 not finite 0 of 126 0" in text
+
+
+def test_a_limit_that_rounding_widens_is_told(healthy: Comparison, dense: DenseComparison, text_of: Text) -> None:
+    rough = changed(changed(dense, "transformers", similarity=4e-6), "equinox", similarity=5e-6)
+    text = text_of(healthy, dense={"dynamic": changed(rough, "onnx", similarity=6e-6)})
+    assert "10 noise floors are more than config/limits.yaml has" in text and "FAILED" not in text
+    assert "similarity to the patch in the middle 4.0e-06 5.0e-06 6.0e-06 5.0e-05" in text
+
+
+def test_other_graphs_have_no_dense_maps(healthy: Comparison, text_of: Text) -> None:
+    assert "ense maps" not in text_of(healthy)
 
 
 def test_other_graphs_have_no_packing(healthy: Comparison, text_of: Text) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from vit2onnx.files import write_json
 from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.dense_comparison import DenseComparison
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.verdict import Verdict
 from vit2onnx.reporting.terminal import current_verdicts, print_summary
@@ -17,7 +18,7 @@ from vit2onnx.self_test.verdict import judge_self_test
 
 Plain = dict[str, Any]
 RESULTS = Path("results/synthetic")
-NOTHING = {"stages": False, "self_test": False}
+NOTHING = {"stages": False, "self_test": False, "dense": False}
 # What a run prints of verdicts, and whether it came to its end.
 Printed = Callable[..., str]
 
@@ -162,3 +163,24 @@ def test_only_verdicts_on_what_is_there_are_shown(
     # Made anew since.
     os.utime(path, ns=(graph.stat().st_mtime_ns - 1,) * 2)
     assert not shown()
+
+
+def test_verdicts_of_a_run_with_or_without_dense_maps_are_told_apart(
+    healthy: Comparison,
+    dense: DenseComparison,
+    judged: Callable[..., Verdict],
+    limits: dict[str, Plain],
+    tmp_path: Path,
+) -> None:
+    path, comparison = tmp_path / "dynamic.verdict.json", tmp_path / "parity" / "dynamic.dense.json"
+
+    def shown(verdict: Verdict, *, asked: bool) -> bool:
+        write_json(path, verdict.as_data())
+        return path in current_verdicts([path], limits, NOTHING | {"dense": asked})
+
+    without, with_maps = judged(healthy), judged(healthy, dense=dense)
+    # Texts have no maps, so there is nothing that could be asked for.
+    assert shown(without, asked=True) and shown(without, asked=False)
+    dense.write(comparison)
+    assert shown(without, asked=False) and not shown(without, asked=True)
+    assert shown(with_maps, asked=True) and not shown(with_maps, asked=False)

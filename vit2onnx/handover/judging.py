@@ -17,6 +17,7 @@ from vit2onnx.onnx_file import bytes_of, metadata
 from vit2onnx.packing import pack
 from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, noise, wrong_inputs
 from vit2onnx.parity.comparison import Comparison, Row, case_of
+from vit2onnx.parity.dense_comparison import BEFORE_NORM, IMPLEMENTATIONS, NORMS, PATCHES, DenseComparison, keys_of
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite
@@ -48,6 +49,7 @@ def judge_files(
     preprocessing = read_json(evidence["preprocessing"])["differences"]
     compared = StageComparison.read(stages) if stages else None
     packing = PackingComparison.read(evidence["packing"]) if "packing" in evidence else None
+    dense = DenseComparison.read(evidence["dense"]) if "dense" in evidence else None
     tested = read_json(self_test) if self_test else None
     takes_patches = "spatial_shapes" in metadata(graph).get("tokens", "")
     _check_rows(evidence["preprocessing"], _lacking_preparation(comparison, preprocessing, takes_patches=takes_patches))
@@ -60,6 +62,10 @@ def judge_files(
         if packing.graph_sha256 != comparison.graph_sha256:
             raise InputError(f"{evidence['packing']} is of another {graph.name}; delete it and run again.")
         _check_rows(evidence["packing"], lacking_packing(packing, comparison, tokens["patch_size"]))
+    if dense:
+        if dense.graph_sha256 != comparison.graph_sha256:
+            raise InputError(f"{evidence['dense']} is of another {graph.name}; delete it and run again.")
+        _check_rows(evidence["dense"], lacking_dense(dense, comparison))
     if self_test and tested and (wrong := judge_self_test(tested)) != tested["wrong"]:
         _check_rows(self_test, wrong or ["what it says is wrong"])
     return judge_graph(
@@ -70,6 +76,7 @@ def judge_files(
         compared,
         finding_of(tested) if tested else None,
         packing,
+        dense,
         bytes=bytes_of(graph),
         evidence={os.path.relpath(path, graph.parent): sha256_of(path) for path in evidence.values()},
     )
@@ -121,6 +128,26 @@ def lacking_packing(packing: PackingComparison, comparison: Comparison, patch_si
     tried = sorted((row["wrong"], row["level"]) for row in packing.refusals)
     if tried != sorted(product((wrong for wrong, *_ in wrong_inputs(some["pixel_values"], some["grid_thw"])), LEVELS)):
         lacking.append("each wrong input at each level")
+    return lacking
+
+
+def lacking_dense(dense: DenseComparison, comparison: Comparison) -> list[str]:
+    """Maps of photographs that were not compared, in every implementation, as they should be."""
+    lacking = [name for name in ("variant", "export") if getattr(dense, name) != getattr(comparison, name)]
+    cases, compared = list(map(Case.parse, dense.cases)), map(Case.parse, comparison.cases)
+    photographs = {case.name for case in compared if case != GOLDEN}
+    sizes = {(case.height, case.width) for case in cases}
+    if sorted(case.name for case in cases) != sorted(photographs) or len(sizes) != 1:
+        lacking.append("each photograph once, all at one size")
+    # Every layer has norms, and there is one layer at least.
+    layers = sum(name.startswith(f"{NORMS}.") for name in dense.maps) or 1
+    if not {PATCHES, BEFORE_NORM, *(f"{NORMS}.{number}" for number in range(layers))} <= {*dense.maps}:
+        lacking.append("all maps")
+    wanted = sorted(product(IMPLEMENTATIONS, map(str, cases), dense.maps))
+    if sorted((row["subject"], case_of(row), row["map"]) for row in dense.rows) != wanted:
+        lacking.append("each map of each photograph and implementation once")
+    if any(not {*keys_of(row["map"])} <= row.keys() for row in dense.rows):
+        lacking.append("all figures of each map")
     return lacking
 
 

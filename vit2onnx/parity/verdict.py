@@ -10,6 +10,7 @@ from typing import Any
 from vit2onnx.errors import first_few
 from vit2onnx.files import read_json
 from vit2onnx.parity.comparison import Comparison, Row, largest, worst_place
+from vit2onnx.parity.dense_comparison import DENSE, DenseComparison
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import TOKEN_ERROR, finite, worst
@@ -19,7 +20,7 @@ from vit2onnx.spec.subject import DOUBLE, DOUBLE_GRAPH, GRAPH_RUNS, PUBLISHED, T
 
 # The legs on which a graph stands by itself, which make up the gate "outputs". Every other gate is a leg of its name.
 LEGS = ("reference", "truth", "sanity")
-GATES = ("outputs", PUBLISHED, PACKING, "stages", "preprocessing", "self_test")
+GATES = ("outputs", PUBLISHED, PACKING, DENSE, "stages", "preprocessing", "self_test")
 
 LOGITS = "logits"
 # What is judged of images and texts together: the groups of rows, the limit, the figure of a row, and its name.
@@ -150,6 +151,7 @@ def judge_graph(
     stages: StageComparison | None = None,
     self_test: Finding | None = None,
     packing: PackingComparison | None = None,
+    dense: DenseComparison | None = None,
     **about: Any,
 ) -> Verdict:
     """Judge all that was measured of a graph; `None` stands for what was not asked for.
@@ -163,11 +165,13 @@ def judge_graph(
     findings = [*judge(comparison, numbers), *prepared]
     findings += stages.judge(numbers) if stages else []
     findings += packing.judge(numbers) if packing else []
+    findings += dense.judge(numbers) if dense else []
     findings += [self_test] if self_test else []
     also_asked = {
         "preprocessing": bool(prepared),
         "stages": stages is not None,
         PACKING: packing is not None,
+        DENSE: dense is not None,
         "self_test": self_test is not None,
     }
     return Verdict(

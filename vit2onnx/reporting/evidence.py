@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.dense_comparison import DENSE, DenseComparison
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.packing import PACKING, PackingComparison
 from vit2onnx.parity.verdict import Verdict
@@ -37,6 +38,7 @@ GATES = {
         "the checkpoint or the photograph is not the one whose features are published",
     ),
     PACKING: Gate("{file}, images in one call", "packing: ", "{files} {do} not keep the images of a call apart"),
+    DENSE: Gate("{file}, dense maps", "dense maps: ", "people do not see the same in the dense maps of {files}"),
     "stages": Gate("{file}, stage by stage", "stages: ", "a stage of {files} is wrong"),
     "preprocessing": Gate("preprocessing", "preprocessing: ", "photographs are not prepared as for the original model"),
     "self_test": Gate("self-test", "self-test: ", "these checks cannot be relied on"),
@@ -49,9 +51,9 @@ class Evidence:
 
     `verdicts` and `comparisons` are those of its graphs, in the same order. `record` is its `checkpoint.json`, `ledger`
     the lines of its `ledger.csv`, `preprocessing` the differences of its `preprocessing.json`. By the name of the
-    export come what its graph says of itself, the operator sets that it needs, the comparison of its stages if that was
-    asked for, and what probes showed if it packs images. `photographs` are files by name. `self_test` is what became of
-    planted faults, if that was tried.
+    export come what its graph says of itself, the operator sets that it needs, the comparisons of its stages and of its
+    dense maps if these were asked for, and what probes showed if it packs images. `photographs` are files by name.
+    `self_test` is what became of planted faults, if that was tried.
     """
 
     verdicts: Sequence[Verdict]
@@ -64,6 +66,7 @@ class Evidence:
     photographs: Mapping[str, Path]
     stages: Mapping[str, StageComparison] = field(default_factory=dict)
     packing: Mapping[str, PackingComparison] = field(default_factory=dict)
+    dense: Mapping[str, DenseComparison] = field(default_factory=dict)
     self_test: Plain | None = None
 
 

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.dense_comparison import DENSE
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.packing import PACKING
 from vit2onnx.parity.photographs import PHOTOGRAPHS
 from vit2onnx.parity.verdict import LEGS, Verdict
+from vit2onnx.reporting.dense import dense_section
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, sizes_of, table_of
 from vit2onnx.reporting.figures import heat_table, truth_figure
@@ -30,6 +32,10 @@ QUESTIONS = {
     ),
     "sanity": ("Is the file what it promises to be?", ()),
     PACKING: ("Does an image depend on the others in its call?", ("floors",)),
+    DENSE: (
+        "Do people see the same in its dense maps?",
+        ("dense_map", "dense_similarity", "dense_gram", "dense_colour"),
+    ),
     PUBLISHED: ("Are the features those that the publisher published?", ("golden",)),
 }
 
@@ -123,6 +129,7 @@ def headline(verdicts: Sequence[Verdict], references: Sequence[str]) -> str:
 def graph_section(evidence: Evidence, comparison: Comparison, verdict: Verdict) -> dict[str, Any]:
     """What the page shows of one graph."""
     export, maps, stages = verdict.export, comparison.error_maps, evidence.stages.get(verdict.export)
+    dense = evidence.dense.get(export)
     floors = verdict.limits["floors"]["limit"]
     return {
         "export": export,
@@ -132,6 +139,7 @@ def graph_section(evidence: Evidence, comparison: Comparison, verdict: Verdict) 
         "error_maps": error_map_figure(maps, evidence.photographs, floors) if maps else None,
         "stages": stage_section(stages, verdict) if stages else None,
         "packing": packing_section(evidence.packing[export]) if export in evidence.packing else None,
+        "dense": dense_section(dense, verdict) if dense else None,
         "own_words": own_words_section(evidence.metadata[export], evidence.operator_sets[export]),
         "distributions": distribution_section(comparison),
         "semantics": semantics_section(comparison),
@@ -143,7 +151,7 @@ def graph_section(evidence: Evidence, comparison: Comparison, verdict: Verdict) 
 
 
 def leg_section(verdict: Verdict) -> list[dict[str, Any]]:
-    """The findings of every leg; nothing of published features and of packing where these were not compared."""
+    """The findings of every leg; nothing of gates that are no part of outputs where these were not asked for."""
     return [
         {"question": question, "findings": findings, "limits": _limits_of(findings, names, verdict)}
         for leg, (question, names) in QUESTIONS.items()

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from vit2onnx.errors import InputError, first_few
 from vit2onnx.files import read_json
+from vit2onnx.parity.dense_comparison import DENSE
 from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.verdict import Verdict, numbers_of
 from vit2onnx.reporting.page import compared, cosine, megabytes, number
@@ -36,7 +37,7 @@ def current_verdicts(
     """Those verdicts that are there and up to date, by path.
 
     One is stale that is older than a file that it judges, or from a run with other limits, or in which other gates were
-    asked for (`stages`, `self_test`).
+    asked for (`stages`, `self_test`, `dense`).
     """
     verdicts = {}
     for path in paths:
@@ -49,6 +50,9 @@ def current_verdicts(
             evidence = [path.parent / name for name in verdict.evidence]
             is_newest = all(file.exists() and file.stat().st_mtime_ns <= path.stat().st_mtime_ns for file in evidence)
             is_asked = all((gate in verdict.asked) == asked[gate] for gate in OPTIONAL)
+            # Graphs without maps of an image have no such comparison.
+            has_maps = (path.parent / "parity" / f"{verdict.export}.dense.json").exists()
+            is_asked &= (DENSE in verdict.asked) == (asked[DENSE] and has_maps)
             if is_newest and is_asked and verdict.limits == limits:
                 verdicts[path] = verdict
     return verdicts
