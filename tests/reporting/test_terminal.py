@@ -13,7 +13,7 @@ from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.dense_comparison import DenseComparison
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.verdict import Verdict
-from vit2onnx.reporting.terminal import current_verdicts, print_summary
+from vit2onnx.reporting.terminal import current_verdicts, dense_lines, print_summary
 from vit2onnx.self_test.verdict import judge_self_test
 
 Plain = dict[str, Any]
@@ -184,3 +184,14 @@ def test_verdicts_of_a_run_with_or_without_dense_maps_are_told_apart(
     dense.write(comparison)
     assert shown(without, asked=False) and not shown(without, asked=True)
     assert shown(with_maps, asked=True) and not shown(with_maps, asked=False)
+
+
+def test_pages_on_dense_maps_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dense_lines(tmp_path, {"a", "b"}) == []
+    for name in ("a/dense", "b/dense", "dense/b-a"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "dense.html").touch()
+    # A pair shows what the pages of both do.
+    assert dense_lines(tmp_path, {"a", "b"}) == ["Dense maps: dense/b-a/dense.html"]
+    assert dense_lines(tmp_path, {"a"}) == ["Dense maps: a/dense/dense.html"]

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,14 @@ def page_to_open(folder: Path, variants: Collection[str]) -> Path | None:
     return page if is_new else None
 
 
+def dense_lines(results: Path, variants: Collection[str]) -> list[str]:
+    """Where the pages on dense maps are: those of pairs of the variants, or else those of single ones."""
+    pairs = [results / "dense" / f"{one}-{other}" / "dense.html" for one, other in permutations(sorted(variants), 2)]
+    single = [results / name / "dense" / "dense.html" for name in sorted(variants)]
+    pages = [page for page in pairs if page.exists()] or [page for page in single if page.exists()]
+    return [f"Dense maps: {os.path.relpath(page)}" for page in pages]
+
+
 def print_summary(
     results: Path, paths: Sequence[Path], limits: Mapping[str, Any], asked: Mapping[str, bool], *, complete: bool = True
 ) -> None:
@@ -132,6 +141,8 @@ def print_summary(
     _print_lines(console, [line for name in dict.fromkeys(summary["variant"]) for line in _told(results / name)])
     pages = [results / variant / "parity.html" for variant in dict.fromkeys(failed["variant"])]
     _print_lines(console, [f"More in {os.path.relpath(page)}" for page in pages if page.exists()])
+    if asked[DENSE]:
+        _print_lines(console, dense_lines(results, set(summary["variant"])))
     if page := page_to_open(results, set(summary["variant"])):
         console.print(f"\nOpen {os.path.relpath(page)}", soft_wrap=True)
     style = "bold green" if complete and failed.empty else "bold red"
