@@ -203,6 +203,52 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
 }
 
 
+def dense(**changes: Any) -> Callable[[dict], Any]:
+    """Ask for dense maps, in some other way than by default."""
+    return lambda c: c["dense"].update({"enabled": True, **changes})
+
+
+V2, SIGLIP2 = "dinov2_vits14_pretrain", "siglip2_base_patch16_224"
+FAULTS |= {
+    "misspelt key of dense": (dense(grids=[1, 1]), "dense: .*'grids' was unexpected"),
+    "grid of one row": (dense(grid=[1, 8]), "dense.grid.0: 1 is less than the minimum of 2"),
+    "grid of one number": (dense(grid=[32]), "dense.grid: .*"),
+    "grid without end": (dense(grid=[128, 64]), "dense.grid: 128x64 has 8192 patches; use 4096 at most"),
+    "reference of no photograph": (
+        dense(references={"austronaut": [0.5, 0.5]}),
+        "dense.references: 'austronaut' is no photograph of images, only astronaut, camera",
+    ),
+    "reference in pixels": (
+        dense(references={"astronaut": [120, 80]}),
+        "dense.references.astronaut.0: 120 is greater than the maximum of 1",
+    ),
+    "masks that nothing uses": (dense(masks={"astronaut": "mask.png"}), "dense.masks: nothing uses them"),
+    "photograph without a mask": (dense(foreground="masks"), "dense.masks: there is no mask of astronaut"),
+    "mask that is not there": (
+        dense(foreground="masks", masks={"astronaut": "no/such.png"}),
+        "dense.masks.astronaut: there is no file no/such.png",
+    ),
+    "layer that is not there": (dense(layers=[12]), f"dense.layers: {VIT}: there is no layer 12, only 0 to 11"),
+    "norm that is always high": (dense(high_norm=1), "dense.high_norm: 1 is less than or equal to the minimum of 1"),
+    "model that is compared with itself": (dense(compare=[[VIT, VIT]]), "dense.compare.0: .* has non-unique elements"),
+    "pair with a variant that is not listed": (
+        dense(compare=[[VIT, V2]]),
+        f"dense.compare: {V2} is no listed variant with patches, only {VIT}",
+    ),
+    "pair of two grids": (
+        lambda c: (c.update(variants=[VIT, SIGLIP2]), dense(compare=[[VIT, SIGLIP2]])(c)),
+        f"{VIT} has 32x32 patches and {SIGLIP2} has 14x14 patches; .* so set dense.grid: \\[14, 14\\]",
+    ),
+    "folder of labels that is not there": (dense(retrieval="no/such/folder"), "dense.retrieval: .*no/such/folder"),
+    "folder without labels": (dense(retrieval="config/variants/dinov2"), "dense.retrieval: .* has 0 subfolders"),
+    "masks without a folder": (
+        dense(retrieval="composites", retrieval_masks="masks"),
+        "dense.retrieval_masks: they are those of a folder",
+    ),
+    "nothing to suppress": (dense(suppress=0), "dense.suppress: 0 is less than the minimum of 1"),
+}
+
+
 # Of a release's file or of a licence's, with the ending that the first must have.
 PATHS = ("/etc/x-08c60483.pth", "../x-08c60483.pth", "a/../../x-08c60483.pth", "-x-08c60483.pth", ".x-08c60483.pth")
 PATHS += ("x;touch T-08c60483.pth", "x-08c60483.pth\n", "a" * 300 + "-08c60483.pth", "$(touch T)-08c60483.pth")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from workflow_project import TINY, edit_config, python_of, set_limit, snakemake
+from workflow_project import TINY, add_variant, edit_config, python_of, set_limit, snakemake
 
 from vit2onnx.files import read_json, sha256_of, write_json
 from vit2onnx.onnx_file import checksum_entry
@@ -381,6 +381,71 @@ def test_stages_are_a_switch(copied: Path) -> None:
     assert "stages: first divergence: patch_embed, equinox and transformers" in output
     assert (results / "parity/dynamic.stages.json").is_file()
     assert not (results / "dynamic.passport.json").exists()
+
+
+DENSE_RULES = (
+    *("prepare_dense_inputs", "run_dense_reference", "run_dense_equinox", "describe_dense", "retrieve_images"),
+    "render_dense",
+)
+DENSE_RULES_OF_GRAPHS = ("export_stages", "run_dense_onnx", "compare_dense")
+
+
+def test_dense_maps_are_a_switch(copied: Path) -> None:
+    # The graph of a fixed size does not take this grid, so its maps are compared at its own size.
+    asked = {"enabled": True, "grid": [4, 6], "layers": [0], "retrieval": "composites"}
+    edit_config(copied, lambda config: config["dense"].update(asked))
+    assert planned(copied) == {
+        **dict.fromkeys((*DENSE_RULES, *PAGES), 1),
+        **dict.fromkeys((*DENSE_RULES_OF_GRAPHS, "judge_graph", "write_passport"), 2),
+    }
+    assert "2 of 2 graphs are at parity" in snakemake(copied)
+    assert planned(copied) == {}
+    folder = copied / "results/synthetic" / TINY
+    for export, size in (("static", "224x224"), ("dynamic", "64x96")):
+        comparison = folder / f"parity/{export}.dense.json"
+        assert read_json(comparison)["cases"] == [f"{image}@{size}" for image in ("camera", "coffee")]
+        verdict = json.loads((folder / f"{export}.verdict.json").read_text())
+        assert [one for one in verdict["findings"] if one["leg"] == "dense"]
+        assert verdict["evidence"][f"parity/{export}.dense.json"] == sha256_of(comparison)
+    made = {path: path.read_bytes() for path in (folder / "dense").iterdir()}
+    tables = ["figures.csv", "layers.csv", "norms.csv", "retrieval.csv"]
+    others = ["camera.png", "coffee.png", "dense.html", "figures.json", "maps.npz", "retrieval.json"]
+    assert sorted(path.name for path in made) == sorted(tables + others)
+    assert "RANDOM NUMBERS" in (folder / "dense/dense.html").read_text()
+    # Again gives the same bytes, pictures included.
+    snakemake(copied, str((folder / "dense/dense.html").relative_to(copied)), "--forcerun", *DENSE_RULES)
+    assert {path: path.read_bytes() for path in made} == made
+    # What is only shown in another way is not run again.
+    shown = {"foreground": "automatic", "references": {"camera": [0.2, 0.9]}}
+    edit_config(copied, lambda config: config["dense"].update(shown))
+    assert set(planned(copied)) == {"describe_dense", "render_dense"}
+    edit_config(copied, lambda config: config["dense"].update(suppress=2))
+    assert set(planned(copied)) == {"describe_dense", "render_dense", "retrieve_images"}
+    # Colours that differ fail the graph, and the page says so.
+    for name, limit in (("dense_colour", 1e-12), ("floors", 1e-3)):
+        set_limit(copied, name, limit)
+    page = folder / "parity.html"
+    snakemake(copied, str(page.relative_to(copied)))
+    verdict = json.loads((folder / "dynamic.verdict.json").read_text())
+    assert [fault for fault in verdict["faults"] if "max |difference| of a colour" in fault]
+    assert "FAILED" in page.read_text()
+
+
+def test_two_models_are_compared_at_one_grid(copied: Path) -> None:
+    small = {"embed_dim": 32, "depth": 2, "num_heads": 2, "ffn_hidden": 64}
+    add_variant(copied, "other_tiny", like="dinov2_vits14_pretrain", architecture=small)
+    edit_config(copied, lambda config: config.update(variants=[TINY, "other_tiny"]))
+    asked = {"enabled": True, "grid": [4, 6], "compare": [["other_tiny", TINY]]}
+    edit_config(copied, lambda config: config["dense"].update(asked))
+    folder = copied / f"results/synthetic/dense/other_tiny-{TINY}"
+    snakemake(copied, str((folder / "dense.html").relative_to(copied)))
+    found = read_json(folder / "figures.json")
+    assert found["models"] == ["other_tiny", TINY]
+    assert found["grid"] == [4, 6]
+    assert 0 <= found["agreement"] <= 1
+    assert {path.name for path in folder.iterdir()} >= {"camera.png", "coffee.png", "figures.csv", "maps.npz"}
+    page = (folder / "dense.html").read_text()
+    assert "other_tiny" in page and TINY in page
 
 
 def test_passports_and_pages_wait_for_a_self_test_that_is_asked_for(copied: Path) -> None:

@@ -13,7 +13,15 @@ from vit2onnx.spec.plain_data import check_plain, read_data
 # The files of `config/` that hold the defaults.
 DEFAULTS = ("config.yaml", "limits.yaml")
 # Mappings whose entries a later layer can remove with `null`.
-ENTRIES = (("exports",), ("images",), ("own",), ("official", "checkpoints"), ("reference", "repositories"))
+ENTRIES = (
+    ("exports",),
+    ("images",),
+    ("own",),
+    ("official", "checkpoints"),
+    ("reference", "repositories"),
+    ("dense", "references"),
+    ("dense", "masks"),
+)
 
 
 def settings_of(

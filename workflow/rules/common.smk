@@ -11,15 +11,24 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from vit2onnx.checkpoints.heads import files_of
 from vit2onnx.checkpoints.own import own_variants
-from vit2onnx.spec.case import image_files, unread_photographs
+from vit2onnx.spec.case import Case, image_files, unread_photographs
 from vit2onnx.spec.cases import case_of_stages, cases_of, sizes_of
 from vit2onnx.spec.configuration import check_configuration, names_of
+from vit2onnx.spec.dense import (
+    COMPOSITES,
+    compared_size,
+    dense_cases,
+    described_size,
+    layer_numbers,
+    mapped_interface,
+)
 from vit2onnx.errors import InputError
 from vit2onnx.machine import check_folder, free_memory, settle
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
 from vit2onnx.reporting.progress import InOneLine
 from vit2onnx.spec.family import families, layout_of, publisher_repository, self_test_models
+from vit2onnx.spec.labelled import labelled_images
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.texts import texts_file, texts_in
 from vit2onnx.spec.settings import settings_of
@@ -46,6 +55,10 @@ try:
     VARIANTS = check_configuration(config, ROOT, own_variants)
     TEXTS_FILE = texts_file(config, ROOT)
     TEXTS = texts_in(TEXTS_FILE, config["texts"])
+    LABELLED = []
+    if config["dense"]["enabled"] and config["dense"]["retrieval"] not in (None, COMPOSITES):
+        folders = (config["dense"][key] for key in ("retrieval", "retrieval_masks"))
+        LABELLED = labelled_images(*(folder and Path(folder).expanduser() for folder in folders))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -69,6 +82,7 @@ wildcard_constraints:
     reference="|".join(["transformers", "publisher", *sorted(config["reference"].keys() - {"repositories"})]),
     # Not those of the recipes, because a packed graph is compared on cases of another interface.
     interface="[a-z]+",
+    pair="|".join(re.escape("-".join(pair)) for pair in config["dense"]["compare"]) or "(?!)",
 
 
 def bundled(path):
@@ -102,6 +116,25 @@ def packing_of(wildcards):
     return "<results>/{variant}/parity/{export}.packing.json" if is_packed else []
 
 
+def mapped_interface_of(wildcards):
+    """The name of the interface by which a variant gives dense maps."""
+    return mapped_interface(spec_of(wildcards.variant)).name
+
+
+def compared_size_of(variant, export):
+    """The size at which the dense maps of a graph are compared; `None` if they are not asked for, or it has none."""
+    if not config["dense"]["enabled"]:
+        return None
+    interface = spec_of(variant).interface(RECIPES[export].interface)
+    return compared_size(interface, RECIPES[export], config["dense"]["grid"])
+
+
+def dense_of(wildcards):
+    """The comparison of the dense maps of a graph; nothing for a graph that has none."""
+    has_maps = compared_size_of(wildcards.variant, wildcards.export)
+    return "<results>/{variant}/parity/{export}.dense.json" if has_maps else []
+
+
 # What the verdict on a graph is made from, by name.
 EVIDENCE = {
     "graph": "<results>/{variant}/{export}.onnx",
@@ -109,6 +142,7 @@ EVIDENCE = {
     "comparison": "<results>/{variant}/parity/{export}.json",
     "preprocessing": "<results>/{variant}/preprocessing.json",
     "packing": packing_of,
+    "dense": dense_of,
 }
 if config["parity"]["stages"]:
     EVIDENCE["stages"] = "<results>/{variant}/parity/{export}.stages.json"
@@ -249,6 +283,52 @@ def stages_case(wildcards):
     return str(case_of_stages(*compared_as(wildcards.variant, wildcards.export), **asked))
 
 
+def described_size_of(wildcards):
+    """The size at which the dense maps of a variant are described."""
+    return described_size(mapped_interface(spec_of(wildcards.variant)), config["dense"]["grid"])
+
+
+def described_cases(wildcards):
+    """The cases whose dense maps are described."""
+    return list(map(str, dense_cases(IMAGES, [described_size_of(wildcards)])))
+
+
+def cases_of_graph_maps(wildcards):
+    """The cases on which the dense maps of a graph are compared."""
+    return list(map(str, dense_cases(IMAGES, [compared_size_of(wildcards.variant, wildcards.export)])))
+
+
+def cases_of_maps(wildcards):
+    """The cases of all dense maps of a variant: those described, and those of graphs that take no other size."""
+    sizes = [compared_size_of(wildcards.variant, export) for export in exports_of(wildcards.variant)]
+    return list(map(str, dense_cases(IMAGES, [described_size_of(wildcards), *filter(None, sizes)])))
+
+
+def layers_of_maps(wildcards):
+    """The numbers of further layers of which there are dense maps."""
+    return layer_numbers(mapped_interface(spec_of(wildcards.variant)), config["dense"]["layers"])
+
+
+# Photographs of which there is a mask.
+MASKED = [name for name in IMAGES if name in config["dense"]["masks"]]
+
+
+def retrieval_files(what):
+    """The photographs for retrieval, or their masks."""
+    return [str(path) for one in LABELLED if (path := getattr(one, what))]
+
+
+def of_pair(pattern):
+    """A file of both variants of a pair."""
+    pairs = {"-".join(pair): pair for pair in config["dense"]["compare"]}
+    return lambda wildcards: expand(pattern, variant=pairs[wildcards.pair])
+
+
+def mapped_variants():
+    """The listed variants that have dense maps, if these are asked for."""
+    return [name for name in LISTED if mapped_interface(spec_of(name))] if config["dense"]["enabled"] else []
+
+
 def limits():
     """The limits by which a graph is judged, by name, and those of the preprocessing."""
     return config["limits"]["float32"] | config["limits"]["preprocessing"]
@@ -277,6 +357,23 @@ def memory_for(base, layers=0, weights=0, cases=0):
         copies = weights(wildcards) if callable(weights) else weights
         numbers = layers * spec.architecture.layer_parameters + copies * spec.parameters + cases * elements
         return base + round(4 * numbers / 1e6)
+
+    return memory
+
+
+def memory_for_maps(base, layers=0, weights=0, maps=0):
+    """Memory in MB, as `memory_for`, with so many copies of the last dense maps of all cases in double precision, and the
+    attention of one head.
+    """
+    of_weights = memory_for(base, layers, weights)
+
+    def memory(wildcards):
+        interface = mapped_interface(spec_of(wildcards.variant))
+        channels = interface.patches[0].axes[-1]
+        sizes = [interface.sizes(Case.parse(case)) for case in cases_of_maps(wildcards)]
+        patches = [size["grid_height"] * size["grid_width"] for size in sizes]
+        copies = maps + 2 * len(config["dense"]["layers"])
+        return of_weights(wildcards) + round(8 * (copies * sum(patches) * channels + 32 * max(patches) ** 2) / 1e6)
 
     return memory
 
@@ -311,7 +408,8 @@ def show_summary(complete):
     # Not relative, because Snakemake goes back to where it was called from before it exits.
     folder = Path("results", config["weights"]).absolute()
     paths = [folder / path for path in per_graph("{variant}/{export}.verdict.json")]
-    atexit.register(print_summary, folder, paths, limits(), config["parity"], complete=complete)
+    asked = {**config["parity"], "dense": config["dense"]["enabled"]}
+    atexit.register(print_summary, folder, paths, limits(), asked, complete=complete)
 
 
 def everything_asked_for():
@@ -325,5 +423,9 @@ def everything_asked_for():
         *expand("<results>/{variant}/{file}", variant=LISTED, file=["parity.html", "verify.py"]),
         *expand("<results>/{variant}/packing.py", variant=filter(packed_exports_of, LISTED)),
         *expand(f"<results>/{{variant}}/{LICENCE_FILE}", variant=licensed),
+        *expand("<results>/{variant}/dense/{file}", variant=mapped_variants(), file=["dense.html", "figures.csv"]),
+        *expand("<results>/dense/{pair}/dense.html", pair=map("-".join, config["dense"]["compare"]))[
+            : None if config["dense"]["enabled"] else 0
+        ],
         *expand("<results>/{file}", file=per_run),
     ]

@@ -17,6 +17,11 @@ rule render_parity:
         packing=lambda wildcards: [
             f"<results>/{{variant}}/parity/{export}.packing.json" for export in packed_exports_of(wildcards.variant)
         ],
+        dense=lambda wildcards: [
+            f"<results>/{{variant}}/parity/{export}.dense.json"
+            for export in exports_of(wildcards.variant)
+            if compared_size_of(wildcards.variant, export)
+        ],
         images=list(IMAGES.values()),
         self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
     output:

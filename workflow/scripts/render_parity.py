@@ -9,6 +9,7 @@ from typing import Any
 from vit2onnx.files import read_json, write_text
 from vit2onnx.onnx_file import metadata, operator_sets
 from vit2onnx.parity.comparison import Comparison
+from vit2onnx.parity.dense_comparison import DenseComparison
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.packing import PackingComparison
 from vit2onnx.parity.verdict import Verdict
@@ -30,6 +31,7 @@ def render_parity(files: Any, photographs: Mapping[str, Path], exports: Sequence
         operator_sets={export: operator_sets(graph) for export, graph in graphs.items()},
         photographs=photographs,
         stages={export: StageComparison.read(Path(path)) for export, path in zip(exports, files.stages, strict=False)},
+        dense={one.export: one for one in map(DenseComparison.read, map(Path, files.dense))},
         packing={one.export: one for one in map(PackingComparison.read, map(Path, files.packing))},
         self_test=read_json(Path(self_test)) if self_test else None,
     )
