@@ -181,6 +181,12 @@ def test_gram_distance_is_that_of_the_whole_matrices(shape: tuple[int, int]):
     assert gram_distance(b, a) == (mean_square, largest)
 
 
+def test_gram_distance_of_a_fine_grid_is_that_of_a_coarser_one():
+    # Three times as many patches as are compared, so every second row and column.
+    a, b = (noise(seed, rows=96, columns=128, channels=4) for seed in (0, 1))
+    assert gram_distance(a, b) == gram_distance(a[::2, ::2], b[::2, ::2])
+
+
 def test_gram_distance_does_not_see_a_rotation_and_sees_a_small_change():
     field = smooth(channels=32)
     assert gram_distance(field @ directions(32, channels=32), field)[1] < 1e-13
