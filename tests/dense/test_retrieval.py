@@ -101,12 +101,12 @@ def test_figures_are_those_of_all_border_patches_at_once(k):
 
 
 def of_angles(labels: str, degrees: Sequence[float], backgrounds: Sequence[str | None] | None = None) -> Gallery:
-    """Images whose descriptors are vectors at these angles; only similarity to others matters."""
+    """Images whose descriptors are vectors at these angles. Their lengths differ, which does not matter."""
     gallery = Gallery()
-    for label, angle, background in zip(labels, degrees, backgrounds or [None] * len(labels), strict=True):
-        vector = np.array([math.cos(math.radians(angle)), math.sin(math.radians(angle)), 0])
-        # The length does not matter.
-        gallery.add(label, 7 * vector, np.tile((1 + angle) * vector, (2, 3, 1)), background=background)
+    known = backgrounds or [None] * len(labels)
+    for i, (label, angle, background) in enumerate(zip(labels, degrees, known, strict=True)):
+        vector = (3 + i) * np.array([math.cos(math.radians(angle)), math.sin(math.radians(angle)), 0])
+        gallery.add(label, vector, np.tile(vector, (2, 3, 1)), background=background)
     return gallery
 
 
@@ -126,13 +126,16 @@ def test_a_label_of_one_image_is_found_and_does_not_ask():
     assert row_of(result, "mean")["map"] == pytest.approx(1 / 2) and row_of(result, "mean")["r1"] == 0
 
 
-@pytest.mark.parametrize("labels", ["aabb", "abba", "ab" * 20])
-def test_images_that_are_equally_similar_stay_in_order(labels):
+@pytest.mark.parametrize(
+    "labels, degrees", [("aabb", [20] * 4), ("abba", [20] * 4), ("abbab" * 20, [20, 60, 60, 20] * 25)]
+)
+def test_images_that_are_equally_similar_stay_in_order(labels, degrees):
     precisions = []
     for i, label in enumerate(labels):
-        ranks = [rank for rank, other in enumerate(labels[:i] + labels[i + 1 :], 1) if other == label]
+        others = sorted(set(range(len(labels))) - {i}, key=lambda j: (abs(degrees[j] - degrees[i]), j))
+        ranks = [rank for rank, j in enumerate(others, 1) if labels[j] == label]
         precisions.append(np.mean([number / rank for number, rank in enumerate(ranks, 1)]))
-    assert row_of(of_angles(labels, [20] * len(labels)).result(0), "mean")["map"] == pytest.approx(np.mean(precisions))
+    assert row_of(of_angles(labels, degrees).result(0), "mean")["map"] == pytest.approx(np.mean(precisions), abs=1e-12)
 
 
 def test_chance_is_the_mean_of_all_orders():
