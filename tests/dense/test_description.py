@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit2onnx.dense.description import Described, Settings, compare_models, describe
+from vit2onnx.dense.description import Described, Settings, compare_models, describe, flat
 from vit2onnx.dense.figures import smoothness
 from vit2onnx.errors import InputError
 
@@ -40,7 +40,9 @@ def features(seed: int, channels: int = CHANNELS, rotation: np.ndarray | None = 
             f"float64/{case}/norms.0": np.linalg.norm(grid, axis=-1),
             f"float64/{case}/norms.1": np.linalg.norm(grid, axis=-1) * high,
             f"float32/{case}/patches": grid.astype(np.float32),
+            f"float32/{case}/before_norm": (grid * high[..., None]).astype(np.float32),
             f"ablated/{case}/patches": grid[:, ::-1].astype(np.float32),
+            f"ablated/{case}/before_norm": grid[:, ::-1].astype(np.float32),
         }
     return found
 
@@ -126,7 +128,12 @@ def test_each_photograph_can_have_a_basis_of_its_own() -> None:
 
 
 def test_ablation_is_there_where_a_model_has_registers() -> None:
-    assert described().figures["ablation"][0]["gram_max"] > 0
+    row = described().figures["ablation"][0]
+    assert row["gram_max"] > 0
+    # With registers, and without: the high norm was planted in the former.
+    assert row["high_norms"] == [1, 0]
+    assert row["norm_ratio"][0] > 10 > row["norm_ratio"][1]
+    assert row["smoothness"][0] == pytest.approx(row["smoothness"][1], abs=1e-6)
     arrays = features(0)
     without = {key: value for key, value in arrays.items() if not key.startswith("ablated/")}
     assert describe(ABOUT, arrays, without, CASES, Settings()).figures["ablation"] is None
@@ -143,9 +150,63 @@ def test_a_model_that_is_another_one_rotated_has_the_same_maps() -> None:
     found = compare_models(first, second, list(map(of_images, both)))
     assert found.figures["agreement"] == pytest.approx(1, abs=1e-9)
     assert found.figures["same_basis"] < 0.9
+    assert all(row["foreground_overlap"] is None for row in found.figures["rows"])
+    assert all(row["mean"] == pytest.approx(0, abs=1e-12) for row in found.figures["differences"])
     assert max(row["gram_max"] for row in found.figures["rows"]) < 1e-12
     for image in IMAGES:
         assert np.abs(found.maps[f"{image}/colours"].astype(int) - first.maps[f"{image}/colours"]).max() <= 1
+
+
+@pytest.mark.parametrize("settings", [Settings(basis="image"), Settings(foreground="automatic")])
+def test_a_rotated_model_has_the_same_colours_by_any_basis_and_foreground(settings: Settings) -> None:
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(CHANNELS, CHANNELS)))[0]
+    both = [features(0), features(0, rotation=rotation)]
+    first, second = (describe(ABOUT, arrays, arrays, CASES, settings) for arrays in both)
+    found = compare_models(first, second, list(map(of_images, both)))
+    for row in found.figures["rows"]:
+        assert row["agreement"] == pytest.approx(1, abs=1e-9)
+        assert row["foreground_overlap"] == (1 if settings.foreground == "automatic" else None)
+        colours = found.maps[f"{row['image']}/colours"].astype(int)
+        assert np.abs(colours - first.maps[f"{row['image']}/colours"]).max() <= 1
+    # Bases of single photographs have no rotation in common.
+    assert (found.figures["agreement"] is None) == (settings.basis == "image")
+
+
+def test_models_that_see_no_foreground_in_common_are_not_aligned(tmp_path: Path) -> None:
+    arrays, sides = features(0), []
+    for side in (slice(None, ROWS // 2), slice(ROWS // 2, None)):
+        white = np.zeros((ROWS, COLUMNS), np.uint8)
+        white[side] = 255
+        sides.append(tmp_path / f"{len(sides)}.png")
+        Image.fromarray(white).save(sides[-1])
+    settings = [Settings(foreground="masks", masks=dict.fromkeys(IMAGES, path)) for path in sides]
+    first, second = (describe(ABOUT, arrays, arrays, CASES, one) for one in settings)
+    found = compare_models(first, second, [of_images(arrays)] * 2).figures
+    assert found["agreement"] is None
+    assert [(row["agreement"], row["foreground_overlap"]) for row in found["rows"]] == [(None, 0)] * 2
+
+
+def test_the_second_model_is_compared_by_how_many_photographs_it_is_ahead_on() -> None:
+    arrays = features(0)
+    blurred = dict(arrays)
+    for case in CASES:
+        grid = arrays[f"float64/{case}/patches"]
+        blurred[f"float64/{case}/patches"] = grid + 2 * grid.mean((0, 1))
+    first, second = (describe(ABOUT, one, one, CASES, Settings()) for one in (arrays, blurred))
+    found = compare_models(first, second, [of_images(arrays), of_images(blurred)]).figures
+    (chance,) = (row for row in found["differences"] if row["figure"] == "chance")
+    assert (chance["second_larger"], chance["photographs"]) == (2, 2)
+    assert chance["mean"] > 0 and chance["deviation"] is not None
+    assert 0 <= found["baseline"] < found["agreement"]
+
+
+def test_rows_of_tables_have_no_lists() -> None:
+    row = {"image": "one", "contrast": [0.1, None], "where": [[0, 3], [2, 1]], "turning": [1, 2], "grid": [2, 3]}
+    assert flat(row) == {
+        **{"image": "one", "contrast_1": 0.1, "contrast_2": None, "where": "0,3 2,1", "turning": "1 2"},
+        **{"grid_1": 2, "grid_2": 3},
+    }
+    assert flat({"where": []}) == {"where": ""}
 
 
 def test_the_same_model_agrees_in_the_same_basis() -> None:

@@ -12,7 +12,6 @@ from tests.planted import AMPLIFIED, MODELS
 from vit2onnx.dense.components import colours, fit, scores
 from vit2onnx.dense.foreground import split
 from vit2onnx.images import load_image
-from vit2onnx.parity import dense
 from vit2onnx.parity.dense import compare_dense
 from vit2onnx.parity.dense_comparison import COUNTS, FIGURES, IMPLEMENTATIONS, DenseComparison
 from vit2onnx.parity.finding import Finding
@@ -299,16 +298,6 @@ def test_maps_of_layers_may_have_grids_of_their_own(truth: Arrays):
     found = compare(features(truth | fine))
     assert {row["patches"] for row in found.rows if row["map"] == "layers.0"} == {2 * SIDE * SIDE}
     assert all(one.passed for one in found.judge(LIMITS))
-
-
-def test_any_two_of_a_sample_are_compared_where_grids_are_fine(truth: Arrays, monkeypatch: pytest.MonkeyPatch):
-    given = features(truth, onnx=with_patches(truth, lambda grid: grid[::-1]))
-    whole = compare(given)
-    monkeypatch.setattr(dense, "MOST_PATCHES", 20)
-    (some,) = [row["gram"] for row in compare(given).of("onnx", "gram", "patches") if row["image"] == "cat"]
-    (every,) = [row["gram"] for row in whole.of("onnx", "gram", "patches") if row["image"] == "cat"]
-    assert 0.1 < some <= every
-    assert [one.passed for one in compare(features(truth)).judge(LIMITS)] == [True] * 18
 
 
 def test_a_comparison_is_read_as_it_was_written(truth: Arrays, tmp_path: Path):

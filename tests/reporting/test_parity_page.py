@@ -521,7 +521,7 @@ def test_dense_maps_that_look_different_fail(healthy: Comparison, dense: DenseCo
     broken = changed(dense, "onnx", colours=0.02, levels=3, level_margin=0.01)
     page = Page(parity_page(evidence_of(healthy, dense={"dynamic": broken})))
     text = " ".join(page.text.split())
-    assert "FAILED: people do not see the same in the dense maps of dynamic.onnx." in text
+    assert "FAILED: the dense maps of dynamic.onnx differ from the original's." in text
     assert (
         "ONNX against float64, max |difference| of a colour (worst at patches of tree 48x112): 0.02, limit 1.0e-05"
         in text

@@ -13,12 +13,12 @@ from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.dense_comparison import DenseComparison
 from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.verdict import Verdict
-from vit2onnx.reporting.terminal import current_verdicts, dense_lines, print_summary
+from vit2onnx.reporting.terminal import current_verdicts, print_summary
 from vit2onnx.self_test.verdict import judge_self_test
 
 Plain = dict[str, Any]
 RESULTS = Path("results/synthetic")
-NOTHING = {"stages": False, "self_test": False, "dense": False}
+NOTHING = {"stages": False, "self_test": False}
 # What a run prints of verdicts, and whether it came to its end.
 Printed = Callable[..., str]
 
@@ -172,26 +172,26 @@ def test_verdicts_of_a_run_with_or_without_dense_maps_are_told_apart(
     limits: dict[str, Plain],
     tmp_path: Path,
 ) -> None:
-    path, comparison = tmp_path / "dynamic.verdict.json", tmp_path / "parity" / "dynamic.dense.json"
+    path = tmp_path / "dynamic.verdict.json"
 
     def shown(verdict: Verdict, *, asked: bool) -> bool:
         write_json(path, verdict.as_data())
-        return path in current_verdicts([path], limits, NOTHING | {"dense": asked})
+        return path in current_verdicts([path], limits, NOTHING, [path] if asked else [])
 
     without, with_maps = judged(healthy), judged(healthy, dense=dense)
-    # Texts have no maps, so there is nothing that could be asked for.
-    assert shown(without, asked=True) and shown(without, asked=False)
-    dense.write(comparison)
     assert shown(without, asked=False) and not shown(without, asked=True)
     assert shown(with_maps, asked=True) and not shown(with_maps, asked=False)
 
 
-def test_pages_on_dense_maps_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_on_dense_maps_that_are_there_are_named(
+    limits: dict[str, Plain],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert dense_lines(tmp_path, {"a", "b"}) == []
-    for name in ("a/dense", "b/dense", "dense/b-a"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "dense.html").touch()
-    # A pair shows what the pages of both do.
-    assert dense_lines(tmp_path, {"a", "b"}) == ["Dense maps: dense/b-a/dense.html"]
-    assert dense_lines(tmp_path, {"a"}) == ["Dense maps: a/dense/dense.html"]
+    pages = [tmp_path / name / "dense.html" for name in ("a/dense", "dense/a-b")]
+    pages[1].parent.mkdir(parents=True)
+    pages[1].touch()
+    print_summary(tmp_path, [], limits, NOTHING, pages=pages)
+    assert capsys.readouterr().out == "\nDense maps: dense/a-b/dense.html\n"

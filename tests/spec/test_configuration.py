@@ -235,6 +235,14 @@ FAULTS |= {
         dense(compare=[[VIT, V2]]),
         f"dense.compare: {V2} is no listed variant with patches, only {VIT}",
     ),
+    "two pairs whose folders have one name": (
+        dense(compare=[["a-b", "c"], ["a", "b-c"]]),
+        "dense.compare: a-b-c names two pairs; rename a variant",
+    ),
+    "layer that is not there while maps are off": (
+        lambda c: c["dense"].update(layers=[12]),
+        f"dense.layers: {VIT}: there is no layer 12",
+    ),
     "pair of two grids": (
         lambda c: (c.update(variants=[VIT, SIGLIP2]), dense(compare=[[VIT, SIGLIP2]])(c)),
         f"{VIT} has 32x32 patches and {SIGLIP2} has 14x14 patches; .* so set dense.grid: \\[14, 14\\]",
@@ -245,7 +253,7 @@ FAULTS |= {
         dense(retrieval="composites", retrieval_masks="masks"),
         "dense.retrieval_masks: they are those of a folder",
     ),
-    "nothing to suppress": (dense(suppress=0), "dense.suppress: 0 is less than the minimum of 1"),
+    "less than nothing to suppress": (dense(suppress=-1), "dense.suppress: -1 is less than the minimum of 0"),
 }
 
 

@@ -1,13 +1,19 @@
 """Where dense maps are looked at: at one grid of patches, or at the only size that a model or a graph takes."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from vit2onnx.errors import InputError
 from vit2onnx.families.interface import block_outputs, images_to_tokens, packed_images_to_tokens
 from vit2onnx.spec.case import Case
-from vit2onnx.spec.dense import compared_size, dense_cases, described_grid, described_size, layer_numbers
+from vit2onnx.spec.dense import DenseMaps, compared_size, dense_cases, described_grid, described_size, layer_numbers
 from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec, read_variants
 
+ROOT = Path(__file__).parents[2]
+VARIANTS = read_variants(ROOT / "config" / "variants")
 P14, P16 = (images_to_tokens(8, size, 0, block_outputs(12)) for size in (14, 16))
 GRID = (32, 20)
 
@@ -51,3 +57,57 @@ def test_layers_are_counted_from_either_end() -> None:
         layer_numbers(P16, [12])
     with pytest.raises(InputError, match="no layer -13"):
         layer_numbers(P16, [-13])
+
+
+V2, V3, SIGLIP2 = "dinov2_vits14_pretrain", "dinov3_vits16_pretrain_lvd1689m", "siglip2_base_patch16_224"
+RECIPES = {
+    "dynamic": Recipe("dynamic", 23, {"batch": None, "height": None, "width": None}),
+    "static": Recipe("static", 23, {"batch": 1, "height": 224, "width": 224}),
+    "packed": Recipe("packed", 23, {}, "packed"),
+    "vision_model": Recipe("vision_model", 23, {"batch": None}, "vision"),
+    "text_model": Recipe("text_model", 23, {"batch": None}, "text"),
+}
+
+
+def maps(**changes: Any) -> DenseMaps:
+    config = {
+        "enabled": True,
+        "grid": [4, 6],
+        "layers": [-1],
+        "compare": [],
+        "retrieval": None,
+        "retrieval_masks": None,
+    }
+
+    def spec_of(name: str) -> VariantSpec:
+        return VariantSpec.from_mapping(name, VARIANTS[name])
+
+    return DenseMaps(config | changes, spec_of, RECIPES, ["one"])
+
+
+def test_a_variant_is_described_at_the_grid_and_its_graphs_are_compared_there_or_at_their_own_size() -> None:
+    asked = maps()
+    assert asked.described_cases(V3) == ["one@64x96"]
+    assert asked.cases(V3) == ["one@64x96", "one@224x224"]
+    assert asked.cases_of_graph(V3, "packed") == asked.cases_of_graph(V3, "dynamic") == ["one@64x96"]
+    assert asked.cases_of_graph(V2, "static") == ["one@224x224"]
+    assert asked.cases(SIGLIP2) == ["one@224x224"]
+    assert asked.layers(V3) == [11]
+
+
+def test_graphs_without_maps_are_not_judged_by_them() -> None:
+    assert maps().is_judged(SIGLIP2, "vision_model")
+    assert not maps().is_judged(SIGLIP2, "text_model")
+    assert not maps(enabled=False).is_judged(V3, "dynamic")
+
+
+def test_pairs_are_named_after_both() -> None:
+    assert maps(compare=[[V2, V3]]).pairs == {f"{V2}-{V3}": [V2, V3]}
+
+
+def test_a_folder_of_labels_is_read_once_it_is_asked_for(tmp_path: Path) -> None:
+    assert maps().labelled == maps(retrieval="composites").labelled == []
+    for name in ("cat/1.jpg", "cat/2.jpg", "dog/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [one.name for one in maps(retrieval=str(tmp_path)).labelled] == ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"]

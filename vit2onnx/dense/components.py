@@ -17,7 +17,7 @@ from vit2onnx.errors import InputError
 Array = np.ndarray
 
 # A basis is fitted to so many patches at most, which bounds its cost.
-MOST_PATCHES = 4096
+MOST_FITTED = 4096
 # Eigenvalues with a smaller relative gap let rounding turn their components into each other.
 SMALL_GAP = 0.05
 # Variances below this are rounding: as a share of the largest one, and of the mean square length of patches.
@@ -50,8 +50,9 @@ class Basis:
 
     @property
     def turning(self) -> list[int]:
-        """Components, counted from 1, that rounding may turn into the next one: their gap is below 0.05."""
-        return [int(number) + 1 for number in np.flatnonzero((self.gaps < SMALL_GAP) & (self.shares > 0))]
+        """Components, counted from 1, that may mix with a neighbour: the gap between the two is below 0.05."""
+        first = np.flatnonzero((self.gaps < SMALL_GAP) & (self.shares > 0)) + 1
+        return [number for number in range(1, len(self.gaps) + 1) if number in first or number - 1 in first]
 
 
 def fit(maps: Sequence[Array], masks: Sequence[Array] | None = None, count: int = 3) -> Basis:
@@ -162,14 +163,14 @@ def _inside(grid: Array, mask: Array | None) -> Array:
 
 
 def _sampled(maps: Sequence[Array]) -> Array:
-    """Patches of all maps [n, D], at most `MOST_PATCHES` or one of each map, as float64 [m, D]."""
+    """Patches of all maps [n, D], at most `MOST_FITTED` or one of each map, as float64 [m, D]."""
     widths = sorted({rows.shape[1] for rows in maps})
     if len(widths) > 1:
         raise InputError(f"Maps of {widths[0]} and {widths[1]} channels have no common basis; give maps of one model.")
     total = sum(map(len, maps))
     samples = [np.zeros((0, *widths))]
     for rows in maps:
-        number = len(rows) if total <= MOST_PATCHES else min(len(rows), max(1, len(rows) * MOST_PATCHES // total))
+        number = len(rows) if total <= MOST_FITTED else min(len(rows), max(1, len(rows) * MOST_FITTED // total))
         samples.append(rows[len(rows) * np.arange(number) // max(1, number)].astype(np.float64))
     return np.concatenate(samples)
 

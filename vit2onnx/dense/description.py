@@ -21,6 +21,11 @@ Plain = dict[str, Any]
 MOST_PLACES = 16
 # The point of a photograph whose patch is the reference, unless another is set.
 MIDDLE = (0.5, 0.5)
+# The figures of a map in which two models are compared, and what is kept of a basis.
+COMPARED = ("smoothness", "chance", "contrast", "high_frequency")
+BASIS = ("mean", "components", "deviations", "shares", "gaps")
+# Lists of a row that have as many entries as there happen to be.
+ANY_LENGTH = ("turning", "where")
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def describe(about: Plain, truth: Arrays, equinox: Arrays, cases: Sequence[str],
         )
         layers += list(_layers(image, case, truth))
         norms += list(_norms(image, case, truth, settings.high_norm))
-    found |= {f"basis/{name}": getattr(whole, name) for name in ("mean", "components", "deviations")}
+    found |= {f"basis/{name}": getattr(whole, name) for name in BASIS}
     (rows, columns, channels) = next(iter(maps.values())).shape
     shared = _of_basis(whole) if settings.basis == "shared" else {"shares": None, "gaps": None, "turning": []}
     figures = {
@@ -100,7 +105,7 @@ def describe(about: Plain, truth: Arrays, equinox: Arrays, cases: Sequence[str],
         "photographs": photographs,
         "layers": layers,
         "norms": norms,
-        "ablation": list(_ablation(cases, equinox)) or None,
+        "ablation": list(_ablation(cases, equinox, settings.high_norm)) or None,
     }
     return Described(figures, found)
 
@@ -130,9 +135,13 @@ def _shown(image: Array, mask: Array | None) -> Array:
     return image if mask is None else np.where(mask[..., None], image, 0).astype(np.uint8)
 
 
+def _number(value: float | None) -> float | None:
+    """A figure for JSON, which has no NaN."""
+    return float(value) if value is not None and np.isfinite(value) else None
+
+
 def _finite(figures: Mapping[str, float]) -> Plain:
-    """Figures for JSON, which has no NaN."""
-    return {name: value if np.isfinite(value) else None for name, value in figures.items()}
+    return {name: _number(value) for name, value in figures.items()}
 
 
 def _of_basis(basis: Basis) -> Plain:
@@ -173,46 +182,112 @@ def _norms(image: str, case: str, truth: Arrays, times: float) -> Iterator[Plain
             }
 
 
-def _ablation(cases: Sequence[str], equinox: Arrays) -> Iterator[Plain]:
-    """What changes without registers, where a model has any."""
+def _ablation(cases: Sequence[str], equinox: Arrays, times: float) -> Iterator[Plain]:
+    """All figures with and without registers, where a model has any, of the Equinox model in single precision."""
     for case in cases:
         if f"ablated/{case}/patches" in equinox:
-            grid = equinox[f"ablated/{case}/patches"]
-            mean_square, largest = gram_distance(grid, equinox[f"float32/{case}/patches"])
-            distances = {"gram_mean_square": mean_square, "gram_max": largest}
-            yield {"image": Case.parse(case).name} | _finite(figures_of(grid) | distances)
+            with_them, without = ({**_single(case, kind, equinox, times)} for kind in ("float32", "ablated"))
+            pair = (equinox[f"{kind}/{case}/patches"] for kind in ("ablated", "float32"))
+            mean_square, largest = gram_distance(*pair)
+            yield {
+                "image": Case.parse(case).name,
+                **{name: [with_them[name], without[name]] for name in with_them},
+                "gram_mean_square": mean_square,
+                "gram_max": largest,
+            }
+
+
+def _single(case: str, kind: str, equinox: Arrays, times: float) -> Plain:
+    norms = np.linalg.norm(equinox[f"{kind}/{case}/before_norm"].astype(np.float64), axis=-1)
+    figures = _finite(figures_of(equinox[f"{kind}/{case}/patches"]))
+    return figures | {"norm_ratio": _ratio(norms), "high_norms": int(high_norms(norms, times).sum())}
 
 
 def compare_models(first: Described, second: Described, features: Sequence[Mapping[str, Array]]) -> Described:
     """Two models on the same photographs at equal grids; `features` are their patches by photograph.
 
-    The second model's components are rotated onto those of the first, because each model has its own. Raises
-    `InputError` if the grids are not equal.
+    The second model's components are rotated onto those of the first, because each model has its own: by one rotation,
+    or by one per photograph if each has a basis of its own. Where the foreground is set apart, only patches in that of
+    both models count. `baseline` is the mean agreement of maps of different photographs. Raises `InputError` if the
+    grids are not equal.
     """
     ours, theirs = features
     images = [row["image"] for row in first.figures["photographs"]]
-    a, b = ([one.maps[f"{image}/scores"] for image in images] for one in (first, second))
-    rotation, agreement = aligned(a, b)
-    rows = []
-    found = {}
-    for image, mine, other in zip(images, a, b, strict=True):
+    a, b = ({image: one.maps[f"{image}/scores"] for image in images} for one in (first, second))
+    masks = {image: _in_both(first, second, image) for image in images}
+    seen = {image: [_chosen(one[image], masks[image]) for one in (a, b)] for image in images}
+    is_shared = first.figures["basis"]["fit"] == second.figures["basis"]["fit"] == "shared"
+    # Without a foreground in common, nothing can be aligned.
+    known = {image: pair for image, pair in seen.items() if pair[0].size}
+    single = {image: aligned([pair[0]], [pair[1]]) for image, pair in known.items()}
+    whole = aligned(*map(list, zip(*known.values(), strict=True))) if known and is_shared else None
+    rows, found = [], {}
+    for image in images:
         mean_square, largest = gram_distance(ours[image], theirs[image])
-        _, own = aligned([mine], [other])
         both = [_row(one.figures, image) for one in (first, second)]
+        rotation, own = single.get(image, (np.eye(b[image].shape[-1]), None))
+        mask = masks[image]
         rows.append(
-            {"image": image, "agreement": own, "gram_mean_square": mean_square, "gram_max": largest}
-            | {name: [row[name] for row in both] for name in ("smoothness", "contrast", "high_frequency")}
+            {
+                "image": image,
+                "agreement": _number(own),
+                "foreground_overlap": None if mask is None else _overlap(first, second, image),
+                "gram_mean_square": mean_square,
+                "gram_max": largest,
+                **{name: [row[name] for row in both] for name in COMPARED},
+            }
         )
-        found[f"{image}/colours"] = _shown(levels(colours(other @ rotation)), second.maps.get(f"{image}/foreground"))
+        turned = b[image] @ (whole[0] if whole else rotation)
+        found[f"{image}/colours"] = _shown(levels(colours(turned)), second.maps.get(f"{image}/foreground"))
     figures = {
         "models": [one.figures["variant"] for one in (first, second)],
         "weights": first.figures["weights"],
         "grid": first.figures["grid"],
-        "agreement": agreement,
-        "same_basis": _in_basis_of(first, [theirs[image] for image in images], a),
+        "agreement": _number(whole[1]) if whole else None,
+        "baseline": _baseline(list(a.values()), list(b.values())),
+        "same_basis": _in_basis_of(first, [theirs[image] for image in images], list(a.values())),
+        "differences": [_difference(name, rows) for name in COMPARED],
         "rows": rows,
     }
     return Described(figures, found)
+
+
+def _in_both(first: Described, second: Described, image: str) -> Array | None:
+    """The foreground of both models; `None` if neither sets it apart."""
+    masks = [one.maps[key] for one in (first, second) if (key := f"{image}/foreground") in one.maps]
+    return np.logical_and.reduce(masks) if masks else None
+
+
+def _chosen(scores_of: Array, mask: Array | None) -> Array:
+    """The scores [n, 1, components] of the patches in a mask; all [rows, columns, components] without one."""
+    return scores_of if mask is None else scores_of[mask][:, None]
+
+
+def _overlap(first: Described, second: Described, image: str) -> float:
+    """The patches in the foreground of both models, as a share of those in that of either."""
+    a, b = (one.maps.get(f"{image}/foreground", np.ones(1, bool)) for one in (first, second))
+    return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+def _baseline(a: Sequence[Array], b: Sequence[Array]) -> float | None:
+    """The mean agreement of each map of one model with the next photograph's of the other; `None` if there is one."""
+    if len(a) < 2:
+        return None
+    others = [aligned([one], [other])[1] for one, other in zip(a, [*b[1:], b[0]], strict=True)]
+    return _number(float(np.mean(others)))
+
+
+def _difference(name: str, rows: Sequence[Plain]) -> Plain:
+    """How much larger a figure is in the second model, over the photographs in which both have it."""
+    both = [row[name] for row in rows if None not in row[name]]
+    changes = np.array([second - first for first, second in both])
+    return {
+        "figure": name,
+        "photographs": len(both),
+        "second_larger": int((changes > 0).sum()),
+        "mean": float(changes.mean()) if both else None,
+        "deviation": float(changes.std(ddof=1)) if len(both) > 1 else None,
+    }
 
 
 def _row(figures: Plain, image: str) -> Plain:
@@ -223,16 +298,25 @@ def _row(figures: Plain, image: str) -> Plain:
 def _in_basis_of(first: Described, maps: Sequence[Array], own: Sequence[Array]) -> float | None:
     """How far maps of another model agree with the first's if both are seen in the first's basis, without rotation.
 
-    `None` if the two have different widths.
+    `None` if the two have different widths, or if there is no basis for all photographs.
     """
-    names = ("mean", "components", "deviations")
-    mean, components, deviations = (first.maps[f"basis/{name}"] for name in names)
-    if maps[0].shape[-1] != len(mean) or first.figures["basis"]["fit"] != "shared":
+    if first.figures["basis"]["fit"] != "shared" or maps[0].shape[-1] != len(first.maps["basis/mean"]):
         return None
-    basis = Basis(mean, components, deviations, np.zeros(len(components)), np.zeros(len(components)))
-    a, b = (
-        np.concatenate([one.reshape(-1, len(components)) for one in maps_])
-        for maps_ in (own, [scores(basis, x) for x in maps])
-    )
-    scale = float((a**2).sum() * (b**2).sum())
-    return float((a * b).sum() ** 2 / scale) if scale else None
+    mean, components, deviations, shares, gaps = (first.maps[f"basis/{name}"] for name in BASIS)
+    basis = Basis(mean, components, deviations, shares, gaps)
+    a, b = (np.concatenate([one.ravel() for one in some]) for some in (own, [scores(basis, x) for x in maps]))
+    scale = float(a @ a) * float(b @ b)
+    return float(a @ b) ** 2 / scale if scale else None
+
+
+def flat(row: Plain) -> Plain:
+    """A row for a table: a list is a column per entry, `contrast_1` and `contrast_2`, or one if it has any length."""
+    found: Plain = {}
+    for key, value in row.items():
+        if key in ANY_LENGTH:
+            found[key] = " ".join(str(entry).strip("[]").replace(" ", "") for entry in value)
+        elif isinstance(value, list):
+            found |= {f"{key}_{number}": entry for number, entry in enumerate(value, 1)}
+        else:
+            found[key] = value
+    return found

@@ -20,7 +20,7 @@ ALIKE = 1e-12
 CONSTANT = 1e-20
 # Rows of a Gram matrix that are in memory at a time, and the most that there are. The early stages of a convolutional
 # network have so fine grids that all pairs would take an hour.
-BLOCK, MOST_PATCHES = 512, 4096
+BLOCK, MOST_COMPARED = 512, 4096
 
 NOT_FINITE = (
     "These features hold values that are not finite; compute them once more, in float32 if they were in a smaller"
@@ -149,7 +149,7 @@ def gram_distance(a: Array, b: Array) -> tuple[float, float]:
     """
     a, b = checked(a), checked(b)
     check_grids(a, b)
-    step = math.ceil(math.sqrt(a[..., 0].size / MOST_PATCHES))
+    step = math.ceil(math.sqrt(a[..., 0].size / MOST_COMPARED))
     u, v = (unit(grid[::step, ::step]).reshape(-1, grid.shape[-1]) for grid in (a, b))
     total, largest = 0.0, 0.0
     for start in range(0, len(u), BLOCK):

@@ -30,8 +30,6 @@ Features = Mapping[str, Array]
 POOLED = "pooled"
 # The patch in the middle of an image is the one with which all others are compared.
 MIDDLE = (0.5, 0.5)
-# Any two of so many patches are compared at most, which bounds the cost of layers with fine grids.
-MOST_PATCHES = 4096
 
 
 def compare_dense(
@@ -97,7 +95,7 @@ def _figures(name: str, ours: Array | None, truth: Array, shown: _Shown | None, 
 def _of_map(ours: Array, truth: Array) -> Row:
     rows, columns = truth.shape[:2]
     middle = patch_at(rows, columns, MIDDLE)
-    mean_square, most = gram_distance(_sampled(ours), _sampled(truth))
+    mean_square, most = gram_distance(ours, truth)
     return {
         "smoothness": _apart(smoothness(ours), smoothness(truth)),
         "smoothness_map": _apart(smoothness_map(ours), smoothness_map(truth)),
@@ -106,13 +104,6 @@ def _of_map(ours: Array, truth: Array) -> Row:
         "gram": finite(most),
         "gram_mean_square": finite(mean_square),
     }
-
-
-def _sampled(grid: Array) -> Array:
-    """All patches [n, 1, channels] of a map, or so many at even distances."""
-    rows = grid.reshape(-1, 1, grid.shape[-1])
-    count = min(len(rows), MOST_PATCHES)
-    return rows[len(rows) * np.arange(count) // count]
 
 
 def _of_colours(ours: Array, shown: _Shown) -> Row:

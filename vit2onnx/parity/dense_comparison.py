@@ -1,4 +1,7 @@
-"""What people see in dense maps: how far implementations may be from the truth there. Nothing is computed here."""
+"""How far the dense maps of implementations may be from the truth: what was measured, and its limits.
+
+Apart from `dense.py`, because the verdict is read where scipy is not installed.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

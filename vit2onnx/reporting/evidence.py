@@ -38,7 +38,7 @@ GATES = {
         "the checkpoint or the photograph is not the one whose features are published",
     ),
     PACKING: Gate("{file}, images in one call", "packing: ", "{files} {do} not keep the images of a call apart"),
-    DENSE: Gate("{file}, dense maps", "dense maps: ", "people do not see the same in the dense maps of {files}"),
+    DENSE: Gate("{file}, dense maps", "dense maps: ", "the dense maps of {files} differ from the original's"),
     "stages": Gate("{file}, stage by stage", "stages: ", "a stage of {files} is wrong"),
     "preprocessing": Gate("preprocessing", "preprocessing: ", "photographs are not prepared as for the original model"),
     "self_test": Gate("self-test", "self-test: ", "these checks cannot be relied on"),

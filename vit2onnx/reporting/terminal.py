@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,12 @@ OPTIONAL = ("stages", "self_test")
 
 
 def current_verdicts(
-    paths: Iterable[Path], limits: Mapping[str, Any], asked: Mapping[str, bool]
+    paths: Iterable[Path], limits: Mapping[str, Any], asked: Mapping[str, bool], maps: Collection[Path] = ()
 ) -> dict[Path, Verdict]:
     """Those verdicts that are there and up to date, by path.
 
     One is stale that is older than a file that it judges, or from a run with other limits, or in which other gates were
-    asked for (`stages`, `self_test`, `dense`).
+    asked for (`stages`, `self_test`). `maps` are those that judge dense maps.
     """
     verdicts = {}
     for path in paths:
@@ -51,9 +50,7 @@ def current_verdicts(
             evidence = [path.parent / name for name in verdict.evidence]
             is_newest = all(file.exists() and file.stat().st_mtime_ns <= path.stat().st_mtime_ns for file in evidence)
             is_asked = all((gate in verdict.asked) == asked[gate] for gate in OPTIONAL)
-            # Graphs without maps of an image have no such comparison.
-            has_maps = (path.parent / "parity" / f"{verdict.export}.dense.json").exists()
-            is_asked &= (DENSE in verdict.asked) == (asked[DENSE] and has_maps)
+            is_asked &= (DENSE in verdict.asked) == (path in maps)
             if is_newest and is_asked and verdict.limits == limits:
                 verdicts[path] = verdict
     return verdicts
@@ -92,33 +89,35 @@ def page_to_open(folder: Path, variants: Collection[str]) -> Path | None:
     return page if is_new else None
 
 
-def dense_lines(results: Path, variants: Collection[str]) -> list[str]:
-    """Where the pages on dense maps are: those of pairs of the variants, or else those of single ones."""
-    pairs = [results / "dense" / f"{one}-{other}" / "dense.html" for one, other in permutations(sorted(variants), 2)]
-    single = [results / name / "dense" / "dense.html" for name in sorted(variants)]
-    pages = [page for page in pairs if page.exists()] or [page for page in single if page.exists()]
-    return [f"Dense maps: {os.path.relpath(page)}" for page in pages]
-
-
 def print_summary(
-    results: Path, paths: Sequence[Path], limits: Mapping[str, Any], asked: Mapping[str, bool], *, complete: bool = True
+    results: Path,
+    paths: Sequence[Path],
+    limits: Mapping[str, Any],
+    asked: Mapping[str, bool],
+    *,
+    maps: Collection[Path] = (),
+    pages: Iterable[Path] = (),
+    complete: bool = True,
 ) -> None:
     """Print the verdicts at `paths` that are up to date, why graphs failed if they did, the page to open, and the
     verdict on all as the last line.
 
-    `results` is the folder of all results. `complete` says whether the run came to its end, which it does not if a
-    graph fails.
+    `results` is the folder of all results. `maps` are those verdicts that judge dense maps, and `pages` the pages on
+    these, of which the ones that are there are named. `complete` says whether the run came to its end, which it does
+    not if a graph fails.
     """
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         # The logs of continuous integration are wider than what rich takes for granted.
         console.width = 100
-    verdicts = current_verdicts(paths, limits, asked)
+    verdicts = current_verdicts(paths, limits, asked, maps)
     lines = [stages_line(verdicts.values()), self_test_line(results / "self_test.json", limits)]
+    on_maps = [f"Dense maps: {os.path.relpath(page)}" for page in pages if page.exists()]
     if not verdicts:
         if not complete:
             console.print("\nThe run did not finish. No graph was judged.", style="red")
         _print_lines(console, lines)
+        _print_lines(console, on_maps)
         return
     summary = summarise(verdicts.values())
     failed = failed_graphs(summary)
@@ -141,8 +140,7 @@ def print_summary(
     _print_lines(console, [line for name in dict.fromkeys(summary["variant"]) for line in _told(results / name)])
     pages = [results / variant / "parity.html" for variant in dict.fromkeys(failed["variant"])]
     _print_lines(console, [f"More in {os.path.relpath(page)}" for page in pages if page.exists()])
-    if asked[DENSE]:
-        _print_lines(console, dense_lines(results, set(summary["variant"])))
+    _print_lines(console, on_maps)
     if page := page_to_open(results, set(summary["variant"])):
         console.print(f"\nOpen {os.path.relpath(page)}", soft_wrap=True)
     style = "bold green" if complete and failed.empty else "bold red"

@@ -1,5 +1,6 @@
 """Check the configuration before any job runs, so that a typo costs a second and is named."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -341,8 +342,6 @@ def checkpoints(asked: Asked) -> Iterator[str]:
 def dense(asked: Asked) -> Iterator[str]:
     """Dense maps of photographs, layers, variants or labels that are not there, and grids that are not equal."""
     config = asked.config["dense"]
-    if not config["enabled"]:
-        return
     rows, columns = config["grid"]
     if rows * columns > MOST_PATCHES:
         yield f"dense.grid: {rows}x{columns} has {rows * columns} patches; use {MOST_PATCHES} at most"
@@ -352,7 +351,7 @@ def dense(asked: Asked) -> Iterator[str]:
             yield f"dense.{key}: {name!r} is no photograph of images, only {first_few(list(images))}"
     yield from masks_of_photographs(config, images)
     mapped = {spec.name: interface for spec in asked.specs if (interface := mapped_interface(spec))}
-    if not mapped:
+    if config["enabled"] and not mapped:
         yield "dense: no listed variant has patches"
     for name, interface in mapped.items():
         try:
@@ -380,7 +379,11 @@ def masks_of_photographs(config: Mapping[str, Any], images: Mapping[str, str]) -
 
 
 def pairs_of_models(config: Mapping[str, Any], mapped: Mapping[str, Interface]) -> Iterator[str]:
-    """Pairs of variants that are not listed, or whose grids are not equal."""
+    """Pairs of variants that are not listed, whose folders have one name, or whose grids are not equal."""
+    folders = Counter("-".join(pair) for pair in config["compare"])
+    yield from (
+        f"dense.compare: {name} names two pairs; rename a variant" for name, count in folders.items() if count > 1
+    )
     for pair in config["compare"]:
         if unknown := [name for name in pair if name not in mapped]:
             yield f"dense.compare: {unknown[0]} is no listed variant with patches, only {', '.join(mapped)}"

@@ -1,11 +1,16 @@
-"""At which sizes dense maps are looked at. Standard library only, because the Snakefile imports this module."""
+"""Which dense maps a config asks for, and at which sizes. Standard library only, because the Snakefile imports this."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from vit2onnx.errors import InputError
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.cases import Size, fixed_size
 from vit2onnx.spec.interface import Interface
+from vit2onnx.spec.labelled import Labelled, labelled_images
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
@@ -63,3 +68,79 @@ def layer_numbers(interface: Interface, layers: Iterable[int]) -> list[int]:
         if not -count <= number < count:
             raise InputError(f"there is no layer {number}, only 0 to {count - 1}, or -1 to {-count} from the end")
     return sorted({number % count for number in layers})
+
+
+@dataclass(frozen=True)
+class DenseMaps:
+    """The dense maps that a config asks for.
+
+    `config` is its part `dense`, `spec_of` gives a variant by name, `recipes` are by name as well, and `images` are the
+    names of photographs.
+    """
+
+    config: Mapping[str, Any]
+    spec_of: Callable[[str], VariantSpec]
+    recipes: Mapping[str, Recipe]
+    images: Sequence[str]
+
+    @property
+    def enabled(self) -> bool:
+        """Whether they are part of what is made and judged."""
+        return bool(self.config["enabled"])
+
+    def has_maps(self, variant: str) -> bool:
+        """Whether a variant has maps."""
+        return mapped_interface(self.spec_of(variant)) is not None
+
+    def interface(self, variant: str) -> Interface:
+        """The interface by which a variant gives its maps. Raises `InputError` if it has none."""
+        interface = mapped_interface(self.spec_of(variant))
+        if interface is None:
+            raise InputError(f"{variant} has no patches, and so no dense maps; ask for another variant.")
+        return interface
+
+    def size(self, variant: str) -> Size:
+        """The height and width of photographs at which the maps of a variant are described."""
+        return described_size(self.interface(variant), self.config["grid"])
+
+    def size_of_graph(self, variant: str, export: str) -> Size | None:
+        """The height and width at which the maps of a graph are compared; `None` if it has none."""
+        recipe = self.recipes[export]
+        return compared_size(self.spec_of(variant).interface(recipe.interface), recipe, self.config["grid"])
+
+    def is_judged(self, variant: str, export: str) -> bool:
+        """Whether the maps of a graph are part of its verdict."""
+        return self.enabled and self.size_of_graph(variant, export) is not None
+
+    def described_cases(self, variant: str) -> list[str]:
+        """The cases whose maps are described."""
+        return list(map(str, dense_cases(self.images, [self.size(variant)])))
+
+    def cases_of_graph(self, variant: str, export: str) -> list[str]:
+        """The cases on which the maps of a graph are compared."""
+        size = self.size_of_graph(variant, export)
+        return list(map(str, dense_cases(self.images, [size] if size else [])))
+
+    def cases(self, variant: str) -> list[str]:
+        """All cases of a variant: those described, and those of graphs that do not take the grid."""
+        interfaces = self.spec_of(variant).interfaces
+        exports = [name for name, recipe in self.recipes.items() if recipe.interface in interfaces]
+        sizes = [self.size_of_graph(variant, export) for export in exports]
+        return list(map(str, dense_cases(self.images, [self.size(variant), *filter(None, sizes)])))
+
+    def layers(self, variant: str) -> list[int]:
+        """The numbers of further layers."""
+        return layer_numbers(self.interface(variant), self.config["layers"])
+
+    @property
+    def pairs(self) -> dict[str, Sequence[str]]:
+        """Pairs of variants that are compared, by the names of their folders."""
+        return {"-".join(pair): pair for pair in self.config["compare"]}
+
+    @cached_property
+    def labelled(self) -> list[Labelled]:
+        """The photographs of the user's folder for retrieval; none if composites are made, or nothing."""
+        folder, masks = self.config["retrieval"], self.config["retrieval_masks"]
+        if folder in (None, COMPOSITES):
+            return []
+        return labelled_images(Path(folder).expanduser(), Path(masks).expanduser() if masks else None)

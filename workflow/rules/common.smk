@@ -14,21 +14,13 @@ from vit2onnx.checkpoints.own import own_variants
 from vit2onnx.spec.case import Case, image_files, unread_photographs
 from vit2onnx.spec.cases import case_of_stages, cases_of, sizes_of
 from vit2onnx.spec.configuration import check_configuration, names_of
-from vit2onnx.spec.dense import (
-    COMPOSITES,
-    compared_size,
-    dense_cases,
-    described_size,
-    layer_numbers,
-    mapped_interface,
-)
+from vit2onnx.spec.dense import DenseMaps
 from vit2onnx.errors import InputError
 from vit2onnx.machine import check_folder, free_memory, settle
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
 from vit2onnx.reporting.progress import InOneLine
 from vit2onnx.spec.family import families, layout_of, publisher_repository, self_test_models
-from vit2onnx.spec.labelled import labelled_images
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.texts import texts_file, texts_in
 from vit2onnx.spec.settings import settings_of
@@ -55,10 +47,6 @@ try:
     VARIANTS = check_configuration(config, ROOT, own_variants)
     TEXTS_FILE = texts_file(config, ROOT)
     TEXTS = texts_in(TEXTS_FILE, config["texts"])
-    LABELLED = []
-    if config["dense"]["enabled"] and config["dense"]["retrieval"] not in (None, COMPOSITES):
-        folders = (config["dense"][key] for key in ("retrieval", "retrieval_masks"))
-        LABELLED = labelled_images(*(folder and Path(folder).expanduser() for folder in folders))
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -68,6 +56,13 @@ IMAGES, _ = image_files(config["images"], ROOT)
 if workflow.is_main_process and (unread := unread_photographs(config["images"])):
     logger.warning(f"Left out: {', '.join(unread)}. Save them as JPEG or PNG to have them compared.")
 RECIPES = {name: Recipe.from_mapping(name, recipe) for name, recipe in config["exports"].items()}
+
+
+def spec_of(variant):
+    return VariantSpec.from_mapping(variant, VARIANTS[variant])
+
+
+DENSE = DenseMaps(config["dense"], spec_of, RECIPES, list(IMAGES))
 
 # Jobs on this machine share the memory that is free, unless --resources mem_mb=… says otherwise; one that asks for more
 # runs alone.
@@ -82,16 +77,12 @@ wildcard_constraints:
     reference="|".join(["transformers", "publisher", *sorted(config["reference"].keys() - {"repositories"})]),
     # Not those of the recipes, because a packed graph is compared on cases of another interface.
     interface="[a-z]+",
-    pair="|".join(re.escape("-".join(pair)) for pair in config["dense"]["compare"]) or "(?!)",
+    pair="|".join(map(re.escape, DENSE.pairs)) or "(?!)",
 
 
 def bundled(path):
     """The path of a file of the project, as it is written where Snakemake runs in the project's folder."""
     return path if ROOT == Path.cwd() else str(ROOT / path)
-
-
-def spec_of(variant):
-    return VariantSpec.from_mapping(variant, VARIANTS[variant])
 
 
 def exports_of(variant):
@@ -116,23 +107,10 @@ def packing_of(wildcards):
     return "<results>/{variant}/parity/{export}.packing.json" if is_packed else []
 
 
-def mapped_interface_of(wildcards):
-    """The name of the interface by which a variant gives dense maps."""
-    return mapped_interface(spec_of(wildcards.variant)).name
-
-
-def compared_size_of(variant, export):
-    """The size at which the dense maps of a graph are compared; `None` if they are not asked for, or it has none."""
-    if not config["dense"]["enabled"]:
-        return None
-    interface = spec_of(variant).interface(RECIPES[export].interface)
-    return compared_size(interface, RECIPES[export], config["dense"]["grid"])
-
-
 def dense_of(wildcards):
     """The comparison of the dense maps of a graph; nothing for a graph that has none."""
-    has_maps = compared_size_of(wildcards.variant, wildcards.export)
-    return "<results>/{variant}/parity/{export}.dense.json" if has_maps else []
+    is_judged = DENSE.is_judged(wildcards.variant, wildcards.export)
+    return "<results>/{variant}/parity/{export}.dense.json" if is_judged else []
 
 
 # What the verdict on a graph is made from, by name.
@@ -283,50 +261,9 @@ def stages_case(wildcards):
     return str(case_of_stages(*compared_as(wildcards.variant, wildcards.export), **asked))
 
 
-def described_size_of(wildcards):
-    """The size at which the dense maps of a variant are described."""
-    return described_size(mapped_interface(spec_of(wildcards.variant)), config["dense"]["grid"])
-
-
-def described_cases(wildcards):
-    """The cases whose dense maps are described."""
-    return list(map(str, dense_cases(IMAGES, [described_size_of(wildcards)])))
-
-
-def cases_of_graph_maps(wildcards):
-    """The cases on which the dense maps of a graph are compared."""
-    return list(map(str, dense_cases(IMAGES, [compared_size_of(wildcards.variant, wildcards.export)])))
-
-
-def cases_of_maps(wildcards):
-    """The cases of all dense maps of a variant: those described, and those of graphs that take no other size."""
-    sizes = [compared_size_of(wildcards.variant, export) for export in exports_of(wildcards.variant)]
-    return list(map(str, dense_cases(IMAGES, [described_size_of(wildcards), *filter(None, sizes)])))
-
-
-def layers_of_maps(wildcards):
-    """The numbers of further layers of which there are dense maps."""
-    return layer_numbers(mapped_interface(spec_of(wildcards.variant)), config["dense"]["layers"])
-
-
-# Photographs of which there is a mask.
-MASKED = [name for name in IMAGES if name in config["dense"]["masks"]]
-
-
-def retrieval_files(what):
-    """The photographs for retrieval, or their masks."""
-    return [str(path) for one in LABELLED if (path := getattr(one, what))]
-
-
 def of_pair(pattern):
     """A file of both variants of a pair."""
-    pairs = {"-".join(pair): pair for pair in config["dense"]["compare"]}
-    return lambda wildcards: expand(pattern, variant=pairs[wildcards.pair])
-
-
-def mapped_variants():
-    """The listed variants that have dense maps, if these are asked for."""
-    return [name for name in LISTED if mapped_interface(spec_of(name))] if config["dense"]["enabled"] else []
+    return lambda wildcards: expand(pattern, variant=DENSE.pairs[wildcards.pair])
 
 
 def limits():
@@ -361,19 +298,20 @@ def memory_for(base, layers=0, weights=0, cases=0):
     return memory
 
 
-def memory_for_maps(base, layers=0, weights=0, maps=0):
-    """Memory in MB, as `memory_for`, with so many copies of the last dense maps of all cases in double precision, and the
-    attention of one head.
+def memory_for_maps(base, layers=0, weights=0, maps=0, heads=0):
+    """Memory in MB, as `memory_for`, and so many copies of the last maps of all cases, and the attention of so many heads
+    within the largest case, in double precision.
     """
     of_weights = memory_for(base, layers, weights)
 
     def memory(wildcards):
-        interface = mapped_interface(spec_of(wildcards.variant))
+        interface = DENSE.interface(wildcards.variant)
         channels = interface.patches[0].axes[-1]
-        sizes = [interface.sizes(Case.parse(case)) for case in cases_of_maps(wildcards)]
+        sizes = [interface.sizes(Case.parse(case)) for case in DENSE.cases(wildcards.variant)]
         patches = [size["grid_height"] * size["grid_width"] for size in sizes]
         copies = maps + 2 * len(config["dense"]["layers"])
-        return of_weights(wildcards) + round(8 * (copies * sum(patches) * channels + 32 * max(patches) ** 2) / 1e6)
+        numbers = copies * sum(patches) * channels + heads * max(patches) ** 2
+        return of_weights(wildcards) + round(8 * numbers / 1e6)
 
     return memory
 
@@ -400,6 +338,17 @@ def packed_weights(wildcards):
     return 0 if weights_are_external(wildcards) else 2
 
 
+def dense_pages():
+    """The pages on dense maps of all variants that have any, and of pairs; none if they are not asked for."""
+    if not DENSE.enabled:
+        return []
+    variants = [variant for variant in LISTED if DENSE.has_maps(variant)]
+    return [
+        *expand("<results>/{variant}/dense/dense.html", variant=variants),
+        *expand("<results>/dense/{pair}/dense.html", pair=DENSE.pairs),
+    ]
+
+
 def show_summary(complete):
     """Show the verdicts at the very end, because the logger's live display would be drawn over them."""
     # Here, because it takes a second, and every job on a cluster reads the Snakefile.
@@ -408,8 +357,9 @@ def show_summary(complete):
     # Not relative, because Snakemake goes back to where it was called from before it exits.
     folder = Path("results", config["weights"]).absolute()
     paths = [folder / path for path in per_graph("{variant}/{export}.verdict.json")]
-    asked = {**config["parity"], "dense": config["dense"]["enabled"]}
-    atexit.register(print_summary, folder, paths, limits(), asked, complete=complete)
+    maps = [path for path in paths if DENSE.is_judged(path.parent.name, path.name.removesuffix(".verdict.json"))]
+    pages = [folder / page.removeprefix("<results>/") for page in dense_pages()]
+    atexit.register(print_summary, folder, paths, limits(), config["parity"], maps=maps, pages=pages, complete=complete)
 
 
 def everything_asked_for():
@@ -423,9 +373,6 @@ def everything_asked_for():
         *expand("<results>/{variant}/{file}", variant=LISTED, file=["parity.html", "verify.py"]),
         *expand("<results>/{variant}/packing.py", variant=filter(packed_exports_of, LISTED)),
         *expand(f"<results>/{{variant}}/{LICENCE_FILE}", variant=licensed),
-        *expand("<results>/{variant}/dense/{file}", variant=mapped_variants(), file=["dense.html", "figures.csv"]),
-        *expand("<results>/dense/{pair}/dense.html", pair=map("-".join, config["dense"]["compare"]))[
-            : None if config["dense"]["enabled"] else 0
-        ],
+        *dense_pages(),
         *expand("<results>/{file}", file=per_run),
     ]

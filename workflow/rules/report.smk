@@ -1,4 +1,4 @@
-"""Show the result: a page per variant, a summary of all graphs, and a table at the end of the run."""
+"""Show the result: pages per variant, a summary of all graphs, and a table at the end of the run."""
 
 
 rule render_parity:
@@ -20,7 +20,7 @@ rule render_parity:
         dense=lambda wildcards: [
             f"<results>/{{variant}}/parity/{export}.dense.json"
             for export in exports_of(wildcards.variant)
-            if compared_size_of(wildcards.variant, export)
+            if DENSE.is_judged(wildcards.variant, export)
         ],
         images=list(IMAGES.values()),
         self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
@@ -89,6 +89,72 @@ rule summarise_parity:
         "Summarising the verdicts on all graphs"
     script:
         "../scripts/summarise_parity.py"
+
+
+rule render_dense:
+    input:
+        images=list(IMAGES.values()),
+        figures="<results>/{variant}/dense/figures.json",
+        maps="<results>/{variant}/dense/maps.npz",
+        retrieval=branch(config["dense"]["retrieval"], then="<results>/{variant}/dense/retrieval.json"),
+    output:
+        page=report(
+            "<results>/{variant}/dense/dense.html",
+            caption="../report/dense.rst",
+            category="Dense",
+            labels={"models": "{variant}", "file": "page"},
+        ),
+        pictures=expand("<results>/{{variant}}/dense/{image}.png", image=IMAGES),
+    log:
+        "<logs>/{variant}/render_dense.log",
+    benchmark:
+        "<benchmarks>/{variant}/render_dense.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+    params:
+        names=list(IMAGES),
+        code=code_of("render_dense"),
+    message:
+        "{wildcards.variant}: rendering its dense maps"
+    script:
+        "../scripts/render_dense.py"
+
+
+rule render_pair:
+    input:
+        images=list(IMAGES.values()),
+        figures=of_pair("<results>/{variant}/dense/figures.json"),
+        maps=of_pair("<results>/{variant}/dense/maps.npz"),
+        retrieval=branch(config["dense"]["retrieval"], then=of_pair("<results>/{variant}/dense/retrieval.json")),
+        pair_figures="<results>/dense/{pair}/figures.json",
+        pair_maps="<results>/dense/{pair}/maps.npz",
+    output:
+        page=report(
+            "<results>/dense/{pair}/dense.html",
+            caption="../report/dense.rst",
+            category="Dense",
+            labels={"models": "{pair}", "file": "page"},
+        ),
+        pictures=expand("<results>/dense/{{pair}}/{image}.png", image=IMAGES),
+    log:
+        "<logs>/dense/render_pair_{pair}.log",
+    benchmark:
+        "<benchmarks>/dense/render_pair_{pair}.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+    params:
+        names=list(IMAGES),
+        code=code_digest("render_pair"),
+    message:
+        "{wildcards.pair}: rendering the dense maps of two models"
+    script:
+        "../scripts/render_pair.py"
 
 
 onsuccess:

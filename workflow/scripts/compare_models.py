@@ -5,7 +5,7 @@ from vit2onnx.job import snakemake
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vit2onnx.dense.description import Described, compare_models
+from vit2onnx.dense.description import Described, compare_models, flat
 from vit2onnx.files import open_arrays, read_arrays, read_json, write_arrays, write_json, write_text
 from vit2onnx.parity.tables import csv_of
 
@@ -22,7 +22,7 @@ def compare(
     found = compare_models(*models, patches)
     write_json(outputs["figures"], found.figures)
     write_arrays(outputs["maps"], found.maps)
-    write_text(outputs["table"], csv_of(found.figures["rows"]))
+    write_text(outputs["table"], csv_of(flat(row) for row in found.figures["rows"]))
 
 
 if __name__ == "__main__":

@@ -1,27 +1,46 @@
-"""Render the dense maps of one model: a page to click in, and a strip of pictures per photograph."""
+"""Render the dense maps of one model, or of two beside each other: a page to click in, and a strip per photograph."""
 
 from vit2onnx.job import snakemake
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from vit2onnx.dense.description import Described
 from vit2onnx.files import read_arrays, read_json, write_bytes, write_text
-from vit2onnx.reporting.dense_page import DenseModel, dense_page
+from vit2onnx.reporting.dense_page import dense_page
 from vit2onnx.reporting.dense_pictures import strip
 
 
-def render_dense(model: DenseModel, photographs: Mapping[str, Path], page: Path, pictures: Sequence[Path]) -> None:
-    write_text(page, dense_page([model], photographs))
+def render_dense(
+    models: Sequence[Described],
+    retrieval: Sequence[dict[str, Any]],
+    pair: Described | None,
+    photographs: Mapping[str, Path],
+    page: Path,
+    pictures: Sequence[Path],
+) -> None:
+    write_text(page, dense_page(models, photographs, retrieval, pair))
     for (image, photograph), path in zip(photographs.items(), pictures, strict=True):
-        write_bytes(path, strip(model.figures, model.maps, image, photograph))
+        write_bytes(path, strip(models, image, photograph, pair))
+
+
+def paths(name: str) -> list[Path]:
+    """The inputs of a name: none, one of one model, or those of two."""
+    given = snakemake.input.get(name, [])
+    return [Path(given)] if isinstance(given, str) else list(map(Path, given))
+
+
+def described(figures: str, maps: str) -> list[Described]:
+    return [Described(read_json(one), read_arrays(two)) for one, two in zip(paths(figures), paths(maps), strict=True)]
 
 
 if __name__ == "__main__":
-    files = snakemake.input
-    retrieval = read_json(Path(files.retrieval)) if files.get("retrieval") else None
     render_dense(
-        DenseModel(read_json(Path(files.figures)), read_arrays(Path(files.maps)), retrieval),
-        dict(zip(snakemake.params.names, map(Path, files.images), strict=True)),
+        described("figures", "maps"),
+        list(map(read_json, paths("retrieval"))),
+        next(iter(described("pair_figures", "pair_maps")), None),
+        dict(zip(snakemake.params.names, paths("images"), strict=True)),
         Path(snakemake.output.page),
         list(map(Path, snakemake.output.pictures)),
     )

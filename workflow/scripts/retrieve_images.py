@@ -10,6 +10,7 @@ from vit2onnx.files import write_json, write_text
 from vit2onnx.parity.tables import csv_of
 from vit2onnx.runners.retrieval import LabelledImage, composite_images, gallery_of, images_of_files
 from vit2onnx.spec.cases import Size
+from vit2onnx.spec.dense import COMPOSITES
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.model_file import open_model
@@ -45,9 +46,9 @@ if __name__ == "__main__":
         spec,
         interface,
         Path(snakemake.input.model),
-        images_of_files(paths, labels, masks, interface.patch_size)
-        if paths
-        else composite_images(Path(snakemake.params.resources)),
+        composite_images(Path(snakemake.params.resources))
+        if snakemake.params.retrieval == COMPOSITES
+        else images_of_files(paths, labels, masks, interface.patch_size),
         Path(snakemake.output.figures),
         Path(snakemake.output.table),
         name=Path(snakemake.params.retrieval).name,
