@@ -11,6 +11,7 @@ from vit2onnx import spine
 from vit2onnx.checkpoints.fetch import fetch_synthetic
 from vit2onnx.exporting.graph import export
 from vit2onnx.exporting.stages import write_stages
+from vit2onnx.files import sha256_of
 from vit2onnx.inputs import inputs_of
 from vit2onnx.runners import equinox, onnx_dense
 from vit2onnx.runners import torch as torch_runner
@@ -163,5 +164,6 @@ def test_a_recipe_of_a_fixed_batch_gives_the_same(tmp_path: Path) -> None:
     inputs = inputs_of(spec, interface, [Case(image, 64, 96) for image in PHOTOGRAPHS], PHOTOGRAPHS, {})
     ours = dict(onnx_dense.dense_features(graph, stages, interface, recipe, inputs, [], 1))
     theirs = dict(equinox.dense_features(skeleton, tensors, inputs, interface))
+    assert ours.pop("graph_sha256") == sha256_of(graph)
     assert ours.keys() == {key for key in theirs if key.startswith("float32/")}
     assert max(np.abs(ours[key] - theirs[key]).max() for key in ours) < 2e-5

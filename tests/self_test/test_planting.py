@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.limits import LIMITS, PREPARED
+from tests.limits import LIMITS, OF_MAPS, PREPARED
 from tests.planted import AMPLIFIED, FAULTS_OF, IN_CHAIN, IN_PREPROCESSING, MODELS
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_convnext.faults import CONVNEXT
@@ -44,7 +44,8 @@ def bias_row(spec: VariantSpec, folder: Path, **limits: float) -> Mapping[str, o
 def test_the_row_of_a_fault_says_how_it_was_caught_and_where_it_is(released, tmp_path: Path):
     row = bias_row(released[MODELS[VIT]], tmp_path)
     assert row["caught"] and row["passed"]
-    assert (row["tripped"], row["not_told"]) == (["floors", "floors_double"], [])
+    # Of dense maps, colours alone show so little.
+    assert (row["tripped"], row["not_told"]) == (["dense_colour", "floors", "floors_double"], [])
     assert str(row["caught_by"]).startswith(
         "equinox_float64 - truth, error of a token (root mean square) in noise floors"
     )
@@ -53,6 +54,7 @@ def test_the_row_of_a_fault_says_how_it_was_caught_and_where_it_is(released, tmp
 
 
 LOOSE = {"floors": 1e6, "floors_double": 1e15, "neighbour_margin": 1.0, "subspace_angle": 1.0, "cosine": 0.5}
+LOOSE |= dict.fromkeys(OF_MAPS, 1.0)
 
 
 def test_limits_that_let_a_fault_pass_are_found_out(released, tmp_path: Path):
@@ -77,7 +79,7 @@ def test_a_model_that_rounds_much_further_shows_by_its_rounding_alone(released, 
     (fault,) = (fault for fault in IN_CHAIN if isinstance(fault, InRounding))
     chain = Chain(shrink(released[MODELS[VIT]]), 0, tmp_path / "healthy", DYNAMIC, IMAGES, LIMITS)
     row = chain_row(fault, examine(chain, fault, tmp_path / "fault"))
-    assert (row["passed"], row["tripped"]) == (True, ["floors", "rounding_ratio"])
+    assert (row["passed"], row["tripped"]) == (True, [*sorted(OF_MAPS), "floors", "rounding_ratio"])
     assert row["floors"] > 2 * LIMITS["floors"] and row["floors_double"] < LIMITS["floors_double"]
     # Measured 260.
     assert row["rounding_ratio"] > 10 * LIMITS["rounding_ratio"]

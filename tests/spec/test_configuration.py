@@ -235,6 +235,26 @@ FAULTS |= {
         dense(compare=[[VIT, V2]]),
         f"dense.compare: {V2} is no listed variant with patches, only {VIT}",
     ),
+    "own checkpoints that are not asked for": (
+        lambda c: (c.update(own={"before": "a.pth"}), dense(compare=[["before", VIT]])(c)),
+        "dense.compare: before is no listed variant with patches; set weights: own",
+    ),
+    "folder of nobody": (
+        dense(retrieval="~nobody_at_all/x"),
+        "dense.retrieval: .* names the home of a user who is not",
+    ),
+    "folder that Snakemake misreads": (
+        dense(retrieval="resources", retrieval_masks="no{such}"),
+        "dense.retrieval_masks: there is no folder no\\{such\\}",
+    ),
+    "graph whose map is too large": (
+        lambda c: (c["exports"]["static"].update(height=2048, width=2048), dense()(c)),
+        "dense: static.onnx of .* has a map of 128x128 patches, and maps have 2 to 4096",
+    ),
+    "graph whose map is one patch": (
+        lambda c: (c["exports"]["static"].update(height=16, width=16), dense()(c)),
+        "dense: static.onnx of .* has a map of 1x1 patches",
+    ),
     "two pairs whose folders have one name": (
         dense(compare=[["a-b", "c"], ["a", "b-c"]]),
         "dense.compare: a-b-c names two pairs; rename a variant",

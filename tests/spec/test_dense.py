@@ -30,7 +30,8 @@ def test_models_of_any_patch_size_look_at_the_same_places() -> None:
         ({"height": None, "width": None}, (512, 320)),
         ({"height": 512, "width": 320}, (512, 320)),
         ({"height": 224, "width": 224}, (224, 224)),
-        ({"height": 224, "width": None}, None),
+        ({"height": 224, "width": None}, (224, 320)),
+        ({"height": None, "width": 48}, (512, 48)),
     ],
 )
 def test_a_graph_of_a_fixed_size_is_compared_at_it(sizes: dict[str, int | None], size: tuple[int, int] | None) -> None:
@@ -60,6 +61,7 @@ def test_layers_are_counted_from_either_end() -> None:
 
 
 V2, V3, SIGLIP2 = "dinov2_vits14_pretrain", "dinov3_vits16_pretrain_lvd1689m", "siglip2_base_patch16_224"
+NAFLEX = "siglip2_base_patch16_naflex"
 RECIPES = {
     "dynamic": Recipe("dynamic", 23, {"batch": None, "height": None, "width": None}),
     "static": Recipe("static", 23, {"batch": 1, "height": 224, "width": 224}),
@@ -93,6 +95,23 @@ def test_a_variant_is_described_at_the_grid_and_its_graphs_are_compared_there_or
     assert asked.cases_of_graph(V2, "static") == ["one@224x224"]
     assert asked.cases(SIGLIP2) == ["one@224x224"]
     assert asked.layers(V3) == [11]
+
+
+def test_a_graph_of_a_fixed_number_of_patches_is_compared_on_a_square_of_as_many() -> None:
+    naflex = VariantSpec.from_mapping(NAFLEX, VARIANTS[NAFLEX]).interface("vision")
+    for patches, size in ((64, (128, 128)), (256, (256, 256)), (None, (512, 320))):
+        recipe = Recipe("graph", 23, {"batch": None, "patches": patches}, "vision")
+        assert compared_size(naflex, recipe, GRID) == size
+
+
+def test_every_recipe_with_maps_has_a_size() -> None:
+    free = {"batch": None, "height": None, "width": None}
+    for name in (V2, V3, SIGLIP2, NAFLEX):
+        spec = VariantSpec.from_mapping(name, VARIANTS[name])
+        for interface in map(spec.interface, spec.interfaces):
+            axes = {axis: size for axis, size in free.items() if axis in interface.minimum}
+            size = compared_size(interface, Recipe("graph", 23, axes, interface.name), GRID)
+            assert (size is not None) == bool(interface.compared_as.layers)
 
 
 def test_graphs_without_maps_are_not_judged_by_them() -> None:

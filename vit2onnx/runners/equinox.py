@@ -46,13 +46,15 @@ def dense_features(
     cases: Mapping[str, np.ndarray],
     interface: Interface,
     layers: Collection[int] = (),
+    *,
+    ablate: bool = True,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The dense features of every case as `float32/{case}/{what}`; see `dense.features`.
 
-    A model that has register tokens is run without them as well: `ablated/{case}/{what}`.
+    To `ablate` is to run a model that has register tokens without them as well: `ablated/{case}/{what}`.
     """
     runs = {"float32": (model, tensors, 0)}
-    if ablated := model.without_registers(tensors):
+    if ablate and (ablated := model.without_registers(tensors)):
         runs["ablated"] = (*ablated, registers_of(interface))
     for kind, (one, own, dropped) in runs.items():
         gathering = Gathering(interface, layers, dropped=dropped)

@@ -8,6 +8,7 @@ import onnx
 
 from vit2onnx.dense.features import Gathering
 from vit2onnx.errors import InternalError
+from vit2onnx.files import sha256_of
 from vit2onnx.onnx_file import initializers, nodes
 from vit2onnx.packing import pack, unpack
 from vit2onnx.runners.onnx import Inputs, batches_of
@@ -16,6 +17,9 @@ from vit2onnx.runners.session import batch_of, session_of
 from vit2onnx.spec.case import AS_OUTPUT, path_of
 from vit2onnx.spec.interface import Interface, cases_in
 from vit2onnx.spec.recipe import Recipe
+
+# The name of the array that says which graph was run.
+GRAPH = "graph_sha256"
 
 
 def dense_features(
@@ -29,18 +33,21 @@ def dense_features(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The dense features of every case as `float32/{case}/{what}`; see `dense.features`.
 
-    `inputs` are of the interface on whose cases graphs are compared. The last layer after the norm is of the file
+    The last array is the SHA-256 of the graph. `inputs` are of the interface on whose cases graphs are compared. The last layer after the norm is of the file
     itself, in batches or packs as users have them. All others are of `stages`, its diagnostic copy.
     """
     interface = of_graph.compared_as
     cases = {case: interface.inputs_of(inputs, case) for case in cases_in(inputs)}
     gathering = Gathering(interface, layers)
-    session, norm = session_of(stages, LEVEL, threads), final_norm(stages, interface)
+    session = session_of(stages, LEVEL, threads)
+    # Of the last layer, the graph itself has it.
+    norm = final_norm(stages, interface) if layers else None
     for case, values in cases.items():
         found = session.run(list(interface.layers), _feeds(values, of_graph, batch_of(session)))
         for stage, value in zip(interface.layers, found, strict=True):
             gathering.see(case, stage, value[0], lambda array: array)
-        gathering.norm(case, norm)
+        if norm:
+            gathering.norm(case, norm)
     # Before the other is loaded, so that no two are in memory at once.
     del session
     session = session_of(graph, threads=threads)
@@ -54,6 +61,7 @@ def dense_features(
                 del left[case]
                 gathering.finish(case, _of_case(outputs, number, feeds, of_graph))
     yield from ((f"float32/{key}", array) for key, array in gathering.arrays.items())
+    yield GRAPH, np.array(sha256_of(graph))
 
 
 def final_norm(stages: Path, interface: Interface) -> Callable[[np.ndarray], np.ndarray]:

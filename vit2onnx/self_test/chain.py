@@ -20,12 +20,15 @@ from vit2onnx.families.fault import Amplify
 from vit2onnx.families.reference import Reference
 from vit2onnx.nn.model import Model
 from vit2onnx.parity.comparison import Comparison, largest
+from vit2onnx.parity.dense import compare_dense
+from vit2onnx.parity.dense_comparison import DENSE, DenseComparison
 from vit2onnx.parity.divergence import Divergence, StageComparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite, worst
 from vit2onnx.parity.stages import compare_implementations
 from vit2onnx.parity.verdict import LEGS, Verdict, judge
 from vit2onnx.runners import equinox as equinox_runner
+from vit2onnx.runners import onnx_dense
 from vit2onnx.runners import torch as torch_runner
 from vit2onnx.runners.onnx_constants import origin_of_constants
 from vit2onnx.runners.onnx_stages import run_stage_graphs
@@ -55,11 +58,12 @@ def shrink(spec: VariantSpec) -> VariantSpec:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the checks say of a chain with some limits: of its outputs, and of its stages."""
+    """What the checks say of a chain with some limits: of its outputs, its stages, and its dense maps if it has any."""
 
     comparison: Comparison
     stages: StageComparison
     limits: Mapping[str, float]
+    dense: DenseComparison | None = None
 
     @cached_property
     def of_outputs(self) -> tuple[Finding, ...]:
@@ -67,11 +71,12 @@ class Outcome:
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        return self.of_outputs + self.stages.judge(self.limits)
+        of_maps = tuple(self.dense.judge(self.limits)) if self.dense else ()
+        return self.of_outputs + self.stages.judge(self.limits) + of_maps
 
     @property
     def verdict(self) -> Verdict:
-        return Verdict(self.findings, asked=(*LEGS, "stages"))
+        return Verdict(self.findings, asked=(*LEGS, "stages", *([DENSE] if self.dense else [])))
 
     @property
     def divergence(self) -> Divergence | None:
@@ -84,7 +89,7 @@ class Outcome:
 
     @property
     def shares(self) -> dict[str, float | None]:
-        """The largest figure of outputs and stages under each limit, as a share of the limit."""
+        """The largest figure of outputs, stages and dense maps under each limit, as a share of the limit."""
         findings = [finding for finding in self.findings if finding.limit_name]
         names = dict.fromkeys(finding.limit_name for finding in findings)
         return {name: finite(worst(_share(one) for one in findings if one.limit_name == name)) for name in names}
@@ -150,6 +155,9 @@ class Chain:
         self.model, self.tensors = open_model(folder / "model.eqx")
         self.reference = dict(torch_runner.stages(self.load, self.first, self.interface))
         self.reference_features = torch_runner.features(self.load(), inputs, self.interface)
+        self.reference_maps = (
+            dict(torch_runner.dense_features(self.load(), inputs, self.interface)) if self.interface.layers else {}
+        )
         self.of_layers = layer_inputs(self.reference)
 
     def load(self) -> Reference:
@@ -206,5 +214,17 @@ class Chain:
             "equinox": equinox,
             "onnx": run_stage_graphs(accumulated, injected, self.first, self.of_layers, self.threads, self.of_graph),
         }
-        about = {"variant": self.spec.name, "export": self.recipe.name, "case": self.cases[0]}
-        return Outcome(comparison, compare_implementations(about, implementations), self.limits)
+        about = {"variant": self.spec.name, "export": self.recipe.name}
+        stages = compare_implementations(about | {"case": self.cases[0]}, implementations)
+        if not self.interface.layers:
+            return Outcome(comparison, stages, self.limits)
+        graph_maps = onnx_dense.dense_features(
+            exported, accumulated, self.of_graph, self.recipe, self.inputs, [], self.threads
+        )
+        maps = {
+            "transformers": self.reference_maps,
+            "equinox": dict(equinox_runner.dense_features(ours, tensors, self.inputs, self.interface, ablate=False)),
+            "onnx": dict(graph_maps),
+        }
+        dense = compare_dense(about | {"graph_sha256": comparison.graph_sha256}, self.cases, maps)
+        return Outcome(comparison, stages, self.limits, dense)

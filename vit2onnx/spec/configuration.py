@@ -1,16 +1,15 @@
 """Check the configuration before any job runs, so that a typo costs a second and is named."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vit2onnx.errors import InputError, first_few
+from vit2onnx.errors import InputError
 from vit2onnx.spec.case import GOLDEN, image_files, unsayable
 from vit2onnx.spec.cases import cases_of
-from vit2onnx.spec.dense import COMPOSITES, MOST_PATCHES, described_grid, layer_numbers, mapped_interface
+from vit2onnx.spec.dense_faults import faults_of_dense
 from vit2onnx.spec.family import (
     PUBLISHER,
     architecture_schema,
@@ -25,7 +24,6 @@ from vit2onnx.spec.family import (
     self_test_models,
 )
 from vit2onnx.spec.interface import Interface
-from vit2onnx.spec.labelled import labelled_images
 from vit2onnx.spec.recipe import ATTENTION, DEFAULT_ATTENTION, Recipe
 from vit2onnx.spec.schema import faults_of
 from vit2onnx.spec.texts import texts_file, texts_in
@@ -340,74 +338,10 @@ def checkpoints(asked: Asked) -> Iterator[str]:
 
 
 def dense(asked: Asked) -> Iterator[str]:
-    """Dense maps of photographs, layers, variants or labels that are not there, and grids that are not equal."""
-    config = asked.config["dense"]
-    rows, columns = config["grid"]
-    if rows * columns > MOST_PATCHES:
-        yield f"dense.grid: {rows}x{columns} has {rows * columns} patches; use {MOST_PATCHES} at most"
+    """Dense maps that cannot be made."""
     images, _ = image_files(asked.config["images"], asked.root)
-    for key in ("references", "masks"):
-        for name in (name for name in config[key] if name not in images):
-            yield f"dense.{key}: {name!r} is no photograph of images, only {first_few(list(images))}"
-    yield from masks_of_photographs(config, images)
-    mapped = {spec.name: interface for spec in asked.specs if (interface := mapped_interface(spec))}
-    if config["enabled"] and not mapped:
-        yield "dense: no listed variant has patches"
-    for name, interface in mapped.items():
-        try:
-            layer_numbers(interface, config["layers"])
-        except InputError as error:
-            yield f"dense.layers: {name}: {error}"
-    yield from pairs_of_models(config, mapped)
-    yield from retrieval_set(config)
-
-
-def masks_of_photographs(config: Mapping[str, Any], images: Mapping[str, str]) -> Iterator[str]:
-    """Masks that are not there, or that nothing uses."""
-    if config["foreground"] != "masks":
-        if config["masks"]:
-            yield "dense.masks: nothing uses them; set foreground: masks, or leave them out"
-        return
-    for name in (name for name in images if name not in config["masks"]):
-        yield f"dense.masks: there is no mask of {name}; name one, or choose another foreground"
-    for name, path in config["masks"].items():
-        file = Path(path).expanduser()
-        if not file.is_file():
-            yield f"dense.masks.{name}: there is no file {path}"
-        elif fault := unsayable(file):
-            yield f"dense.masks.{name}: {fault}"
-
-
-def pairs_of_models(config: Mapping[str, Any], mapped: Mapping[str, Interface]) -> Iterator[str]:
-    """Pairs of variants that are not listed, whose folders have one name, or whose grids are not equal."""
-    folders = Counter("-".join(pair) for pair in config["compare"])
-    yield from (
-        f"dense.compare: {name} names two pairs; rename a variant" for name, count in folders.items() if count > 1
-    )
-    for pair in config["compare"]:
-        if unknown := [name for name in pair if name not in mapped]:
-            yield f"dense.compare: {unknown[0]} is no listed variant with patches, only {', '.join(mapped)}"
-            continue
-        first, second = (described_grid(mapped[name], config["grid"]) for name in pair)
-        if first != second:
-            grids = " and ".join(
-                f"{name} has {rows}x{columns} patches"
-                for name, (rows, columns) in zip(pair, (first, second), strict=True)
-            )
-            fixed = next(one for name, one in zip(pair, (first, second), strict=True) if "height" in mapped[name].fixed)
-            yield f"dense.compare: {grids}; maps of other grids cannot be compared, so set dense.grid: {list(fixed)}"
-
-
-def retrieval_set(config: Mapping[str, Any]) -> Iterator[str]:
-    """A folder of labelled photographs that is none, and masks without one."""
-    folder, masks = config["retrieval"], config["retrieval_masks"]
-    if masks and folder in (None, COMPOSITES):
-        yield "dense.retrieval_masks: they are those of a folder; name it in dense.retrieval, or leave them out"
-    elif folder not in (None, COMPOSITES):
-        try:
-            labelled_images(Path(folder).expanduser(), Path(masks).expanduser() if masks else None)
-        except InputError as error:
-            yield f"dense.retrieval: {str(error).rstrip('.')}"
+    takers = [(recipe, spec) for recipe in asked.recipes for spec in asked.takers(recipe)]
+    yield from faults_of_dense(asked.config, list(images), asked.specs, takers)
 
 
 CHECKS: list[Check] = [

@@ -1,5 +1,6 @@
 """Which dense maps a config asks for, and at which sizes. Standard library only, because the Snakefile imports this."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ from typing import Any
 
 from vit2onnx.errors import InputError
 from vit2onnx.spec.case import Case
-from vit2onnx.spec.cases import Size, fixed_size
+from vit2onnx.spec.cases import Size
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.labelled import Labelled, labelled_images
 from vit2onnx.spec.recipe import Recipe
@@ -18,6 +19,14 @@ from vit2onnx.spec.variant import VariantSpec
 MOST_PATCHES = 4096
 # The set of photographs for retrieval that the project makes.
 COMPOSITES = "composites"
+
+
+def expanded(path: str) -> Path:
+    """A path in which `~` is a home. Raises `InputError` if there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path} names the home of a user who is not here; write the whole path.") from None
 
 
 def mapped_interface(spec: VariantSpec) -> Interface | None:
@@ -41,15 +50,19 @@ def described_grid(interface: Interface, grid: Sequence[int]) -> tuple[int, int]
 
 
 def compared_size(interface: Interface, recipe: Recipe, grid: Sequence[int]) -> Size | None:
-    """The size at which the maps of a graph are compared: that of the grid, or its own if it takes no other.
+    """The size at which the maps of a graph are compared: that of the grid, or one that it takes instead.
 
-    `None` if it has no maps, or takes neither.
+    `None` if it has no maps.
     """
     single, chosen_by = interface.compared_as, interface.compared_recipe(recipe)
     if not single.layers:
         return None
-    sizes = (described_size(single, grid), fixed_size(single, chosen_by))
-    return next((size for size in sizes if size and single.accepts(Case("", *size), chosen_by)), None)
+    height, width = described_size(single, grid)
+    set_by = single.of_recipe(chosen_by)
+    # Of a graph with a fixed number of patches, a square of as many.
+    side = math.isqrt(set_by.get("patches") or 0) * single.patch_size
+    sizes = ((height, width), (set_by.get("height") or height, set_by.get("width") or width), (side, side))
+    return next((size for size in sizes if min(size) and single.accepts(Case("", *size), chosen_by)), None)
 
 
 def dense_cases(images: Iterable[str], sizes: Iterable[Size]) -> list[Case]:
@@ -143,4 +156,4 @@ class DenseMaps:
         folder, masks = self.config["retrieval"], self.config["retrieval_masks"]
         if folder in (None, COMPOSITES):
             return []
-        return labelled_images(Path(folder).expanduser(), Path(masks).expanduser() if masks else None)
+        return labelled_images(expanded(folder), expanded(masks) if masks else None)

@@ -112,7 +112,6 @@ rule run_dense_onnx:
 
 rule compare_dense:
     input:
-        graph="<results>/{variant}/{export}.onnx",
         reference="<results>/{variant}/features/dense/transformers.npz",
         equinox="<results>/{variant}/features/dense/equinox.npz",
         onnx="<results>/{variant}/features/dense/{export}.onnx.npz",

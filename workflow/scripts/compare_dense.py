@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from vit2onnx.files import open_arrays, sha256_of, write_text
+from vit2onnx.files import open_arrays, write_text
 from vit2onnx.parity.dense import compare_dense
 from vit2onnx.parity.dense_comparison import IMPLEMENTATIONS
 from vit2onnx.parity.tables import csv_of
+from vit2onnx.runners.onnx_dense import GRAPH
 
 
 def compare(
@@ -23,7 +24,8 @@ def compare(
 ) -> None:
     with ExitStack() as stack:
         arrays = {name: stack.enter_context(open_arrays(path)) for name, path in features.items()}
-        result = compare_dense(about, cases, arrays, high_norm)
+        graph = {GRAPH: str(arrays["onnx"][GRAPH])}
+        result = compare_dense({**about, **graph}, cases, arrays, high_norm)
     result.write(comparison)
     write_text(table, csv_of(result.rows))
 
@@ -31,7 +33,7 @@ def compare(
 if __name__ == "__main__":
     paths = (Path(snakemake.input[name]) for name in ("reference", "equinox", "onnx"))
     compare(
-        {**snakemake.wildcards, "graph_sha256": sha256_of(Path(snakemake.input.graph))},
+        dict(snakemake.wildcards),
         snakemake.params.cases,
         dict(zip(IMPLEMENTATIONS, paths, strict=True)),
         Path(snakemake.output.comparison),
