@@ -14,7 +14,7 @@ LIMITS, PREPARED = numbers_of(BY_PRECISION["float32"]), numbers_of(BY_PRECISION[
 # Those that judge images with texts alone.
 OF_PAIRS = {"embedding", "logit", "probability"}
 # Those that judge dense maps alone.
-OF_MAPS = {"dense_map", "dense_similarity", "dense_gram", "dense_colour"}
+OF_MAPS = {"dense_map", "dense_similarity", "dense_gram", "dense_colour", "dense_feature"}
 
 
 def judge(comparison: Comparison, limits: Mapping[str, float] = LIMITS) -> Verdict:

@@ -174,8 +174,27 @@ def test_a_truth_that_is_not_finite_fails(truth: Arrays):
     broken = features({**truth, "cat@8x8/patches": np.full((SIDE, SIDE, CHANNELS), np.nan)})
     found = faults(broken)
     # Colours of all photographs have one basis.
-    assert {one.words for one in FIGURES} <= {one.measure for one in found}
+    assert {one.words for one in FIGURES if one.key != "norms"} <= {one.measure for one in found}
     assert not any(np.isfinite(one.measured) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("layers.0", lambda grid: -grid),
+        ("before_norm", lambda grid: grid[..., ::-1]),
+        ("before_norm", lambda grid: 1.001 * grid),
+        ("norms.0", lambda norms: 1.001 * norms),
+        ("norms.1", lambda norms: norms[::-1]),
+        ("norms.1", np.zeros_like),
+    ],
+)
+def test_features_that_are_as_similar_as_they_should_be_are_told_from_the_right_ones(
+    truth: Arrays, name: str, change: Change
+):
+    found = faults(features(truth, onnx=with_patches(truth, change, name=name)))
+    assert {one.limit_name for one in found} >= {"dense_feature"}
+    assert all(one.place == f"{name} of cat 8x8" for one in found if one.place)
 
 
 def test_an_error_that_outputs_may_have_is_seen_if_it_changes_the_picture():

@@ -148,6 +148,9 @@ def lacking_dense(dense: DenseComparison, comparison: Comparison) -> list[str]:
         lacking.append("each map of each photograph and implementation once")
     if any(not {*keys_of(row["map"])} <= row.keys() for row in dense.rows):
         lacking.append("all figures of each map")
+    figures = (row[key] for row in dense.rows for key in keys_of(row["map"]) if row.get(key) is not None)
+    if min(figures, default=0) < 0:
+        lacking.append("figures that are no less than zero")
     return lacking
 
 

@@ -102,8 +102,15 @@ def _of_map(ours: Array, truth: Array) -> Row:
         "high_frequency": _apart(high_frequency(ours), high_frequency(truth)),
         "similarity": _apart(similarity_map(ours, *middle), similarity_map(truth, *middle)),
         "gram": finite(most),
+        "features": _apart(np.linalg.norm(ours - truth, axis=-1) / _lengths(truth), 0.0),
         "gram_mean_square": finite(mean_square),
     }
+
+
+def _lengths(truth: Array) -> Array:
+    """The lengths of patches [rows, columns]; 1 for those without any."""
+    lengths = np.linalg.norm(truth, axis=-1)
+    return np.where(lengths == 0, 1, lengths)
 
 
 def _of_colours(ours: Array, shown: _Shown) -> Row:

@@ -56,6 +56,9 @@ FIGURES = (
     Figure("similarity", "dense_similarity", "max |difference| of the similarity to the patch in the middle"),
     Figure("gram", "dense_gram", "max |difference| of the similarity of any two patches"),
     Figure("colours", "dense_colour", "max |difference| of a colour"),
+    # Similarities are blind to what all patches have in common: a sign, a scale, the order of channels.
+    Figure("features", "dense_feature", "max |difference| of a patch, as a share of its length"),
+    Figure("norms", "dense_feature", "max |difference| of a norm, as a share of the median"),
 )
 COUNTS = (
     Count("levels", "level_margin", "colours", "8-bit colours that differ"),
@@ -64,11 +67,11 @@ COUNTS = (
 )
 # The figures of which one noise floor is made: those of the same limit.
 TOGETHER = {one.key: [other.key for other in FIGURES if other.limit == one.limit] for one in FIGURES}
-# Norms are not judged themselves, but how near they are to being high; ties are judged by the limit of colours.
-TOGETHER["norms"] = ["norms"]
 TIES = "dense_colour"
+# However far the reference itself rounds, people would see more than this.
+MOST_ALLOWED = 1e-2
 # What rows have: of a map, of one that is shown in colours as well, and of norms.
-OF_MAPS = (*(figure.key for figure in FIGURES if figure.key != "colours"), "gram_mean_square")
+OF_MAPS = (*(figure.key for figure in FIGURES if figure.key not in ("colours", "norms")), "gram_mean_square")
 OF_COLOURS = ("colours", "levels", "level_margin", "mask", "mask_margin")
 OF_NORMS = ("norms", "high_norms", "norm_margin")
 
@@ -112,14 +115,14 @@ class DenseComparison:
         Rounding moves the maps of a model whose weights amplify it, however right the model is. The noise floor is made
         as that of tokens is: of the largest differences of reference and Equinox model in single precision, by any
         figure of the same limit in the same map of all cases. The larger counts, but at most five times the smaller, so
-        that neither can make a floor alone.
+        that neither can make a floor alone. However many floors these are, no more than a hundredth is allowed.
         """
         own = [
             worst(row[other] for other in TOGETHER[key] for row in self.of(subject, other, name))
             for subject in (REFERENCE, EQUINOX)
         ]
         floor = min(max(own), MOST_APART * min(own)) if all(map(math.isfinite, own)) else 0.0
-        return max(limit, floors * floor)
+        return max(limit, min(floors * floor, MOST_ALLOWED))
 
     def judge(self, limits: Mapping[str, float]) -> Iterator[Finding]:
         """The findings: the Equinox model and the graph must show what the truth shows."""

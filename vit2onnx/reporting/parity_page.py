@@ -34,7 +34,7 @@ QUESTIONS = {
     PACKING: ("Does an image depend on the others in its call?", ("floors",)),
     DENSE: (
         "Do people see the same in its dense maps?",
-        ("dense_map", "dense_similarity", "dense_gram", "dense_colour"),
+        ("dense_map", "dense_similarity", "dense_gram", "dense_colour", "dense_feature"),
     ),
     PUBLISHED: ("Are the features those that the publisher published?", ("golden",)),
 }
