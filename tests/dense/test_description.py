@@ -112,6 +112,12 @@ def test_the_foreground_alone_is_coloured(tmp_path: Path) -> None:
     assert given.figures["basis"]["patches"] == len(IMAGES) * ROWS * COLUMNS // 2
 
 
+def test_a_photograph_without_an_object_is_foreground_all_over() -> None:
+    one = np.random.default_rng(2).normal(size=CHANNELS)
+    alike = {f"float64/{CASES[0]}/patches": np.tile(one, (ROWS, COLUMNS, 1))}
+    assert described(Settings(foreground="automatic"), **alike).maps["one/foreground"].all()
+
+
 def test_a_mask_without_an_object_is_told(tmp_path: Path) -> None:
     dot = np.zeros((60, 80), np.uint8)
     dot[0, 0] = 255

@@ -202,6 +202,13 @@ def test_a_mask_without_white_is_refused(tmp_path: Path):
             read_mask(path)
 
 
+def test_a_photograph_is_no_mask(tmp_path: Path):
+    path = tmp_path / "photograph.png"
+    Image.fromarray(np.linspace(0, 255, 400).astype(np.uint8).reshape(20, 20)).save(path)
+    with pytest.raises(InputError, match="this is a picture and no mask"):
+        read_mask(path)
+
+
 def test_an_unreadable_mask_is_refused(tmp_path: Path):
     path = tmp_path / "mask.png"
     with pytest.raises(InputError, match="no such photograph"):

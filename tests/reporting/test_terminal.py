@@ -192,6 +192,11 @@ def test_pages_on_dense_maps_that_are_there_are_named(
     monkeypatch.chdir(tmp_path)
     pages = [tmp_path / name / "dense.html" for name in ("a/dense", "dense/a-b")]
     pages[1].parent.mkdir(parents=True)
+    pages[1].with_name("figures.json").touch()
     pages[1].touch()
     print_summary(tmp_path, [], limits, NOTHING, pages=pages)
     assert capsys.readouterr().out == "\nDense maps: dense/a-b/dense.html\n"
+    # Of another run.
+    os.utime(pages[1], ns=(0, 0))
+    print_summary(tmp_path, [], limits, NOTHING, pages=pages)
+    assert capsys.readouterr().out == ""

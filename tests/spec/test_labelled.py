@@ -34,8 +34,27 @@ def test_photographs_are_ordered_by_label_and_name(tmp_path):
 
 
 def test_hidden_and_other_files_are_left_out(tmp_path):
-    written(tmp_path, *PHOTOGRAPHS, "cat/._1.jpg", ".cache/1.jpg", "cat/notes.txt", "README.md", "cat/deep/3.jpg")
+    written(tmp_path, *PHOTOGRAPHS, "cat/._1.jpg", ".cache/1.jpg", "cat/notes.txt", "README.md")
     assert len(labelled_images(tmp_path)) == len(PHOTOGRAPHS)
+
+
+def test_what_would_be_passed_over_is_told(tmp_path):
+    written(tmp_path, *PHOTOGRAPHS)
+    link = tmp_path / "cat" / "gone.jpg"
+    link.symlink_to(tmp_path / "nowhere.jpg")
+    with pytest.raises(InputError, match=r"These are no files and would be passed over: .*gone\.jpg"):
+        labelled_images(tmp_path)
+    link.unlink()
+    written(tmp_path, "cat/deep/3.jpg")
+    with pytest.raises(InputError, match="would be passed over: .*deep"):
+        labelled_images(tmp_path)
+
+
+def test_a_photograph_that_is_there_twice_is_told(tmp_path):
+    written(tmp_path, *PHOTOGRAPHS)
+    (tmp_path / "cats").symlink_to(tmp_path / "cat")
+    with pytest.raises(InputError, match=r"has a photograph twice \(.*cat"):
+        labelled_images(tmp_path)
 
 
 @pytest.mark.parametrize("place", ["photographs/masks", "masks"], ids=["inside", "beside"])

@@ -121,6 +121,8 @@ def _masks(maps: Arrays, settings: Settings) -> dict[str, Array] | None:
         first = fit(list(maps.values()), count=1)
         lines = {case: scores(first, grid)[..., 0] for case, grid in maps.items()}
         masks = {case: foreground(line, split(line)) for case, line in lines.items()}
+        # An image that is alike everywhere has no object before a background.
+        masks = {case: mask if mask.sum() > 1 else np.ones_like(mask) for case, mask in masks.items()}
     for case, mask in masks.items():
         if mask.sum() < 2:
             raise InputError(

@@ -14,6 +14,8 @@ from vit2onnx.errors import InputError
 from vit2onnx.images import FORMATS, load_image
 
 Array = np.ndarray
+# Levels between these are neither black nor white, and the share of a mask that may have them, as at soft edges.
+LEAST_GREY, MOST_GREY, MOST_EDGES = 25, 230, 0.1
 
 BINS = 256
 # Lines of a mask that are in memory as float64 at a time.
@@ -108,17 +110,21 @@ def _overlaps(pixels: int, patches: int) -> Array:
 def read_mask(path: Path) -> Array:
     """Read a mask from an image file: bool [height, width].
 
-    If a part of the picture is transparent, as in a cut-out, the mask is what is not. Otherwise it is what is nearer to
-    white than to black, where a picture of the levels 0 and 1 counts as black and white. Raises `InputError` if the
-    file is no picture (`vit2onnx.images.load_image`), or if nothing is inside the mask.
+    If a part of the picture is transparent, as in a cut-out, the mask is the rest. Otherwise it is the part that is
+    nearer to white than to black; a picture of the levels 0 and 1 counts as black and white. Raises `InputError` if the
+    file is no picture (`vit2onnx.images.load_image`), if more of it is grey than soft edges are, or if nothing is
+    inside the mask.
     """
     # First, because it has the checks of files that are to be opened.
     grey = np.asarray(load_image(path).convert("L"))
     with Image.open(path, formats=[one for one in FORMATS if one in Image.OPEN]) as image:
         if image.has_transparency_data:
             alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-            grey = alpha if alpha.min() < 255 else grey
+            # Not by less, because some programs save pictures as all but opaque.
+            grey = alpha if alpha.min() < 128 else grey
     mask: Array = grey > (127 if grey.max() > 1 else 0)
     if not mask.any():
         raise InputError(f"{path}: nothing in this mask is white; make the object white and the rest black.")
+    if grey.max() > 1 and np.mean((grey > LEAST_GREY) & (grey < MOST_GREY)) > MOST_EDGES:
+        raise InputError(f"{path}: this is a picture and no mask; make the object white and the rest black.")
     return mask

@@ -112,7 +112,7 @@ def print_summary(
         console.width = 100
     verdicts = current_verdicts(paths, limits, asked, maps)
     lines = [stages_line(verdicts.values()), self_test_line(results / "self_test.json", limits)]
-    on_maps = [f"Dense maps: {os.path.relpath(page)}" for page in pages if page.exists()]
+    on_maps = [f"Dense maps: {os.path.relpath(page)}" for page in pages if _is_new(page)]
     if not verdicts:
         if not complete:
             console.print("\nThe run did not finish. No graph was judged.", style="red")
@@ -150,6 +150,12 @@ def print_summary(
 def _told(folder: Path) -> list[str]:
     """What an own checkpoint was recognised as, and all assumptions, in sentences."""
     return [f"{folder.name}: {sentence}" for sentence in _record(folder / "checkpoint.json").get("told", [])]
+
+
+def _is_new(page: Path) -> bool:
+    """Whether a page on dense maps is there, and shows the figures that are."""
+    figures = page.with_name("figures.json")
+    return page.exists() and figures.exists() and figures.stat().st_mtime_ns <= page.stat().st_mtime_ns
 
 
 def _record(path: Path) -> dict[str, Any]:

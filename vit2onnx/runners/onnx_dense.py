@@ -33,8 +33,9 @@ def dense_features(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The dense features of every case as `float32/{case}/{what}`; see `dense.features`.
 
-    The last array is the SHA-256 of the graph. `inputs` are of the interface on whose cases graphs are compared. The last layer after the norm is of the file
-    itself, in batches or packs as users have them. All others are of `stages`, its diagnostic copy.
+    `inputs` are of the interface on whose cases graphs are compared. The last layer after the norm is of the file
+    itself, in batches or packs as users have them. All others are of `stages`, its diagnostic copy. The last array is
+    the SHA-256 of the graph.
     """
     interface = of_graph.compared_as
     cases = {case: interface.inputs_of(inputs, case) for case in cases_in(inputs)}

@@ -12,6 +12,7 @@ from vit2onnx.dense.composites import composites
 from vit2onnx.dense.features import Gathering
 from vit2onnx.dense.foreground import from_mask, read_mask
 from vit2onnx.dense.retrieval import Gallery
+from vit2onnx.errors import InputError
 from vit2onnx.images import check_image, load_image
 from vit2onnx.inputs import image_inputs
 from vit2onnx.nn.model import Model
@@ -29,6 +30,7 @@ CHUNK = 8
 class LabelledImage(NamedTuple):
     """An image, with the mask of its object and its background where these are known."""
 
+    name: str
     label: str
     image: Image.Image
     mask: np.ndarray | None = None
@@ -38,7 +40,7 @@ class LabelledImage(NamedTuple):
 def composite_images(resources: Path) -> Iterator[LabelledImage]:
     """The composites that the project makes from its `resources`."""
     for one in composites(resources):
-        yield LabelledImage(one.label, one.image, one.mask, one.background)
+        yield LabelledImage(one.name, one.label, one.image, one.mask, one.background)
 
 
 def images_of_files(
@@ -48,7 +50,7 @@ def images_of_files(
     for number, (path, label) in enumerate(zip(paths, labels, strict=True)):
         image = load_image(path)
         check_image(path, image, patch_size)
-        yield LabelledImage(label, image, read_mask(masks[number]) if masks else None)
+        yield LabelledImage(str(path), label, image, read_mask(masks[number]) if masks else None)
 
 
 def gallery_of(
@@ -72,5 +74,8 @@ def gallery_of(
         for case, one in zip(cases, chunk, strict=True):
             patches = gathering.arrays[f"{case}/patches"]
             mask = None if one.mask is None else from_mask(one.mask, *patches.shape[:2])
-            gallery.add(one.label, gathering.arrays[f"{case}/pooled"], patches, mask, one.background)
+            try:
+                gallery.add(one.label, gathering.arrays[f"{case}/pooled"], patches, mask, one.background)
+            except InputError as error:
+                raise InputError(f"{one.name}: {error}") from None
     return gallery

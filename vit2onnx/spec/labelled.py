@@ -24,7 +24,8 @@ def labelled_images(folder: Path, masks: Path | None = None) -> list[Labelled]:
     Every subfolder is a label. Hidden files and folders are left out, and so is a folder of masks inside of `folder`.
     The mask of `cat/1.jpg` is `cat/1.png` in the folder `masks`. Raises `InputError` if there is no folder of that
     name, if there are fewer than two labels, if a label has no photograph or all have only one, if a photograph lacks a
-    mask of its own, or if one would be passed over: beside the subfolders, or of a format that is not read.
+    mask of its own, if one is there twice, or if one would be passed over: beside the subfolders, in a folder of a
+    label, of a format that is not read, or at the end of a broken link.
     """
     for given in (folder, masks):
         if given is not None and not given.is_dir():
@@ -39,6 +40,9 @@ def labelled_images(folder: Path, masks: Path | None = None) -> list[Labelled]:
     if outside := [path.name for path in inside if path.is_file() and path.suffix.lower() in SUFFIXES]:
         raise InputError(f"{folder} has photographs without a label ({first_few(outside)}); move them to a subfolder.")
     photographs = {label: _photographs(label) for label in labels}
+    places = Counter(path.resolve() for paths in photographs.values() for path in paths)
+    if twice := [str(path) for path, count in places.items() if count > 1]:
+        raise InputError(f"{folder} has a photograph twice ({first_few(twice)}); remove the link to it.")
     if empty := [label.name for label, paths in photographs.items() if not paths]:
         raise InputError(
             f"{folder} has labels without a photograph ({first_few(empty)}); add {', '.join(SUFFIXES)} files, or"
@@ -62,6 +66,9 @@ def labelled_images(folder: Path, masks: Path | None = None) -> list[Labelled]:
 
 
 def _photographs(label: Path) -> list[Path]:
+    visible = [path for path in sorted(label.iterdir()) if not path.name.startswith(".")]
+    if passed := [str(path) for path in visible if not path.is_file()]:
+        raise InputError(f"These are no files and would be passed over: {first_few(passed)}; move or repair them.")
     if unread := unread_photographs({"": str(label)}):
         raise InputError(f"These formats are not read: {first_few(unread)}; convert the files, or move them elsewhere.")
     paths = [Path(path) for path in image_files({"": str(label)})[0].values()]

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -312,6 +313,16 @@ def memory_for_maps(base, layers=0, weights=0, maps=0, heads=0):
         copies = maps + 2 * len(config["dense"]["layers"])
         numbers = copies * sum(patches) * channels + heads * max(patches) ** 2
         return of_weights(wildcards) + round(8 * numbers / 1e6)
+
+    return memory
+
+
+def memory_for_pair(base, maps):
+    """Memory in MB for a job on two models: `base`, and so many copies of the maps of both."""
+    of_one = memory_for_maps(0, maps=maps)
+
+    def memory(wildcards):
+        return base + sum(of_one(SimpleNamespace(variant=one)) for one in DENSE.pairs[wildcards.pair])
 
     return memory
 

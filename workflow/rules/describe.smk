@@ -101,7 +101,7 @@ rule compare_models:
     # Two threads of BLAS wait for each other, and sum up in another order than one.
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory_for_pair(base=900, maps=6),
     params:
         code=code_digest("compare_models"),
     message:

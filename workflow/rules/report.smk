@@ -104,7 +104,7 @@ rule render_dense:
             category="Dense",
             labels={"models": "{variant}", "file": "page"},
         ),
-        pictures=expand("<results>/{{variant}}/dense/{image}.png", image=IMAGES),
+        pictures=directory("<results>/{variant}/dense/pictures"),
     log:
         "<logs>/{variant}/render_dense.log",
     benchmark:
@@ -113,7 +113,7 @@ rule render_dense:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory_for_maps(base=1500, maps=2),
     params:
         names=list(IMAGES),
         code=code_of("render_dense"),
@@ -138,7 +138,7 @@ rule render_pair:
             category="Dense",
             labels={"models": "{pair}", "file": "page"},
         ),
-        pictures=expand("<results>/dense/{{pair}}/{image}.png", image=IMAGES),
+        pictures=directory("<results>/dense/{pair}/pictures"),
     log:
         "<logs>/dense/render_pair_{pair}.log",
     benchmark:
@@ -147,7 +147,7 @@ rule render_pair:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory_for_pair(base=1500, maps=2),
     params:
         names=list(IMAGES),
         code=code_digest("render_pair"),
