@@ -46,7 +46,7 @@ def test_what_would_be_passed_over_is_told(tmp_path):
         labelled_images(tmp_path)
     link.unlink()
     written(tmp_path, "cat/deep/3.jpg")
-    with pytest.raises(InputError, match="would be passed over: .*deep"):
+    with pytest.raises(InputError, match=r"would be passed over: .*deep"):
         labelled_images(tmp_path)
 
 
