@@ -1,15 +1,15 @@
 """The page on dense maps in a real browser: clicks, keys, a phone, and numbers that are those of numpy."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.reporting.dense_data import GRID, HIGH, REFERENCE, features, model, pair_of
+from tests.reporting.dense_data import GRID, HIGH, REFERENCE, TIMES, features, model, retrieved
 from tests.reporting.test_browser import CHROMIUM, title_of
+from vit2onnx.dense.description import compare_models
 from vit2onnx.dense.figures import smoothness_map, unit
 from vit2onnx.dense.similarity import quantised
 from vit2onnx.reporting.dense_page import dense_page
@@ -120,9 +120,16 @@ def maps() -> list[dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="module")
-def page(maps: list[dict[str, np.ndarray]]) -> str:
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    path = tmp_path_factory.mktemp("photograph") / "grey.png"
+    Image.linear_gradient("L").save(path)
+    return dict.fromkeys(IMAGES, path)
+
+
+@pytest.fixture(scope="module")
+def page(maps: list[dict[str, np.ndarray]], photographs: dict[str, Path]) -> str:
     models = [model(own, name) for own, name in zip(maps, NAMES, strict=True)]
-    return dense_page(models, {}, pair_of(*models, maps))
+    return dense_page(models, photographs, pair=compare_models(*models, maps))
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +208,7 @@ def test_values_are_read_out(found: Plain, maps: list[dict[str, np.ndarray]]) ->
     assert told.startswith(
         f"Under the pointer: cat, row 1, column 2 (vit_small); similarity {similarity:.3f}, smoothness"
     )
-    assert told.endswith(f"norm {model(maps[0]).rows['cat']['norm_ratio']:.2f} times the median")
+    assert told.endswith(f"norm {TIMES:.2f} times the median")
     assert found["left"]["pointer"] == ""
 
 
@@ -221,21 +228,23 @@ def test_tables_sort(found: Plain) -> None:
     assert len(set(found["sorted"])) == 4
 
 
-@pytest.mark.parametrize("less", [0, 30_000])
-def test_no_page_scrolls_sideways_on_a_phone(maps: list[dict[str, np.ndarray]], tmp_path: Path, less: int) -> None:
-    """After a click, with data for all clicks and without those of a photograph."""
+def test_no_page_scrolls_sideways_on_a_phone(
+    maps: list[dict[str, np.ndarray]], photographs: dict[str, Path], tmp_path: Path
+) -> None:
+    """After a click, with everything that a page may say; the second photograph is too much for it."""
     names = ["vit_large_pretrain_of_many_images_with_registers_1234567890", "vit_small"]
     long = "a_photograph_with_a_name_that_has_no_end_and_no_place_to_break_it"
-    renamed = [{long if image == "cat" else image: grid for image, grid in own.items()} for own in maps]
-    models = [model(own, name, weights="synthetic") for own, name in zip(renamed, names, strict=True)]
-    pair = pair_of(*models, renamed)
-    html = dense_page(models, {}, pair)
-    if less:
-        html = dense_page(models, {}, pair, most_bytes=len(html.encode()) - less)
-        assert 'id="left-out"' in html and 'role="application"' in html
+    renamed = [{long: own["cat"], IMAGES[1]: own[IMAGES[1]]} for own in maps]
+    files = {long: photographs["cat"]} | photographs
+    del files["cat"]
+    models = [model(own, name, "synthetic", foreground="automatic") for own, name in zip(renamed, names, strict=True)]
+    rest = list(map(retrieved, names)), compare_models(*models, renamed)
+    whole = dense_page(models, files, *rest)
+    html = dense_page(models, files, *rest, most_bytes=len(whole.encode()) - 1000)
+    assert 'id="left-out"' in html and 'role="application"' in html
     script = """
     for (const folded of document.querySelectorAll("details")) folded.open = true;
-    document.querySelector(".picture[tabindex]")?.click();
+    document.querySelector(".picture").click();
     const root = document.documentElement;
     const wide = [...document.querySelectorAll("main *")].filter((box) =>
       box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX == "auto");
@@ -258,26 +267,3 @@ def test_no_page_scrolls_sideways_on_a_phone(maps: list[dict[str, np.ndarray]], 
     assert min(size for size in sizes if size) > 150 and max(sizes) > 350
     # The bar that stays on top leaves most of the screen.
     assert bar < 220
-
-
-def test_a_model_that_has_not_seen_the_chosen_photograph_says_so(tmp_path: Path) -> None:
-    models = [model(features(["cat"])), model(features(["cat", "tree"], 1), "vit_other")]
-    script = """
-    const boxes = [...document.querySelectorAll(".picture")], last = boxes.at(-1);
-    const area = last.getBoundingClientRect();
-    last.dispatchEvent(new MouseEvent("click", { clientX: area.left + 1, clientY: area.top + 1 }));
-    boxes[0].dispatchEvent(new PointerEvent("pointermove", { clientX: 0, clientY: 0 }));
-    const similar = boxes.filter((box) => box.dataset.kind === "similarity");
-    const told = similar.map((box) => box.closest("figure").textContent);
-    document.title = JSON.stringify([told, document.getElementById("pointer").textContent, wrong]);
-    """
-    (tmp_path / "page.html").write_text(with_scripts(dense_page(models, {}), script))
-    told, pointer, wrong = title_of(tmp_path / "page.html", tmp_path)
-    assert wrong == []
-    assert "this model has not seen tree" in told[0] and "to tree, row 0, column 0" in told[1] and len(told) == 3
-    assert "similarity not defined" in pointer
-
-
-def test_data_in_the_page_is_plain_json(page: str) -> None:
-    data: Mapping[str, Any] = json.loads(page.split('id="dense-data">')[1].split("</script>")[0])
-    assert [one["name"] for one in data["photographs"]] == IMAGES

@@ -12,32 +12,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.reporting.dense_data import GRID, WIDTH, Plain, features, model, pair_of
+from tests.reporting.dense_data import GRID, REFERENCE, TIMES, WIDTH, Plain, features, model, retrieved
+from vit2onnx.dense.description import Described, compare_models
 from vit2onnx.errors import InputError
-from vit2onnx.reporting.dense_page import DenseModel, DensePair, dense_page, figure, percentage
+from vit2onnx.reporting.dense_page import dense_page, percentage
+from vit2onnx.reporting.dense_tables import figure
 
 IMAGES = ["cat", "tree"]
 NAMES = ["vit_small", "vit_other"]
+TABLES = re.compile(r'data-name="(\w+)">(.*?)</table>', re.S)
+Pair = tuple[list[Described], Described]
 
 
 @pytest.fixture
-def both() -> tuple[list[DenseModel], DensePair]:
+def both() -> Pair:
     maps = [features(IMAGES, seed) for seed in (0, 1)]
     models = [model(own, name) for own, name in zip(maps, NAMES, strict=True)]
-    return models, pair_of(*models, maps)
+    return models, compare_models(*models, maps)
 
 
-def data_of(page: str) -> Plain:
-    """What the script of a page reads."""
-    found: Plain = json.loads(
-        re.search(r'<script type="application/json" id="dense-data">(.*?)</script>', page, re.S)[1]
-    )
-    return found
+def data_of(page: str) -> list[Plain]:
+    """What the script of a page reads of each photograph."""
+    found = re.findall(r'<script type="application/json" class="photograph">(.*?)</script>', page, re.S)
+    return list(map(json.loads, found))
 
 
 def rows_of(page: str, name: str) -> list[list[str]]:
     """The cells of a table, row by row."""
-    table = re.search(rf'data-name="{name}">(.*?)</table>', page, re.S)[1]
+    table = dict(TABLES.findall(page))[name]
     rows = re.findall(r"<tr>(.*?)</tr>", table.partition("<tbody>")[2], re.S)
     return [[unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows]
 
@@ -52,12 +54,10 @@ def pictures(page: str, kind: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(source))) for source in sources]
 
 
-def test_the_same_models_give_the_same_page(
-    both: tuple[list[DenseModel], DensePair], photographs: dict[str, Path]
-) -> None:
+def test_the_same_models_give_the_same_page(both: Pair, photographs: dict[str, Path]) -> None:
     models, pair = both
-    page = dense_page(models, photographs, pair)
-    assert page == dense_page(models, photographs, pair)
+    page = dense_page(models, photographs, pair=pair)
+    assert page == dense_page(models, photographs, pair=pair)
     # Nothing is loaded; the two sources are links.
     assert set(re.findall(r'(?:src|href)="(?!data:|#)([^"]*)"', page)) == {
         "https://arxiv.org/abs/2508.10104",
@@ -66,11 +66,9 @@ def test_the_same_models_give_the_same_page(
     assert "url(" not in page and "@import" not in page
 
 
-def test_every_photograph_has_five_pictures_for_each_model(
-    both: tuple[list[DenseModel], DensePair], photographs: dict[str, Path]
-) -> None:
+def test_every_photograph_has_five_pictures_for_each_model(both: Pair, photographs: dict[str, Path]) -> None:
     models, pair = both
-    page = dense_page(models, photographs, pair)
+    page = dense_page(models, photographs, pair=pair)
     for kind in ("photograph", "components", "smoothness", "similarity", "norms"):
         found = pictures(page, kind)
         assert len(found) == 4
@@ -83,48 +81,73 @@ def test_every_photograph_has_five_pictures_for_each_model(
     assert all(f'aria-label="{text}, {name}"' in page for name in NAMES for text in ("The photograph cat",))
 
 
-def test_figures_stand_below_pictures_and_in_tables(
-    both: tuple[list[DenseModel], DensePair], photographs: dict[str, Path]
-) -> None:
+def test_figures_stand_below_pictures_and_in_tables(both: Pair, photographs: dict[str, Path]) -> None:
     models, pair = both
-    page = dense_page(models, photographs, pair)
+    retrieval = [retrieved(name) for name in NAMES]
+    page = dense_page(models, photographs, retrieval, pair)
     text = text_of(page)
     for one in models:
         for row in one.figures["photographs"]:
             below = f"contrast {figure(row['contrast'])} smoothness {figure(row['smoothness'])}"
             assert f"{below} chance {figure(row['chance'])} high frequencies" in text
             assert f"high frequencies {percentage(row['high_frequency'])}" in text
-            assert f"largest {row['norm_ratio']:.2f} times the median 1 high-norm patch" in text
+            assert f"largest {TIMES:.2f} times the median 1 high-norm patch" in text
     row = models[1].figures["photographs"][0]
     cells = [figure(row[name]) for name in ("smoothness", "chance", "contrast", "high_frequency")]
-    assert rows_of(page, "figures")[1] == ["cat", "vit_other", *cells, f"{row['norm_ratio']:.2f}", "1", "3,5"]
+    assert rows_of(page, "figures")[1] == ["cat", "vit_other", *cells, f"{TIMES:.2f}", "1", "4,6"]
     assert len(rows_of(page, "norms")) == len(rows_of(page, "layers")) == 8
     assert rows_of(page, "norms")[0][-2:] == ["1", "1,2"]
+    assert [row[2:5] for row in rows_of(page, "layers")[:2]] == [["0", "no", "8 x 12"], ["1", "yes", "8 x 12"]]
+    # With registers, then without.
+    assert rows_of(page, "ablation")[0][2:4] == list(map(figure, models[0].figures["ablation"][0]["smoothness"]))
     assert len(rows_of(page, "ablation")) == 4
-    assert rows_of(page, "retrieval")[0] == [NAMES[0], "pooled embedding", "0.500", "0.750", "0.461", "0.224", "0.613"]
-    # A background mAP that is not known.
-    assert rows_of(page, "retrieval")[1][-1] == ""
-    assert rows_of(page, "pair")[0][:2] == ["cat", figure(pair.figures["rows"][0]["agreement"])]
+    found = retrieval[0]["rows"][0]
+    told = [found["r1"], found["r5"], found["map"], retrieval[0]["chance"], found["background_map"]]
+    assert rows_of(page, "retrieval")[0] == [NAMES[0], "pooled embedding", *map(figure, told)]
+    two = pair.figures["rows"][0]
+    assert rows_of(page, "pair")[0][:2] == ["cat", figure(two["agreement"])]
+    assert list(map(figure, two["high_frequency"])) == rows_of(page, "pair")[0][-2:]
+    difference = pair.figures["differences"][0]
+    cells = ["2", str(difference["second_larger"]), figure(difference["mean"]), figure(difference["deviation"])]
+    assert rows_of(page, "differences")[0] == ["smoothness", *cells]
     assert f"agree to {figure(pair.figures['agreement'])} after one rotation" in text
 
 
-def test_one_model_needs_no_other(photographs: dict[str, Path]) -> None:
-    page = dense_page([model(features(IMAGES))], photographs)
-    assert 'data-name="pair"' not in page and "Agreement" not in page
-    assert rows_of(page, "figures")[0][0] == "cat" and len(rows_of(page, "figures")[0]) == 8
+def test_each_basis_of_its_own_has_its_own_rotation(photographs: dict[str, Path]) -> None:
+    maps = [features(IMAGES, seed) for seed in (0, 1)]
+    models = [model(own, name, basis="image") for own, name in zip(maps, NAMES, strict=True)]
+    page = dense_page(models, photographs, pair=compare_models(*models, maps))
+    assert "Their PCA maps are turned photograph by photograph." in text_of(page)
+    assert [row[0] for row in rows_of(page, "components")] == [*["cat"] * 3, *["tree"] * 3] * 2
+    assert "In the basis of the first" not in page
+
+
+def test_columns_without_a_value_are_left_out(photographs: dict[str, Path]) -> None:
+    page = dense_page([model(features(IMAGES))], photographs, [retrieved(NAMES[0], backgrounds=False)])
+    heads = {name: re.findall("<button[^>]*>(.*?)</button>", found) for name, found in TABLES.findall(page)}
+    assert heads["figures"][:3] == ["photograph", "smoothness", "chance"] and "foreground" not in heads["figures"]
+    assert heads["retrieval"] == ["descriptor", "R@1", "R@5", "mAP", "mAP by chance"]
+    assert len(rows_of(page, "figures")[0]) == len(heads["figures"]) == 8
+    assert "pair" not in heads and "Agreement" not in page
+
+
+def test_many_places_are_not_all_listed(photographs: dict[str, Path]) -> None:
+    one = model(features(["cat"]))
+    norms = [row | {"high": 9, "where": [[0, i] for i in range(9)]} for row in one.figures["norms"]]
+    page = dense_page([replace(one, figures=one.figures | {"norms": norms})], {"cat": photographs["cat"]})
+    assert rows_of(page, "norms")[0][-2:] == ["9", "0,0 0,1 0,2 0,3 …"]
 
 
 def test_features_of_the_page_are_those_of_the_maps(photographs: dict[str, Path]) -> None:
     one = model(features(IMAGES))
-    data = data_of(dense_page([one], photographs))
-    assert data["models"] == ["vit_small"]
-    for photograph, image in zip(data["photographs"], IMAGES, strict=True):
+    for photograph, image in zip(data_of(dense_page([one], photographs)), IMAGES, strict=True):
         assert (photograph["name"], photograph["rows"], photograph["columns"]) == (image, *GRID)
         (own,) = photograph["models"]
         found = np.frombuffer(base64.b64decode(own["features"]), np.int8).reshape(*GRID, WIDTH)
         assert (found == one.maps[f"{image}/quantised"]).all()
+        assert own["reference"] == list(REFERENCE)
         norms = np.frombuffer(base64.b64decode(own["norms"]), "<f4")
-        assert norms.max() == pytest.approx(9, rel=0.05)
+        assert norms.max() == pytest.approx(TIMES)
 
 
 @pytest.mark.parametrize(
@@ -133,14 +156,15 @@ def test_features_of_the_page_are_those_of_the_maps(photographs: dict[str, Path]
 def test_names_of_photographs_are_text(photographs: dict[str, Path], name: str) -> None:
     page = dense_page([model(features([name]))], {name: photographs["cat"]})
     assert "<script>alert" not in page and "<img src=x" not in page
-    # Scripts: data, program, and none besides.
-    assert page.count("<script") == 2
-    assert data_of(page)["photographs"][0]["name"][:100] == name[:100]
+    # Scripts: data of the page and of the photograph, program, and none besides.
+    assert page.count("<script") == 3
+    assert data_of(page)[0]["name"][:100] == name[:100]
     assert name[:100] in text_of(page)
 
 
 def test_names_that_are_no_text_are_escaped(photographs: dict[str, Path]) -> None:
-    page = dense_page([model(features(["\ud800a\u202eb\n"]))], {})
+    name = "\ud800a\u202eb\n"
+    page = dense_page([model(features([name]))], {name: photographs["cat"]})
     page.encode()
     assert "\u202e" not in page and r"\ud800a\u202eb\n" in text_of(page)
 
@@ -160,134 +184,70 @@ def test_the_page_says_whose_weights_these_are(
     assert said in text and unsaid not in text
 
 
-def test_two_models_may_have_weights_of_two_kinds(both: tuple[list[DenseModel], DensePair]) -> None:
-    models, pair = both
-    models[1] = replace(models[1], figures=models[1].figures | {"weights": "synthetic"})
-    text = text_of(dense_page(models, {}, pair))
-    assert "maps of random weights (vit_other)" in text
+def test_what_is_optional_may_be_missing(photographs: dict[str, Path]) -> None:
+    page = dense_page([model(features(IMAGES), further=False)], photographs)
+    assert {name for name, _ in TABLES.findall(page)} == {"figures", "components", "norms"}
+    assert set(re.findall(r'href="#(\w+)"', page)) == {"maps", "meaning", "why", "figures", "norms"}
 
 
-def test_what_is_optional_may_be_missing() -> None:
-    maps = features(IMAGES)
-    bare = model(maps, retrieval=False, norms=[], layers=[], ablation=None)
-    page = dense_page([bare], {})
-    tables = set(re.findall(r'data-name="(\w+)"', page))
-    assert tables == {"figures", "components"}
-    links = set(re.findall(r'href="#(\w+)"', page))
-    assert links == {"maps", "meaning", "why", "figures"}
-    # White, because there is no photograph.
-    assert (np.asarray(pictures(page, "photograph")[0]) > 250).all()
-
-
-def test_a_single_patch_has_no_figures_and_a_page() -> None:
-    one = model(features(["dot"], grid=(1, 1)))
+def test_single_patches_have_no_figures_and_a_page(photographs: dict[str, Path]) -> None:
+    one = model(features(IMAGES, grid=(1, 1)))
     assert one.figures["photographs"][0]["contrast"] is None
-    page = dense_page([one], {})
+    page = dense_page([one], photographs)
     assert "contrast not defined" in text_of(page)
-    assert rows_of(page, "figures")[0][1:5] == [""] * 4
-    assert "NaN" not in json.dumps(data_of(page))
-    assert 'data-name="components"' not in page
+    assert rows_of(page, "figures")[0] == ["cat", "1.00", "0", "0,0"]
 
 
-def test_norms_without_a_median_have_no_multiples() -> None:
-    one = model(features(["cat"]))
-    maps = {**one.maps, "cat/norms": np.zeros(GRID)}
-    row = one.figures["photographs"][0] | {"norm_ratio": None, "high_norms": 0}
-    norms = [row | {"ratio": None, "median": 0.0, "largest": 0.0} for row in one.figures["norms"]]
-    page = dense_page([DenseModel(one.figures | {"photographs": [row], "norms": norms}, maps)], {})
+def test_norms_without_a_median_have_no_multiples(photographs: dict[str, Path]) -> None:
+    one = model({"cat": np.zeros((*GRID, WIDTH))})
+    assert one.figures["photographs"][0]["norm_ratio"] is None
+    page = dense_page([one], {"cat": photographs["cat"]})
     assert "largest not defined no high-norm patches" in text_of(page)
 
 
-@pytest.mark.parametrize(("gap", "told"), [(0.03, True), (0.06, False), (None, False)])
-@pytest.mark.parametrize("fit", ["shared", "image"])
-def test_components_that_may_turn_are_named(fit: str, gap: float | None, told: bool) -> None:
-    basis = {"shares": [0.31, 0.12, 0.08], "gaps": [0.5, gap, 0.2]}
-    one = model(features(["cat"]))
-    rows = [row | (basis if fit == "image" else {}) for row in one.figures["photographs"]]
-    of_all = {"fit": fit, "patches": 96, "turning": []} | (basis if fit == "shared" else {"shares": None, "gaps": None})
-    page = dense_page([replace(one, figures=one.figures | {"photographs": rows, "basis": of_all})], {})
-    assert "31, 12 and 8 % of the variance" in text_of(page)
-    assert ("component 2 may turn" in page) == told
-    assert [row[-1] for row in rows_of(page, "components")] == ["", "may turn" if told else "", ""]
-    assert rows_of(page, "components")[0][0] == ("all photographs" if fit == "shared" else "cat")
+@pytest.mark.parametrize("basis", ["shared", "image"])
+def test_components_that_may_turn_are_named(photographs: dict[str, Path], basis: str) -> None:
+    one = model(features(["cat"]), basis=basis)
+    found = {"shares": [0.31, 0.12, 0.08], "gaps": [0.5, 0.03, 0.2], "turning": [2]}
+    rows = [one.figures["photographs"][0] | found]
+    of_all = one.figures["basis"] | (found if basis == "shared" else {})
+    figures = one.figures | {"photographs": rows, "basis": of_all}
+    page = dense_page([replace(one, figures=figures)], {"cat": photographs["cat"]})
+    assert "31, 12 and 8 % of the variance component 2 may turn" in text_of(page)
+    name = "all photographs" if basis == "shared" else "cat"
+    assert rows_of(page, "components")[1] == [name, "2", "0.120", "0.030", "may turn"]
+    assert [row[-1] for row in rows_of(page, "components")] == ["", "may turn", ""]
 
 
 def test_the_foreground_is_named_as_a_heuristic(photographs: dict[str, Path]) -> None:
-    one = model(features(IMAGES), foreground=True)
+    one = model(features(IMAGES), foreground="automatic")
     page = dense_page([one], photographs)
     shown = np.asarray(pictures(page, "components")[0])
-    assert not shown[:, : GRID[1] // 2].any() and shown[:, GRID[1] // 2 :].any()
+    inside = one.maps["cat/foreground"]
+    assert not shown[~inside].any() and shown[inside].any(axis=-1).all()
     text = text_of(page)
-    assert "foreground 50.0 %" in text and "It is a heuristic" in text
+    assert f"foreground {percentage(inside.mean())}" in text and "It is a heuristic" in text
     assert "Automatic foreground" not in text_of(dense_page([model(features(IMAGES))], photographs))
 
 
-def test_a_photograph_that_one_model_has_not_seen(photographs: dict[str, Path]) -> None:
-    models = [model(features(["cat"])), model(features(IMAGES, 1), "vit_other")]
-    page = dense_page(models, photographs)
-    assert [row[:2] for row in rows_of(page, "figures")] == [["cat", NAMES[0]], ["cat", NAMES[1]], ["tree", NAMES[1]]]
-    seen = data_of(page)["photographs"][1]["models"]
-    assert seen[0] is None and seen[1]
-
-
-def test_a_large_page_loses_the_last_photographs(photographs: dict[str, Path]) -> None:
+def test_a_large_page_shows_the_first_photographs(photographs: dict[str, Path]) -> None:
     images = [f"photo{i}" for i in range(8)]
-    one = model(features(images, width=1024))
-    files = dict.fromkeys(images, photographs["cat"])
-    whole = len(dense_page([one], files).encode())
-    kept = []
-    for most in (whole, whole - 1, whole * 2 // 3, whole // 3, whole // 5):
-        page = dense_page([one], files, most_bytes=most)
-        assert len(page.encode()) <= most
-        clickable = [photograph["name"] for photograph in data_of(page)["photographs"]]
-        shown = len(pictures(page, "photograph"))
-        assert clickable == images[: len(clickable)]
-        assert page.count('role="application"') == 5 * len(clickable)
-        told = re.search(r'id="left-out">(.*?)</div>', page, re.S)
-        if most == whole:
-            assert told is None
-        else:
-            assert f"without the data for clicks: {', '.join(images[len(clickable) : shown])}." in told[1] or shown == 0
-            assert ("In the tables only" in told[1]) == (shown < 8)
-            assert "describe fewer photographs" in told[1] and "smaller grid" in told[1]
-        assert len(rows_of(page, "figures")) == 8
-        kept.append((len(clickable), shown))
-    assert kept[:2] == [(8, 8), (7, 8)]
-    # Ever fewer, and as many as fit: two thirds of the page hold at least half of its photographs.
-    assert kept == sorted(kept, reverse=True) and len(set(kept)) == len(kept)
-    assert kept[2][0] >= 4
-
-
-def test_pictures_go_last(photographs: dict[str, Path]) -> None:
-    """All data for clicks goes before the first picture does."""
-    images = [f"photo{i}" for i in range(8)]
-    one = model(features(images), norms=[], layers=[], ablation=None)
-    files = dict.fromkeys(images, photographs["cat"])
+    one, files = model(features(images)), dict.fromkeys(images, photographs["cat"])
     whole = dense_page([one], files)
-    without_data = len(whole.encode()) - len(json.dumps(data_of(whole)["photographs"]))
-    page = dense_page([one], files, most_bytes=without_data - 10_000)
-    shown = len(pictures(page, "photograph"))
-    assert 0 < shown < 8 and not data_of(page)["photographs"]
-    assert f"without pictures: {', '.join(images[shown:])}." in text_of(page)
+    assert 'id="left-out"' not in whole and len(data_of(whole)) == 8
+    each = max(map(len, re.findall("<article.*?</article>", whole, re.S)))
+    for most, count in ((len(whole) - 1000, 7), (len(whole) - 3 * each, 4)):
+        page = dense_page([one], files, most_bytes=most)
+        assert most - each < len(page.encode()) <= most
+        assert [photograph["name"] for photograph in data_of(page)] == images[:count]
+        assert page.count('role="application"') == 5 * count
+        assert f"it shows the first {count} of 8 photographs. The others are in the tables only." in text_of(page)
+        assert len(rows_of(page, "figures")) == 8
 
 
-def test_tables_alone_may_be_too_large() -> None:
-    with pytest.raises(InputError, match="describe fewer photographs"):
-        dense_page([model(features(IMAGES))], {}, most_bytes=1000)
-
-
-def test_what_cannot_be_compared_is_refused(both: tuple[list[DenseModel], DensePair]) -> None:
-    models, pair = both
-    with pytest.raises(InputError, match=r"8 x 12 patches and .* 8 x 11; maps are comparable at equal grids only"):
-        dense_page([models[0], model(features(IMAGES, grid=(8, 11)), "vit_other")], {})
-    with pytest.raises(
-        InputError, match="The pair is of vit_small and vit_other and the page shows vit_other, vit_small"
-    ):
-        dense_page(models[::-1], {}, pair)
-    with pytest.raises(InputError, match="give each model once"):
-        dense_page([models[0], models[0]], {})
-    with pytest.raises(InputError, match="no model to show"):
-        dense_page([], {})
+def test_a_page_without_photographs_is_refused(photographs: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"all tables and one photograph is larger than 0.0 MB; describe fewer"):
+        dense_page([model(features(IMAGES))], photographs, most_bytes=1000)
 
 
 @pytest.mark.parametrize(
@@ -295,12 +255,12 @@ def test_what_cannot_be_compared_is_refused(both: tuple[list[DenseModel], DenseP
 )
 def test_figures_have_three_decimals(value: float | None, written: str) -> None:
     assert figure(value) == written
-    assert figure(float("nan")) == percentage(float("nan")) == "not defined"
+    assert percentage(None) == "not defined"
     assert percentage(0.1834) == "18.3 %"
 
 
 def test_the_page_explains_what_not_to_conclude(photographs: dict[str, Path]) -> None:
-    page = dense_page([model(features(IMAGES))], photographs)
+    page = dense_page([model(features(IMAGES))], photographs, [retrieved(NAMES[0])])
     assert page.count("<em>Do not conclude</em>") >= 6
     text = text_of(page)
     for words in ("no benchmark", "different grids cannot be compared", "Read contrast instead", "is an assumption"):

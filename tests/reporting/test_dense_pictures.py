@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.reporting.dense_data import GRID, HIGH, REFERENCE, features, model, pair_of
-from vit2onnx.errors import InputError
+from tests.reporting.dense_data import GRID, HIGH, REFERENCE, features, model
+from vit2onnx.dense.description import compare_models
 from vit2onnx.reporting.dense_pictures import (
     COSINE_COLOURS,
     GAP,
@@ -16,12 +16,10 @@ from vit2onnx.reporting.dense_pictures import (
     UNDEFINED,
     as_png,
     colour_table,
-    component_picture,
     cosine_picture,
     norm_chart,
     norm_multiples,
     norm_picture,
-    pair_strip,
     photograph_picture,
     pixels_for,
     strip,
@@ -65,14 +63,6 @@ def test_small_patches_are_framed_outside() -> None:
     assert not picture[1, 1:4].any() and picture[0].any(axis=-1).all()
 
 
-def test_the_background_is_black_in_the_picture_of_components() -> None:
-    colours = np.full((2, 3, 3), 200, np.uint8)
-    mask = np.array([[True, False, True]] * 2)
-    shown = np.asarray(component_picture(colours, mask))
-    assert not shown[:, 1].any() and (shown[:, [0, 2]] == 200).all()
-    assert (np.asarray(component_picture(colours)) == 200).all()
-
-
 def test_a_photograph_fills_its_grid(tmp_path: Path) -> None:
     """As the model saw it, so its patches are where those of the maps are."""
     path = tmp_path / "halves.png"
@@ -84,10 +74,6 @@ def test_a_photograph_fills_its_grid(tmp_path: Path) -> None:
     assert stretched[20, 5].tolist() == [0, 0, 0] and stretched[20, 35].tolist() == [255, 255, 255]
 
 
-def test_a_photograph_that_is_not_there_is_white() -> None:
-    assert (np.asarray(photograph_picture(None, 2, 3, 4)) == 255).all()
-
-
 @pytest.mark.parametrize(
     ("rows", "columns", "pixels"), [(32, 32, 8), (37, 37, 7), (1, 200, 3), (600, 2, 1), (2, 900, 1)]
 )
@@ -96,10 +82,9 @@ def test_patches_of_tiles_are_whole_pixels(rows: int, columns: int, pixels: int)
 
 
 def test_a_strip_has_five_tiles_and_the_same_bytes(photographs: dict[str, Path]) -> None:
-    maps = features(["cat"])
-    one = model(maps)
-    drawn = strip(one.figures, one.maps, "cat", photographs["cat"])
-    assert drawn == strip(one.figures, one.maps, "cat", photographs["cat"])
+    one = model(features(["cat"]))
+    drawn = strip([one], "cat", photographs["cat"])
+    assert drawn == strip([one], "cat", photographs["cat"])
     picture = np.asarray(Image.open(io.BytesIO(drawn)))
     pixels = pixels_for(*GRID)
     width, height = GRID[1] * pixels, GRID[0] * pixels
@@ -117,23 +102,19 @@ def test_a_strip_has_five_tiles_and_the_same_bytes(photographs: dict[str, Path])
 def test_a_pair_is_one_above_the_other(photographs: dict[str, Path]) -> None:
     maps = [features(["tree"], seed) for seed in (0, 1)]
     both = [model(maps[0]), model(maps[1], "other")]
-    pair = pair_of(*both, maps)
-    figures, arrays = [one.figures for one in both], [one.maps for one in both]
-    drawn = Image.open(io.BytesIO(pair_strip(figures, arrays, "tree", photographs["tree"], pair.maps["tree/colours"])))
-    first = Image.open(io.BytesIO(strip(figures[0], arrays[0], "tree", photographs["tree"])))
-    second = Image.open(
-        io.BytesIO(strip(figures[1], arrays[1], "tree", photographs["tree"], pair.maps["tree/colours"]))
-    )
-    assert as_png(drawn.crop((0, 0, *first.size))) == as_png(first)
-    assert as_png(drawn.crop((0, first.height + GAP, *drawn.size))) == as_png(second)
-
-
-def test_strips_say_what_is_wrong() -> None:
-    one, other = model(features(["cat"])), model(features(["cat"], grid=(8, 11)), "other")
-    with pytest.raises(InputError, match="dog is not among the photographs of vit_small"):
-        strip(one.figures, one.maps, "dog", None)
-    with pytest.raises(InputError, match="at one grid"):
-        pair_strip([one.figures, other.figures], [one.maps, other.maps], "cat", None)
+    pair = compare_models(*both, maps)
+    drawn = Image.open(io.BytesIO(strip(both, "tree", photographs["tree"], pair)))
+    first, second = (Image.open(io.BytesIO(strip([one], "tree", photographs["tree"]))) for one in both)
+    width, height = first.size
+    assert drawn.size == (width, 2 * height + GAP)
+    assert as_png(drawn.crop((0, 0, width, height))) == as_png(first)
+    # The second has its own tiles, but for the colours, which are those of the first.
+    below = np.asarray(drawn)[height + GAP :]
+    tile = (width + GAP) // 5
+    turned = below[:, tile : 2 * tile - GAP]
+    pixels = pixels_for(*GRID)
+    assert (turned[pixels // 2 :: pixels, pixels // 2 :: pixels] == pair.maps["tree/colours"]).all()
+    assert (below[:, 2 * tile :] == np.asarray(second)[:, 2 * tile :]).all()
 
 
 @pytest.mark.parametrize("ratio", [1.2, 300.0, None])

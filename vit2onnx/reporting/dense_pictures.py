@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
+from vit2onnx.dense.description import Described
 from vit2onnx.dense.figures import high_norms
-from vit2onnx.errors import InputError
 from vit2onnx.images import RESAMPLING, load_image
 from vit2onnx.reporting.figures import LIMIT_COLOUR, STYLE
 
@@ -53,10 +53,17 @@ def cosine_picture(values: Array) -> Image.Image:
     return Image.fromarray(painted(values, 1.0, COSINE_COLOURS))
 
 
-def component_picture(colours: Array, foreground: Array | None = None) -> Image.Image:
-    """The colours of components, uint8 [h, w, 3], a pixel for each patch, and black outside of `foreground` [h, w]."""
-    shown = colours if foreground is None else np.where(foreground[..., None], colours, np.uint8(0))
-    return Image.fromarray(np.ascontiguousarray(shown, np.uint8))
+def row_of(rows: Sequence[Mapping[str, Any]], image: str) -> Mapping[str, Any]:
+    """The row of a photograph among figures."""
+    return next(row for row in rows if row["image"] == image)
+
+
+def colours_of(model: Described, image: str, pair: Described | None = None) -> Image.Image:
+    """The components of a photograph as colours, one pixel for each patch, black outside of the foreground.
+
+    Those of the second model of a `pair` are turned into the colours of the first.
+    """
+    return Image.fromarray((pair or model).maps[f"{image}/colours"])
 
 
 def norm_multiples(norms: Array) -> Array:
@@ -74,15 +81,12 @@ def norm_picture(norms: Array, times: float = MOST_NORM, pixels: int = 1) -> Ima
     return picture
 
 
-def photograph_picture(path: Path | None, rows: int, columns: int, pixels: int) -> Image.Image:
-    """A photograph as the model saw it, stretched to `pixels` for each patch of its grid; white if there is none.
+def photograph_picture(path: Path, rows: int, columns: int, pixels: int) -> Image.Image:
+    """A photograph as the model saw it, stretched to `pixels` for each patch of its grid.
 
     Raises `InputError` as `load_image`.
     """
-    size = columns * pixels, rows * pixels
-    if path is None:
-        return Image.new("RGB", size, "white")
-    return load_image(path).resize(size, RESAMPLING["bicubic"])
+    return load_image(path).resize((columns * pixels, rows * pixels), RESAMPLING["bicubic"])
 
 
 def enlarged(picture: Image.Image, pixels: int) -> Image.Image:
@@ -109,70 +113,38 @@ def as_jpeg(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def strip(
-    figures: Mapping[str, Any],
-    maps: Mapping[str, Array],
-    image: str,
-    photograph: Path | None,
-    colours: Array | None = None,
-) -> bytes:
-    """Five pictures of one photograph side by side, without any text, as a PNG.
+def strip(models: Sequence[Described], image: str, photograph: Path, pair: Described | None = None) -> bytes:
+    """Five pictures of one photograph side by side, without any text, as a PNG; a second model is below the first.
 
-    These are the photograph, PCA, smoothness, similarity to the reference patch, which is framed, and norms. `figures`
-    and `maps` are those of one model; `colours` uint8 [h, w, 3] are in place of its own for PCA. Raises `InputError` if
-    there is no such photograph among them, or as `load_image`.
+    These are the photograph, PCA, smoothness, similarity to the reference patch, which is framed, and norms. Raises
+    `InputError` as `load_image`.
     """
-    return as_png(_strip(figures, maps, image, photograph, colours))
-
-
-def pair_strip(
-    figures: Sequence[Mapping[str, Any]],
-    maps: Sequence[Mapping[str, Array]],
-    image: str,
-    photograph: Path | None,
-    colours: Array | None = None,
-) -> bytes:
-    """The strips of two models, the second below the first, as a PNG.
-
-    `colours` are the second model's PCA in the colours of the first. Raises `InputError` as `strip`, and if the grids
-    of the models differ.
-    """
-    shapes = [maps_of[f"{image}/smoothness"].shape for maps_of in maps if f"{image}/smoothness" in maps_of]
-    if len(set(shapes)) > 1:
-        raise InputError(f"{image} has grids of {shapes[0]} and {shapes[1]}; describe both models at one grid.")
-    both = zip(figures, maps, (None, colours), strict=True)
-    first, second = (_strip(figures_of, maps_of, image, photograph, own) for figures_of, maps_of, own in both)
-    picture = Image.new("RGB", (first.width, first.height + GAP + second.height), "white")
-    picture.paste(first, (0, 0))
-    picture.paste(second, (0, first.height + GAP))
+    rows = [_tiles(model, image, photograph, pair if i else None) for i, model in enumerate(models)]
+    width, height = rows[0][0].size
+    size = len(rows[0]) * (width + GAP) - GAP, len(rows) * (height + GAP) - GAP
+    picture = Image.new("RGB", size, "white")
+    for y, tiles in enumerate(rows):
+        for x, tile in enumerate(tiles):
+            picture.paste(tile, (x * (width + GAP), y * (height + GAP)))
     return as_png(picture)
 
 
-def _strip(
-    figures: Mapping[str, Any], maps: Mapping[str, Array], image: str, photograph: Path | None, colours: Array | None
-) -> Image.Image:
-    row = next((row for row in figures["photographs"] if row["image"] == image), None)
-    if row is None:
-        raise InputError(f"{image} is not among the photographs of {figures['variant']}; describe it first.")
-    rows, columns = maps[f"{image}/smoothness"].shape
+def _tiles(model: Described, image: str, photograph: Path, pair: Described | None) -> list[Image.Image]:
+    smoothness, similarity, norms = (model.maps[f"{image}/{what}"] for what in ("smoothness", "similarity", "norms"))
+    rows, columns = smoothness.shape
     pixels = pixels_for(rows, columns)
-    own = maps[f"{image}/colours"] if colours is None else colours
-    tiles = [
+    similar = enlarged(cosine_picture(similarity), pixels)
+    _frame(similar, row_of(model.figures["photographs"], image)["reference"], pixels, ["black", "white"])
+    return [
         photograph_picture(photograph, rows, columns, pixels),
-        enlarged(component_picture(own, maps.get(f"{image}/foreground")), pixels),
-        enlarged(cosine_picture(maps[f"{image}/smoothness"]), pixels),
-        enlarged(cosine_picture(maps[f"{image}/similarity"]), pixels),
-        norm_picture(maps[f"{image}/norms"], figures["high_norm"], pixels),
+        enlarged(colours_of(model, image, pair), pixels),
+        enlarged(cosine_picture(smoothness), pixels),
+        similar,
+        norm_picture(norms, model.figures["high_norm"], pixels),
     ]
-    _frame(tiles[3], tuple(row["reference"]), pixels, ["black", "white"])
-    width, height = columns * pixels, rows * pixels
-    picture = Image.new("RGB", (len(tiles) * (width + GAP) - GAP, height), "white")
-    for i, tile in enumerate(tiles):
-        picture.paste(tile, (i * (width + GAP), 0))
-    return picture
 
 
-def _frame(picture: Image.Image, patch: tuple[int, int], pixels: int, colours: Sequence[str]) -> None:
+def _frame(picture: Image.Image, patch: Sequence[int], pixels: int, colours: Sequence[str]) -> None:
     """Draw frames around a patch, the first colour outermost; outside of a small patch, so that its colour is seen."""
     row, column = patch
     beyond = len(colours) if pixels < 6 else 0

@@ -1,6 +1,7 @@
 // Shows how similar all patches are to the chosen one. A choice is a photograph, a row and a column; without one, every
 // photograph is compared with its own reference patch, as the page was made.
 const dense = JSON.parse(document.getElementById("dense-data").textContent);
+dense.photographs = [...document.querySelectorAll("script.photograph")].map((script) => JSON.parse(script.textContent));
 const bytesOf = (text) => {
   const found = atob(text), bytes = new Uint8Array(found.length);
   for (let i = 0; i < found.length; i += 1) bytes[i] = found.charCodeAt(i);
@@ -9,10 +10,10 @@ const bytesOf = (text) => {
 const scale = bytesOf(dense.colours);
 let choice = null;
 
-// What a model has of a photograph, read when it is first asked for; null if it has not seen the photograph.
+// What a model has of a photograph, read when it is first asked for.
 const mapsOf = (photograph, model) => {
   const one = dense.photographs[photograph].models[model];
-  if (one && typeof one.features === "string") {
+  if (typeof one.features === "string") {
     one.features = new Int8Array(bytesOf(one.features).buffer);
     one.smoothness = new Float32Array(bytesOf(one.smoothness).buffer);
     one.norms = new Float32Array(bytesOf(one.norms).buffer);
@@ -34,23 +35,22 @@ const patchOf = (place) => place.row * dense.photographs[place.photograph].colum
 // The patch that a photograph is compared with, in a model: the chosen one, or the photograph's own.
 const origin = (photograph, model) => {
   if (choice) return choice;
-  const one = mapsOf(photograph, model);
-  return one && { photograph, row: one.reference[0], column: one.reference[1] };
+  const [row, column] = mapsOf(photograph, model).reference;
+  return { photograph, row, column };
 };
-// The similarities of all patches of a photograph, in a model; null if the model lacks one of the two photographs.
+// The similarities of all patches of a photograph, in a model.
 const similarities = (photograph, model) => {
   const one = mapsOf(photograph, model), from = origin(photograph, model);
-  const other = from && mapsOf(from.photograph, model);
-  if (!one || !other) return null;
-  const patch = patchOf(from);
+  const other = mapsOf(from.photograph, model), patch = patchOf(from);
   return Float64Array.from(one.norms, (_, i) => cosine(other, patch, one, i));
 };
 
-const pictures = [...document.querySelectorAll(".picture[tabindex]")].map((box) => ({
+const pictures = [...document.querySelectorAll(".picture")].map((box) => ({
   box, photograph: Number(box.dataset.photograph), model: Number(box.dataset.model), kind: box.dataset.kind,
   image: box.querySelector("img"), marker: box.querySelector(".marker"),
   lines: [...box.closest("figure").querySelectorAll("[data-line]")].map((line) => ({ line, said: line.textContent })),
 }));
+// A single patch has no smoothness, and norms without a median have no multiples.
 const fixed = (value, digits) => Number.isNaN(value) ? "not defined" : value.toFixed(digits);
 const placeInWords = ({ photograph, row, column }) => `${dense.photographs[photograph].name}, row ${row}, column ${column}`;
 
@@ -64,12 +64,12 @@ const paint = (picture) => {
   const values = similarities(picture.photograph, picture.model);
   const context = picture.canvas.getContext("2d"), pixels = context.createImageData(columns, rows);
   for (let i = 0; i < rows * columns; i += 1) {
-    const level = values && 3 * Math.round(255 * Math.min(Math.max(values[i], 0), 1));
-    pixels.data.set(values ? [scale[level], scale[level + 1], scale[level + 2], 255] : [128, 128, 128, 255], 4 * i);
+    const level = 3 * Math.round(255 * Math.min(Math.max(values[i], 0), 1));
+    pixels.data.set([scale[level], scale[level + 1], scale[level + 2], 255], 4 * i);
   }
   context.putImageData(pixels, 0, 0);
-  const mean = values ? values.reduce((sum, value) => sum + value, 0) / values.length : NaN;
-  const told = values ? [`to ${placeInWords(choice)}`, `mean ${fixed(mean, 3)}`] : [`this model has not seen ${dense.photographs[choice.photograph].name}`, ""];
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  const told = [`to ${placeInWords(choice)}`, `mean ${mean.toFixed(3)}`];
   picture.lines.forEach(({ line }, i) => { line.textContent = told[i]; });
 };
 const show = () => {
@@ -92,14 +92,14 @@ const show = () => {
 };
 // Smoothness and norm of a place, in one model or in several.
 const figuresAt = (place, models) => {
-  const patch = patchOf(place), seen = models.filter(Boolean);
-  const of = (what, digits) => seen.map((one) => fixed(one[what][patch], digits)).join(" / ");
+  const patch = patchOf(place);
+  const of = (what, digits) => models.map((one) => fixed(one[what][patch], digits)).join(" / ");
   return `smoothness ${of("smoothness", 3)}, norm ${of("norms", 2)} times the median`;
 };
 const point = (place, model) => {
   const from = origin(place.photograph, model);
   const one = mapsOf(place.photograph, model), other = mapsOf(from.photograph, model);
-  const similarity = other ? fixed(cosine(other, patchOf(from), one, patchOf(place)), 3) : "not defined";
+  const similarity = cosine(other, patchOf(from), one, patchOf(place)).toFixed(3);
   const name = dense.models.length > 1 ? ` (${dense.models[model]})` : "";
   document.getElementById("pointer").textContent =
     `Under the pointer: ${placeInWords(place)}${name}; similarity ${similarity}, ${figuresAt(place, [one])}`;
