@@ -50,7 +50,8 @@ def model(
             truth |= {f"float64/{case}/layers.0": before, f"float64/{case}/layers.1.norm": grid}
             for kind, patches in (("float32", grid), ("ablated", grid + 0.1 * before)):
                 equinox |= {f"{kind}/{case}/patches": patches, f"{kind}/{case}/before_norm": before}
-    about = {"variant": name, "weights": weights, "interface": "images", "patch_size": 16, "registers": 4}
+    about = {"variant": name, "weights": weights, "patch_size": 16, "registers": 4, "versions": {"vit2onnx": "1"}}
+    about |= {"checkpoint_sha256": 64 * "a", "confirmed": True, "preprocessing": {"interpolation": "bilinear"}}
     return describe(about, truth, equinox, [f"{image}@128x192" for image in maps], Settings(**settings))
 
 

@@ -191,7 +191,7 @@ def test_a_choice_is_compared_in_all_photographs_and_models(
     markers = [[list(place) if i == photograph else None] * 10 for i in (0, 1)]
     assert seen["markers"] == markers[0] + markers[1]
     said = f"{IMAGES[photograph]}, row {place[0]}, column {place[1]}"
-    assert seen["chosen"].startswith(f"Chosen: {said}; smoothness ")
+    assert seen["chosen"].startswith(f"Chosen: {said}; vit_small: smoothness ")
     for i in (0, 1):
         for j in (0, 1):
             told = seen["told"][10 * i + 5 * j + 3]
@@ -202,7 +202,8 @@ def test_a_choice_is_compared_in_all_photographs_and_models(
 def test_values_are_read_out(found: Plain, maps: list[dict[str, np.ndarray]]) -> None:
     image = IMAGES[1]
     smooth = [smoothness_map(own[image])[ROW, COLUMN] for own in maps]
-    assert f"smoothness {smooth[0]:.3f} / {smooth[1]:.3f}, norm " in found["clicked"]["chosen"]
+    for name, one in zip(("vit_small", "vit_other"), smooth, strict=True):
+        assert f"{name}: smoothness {one:.3f}, norm " in found["clicked"]["chosen"]
     similarity = found["clicked"]["similarities"][0][0][HIGH[0] * GRID[1] + HIGH[1]]
     told = found["pointed"]["pointer"]
     assert told.startswith(

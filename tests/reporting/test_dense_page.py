@@ -77,7 +77,7 @@ def test_every_photograph_has_five_pictures_for_each_model(both: Pair, photograp
     for i, image in enumerate(IMAGES):
         assert (shown[2 * i] == models[0].maps[f"{image}/colours"]).all()
         assert (shown[2 * i + 1] == pair.maps[f"{image}/colours"]).all()
-    assert page.count("turned into the colours above") == 2
+    assert page.count("rotated to match the colours above") == 2
     assert all(f'aria-label="{text}, {name}"' in page for name in NAMES for text in ("The photograph cat",))
 
 
@@ -110,14 +110,14 @@ def test_figures_stand_below_pictures_and_in_tables(both: Pair, photographs: dic
     difference = pair.figures["differences"][0]
     cells = ["2", str(difference["second_larger"]), figure(difference["mean"]), figure(difference["deviation"])]
     assert rows_of(page, "differences")[0] == ["smoothness", *cells]
-    assert f"agree to {figure(pair.figures['agreement'])} after one rotation" in text
+    assert f"an agreement of {figure(pair.figures['agreement'])}, over all photographs and with one rotation" in text
 
 
 def test_each_basis_of_its_own_has_its_own_rotation(photographs: dict[str, Path]) -> None:
     maps = [features(IMAGES, seed) for seed in (0, 1)]
     models = [model(own, name, basis="image") for own, name in zip(maps, NAMES, strict=True)]
     page = dense_page(models, photographs, pair=compare_models(*models, maps))
-    assert "Their PCA maps are turned photograph by photograph." in text_of(page)
+    assert "Their PCA maps are rotated photograph by photograph." in text_of(page)
     assert [row[0] for row in rows_of(page, "components")] == [*["cat"] * 3, *["tree"] * 3] * 2
     assert "In the basis of the first" not in page
 
@@ -208,15 +208,15 @@ def test_norms_without_a_median_have_no_multiples(photographs: dict[str, Path]) 
 @pytest.mark.parametrize("basis", ["shared", "image"])
 def test_components_that_may_turn_are_named(photographs: dict[str, Path], basis: str) -> None:
     one = model(features(["cat"]), basis=basis)
-    found = {"shares": [0.31, 0.12, 0.08], "gaps": [0.5, 0.03, 0.2], "turning": [2]}
+    found = {"shares": [0.31, 0.12, 0.08], "gaps": [0.5, 0.03, 0.2], "turning": [2, 3]}
     rows = [one.figures["photographs"][0] | found]
     of_all = one.figures["basis"] | (found if basis == "shared" else {})
     figures = one.figures | {"photographs": rows, "basis": of_all}
     page = dense_page([replace(one, figures=figures)], {"cat": photographs["cat"]})
-    assert "31, 12 and 8 % of the variance component 2 may turn" in text_of(page)
+    assert "31, 12 and 8 % of the variance components 2 and 3 may mix" in text_of(page)
     name = "all photographs" if basis == "shared" else "cat"
-    assert rows_of(page, "components")[1] == [name, "2", "0.120", "0.030", "may turn"]
-    assert [row[-1] for row in rows_of(page, "components")] == ["", "may turn", ""]
+    assert rows_of(page, "components")[1] == [name, "2", "0.120", "0.030", "may mix"]
+    assert [row[-1] for row in rows_of(page, "components")] == ["", "may mix", "may mix"]
 
 
 def test_the_foreground_is_named_as_a_heuristic(photographs: dict[str, Path]) -> None:

@@ -12,6 +12,7 @@ from vit2onnx.dense.description import compare_models
 from vit2onnx.reporting.dense_pictures import (
     COSINE_COLOURS,
     GAP,
+    LINE,
     NORM_COLOURS,
     UNDEFINED,
     as_png,
@@ -88,7 +89,10 @@ def test_a_strip_has_five_tiles_and_the_same_bytes(photographs: dict[str, Path])
     picture = np.asarray(Image.open(io.BytesIO(drawn)))
     pixels = pixels_for(*GRID)
     width, height = GRID[1] * pixels, GRID[0] * pixels
-    assert picture.shape == (height, 5 * width + 4 * GAP, 3)
+    assert picture.shape == (2 * LINE + height, 5 * width + 4 * GAP, 3)
+    # Of the name and the titles, some letters are drawn.
+    assert (picture[: 2 * LINE] < 255).any()
+    picture = picture[2 * LINE :]
     tiles = [picture[:, i * (width + GAP) : i * (width + GAP) + width] for i in range(5)]
     # The middles of patches have the colours of the map.
     middles = np.s_[pixels // 2 :: pixels, pixels // 2 :: pixels]
@@ -107,11 +111,12 @@ def test_a_pair_is_one_above_the_other(photographs: dict[str, Path]) -> None:
     first, second = (Image.open(io.BytesIO(strip([one], "tree", photographs["tree"]))) for one in both)
     width, height = first.size
     assert drawn.size == (width, 2 * height + GAP)
+    assert height == 2 * LINE + GRID[0] * pixels_for(*GRID)
     assert as_png(drawn.crop((0, 0, width, height))) == as_png(first)
     # The second has its own tiles, but for the colours, which are those of the first.
     below = np.asarray(drawn)[height + GAP :]
     tile = (width + GAP) // 5
-    turned = below[:, tile : 2 * tile - GAP]
+    turned = below[2 * LINE :, tile : 2 * tile - GAP]
     pixels = pixels_for(*GRID)
     assert (turned[pixels // 2 :: pixels, pixels // 2 :: pixels] == pair.maps["tree/colours"]).all()
     assert (below[:, 2 * tile :] == np.asarray(second)[:, 2 * tile :]).all()

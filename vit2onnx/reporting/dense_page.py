@@ -159,7 +159,12 @@ def _photograph(models: Sequence[Described], image: str, path: Path, pair: Descr
             {"name": _name(model), "tiles": _tiles(model, image, path, pair if i else None)}
             for i, model in enumerate(models)
         ],
-        pair=said and {"agreement": figure(said["agreement"]), "gram": number(said["gram_mean_square"])},
+        pair=said
+        and {
+            "agreement": "not defined" if said["agreement"] is None else figure(said["agreement"]),
+            "overlap": said["foreground_overlap"],
+            "gram": number(said["gram_mean_square"]),
+        },
         data={"name": name, "rows": rows, "columns": columns, "models": [_data_of(one, image) for one in models]},
     )
 
@@ -200,7 +205,7 @@ def _tiles(model: Described, image: str, path: Path, pair: Described | None) -> 
             "PCA",
             f"The first three principal components of the patches of {name} as red, green and blue",
             _png(colours_of(model, image, pair)),
-            ["turned into the colours above"] if pair else _of_components(row),
+            [*(["rotated to match the colours above"] if pair else []), *_of_components(row)],
         ),
         (
             "smoothness",
@@ -235,7 +240,7 @@ def _tiles(model: Described, image: str, path: Path, pair: Described | None) -> 
 def _of_components(row: Mapping[str, Any]) -> list[str]:
     """What is told of the components that a picture shows."""
     turning = list(map(str, row["turning"]))
-    told = f"component{'s' if len(turning) > 1 else ''} {' and '.join(turning)} may turn"
+    told = f"components {' and '.join(turning)} may mix"
     return [f"{_listed(row['shares'])} of the variance", *([told] if turning else [])]
 
 
@@ -255,12 +260,13 @@ def _listed(shares: Sequence[float]) -> str:
 def _facts(models: Sequence[Described]) -> list[tuple[str, list[str]]]:
     """What each model is and how its maps were made, and means over its photographs."""
     facts: dict[str, Callable[[Plain], str]] = {
-        "weights": lambda figures: WEIGHTS[figures["weights"]],
-        "grid": lambda figures: "{} x {} patches".format(*figures["grid"]),
-        "patch": lambda figures: "{0} x {0} pixels".format(figures["patch_size"]),
+        "weights": _weights_in_words,
+        "SHA-256 of the checkpoint": lambda figures: figures["checkpoint_sha256"][:16],
+        "layer": lambda _: "the last, after the final norm",
+        "input": _input_in_words,
         "feature": lambda figures: counted(figures["embed_dim"], "number"),
         "register tokens": lambda figures: str(figures["registers"] or "none"),
-        "computed by": lambda figures: figures["source"],
+        "computed by": lambda figures: f"{figures['source']}; vit2onnx {figures['versions']['vit2onnx']}",
         "foreground": lambda figures: FOREGROUNDS[figures["foreground"]],
         "PCA": _basis_in_words,
     }
@@ -268,6 +274,21 @@ def _facts(models: Sequence[Described]) -> list[tuple[str, list[str]]]:
         *((words, [told(model.figures) for model in models]) for words, told in facts.items()),
         *((f"{one.heading}, mean", [_mean_of(model.figures, one.key) for model in models]) for one in OF_MAPS),
     ]
+
+
+def _weights_in_words(figures: Plain) -> str:
+    is_unconfirmed = figures["weights"] == "official" and not figures["confirmed"]
+    return WEIGHTS[figures["weights"]] + (" as it is said; unconfirmed" if is_unconfirmed else "")
+
+
+def _input_in_words(figures: Plain) -> str:
+    """How photographs are prepared: their size, and the filter by which they are resized."""
+    height, width = (count * figures["patch_size"] for count in figures["grid"])
+    rows, columns = figures["grid"]
+    return (
+        f"{height} x {width} pixels, {rows} x {columns} patches; the whole photograph, resized by a"
+        f" {figures['preprocessing']['interpolation']} filter"
+    )
 
 
 def _basis_in_words(figures: Plain) -> str:

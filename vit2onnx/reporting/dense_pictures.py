@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from vit2onnx.dense.description import Described
 from vit2onnx.dense.figures import high_norms
+from vit2onnx.errors import printable
 from vit2onnx.images import RESAMPLING, load_image
 from vit2onnx.reporting.figures import LIMIT_COLOUR, STYLE
 
@@ -29,6 +30,9 @@ MOST_NORM = 4.0
 UNDEFINED = (128, 128, 128)
 # Pixels: the height of a tile of a strip, about; its greatest width; between tiles.
 TILE_HEIGHT, TILE_WIDTH, GAP = 256, 768, 8
+# Of a strip: what its pictures show, and the height of letters and of lines in pixels.
+TITLES = ("photograph", "PCA", "smoothness", "similarity", "norms")
+FONT, LINE = 14, 20
 
 
 def colour_table(name: str) -> Array:
@@ -114,18 +118,24 @@ def as_jpeg(picture: Image.Image) -> bytes:
 
 
 def strip(models: Sequence[Described], image: str, photograph: Path, pair: Described | None = None) -> bytes:
-    """Five pictures of one photograph side by side, without any text, as a PNG; a second model is below the first.
+    """Five pictures of one photograph side by side, as a PNG; a second model is below the first.
 
-    These are the photograph, PCA, smoothness, similarity to the reference patch, which is framed, and norms. Raises
-    `InputError` as `load_image`.
+    These are the photograph, PCA, smoothness, similarity to the reference patch, which is framed, and norms. Above them
+    is the name of the model, with a warning if its weights are random. Raises `InputError` as `load_image`.
     """
     rows = [_tiles(model, image, photograph, pair if i else None) for i, model in enumerate(models)]
     width, height = rows[0][0].size
-    size = len(rows[0]) * (width + GAP) - GAP, len(rows) * (height + GAP) - GAP
-    picture = Image.new("RGB", size, "white")
-    for y, tiles in enumerate(rows):
-        for x, tile in enumerate(tiles):
-            picture.paste(tile, (x * (width + GAP), y * (height + GAP)))
+    whole = 2 * LINE + height + GAP
+    picture = Image.new("RGB", (len(TITLES) * (width + GAP) - GAP, len(rows) * whole - GAP), "white")
+    draw = ImageDraw.Draw(picture)
+    for y, (model, tiles) in enumerate(zip(models, rows, strict=True)):
+        is_random = model.figures["weights"] == "synthetic"
+        name = f"{'RANDOM NUMBERS: ' if is_random else ''}{printable(model.figures['variant'])}"
+        draw.text((0, y * whole), name, fill="black", font_size=FONT)
+        for x, (title, tile) in enumerate(zip(TITLES, tiles, strict=True)):
+            place = x * (width + GAP), y * whole + LINE
+            draw.text(place, title, fill="black", font_size=FONT)
+            picture.paste(tile, (place[0], place[1] + LINE))
     return as_png(picture)
 
 

@@ -171,6 +171,6 @@ def _components(models: Sequence[Described]) -> Iterable[Row]:
         is_shared = basis["fit"] == "shared"
         for row in [basis | {"image": "all photographs"}] if is_shared else model.figures["photographs"]:
             for i, (share, gap) in enumerate(zip(row["shares"], row["gaps"], strict=True), start=1):
-                colours = "may turn" if i in row["turning"] else None
+                colours = "may mix" if i in row["turning"] else None
                 found = {"image": row["image"], "component": i, "share": share, "gap": gap, "colours": colours}
                 yield _of(model.figures, found)

@@ -150,11 +150,11 @@ rule render_pair:
         mem_mb=memory_for_pair(base=1500, maps=2),
     params:
         names=list(IMAGES),
-        code=code_digest("render_pair"),
+        code=code_digest("render_dense"),
     message:
         "{wildcards.pair}: rendering the dense maps of two models"
     script:
-        "../scripts/render_pair.py"
+        "../scripts/render_dense.py"
 
 
 onsuccess:

@@ -18,11 +18,11 @@ def render_dense(
     pair: Described | None,
     photographs: Mapping[str, Path],
     page: Path,
-    pictures: Sequence[Path],
+    pictures: Path,
 ) -> None:
     write_text(page, dense_page(models, photographs, retrieval, pair))
-    for (image, photograph), path in zip(photographs.items(), pictures, strict=True):
-        write_bytes(path, strip(models, image, photograph, pair))
+    for image, photograph in photographs.items():
+        write_bytes(pictures / f"{image}.png", strip(models, image, photograph, pair))
 
 
 def paths(name: str) -> list[Path]:
@@ -42,5 +42,5 @@ if __name__ == "__main__":
         next(iter(described("pair_figures", "pair_maps")), None),
         dict(zip(snakemake.params.names, paths("images"), strict=True)),
         Path(snakemake.output.page),
-        list(map(Path, snakemake.output.pictures)),
+        Path(snakemake.output.pictures),
     )

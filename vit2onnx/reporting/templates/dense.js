@@ -93,8 +93,8 @@ const show = () => {
 // Smoothness and norm of a place, in one model or in several.
 const figuresAt = (place, models) => {
   const patch = patchOf(place);
-  const of = (what, digits) => models.map((one) => fixed(one[what][patch], digits)).join(" / ");
-  return `smoothness ${of("smoothness", 3)}, norm ${of("norms", 2)} times the median`;
+  const told = models.map((one) => `smoothness ${fixed(one.smoothness[patch], 3)}, norm ${fixed(one.norms[patch], 2)} times the median`);
+  return models.length > 1 ? told.map((one, i) => `${dense.models[i]}: ${one}`).join("; ") : told[0];
 };
 const point = (place, model) => {
   const from = origin(place.photograph, model);
