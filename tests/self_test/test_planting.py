@@ -44,8 +44,8 @@ def bias_row(spec: VariantSpec, folder: Path, **limits: float) -> Mapping[str, o
 def test_the_row_of_a_fault_says_how_it_was_caught_and_where_it_is(released, tmp_path: Path):
     row = bias_row(released[MODELS[VIT]], tmp_path)
     assert row["caught"] and row["passed"]
-    # Of dense maps, colours alone show so little.
-    assert (row["tripped"], row["not_told"]) == (["dense_colour", "floors", "floors_double"], [])
+    # Of dense maps, similarities are blind to so little.
+    assert (row["tripped"], row["not_told"]) == (["dense_colour", "dense_feature", "floors", "floors_double"], [])
     assert str(row["caught_by"]).startswith(
         "equinox_float64 - truth, error of a token (root mean square) in noise floors"
     )

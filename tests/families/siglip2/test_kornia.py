@@ -152,7 +152,9 @@ def test_steps_are_kornias_whole_model(made: Made, installed: bool):
         with torch.inference_mode():
             whole = model(**given)
         for port in ports.compared:
-            np.testing.assert_array_equal(features[key_of(case, port, ports.compared)], getattr(whole, port.name))
+            # Not to the bit, because some processors multiply matrices in another way where their memory begins elsewhere.
+            found, wanted = features[key_of(case, port, ports.compared)], getattr(whole, port.name).numpy()
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=4e-6 * np.abs(wanted).max())
 
 
 def test_stages_are_ours(made: Made):
