@@ -152,7 +152,7 @@ def test_steps_are_kornias_whole_model(made: Made, installed: bool):
         with torch.inference_mode():
             whole = model(**given)
         for port in ports.compared:
-            # Not to the bit, because some processors multiply matrices in another way where their memory begins elsewhere.
+            # Not to the bit, because some processors multiply in another way where memory begins elsewhere.
             found, wanted = features[key_of(case, port, ports.compared)], getattr(whole, port.name).numpy()
             np.testing.assert_allclose(found, wanted, rtol=0, atol=4e-6 * np.abs(wanted).max())
 
