@@ -501,7 +501,7 @@ def test_an_image_that_depends_on_others_fails(healthy: Comparison, packing: Pac
 
 def test_what_people_see_in_dense_maps_is_told(healthy: Comparison, dense: DenseComparison, text_of: Text) -> None:
     text = text_of(healthy, dense={"dynamic": dense})
-    assert "Do people see the same in its dense maps?" in text
+    assert "Are its dense maps those of the original?" in text
     assert "2 photographs at 48x112, in 3 maps each and with the norms of 2 layers, were compared" in text
     assert "max |difference| of a colour 9.0e-07 6.0e-07 6.0e-07 1.0e-05" in text
     assert "8-bit colours that differ 0 of 126 0 of 126 0 of 126 0" in text

@@ -33,7 +33,7 @@ QUESTIONS = {
     "sanity": ("Is the file what it promises to be?", ()),
     PACKING: ("Does an image depend on the others in its call?", ("floors",)),
     DENSE: (
-        "Do people see the same in its dense maps?",
+        "Are its dense maps those of the original?",
         ("dense_map", "dense_similarity", "dense_gram", "dense_colour", "dense_feature"),
     ),
     PUBLISHED: ("Are the features those that the publisher published?", ("golden",)),
