@@ -58,13 +58,12 @@ def judge_files(
     tokens = json.loads(metadata(graph).get("tokens", "{}"))
     if "values" in tokens and not packing:
         raise InputError(f"{graph} packs images, and there is no probe of it; run align_packing.")
+    for name, other in (("packing", packing), ("dense", dense)):
+        if other and other.graph_sha256 != comparison.graph_sha256:
+            raise InputError(f"{evidence[name]} is of another {graph.name}; delete it and run again.")
     if packing:
-        if packing.graph_sha256 != comparison.graph_sha256:
-            raise InputError(f"{evidence['packing']} is of another {graph.name}; delete it and run again.")
         _check_rows(evidence["packing"], lacking_packing(packing, comparison, tokens["patch_size"]))
     if dense:
-        if dense.graph_sha256 != comparison.graph_sha256:
-            raise InputError(f"{evidence['dense']} is of another {graph.name}; delete it and run again.")
         _check_rows(evidence["dense"], lacking_dense(dense, comparison))
     if self_test and tested and (wrong := judge_self_test(tested)) != tested["wrong"]:
         _check_rows(self_test, wrong or ["what it says is wrong"])

@@ -1,13 +1,12 @@
 """All that was measured of an exported graph. Nothing is judged here."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-from vit2onnx.files import read_json, write_json
 from vit2onnx.parity.metrics import severity, worst
+from vit2onnx.parity.plain_file import PlainFile
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.subject import DOUBLE, DOUBLE_GRAPH, GRAPH_RUNS, TRUTH
 
@@ -45,7 +44,7 @@ def pairs_of(references: Sequence[str], batches: Iterable[int], batch_in_double:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(PlainFile):
     """How far the graph, the Equinox model and the references of a variant are apart, as plain data.
 
     `cases` are the inputs on which all `pairs` were to be compared; `differences` has what was. `kind` is what one
@@ -67,13 +66,6 @@ class Comparison:
     known_differences: Sequence[Row]
     error_maps: Sequence[Row]
     kind: str = "image"
-
-    @classmethod
-    def read(cls, path: Path) -> "Comparison":
-        return cls(**read_json(path))
-
-    def write(self, path: Path) -> None:
-        write_json(path, asdict(self))
 
     def of(self, kind: str) -> list[tuple[str, str]]:
         """The pairs of a kind, each once, whatever the batch."""

@@ -8,7 +8,7 @@ import numpy as np
 from vit2onnx.dense.components import Basis, colours, fit, levels, scores
 from vit2onnx.dense.figures import gram_distance, high_frequency, high_norms, smoothness, smoothness_map
 from vit2onnx.dense.foreground import Split, foreground, split
-from vit2onnx.dense.similarity import patch_at, similarity_map
+from vit2onnx.dense.similarity import MIDDLE, patch_at, similarity_map
 from vit2onnx.parity.comparison import Row
 from vit2onnx.parity.dense_comparison import (
     IMPLEMENTATIONS,
@@ -28,8 +28,6 @@ Features = Mapping[str, Array]
 
 # A vector of the whole image, which is no map.
 POOLED = "pooled"
-# The patch in the middle of an image is the one with which all others are compared.
-MIDDLE = (0.5, 0.5)
 
 
 def compare_dense(

@@ -5,15 +5,13 @@ Apart from `dense.py`, because the verdict is read where scipy is not installed.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
-from vit2onnx.errors import InputError
-from vit2onnx.files import read_json, write_json
 from vit2onnx.parity.comparison import Row
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.floors import MOST_APART
 from vit2onnx.parity.metrics import severity, worst
+from vit2onnx.parity.plain_file import PlainFile
 from vit2onnx.spec.subject import TRUTH
 
 # The leg of the verdict.
@@ -77,7 +75,7 @@ OF_NORMS = ("norms", "high_norms", "norm_margin")
 
 
 @dataclass(frozen=True)
-class DenseComparison:
+class DenseComparison(PlainFile):
     """How far the dense maps of implementations are from the truth's, as plain data.
 
     `cases` are photographs, all of one size, and `maps` the names of what there is of each. `rows` are one per case,
@@ -90,16 +88,6 @@ class DenseComparison:
     cases: Sequence[str]
     maps: Sequence[str]
     rows: Sequence[Row]
-
-    @classmethod
-    def read(cls, path: Path) -> "DenseComparison":
-        data = read_json(path)
-        if data.keys() != cls.__dataclass_fields__.keys():
-            raise InputError(f"{path} was edited: it has other keys; delete it and run again.")
-        return cls(**data)
-
-    def write(self, path: Path) -> None:
-        write_json(path, asdict(self))
 
     def of(self, subject: str, key: str, name: str | None = None) -> list[Row]:
         """The rows of an implementation that have a figure, of all maps or of one."""

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from vit2onnx.files import read_json, write_json
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import worst
+from vit2onnx.parity.plain_file import PlainFile
 from vit2onnx.spec.subject import DOUBLE, TRUTH
 
 
@@ -32,7 +31,7 @@ class Divergence:
 
 
 @dataclass(frozen=True)
-class StageComparison:
+class StageComparison(PlainFile):
     """How far implementations are apart at every stage of a graph, on one case; `stages` are rows."""
 
     variant: str
@@ -40,13 +39,6 @@ class StageComparison:
     case: str
     implementations: Sequence[str]
     stages: Sequence[Mapping[str, Any]]
-
-    @classmethod
-    def read(cls, path: Path) -> "StageComparison":
-        return cls(**read_json(path))
-
-    def write(self, path: Path) -> None:
-        write_json(path, asdict(self))
 
     @property
     def names(self) -> list[str]:

@@ -3,17 +3,15 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
-from vit2onnx.errors import InputError
-from vit2onnx.files import read_json, write_json
 from vit2onnx.packing.probes import EXACT, EXCHANGED, ROUNDED, Probed
 from vit2onnx.parity.comparison import Row
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.floors import in_floors
 from vit2onnx.parity.metrics import TOKEN_ERROR, finite, token_cosines, worst
+from vit2onnx.parity.plain_file import PlainFile
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.subject import TRUTH
 
@@ -23,7 +21,7 @@ ROUNDING = (TRUTH, *ROUNDED)
 
 
 @dataclass(frozen=True)
-class PackingComparison:
+class PackingComparison(PlainFile):
     """What probes have shown of a packed graph, as plain data.
 
     `rows` are one per probe and image, `images` the names of all images, and `refusals` say of each wrong input whether
@@ -36,16 +34,6 @@ class PackingComparison:
     images: Sequence[str]
     rows: Sequence[Row]
     refusals: Sequence[Row]
-
-    @classmethod
-    def read(cls, path: Path) -> "PackingComparison":
-        data = read_json(path)
-        if data.keys() != cls.__dataclass_fields__.keys():
-            raise InputError(f"{path} was edited: it has other keys; delete it and run again.")
-        return cls(**data)
-
-    def write(self, path: Path) -> None:
-        write_json(path, asdict(self))
 
     def of(self, probe: str) -> list[Row]:
         """The rows of a probe."""
