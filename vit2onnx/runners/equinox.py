@@ -73,7 +73,7 @@ def outputs_of_cases(
     """What a model gives in single precision for every case, by port; `gathering` sees its layers."""
     found = dict(_features(model, tensors, cases, "float32", interface, gathering))
     for case in cases_in(cases):
-        yield case, {port.name: found[key_of(case, port, interface.compared)] for port in interface.compared}
+        yield case, interface.outputs_of(found, case)
 
 
 def stages(

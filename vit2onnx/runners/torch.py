@@ -99,9 +99,7 @@ def dense_features(
         gathering = Gathering(interface, layers)
         outputs = run_steps(reference, cases, dtype, interface, _see_in(gathering, interface))
         for case in cases_in(cases):
-            gathering.finish(
-                case, {port.name: outputs[key_of(case, port, interface.compared)] for port in interface.compared}
-            )
+            gathering.finish(case, interface.outputs_of(outputs, case))
         kind = str(dtype).removeprefix("torch.")
         yield from ((f"{kind}/{key}", array) for key, array in gathering.arrays.items())
 

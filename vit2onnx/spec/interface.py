@@ -217,6 +217,10 @@ class Interface:
         """The inputs of a case by their ports, from arrays as files have them; see `key_of`."""
         return {port.name: arrays[key_of(case, port, self.inputs)] for port in self.inputs}
 
+    def outputs_of(self, arrays: Mapping[str, Any], case: str) -> dict[str, Any]:
+        """What is compared of a case by its ports, likewise."""
+        return {port.name: arrays[key_of(case, port, self.compared)] for port in self.compared}
+
     def rows(self, port: Port, case: str) -> int | None:
         """How many rows of an output mean something for a case; `None` if all do."""
         return int(self.size(port.rows, self.sizes(Case.parse(case)))) if port.rows else None
