@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit2onnx.dense.composites import BACKGROUNDS, OBJECTS, Composite, composites
+from vit2onnx.dense.composites import BACKGROUNDS, OBJECTS, composites
 from vit2onnx.dense.foreground import from_mask
-from vit2onnx.dense.retrieval import Gallery
+from vit2onnx.dense.retrieval import Gallery, LabelledImage
 from vit2onnx.errors import InputError
 
 RESOURCES = Path(__file__).parents[2] / "resources"
 PATCH = 16
 
 
-def pixels(composite: Composite) -> np.ndarray:
+def pixels(composite: LabelledImage) -> np.ndarray:
     return np.asarray(composite.image)
 
 
@@ -31,7 +31,7 @@ def digest(seed: int, size: int = 128) -> str:
 
 
 @pytest.fixture(scope="module")
-def found() -> list[Composite]:
+def found() -> list[LabelledImage]:
     return list(composites(RESOURCES, size=256))
 
 
@@ -96,7 +96,7 @@ def features(image: Image.Image) -> np.ndarray:
     return np.maximum(kept @ weights + bias, 0)
 
 
-def retrieved(found: list[Composite], shift: int = 0) -> dict[str, float]:
+def retrieved(found: list[LabelledImage], shift: int = 0) -> dict[str, float]:
     """The mean average precision of every descriptor, with masks that are moved by so many patches."""
     gallery = Gallery()
     for one in found:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit2onnx.dense.composites import composites
 from vit2onnx.dense.retrieval import Gallery
-from vit2onnx.runners import retrieval
-from vit2onnx.runners.retrieval import composite_images, gallery_of, images_of_files
+from vit2onnx.runners.retrieval import gallery_of, images_of_files
 from vit2onnx.weights.model_file import open_model
 
 ROOT = Path(__file__).parents[2]
@@ -61,9 +61,7 @@ def test_images_keep_their_order_labels_and_masks(tiny, files, added: list[tuple
         assert mask is None
 
 
-def test_composites_bring_their_masks_and_backgrounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = retrieval.composites
-    monkeypatch.setattr(retrieval, "composites", lambda folder: made(folder, size=64))
-    images = list(composite_images(ROOT / "resources"))
+def test_composites_bring_their_masks_and_backgrounds() -> None:
+    images = list(composites(ROOT / "resources", size=64))
     assert len(images) == 36
     assert all(one.background and one.mask is not None and one.mask.any() for one in images)

@@ -5,13 +5,13 @@ descriptor. It needs no labelled data. The pictures are in `resources/`, whose R
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vit2onnx.dense.retrieval import LabelledImage
 from vit2onnx.errors import InputError
 from vit2onnx.images import load_image
 
@@ -40,18 +40,7 @@ MARGIN = 1 / 16
 LEAST = 64
 
 
-@dataclass(frozen=True, eq=False)
-class Composite:
-    """One photograph: its object is the label. `image` is RGB, `mask` is bool [side, side], true on the object."""
-
-    name: str
-    label: str
-    background: str
-    image: Image.Image
-    mask: np.ndarray
-
-
-def composites(folder: Path, seed: int = 0, size: int = 512) -> Iterator[Composite]:
+def composites(folder: Path, seed: int = 0, size: int = 512) -> Iterator[LabelledImage]:
     """The 36 photographs of `size` x `size` pixels, objects in their order, each before all backgrounds.
 
     `folder` is `resources/` of the project. An object is cut out as a disc, with pixels of its own picture, and pasted
@@ -67,7 +56,7 @@ def composites(folder: Path, seed: int = 0, size: int = 512) -> Iterator[Composi
         random = np.random.default_rng([seed, i])
         image = _background(backgrounds[background], size, random)
         alpha = _paste(image, objects[label], random)
-        yield Composite(f"{label}-{background}", label, background, image, np.asarray(alpha) >= 128)
+        yield LabelledImage(f"{label}-{background}", label, image, np.asarray(alpha) >= 128, background)
 
 
 def _square(path: Path, square: tuple[int, int, int]) -> Image.Image:

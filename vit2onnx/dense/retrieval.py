@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+from PIL import Image
 
 from vit2onnx.dense.components import fit, scores
 from vit2onnx.dense.figures import unit
@@ -18,6 +19,17 @@ from vit2onnx.errors import InputError
 ROUNDING = 1e-12
 # Similarities are rounded to this many decimals. Otherwise the last bit would order images that are equally similar.
 DECIMALS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """An RGB image, with the mask of its object, bool [height, width], and its background where these are known."""
+
+    name: str
+    label: str
+    image: Image.Image
+    mask: np.ndarray | None = None
+    background: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,15 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from vit2onnx.dense.composites import composites
 from vit2onnx.dense.features import Gathering
 from vit2onnx.dense.foreground import from_mask, read_mask
-from vit2onnx.dense.retrieval import Gallery
+from vit2onnx.dense.retrieval import Gallery, LabelledImage
 from vit2onnx.errors import InputError
 from vit2onnx.images import check_image, load_image
 from vit2onnx.inputs import image_inputs
@@ -25,22 +22,6 @@ from vit2onnx.weights.keytable import LazyTensor
 
 # So many images go through a layer before the next one is read.
 CHUNK = 8
-
-
-class LabelledImage(NamedTuple):
-    """An image, with the mask of its object and its background where these are known."""
-
-    name: str
-    label: str
-    image: Image.Image
-    mask: np.ndarray | None = None
-    background: str | None = None
-
-
-def composite_images(resources: Path) -> Iterator[LabelledImage]:
-    """The composites that the project makes from its `resources`."""
-    for one in composites(resources):
-        yield LabelledImage(one.name, one.label, one.image, one.mask, one.background)
 
 
 def images_of_files(

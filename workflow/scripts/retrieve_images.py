@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from vit2onnx.dense.composites import composites
+from vit2onnx.dense.retrieval import LabelledImage
 from vit2onnx.files import write_json, write_text
 from vit2onnx.parity.tables import csv_of
-from vit2onnx.runners.retrieval import LabelledImage, composite_images, gallery_of, images_of_files
+from vit2onnx.runners.retrieval import gallery_of, images_of_files
 from vit2onnx.spec.cases import Size
 from vit2onnx.spec.dense import COMPOSITES
 from vit2onnx.spec.interface import Interface
@@ -46,7 +48,7 @@ if __name__ == "__main__":
         spec,
         interface,
         Path(snakemake.input.model),
-        composite_images(Path(snakemake.params.resources))
+        composites(Path(snakemake.params.resources))
         if snakemake.params.retrieval == COMPOSITES
         else images_of_files(paths, labels, masks, interface.patch_size),
         Path(snakemake.output.figures),
