@@ -10,8 +10,9 @@ import numpy as np
 from vit2onnx.dense.components import Basis, aligned, colours, fit, levels, scores
 from vit2onnx.dense.figures import figures_of, gram_distance, high_norms, smoothness_map
 from vit2onnx.dense.foreground import foreground, from_mask, read_mask, split
-from vit2onnx.dense.similarity import patch_at, quantised, similarity_map
+from vit2onnx.dense.similarity import MIDDLE, patch_at, quantised, similarity_map
 from vit2onnx.errors import InputError
+from vit2onnx.files import read_arrays, read_json
 from vit2onnx.spec.case import Case
 
 Array = np.ndarray
@@ -19,8 +20,6 @@ Arrays = Mapping[str, Array]
 Plain = dict[str, Any]
 # How many places of high norm are listed per photograph and layer.
 MOST_PLACES = 16
-# The point of a photograph whose patch is the reference, unless another is set.
-MIDDLE = (0.5, 0.5)
 # The figures of a map in which two models are compared, and what is kept of a basis.
 COMPARED = ("smoothness", "chance", "contrast", "high_frequency")
 BASIS = ("mean", "components", "deviations", "shares", "gaps")
@@ -50,6 +49,11 @@ class Described:
     figures: Plain
     maps: Arrays
 
+    @classmethod
+    def read(cls, figures: Path, maps: Path) -> "Described":
+        """The description in two files."""
+        return cls(read_json(figures), read_arrays(maps))
+
 
 def describe(about: Plain, truth: Arrays, equinox: Arrays, cases: Sequence[str], settings: Settings) -> Described:
     """Describe the maps of photographs, all of one grid.
@@ -66,12 +70,12 @@ def describe(about: Plain, truth: Arrays, equinox: Arrays, cases: Sequence[str],
         image, mask = Case.parse(case).name, masks[case] if masks else None
         basis = whole if settings.basis == "shared" else fit([grid], [mask] if mask is not None else None)
         place = patch_at(grid.shape[0], grid.shape[1], settings.references.get(image, MIDDLE))
+        shown = scores(basis, grid)
         last = np.linalg.norm(truth[f"float64/{case}/before_norm"], axis=-1)
-        high = high_norms(last, settings.high_norm)
         found |= {
             f"{image}/smoothness": smoothness_map(grid),
-            f"{image}/scores": scores(basis, grid),
-            f"{image}/colours": _shown(levels(colours(scores(basis, grid))), mask),
+            f"{image}/scores": shown,
+            f"{image}/colours": _shown(levels(colours(shown)), mask),
             f"{image}/similarity": similarity_map(grid, *place),
             f"{image}/norms": last,
             f"{image}/quantised": quantised(grid),
@@ -82,10 +86,8 @@ def describe(about: Plain, truth: Arrays, equinox: Arrays, cases: Sequence[str],
                 "image": image,
                 "case": case,
                 "reference": list(place),
-                **_finite(figures_of(grid)),
                 "foreground": None if mask is None else float(mask.mean()),
-                "high_norms": int(high.sum()),
-                "norm_ratio": _ratio(last),
+                **_of_map(grid, last, settings.high_norm),
                 **_of_basis(basis),
             }
         )
@@ -150,6 +152,12 @@ def _of_basis(basis: Basis) -> Plain:
     return {"shares": basis.shares.tolist(), "gaps": basis.gaps.tolist(), "turning": list(basis.turning)}
 
 
+def _of_map(grid: Array, norms: Array, times: float) -> Plain:
+    """The figures of a map, and how far the norms of its patches stand out."""
+    high = int(high_norms(norms, times).sum())
+    return _finite(figures_of(grid)) | {"high_norms": high, "norm_ratio": _ratio(norms)}
+
+
 def _ratio(norms: Array) -> float | None:
     median = float(np.median(norms))
     return float(norms.max()) / median if median else None
@@ -188,21 +196,17 @@ def _ablation(cases: Sequence[str], equinox: Arrays, times: float) -> Iterator[P
     """All figures with and without registers, where a model has any, of the Equinox model in single precision."""
     for case in cases:
         if f"ablated/{case}/patches" in equinox:
-            with_them, without = ({**_single(case, kind, equinox, times)} for kind in ("float32", "ablated"))
-            pair = (equinox[f"{kind}/{case}/patches"] for kind in ("ablated", "float32"))
-            mean_square, largest = gram_distance(*pair)
+            maps = [equinox[f"{kind}/{case}/patches"] for kind in ("float32", "ablated")]
+            before = (equinox[f"{kind}/{case}/before_norm"] for kind in ("float32", "ablated"))
+            norms = (np.linalg.norm(one.astype(np.float64), axis=-1) for one in before)
+            with_them, without = (_of_map(*pair, times) for pair in zip(maps, norms, strict=True))
+            mean_square, largest = gram_distance(*maps)
             yield {
                 "image": Case.parse(case).name,
                 **{name: [with_them[name], without[name]] for name in with_them},
                 "gram_mean_square": mean_square,
                 "gram_max": largest,
             }
-
-
-def _single(case: str, kind: str, equinox: Arrays, times: float) -> Plain:
-    norms = np.linalg.norm(equinox[f"{kind}/{case}/before_norm"].astype(np.float64), axis=-1)
-    figures = _finite(figures_of(equinox[f"{kind}/{case}/patches"]))
-    return figures | {"norm_ratio": _ratio(norms), "high_norms": int(high_norms(norms, times).sum())}
 
 
 def compare_models(first: Described, second: Described, features: Sequence[Mapping[str, Array]]) -> Described:
@@ -226,7 +230,7 @@ def compare_models(first: Described, second: Described, features: Sequence[Mappi
     rows, found = [], {}
     for image in images:
         mean_square, largest = gram_distance(ours[image], theirs[image])
-        both = [_row(one.figures, image) for one in (first, second)]
+        both = [row_of(one.figures["photographs"], image) for one in (first, second)]
         rotation, own = single.get(image, (np.eye(b[image].shape[-1]), None))
         mask = masks[image]
         rows.append(
@@ -292,9 +296,9 @@ def _difference(name: str, rows: Sequence[Plain]) -> Plain:
     }
 
 
-def _row(figures: Plain, image: str) -> Plain:
-    row: Plain = next(row for row in figures["photographs"] if row["image"] == image)
-    return row
+def row_of(rows: Sequence[Plain], image: str) -> Plain:
+    """The row of a photograph among figures."""
+    return next(row for row in rows if row["image"] == image)
 
 
 def _in_basis_of(first: Described, maps: Sequence[Array], own: Sequence[Array]) -> float | None:

@@ -9,6 +9,8 @@ from vit2onnx.dense.figures import checked, unit
 from vit2onnx.errors import InputError
 
 Array = np.ndarray
+# The point whose patch is compared with all others, unless another is set.
+MIDDLE = (0.5, 0.5)
 
 
 def patch_at(rows: int, columns: int, point: tuple[float, float]) -> tuple[int, int]:

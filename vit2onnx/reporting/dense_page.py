@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vit2onnx.dense.components import SMALL_GAP
-from vit2onnx.dense.description import Described
+from vit2onnx.dense.description import Described, row_of
 from vit2onnx.errors import InputError, printable
 from vit2onnx.reporting.dense_pictures import (
     COSINE_COLOURS,
@@ -29,7 +29,6 @@ from vit2onnx.reporting.dense_pictures import (
     norm_picture,
     photograph_picture,
     pixels_for,
-    row_of,
 )
 from vit2onnx.reporting.dense_tables import OF_MAPS, figure, tables
 from vit2onnx.reporting.page import ENVIRONMENT, counted, data_uri, megabytes, number

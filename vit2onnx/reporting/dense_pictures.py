@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
-from vit2onnx.dense.description import Described
+from vit2onnx.dense.description import Described, row_of
 from vit2onnx.dense.figures import high_norms
 from vit2onnx.errors import printable
 from vit2onnx.images import RESAMPLING, load_image
@@ -55,11 +55,6 @@ def painted(values: Array, most: float, scale: str) -> Array:
 def cosine_picture(values: Array) -> Image.Image:
     """A map of cosines [h, w], such as smoothness or similarity, one pixel for each patch."""
     return Image.fromarray(painted(values, 1.0, COSINE_COLOURS))
-
-
-def row_of(rows: Sequence[Mapping[str, Any]], image: str) -> Mapping[str, Any]:
-    """The row of a photograph among figures."""
-    return next(row for row in rows if row["image"] == image)
 
 
 def colours_of(model: Described, image: str, pair: Described | None = None) -> Image.Image:

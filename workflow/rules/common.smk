@@ -15,7 +15,7 @@ from vit2onnx.checkpoints.own import own_variants
 from vit2onnx.spec.case import Case, image_files, unread_photographs
 from vit2onnx.spec.cases import case_of_stages, cases_of, sizes_of
 from vit2onnx.spec.configuration import check_configuration, names_of
-from vit2onnx.spec.dense import DenseMaps
+from vit2onnx.spec.dense import DenseMaps, expanded
 from vit2onnx.errors import InputError
 from vit2onnx.machine import check_folder, free_memory, settle
 from vit2onnx.onnx_file import LICENCE_FILE

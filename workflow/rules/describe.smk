@@ -6,7 +6,7 @@ rule describe_dense:
         reference="<results>/{variant}/features/dense/transformers.npz",
         equinox="<results>/{variant}/features/dense/equinox.npz",
         record="<results>/{variant}/checkpoint.json",
-        masks=[str(Path(path).expanduser()) for path in config["dense"]["masks"].values()],
+        masks=[str(expanded(path)) for path in config["dense"]["masks"].values()],
     output:
         figures="<results>/{variant}/dense/figures.json",
         maps="<results>/{variant}/dense/maps.npz",

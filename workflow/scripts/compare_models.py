@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vit2onnx.dense.description import Described, compare_models, flat
-from vit2onnx.files import open_arrays, read_arrays, read_json, write_arrays, write_json, write_text
+from vit2onnx.files import open_arrays, write_arrays, write_json, write_text
 from vit2onnx.parity.tables import csv_of
 
 
 def compare(
     figures: Sequence[Path], maps: Sequence[Path], features: Sequence[Path], outputs: Mapping[str, Path]
 ) -> None:
-    models = [Described(read_json(one), read_arrays(other)) for one, other in zip(figures, maps, strict=True)]
+    models = list(map(Described.read, figures, maps))
     patches = []
     for model, path in zip(models, features, strict=True):
         cases = {row["image"]: row["case"] for row in model.figures["photographs"]}

@@ -26,7 +26,7 @@ def describe_dense(
     equinox: Path,
     outputs: Mapping[str, Path],
 ) -> None:
-    known, prepared = read_json(record), spec.uncropped.preprocessing
+    known = read_json(record)
     about: dict[str, Any] = {
         "variant": spec.name,
         "weights": known["weights"],
@@ -34,7 +34,7 @@ def describe_dense(
         "checkpoint_sha256": known["sha256"],
         "patch_size": interface.patch_size,
         "registers": registers_of(interface),
-        "preprocessing": {name: getattr(prepared, name) for name in ("interpolation", "mean", "std")},
+        "preprocessing": {name: getattr(spec.preprocessing, name) for name in ("interpolation", "mean", "std")},
         "versions": {"vit2onnx": vit2onnx.__version__} | versions(["transformers", "torch", "numpy", "scipy"]),
     }
     with open_arrays(reference) as truth, open_arrays(equinox) as ours:

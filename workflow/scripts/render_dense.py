@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vit2onnx.dense.description import Described
-from vit2onnx.files import read_arrays, read_json, write_bytes, write_text
+from vit2onnx.files import read_json, write_bytes, write_text
 from vit2onnx.reporting.dense_page import dense_page
 from vit2onnx.reporting.dense_pictures import strip
 
@@ -32,7 +32,7 @@ def paths(name: str) -> list[Path]:
 
 
 def described(figures: str, maps: str) -> list[Described]:
-    return [Described(read_json(one), read_arrays(two)) for one, two in zip(paths(figures), paths(maps), strict=True)]
+    return list(map(Described.read, paths(figures), paths(maps)))
 
 
 if __name__ == "__main__":
