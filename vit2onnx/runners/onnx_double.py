@@ -80,14 +80,25 @@ def run_in_double(path: Path, batches: Iterable[Mapping[str, np.ndarray]]) -> li
 
     Constants that were computed from parameters are proved to be roundings, and run in double precision too. Raises
     `InputError` if they are not, and `DamagedError` if a weight in another file is not as it was written.
-
-    Runs the nodes in order, each on all batches, and reads a weight when its node comes. So memory grows with what is
-    between nodes, and not with the model.
     """
     model = onnx.load(path, load_external_data=False)
     weights = _take_off_weights(model.graph, initializers(path), path)
+    computed = {name: partial(_same, values) for name, values in computed_constants(path).items()}
+    return run_nodes(model, weights | computed, batches)
+
+
+def run_nodes(
+    model: onnx.ModelProto,
+    weights: Mapping[str, Callable[[], np.ndarray]],
+    batches: Iterable[Mapping[str, np.ndarray]],
+    observe: Callable[[str, np.ndarray], None] = lambda name, value: None,
+) -> list[dict[str, np.ndarray]]:
+    """The same for a graph whose `weights` are read by their names; its other constants are widened in place.
+
+    `observe` is shown every value that a node gives, with its name. Runs the nodes in order, each on all batches, and
+    reads a weight when its node comes. So memory grows with what is between nodes, and not with the model.
+    """
     widen_constants(model.graph)
-    computed = computed_constants(path)
     evaluator = ReferenceEvaluator(model, new_ops=[Conv, Erf, Gelu, LayerNormalization])
     outputs = [output.name for output in model.graph.output]
     taken = [[*node.input, *inner_inputs(node.onnx_node)] for node in evaluator.rt_nodes_]
@@ -96,19 +107,24 @@ def run_in_double(path: Path, batches: Iterable[Mapping[str, np.ndarray]]) -> li
         {"": None, **{name: _widened(values) for name, values in batch.items()}} for batch in batches
     ]
     for node, names in zip(evaluator.rt_nodes_, taken, strict=True):
-        read_now = {name: weights[name]() for name in names if name in weights and name not in computed}
-        shared = {**evaluator.rt_inits_, **read_now, **computed}
+        shared = evaluator.rt_inits_ | {name: weights[name]() for name in names if name in weights}
         uses.subtract(names)
         for state in states:
             given = {name: shared[name] if name in shared else state[name] for name in names}
             # A loop takes values from around it besides its inputs.
             around = {"context": given} if node.need_context() else {}
             made = node.run(*(given[name] for name in node.input), **around)
-            state.update(zip(node.output, made, strict=False))
+            for name, value in zip(node.output, made, strict=False):
+                observe(name, value)
+                state[name] = value
             for name in names:
                 if name and not uses[name]:
                     state.pop(name, None)
     return [{name: state[name] for name in outputs} for state in states]
+
+
+def _same(values: np.ndarray) -> np.ndarray:
+    return values
 
 
 def _widened(values: np.ndarray) -> np.ndarray:
