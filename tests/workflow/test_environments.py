@@ -67,8 +67,19 @@ ROOMS = (
     {"images", "patches", "packing", "texts", "onnx_file", "dense"},
     {"nn", "weights"},
     {"families"},
-    {"checkpoints", "exporting", "runners", "parity", "inputs"},
-    {"handover", "self_test", "reporting", "verify", "check_inputs", "spine", "describe", "features", "align"},
+    {"checkpoints", "exporting", "runners", "parity", "precision", "inputs"},
+    {
+        "handover",
+        "self_test",
+        "reporting",
+        "verify",
+        "check_inputs",
+        "spine",
+        "describe",
+        "features",
+        "align",
+        "runtimes",
+    },
 )
 PACKAGE = ROOT / "vit2onnx"
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

@@ -8,6 +8,12 @@ from typing import Any
 # other, or all at once, padded to the longest.
 ATTENTION = {"loop": 23, "padded": 24}
 DEFAULT_ATTENTION = "loop"
+# The precision of weights and of the values between nodes; inputs and outputs are always in single precision.
+PRECISIONS = ("float32", "float16", "int8")
+# Operators of their own for attention, rotation and GELU, or plain ones; and the first operator set that has them.
+OPERATORS = {"native": 23, "portable": 17}
+# How int8 files scale what goes into a matrix product: by each input as it comes, or by photographs seen before.
+ACTIVATIONS = ("dynamic", "static")
 
 
 @dataclass(frozen=True)
@@ -15,7 +21,7 @@ class Recipe:
     """One way to export a model: `sizes` has a number for each axis of its interface, or `None` if that is free.
 
     `attention` says how a graph of packed images keeps their attention apart, as one of `ATTENTION`; other graphs have
-    none.
+    none. `activations`, one of `ACTIVATIONS`, is of graphs in int8 alone.
     """
 
     name: str
@@ -23,14 +29,20 @@ class Recipe:
     sizes: Mapping[str, int | None]
     interface: str = "images"
     attention: str | None = None
+    precision: str = "float32"
+    operators: str = "native"
+    activations: str | None = None
 
     @classmethod
     def from_mapping(cls, name: str, mapping: Mapping[str, Any]) -> "Recipe":
         """Build a recipe from its part of the config."""
         own = dict(mapping)
-        opset, interface, attention = own.pop("opset"), own.pop("interface", "images"), own.pop("attention", None)
+        given = {key: own.pop(key) for key in ("interface", "attention", "precision", "operators") if key in own}
+        opset, activations = own.pop("opset"), own.pop("activations", None)
+        if given.get("precision") == "int8":
+            activations = activations or ACTIVATIONS[0]
         sizes = {axis: None if size == "dynamic" else size for axis, size in own.items()}
-        return cls(name, opset, sizes, interface, attention)
+        return cls(name, opset, sizes, activations=activations, **given)
 
     @property
     def batch(self) -> int | None:
