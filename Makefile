@@ -33,7 +33,7 @@ ifeq ($(CACHE),)
   export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
 endif
 
-.PHONY: run proof check test test-slurm benchmark lock
+.PHONY: run proof check test test-slurm benchmark runtimes lock
 
 run: .venv/installed
 	@$(if $(OWN),set -f; $(BIN)/python -m vit2onnx.describe "$$CHECKPOINT" --config $(OWN) \
@@ -62,9 +62,17 @@ check: .venv/installed
 test-slurm: .venv/installed
 	$(BIN)/python -m pytest tests/slurm
 
-# benchmarks.conversion and benchmarks.memory take a folder on the disk to be measured.
+# The ONNX files of a variant against other exporters and runtimes, in a quarter of an hour. OPTIONS are those of
+# benchmarks.suite: make benchmark OPTIONS='--batches 1 8 --threads 2'. All others in benchmarks/ are run by name.
+OPTIONS :=
 benchmark: .venv/installed
-	$(BIN)/python -m benchmarks.latency results/synthetic/dinov3_vits16_pretrain_lvd1689m
+	$(BIN)/python -m benchmarks.suite results/$(WEIGHTS)/$(or $(VARIANT),dinov3_vits16_pretrain_lvd1689m) $(OPTIONS)
+
+# Other runtimes, installed into .runtimes/ (2 GB), open the graphs that `make run` has made, and are compared. RUNTIMES
+# names some of them: make runtimes RUNTIMES=openvino,tract
+RUNTIMES :=
+runtimes: .venv/installed
+	$(BIN)/python -m vit2onnx.runtimes --install --runtimes '$(RUNTIMES)' results/$(WEIGHTS)
 
 # Torch's own requirement of CUDA packages is left to pip, because a CPU build of torch has none.
 lock:

@@ -42,6 +42,7 @@ include: "workflow/rules/describe.smk"
 include: "workflow/rules/judge.smk"
 include: "workflow/rules/self_test.smk"
 include: "workflow/rules/passport.smk"
+include: "workflow/rules/package.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -20,15 +20,21 @@ from dataclasses import replace
 from pathlib import Path
 
 # All else is imported by the steps, so that each has its own imports only.
+from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
 Work = Callable[[], object]
 
 
+def whole_interface(spec: VariantSpec) -> Interface:
+    """The interface with most of the model: the last of those that take prepared inputs."""
+    return next(one for one in map(spec.interface, reversed(spec.interfaces)) if not one.prepares)
+
+
 def recipe_of(spec: VariantSpec) -> Recipe:
     """Everything of a variant in one graph, with free sizes."""
-    interface = spec.interface(spec.interfaces[-1])
+    interface = whole_interface(spec)
     sizes = dict.fromkeys(interface.minimum) | dict(interface.recipe_defaults)
     return Recipe("dynamic", 23, sizes, interface.name)
 
@@ -80,7 +86,7 @@ def run_in_double(spec: VariantSpec, folder: Path) -> Work:
 
     from vit2onnx.runners.onnx_double import run_in_double
 
-    interface = spec.interface(spec.interfaces[-1])
+    interface = whole_interface(spec)
     own = {axis: size for axis, size in interface.recipe_defaults.items() if size}
     sizes = dict.fromkeys(interface.minimum, 2) | {"height": 224, "width": 224} | own | dict(interface.case_defaults)
     # Ones are token ids, masks and grids as well.

@@ -23,7 +23,7 @@ BOS = 2
 # it does not round to grey levels.
 MARGIN, BICUBIC_MARGIN = 0.5 / 255, 0.3
 # Types of onnxruntime in numpy's words.
-DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
+DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
 
 
 def check_inputs(session: ort.InferenceSession, inputs: Mapping[str, np.ndarray]) -> None:

@@ -10,6 +10,7 @@ from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.identity import describe
 from vit2onnx.errors import InputError
 from vit2onnx.exporting.graph import export
+from vit2onnx.exporting.ranges import plan_of_graph, ranges_of_graph
 from vit2onnx.exporting.weights import MOST_BYTES
 from vit2onnx.files import atomic
 from vit2onnx.images import load_image, preprocess
@@ -19,8 +20,10 @@ from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.outputs import compare_outputs
 from vit2onnx.parity.preprocessing import compare_preprocessing
 from vit2onnx.parity.verdict import Verdict, judge_graph
+from vit2onnx.precision.reduction import Measured
 from vit2onnx.runners import equinox, torch
 from vit2onnx.runners.onnx import run_graph
+from vit2onnx.runners.photographs import compare_graph
 from vit2onnx.spec.cases import cases_of, sizes_of
 from vit2onnx.spec.family import part
 from vit2onnx.spec.interface import cases_in
@@ -49,14 +52,14 @@ def prove(
 ) -> Verdict:
     """Convert a checkpoint to `{recipe}.onnx` in a folder, and judge it on photographs or texts, all in memory.
 
-    `limits` are those of `config/limits.yaml` for the recipe's precision and for the preprocessing. What is compared
+    `limits` are those of `config/limits.yaml` for the recipe's precision, as `limits_of` gives them. What is compared
     are those `sizes` that the recipe accepts, its own if it is fixed, and those that the family adds. `texts` are token
     ids by name, and `pairs` numbers of images and texts. `weights` says whose they are: `official`, `own` or
     `synthetic`. Weights of more than 1.9 GB stay in `model.eqx`, beside which the graph must lie. The reference is
     transformers. Raises `InputError` if the checkpoint is not the variant's, or if the recipe accepts nothing of what
     is given.
     """
-    interface = spec.interface(recipe.interface)
+    interface = spec.interface_of(recipe)
     if unset := interface.minimum.keys() - interface.of_recipe(recipe).keys():
         raise InputError(
             f"The recipe {recipe.name} sets no {', '.join(sorted(unset))}; give a number, or None for any."
@@ -74,16 +77,32 @@ def prove(
     record = describe(spec, checkpoint, origin={"kind": "file", "name": checkpoint.name}, weights=weights)
     model = convert(spec, checkpoint, folder)
     # With room for the nodes.
-    external = 4 * spec.parameters_of(interface) > 0.9 * MOST_BYTES
-    graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record, external=external)
+    external = recipe.precision == "float32" and 4 * spec.parameters_of(interface) > 0.9 * MOST_BYTES
     inputs = inputs_of(spec, single, cases, photographs, texts or {})
+    measured = measured_of(spec, recipe, model, inputs, limits)
+    graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record, external=external, measured=measured)
     reference = torch.reference_of(spec, "transformers", checkpoint)
     references = {"transformers": torch.features(reference, inputs, single)}
     features = equinox.features(*open_model(model), inputs, single)
     comparison = compare(spec, recipe, graph, inputs, references, features, batch_sizes, threads)
     pictured = [] if interface.kind == "text" else sizes_of(single, [chosen_by], sizes)
     prepared = _prepared(spec, pictured, photographs)
+    if interface.prepares:
+        opened = ((name, load_image(path)) for name, path in photographs.items())
+        prepared += compare_graph(graph, spec, recipe, opened, threads)
     return judge_graph(comparison, limits, record, prepared, bytes=bytes_of(graph))
+
+
+def measured_of(
+    spec: VariantSpec, recipe: Recipe, model: Path, inputs: Arrays, limits: Mapping[str, Mapping[str, Any]]
+) -> Measured | None:
+    """What has to be known of a graph to reduce its precision; nothing if that is single."""
+    if recipe.precision == "float32":
+        return None
+    ranges = ranges_of_graph(spec, recipe, model, inputs)
+    if recipe.precision == "int8":
+        return Measured(ranges)
+    return Measured(ranges, plan_of_graph(spec, recipe, model, inputs, ranges, limits["cosine"]["limit"])["all_wide"])
 
 
 def _prepared(
@@ -117,6 +136,6 @@ def compare(
     threads: int,
 ) -> Comparison:
     """Run a graph on inputs and compare it with what references and the Equinox model give."""
-    interface = spec.interface(recipe.interface)
+    interface = spec.interface_of(recipe)
     outputs = dict(run_graph(graph, interface, recipe, inputs, batch_sizes, threads))
     return compare_outputs(spec, recipe, cases_in(inputs), references, features, outputs, batch_sizes)

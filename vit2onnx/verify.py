@@ -21,17 +21,18 @@ from vit2onnx.arrays import Arrays
 from vit2onnx.checksums import read_json, sha256_of
 from vit2onnx.errors import InputError, first_few, printable
 from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, described, initializers, passport_beside, sample_beside
-from vit2onnx.parity.floors import error, rms, token_floors
+from vit2onnx.parity.floors import ROUNDOFF, error, rms, token_floors
 from vit2onnx.runners.session import batch_of, session_of
 
 # No limit of a passport is higher, so that an edited one cannot let everything pass.
 HIGHEST_LIMIT = 100.0
-# The largest noise floor, as a share of an output's root mean square.
-HIGHEST_FLOOR = 1e-4
+# The largest noise floor in single precision and in any, as a share of an output's root mean square.
+HIGHEST_FLOOR, HIGHEST_FLOOR_OF_ANY = 1e-4, 0.05
 # No passport is larger; that of a model with 40 blocks has 0.4 MB.
 MOST_BYTES = 1 << 26
 # The keys of a passport that are not in the file's metadata.
 OWN_KEYS = {"passport", "file", "checkpoint", "parity", "sample", "versions", "weights", "constants", "folded"}
+OWN_KEYS |= {"certificate"}
 # The keys that the metadata of every file has, and those of which it has one at least, by what goes in.
 SAID = {"variant", "family", "export", "checkpoint", "weights", "licence", "outputs", "version"}
 SAID_OF_INPUTS = {"preprocessing", "text"}
@@ -83,7 +84,10 @@ def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[Answer]:
     """Whether the passport says of the file what the file says of itself."""
     said, name = described(graph), passport_beside(graph).name
     # In a passport, `weights` holds the weights themselves, and `passport` its own format.
-    told = {**passport, "weights": passport["checkpoint"]["weights"], "passport": name}
+    # A package gives both files another name.
+    own_name = f"{passport['export']}.onnx"
+    told = {**passport, "weights": passport["checkpoint"]["weights"]}
+    told["passport"] = passport_beside(graph.with_name(own_name)).name
     told["version"] = passport["versions"]["vit2onnx"]
     # A passport may know more of the checkpoint and of versions.
     for key in ("checkpoint", "versions"):
@@ -92,7 +96,7 @@ def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[Answer]:
     if SAID_OF_INPUTS.isdisjoint(said):
         differing.append("preprocessing or text")
     differing += sorted(SAID - said.keys()) + sorted(passport.keys() - said.keys() - OWN_KEYS)
-    differing += ["the file's name"] * (passport["file"]["name"] != graph.name)
+    differing += ["the file's name"] * (passport["file"]["name"] != own_name)
     differing += ["the checkpoint's variant"] * (passport["checkpoint"]["variant"] != passport["variant"])
     shown = f", but not on {', '.join(differing)}" if differing else ""
     yield not differing, f"{name} and the file's metadata agree{shown}"
@@ -105,6 +109,8 @@ def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[Answer]:
 def check_sample(graph: Path, passport: dict[str, Any], threads: int = 0) -> Iterator[Answer]:
     """Whether the graph computes all recorded outputs from the recorded inputs. Does not run it if it cannot tell."""
     sample, limit = sample_beside(graph), passport["sample"]["limit_in_floors"]
+    # Passports of files from before there were other precisions do not name it.
+    roundoff = ROUNDOFF[passport.get("precision", "float32")]
     good, sentence = _is_recorded(sample, passport["sample"])
     yield good, sentence
     if not 0 < limit <= HIGHEST_LIMIT:
@@ -140,7 +146,7 @@ def check_sample(graph: Path, passport: dict[str, Any], threads: int = 0) -> Ite
                 if alone and mask is not None and found.ndim > 1:
                     # Rows behind the mask mean nothing.
                     found = found[: int(mask.sum())]
-                yield _check_output(f"{case}: {output}", found, expected, floors, limit)
+                yield _check_output(f"{case}: {output}", found, expected, floors, limit, roundoff)
 
 
 def _session(graph: Path, threads: int) -> Any:
@@ -154,11 +160,14 @@ def _session(graph: Path, threads: int) -> Any:
         ) from problem
 
 
-def _check_output(what: str, values: np.ndarray, expected: np.ndarray, floors: np.ndarray, limit: float) -> Answer:
+def _check_output(
+    what: str, values: np.ndarray, expected: np.ndarray, floors: np.ndarray, limit: float, roundoff: float
+) -> Answer:
     if (values.shape, values.dtype) != (expected.shape, expected.dtype):
         return False, f"{what} is {values.shape} {values.dtype} instead of {expected.shape} {expected.dtype}"
     tokens, wanted = (array.reshape(-1, array.shape[-1]) for array in (values, expected))
-    if floors.shape != tokens.shape[:1] or not (floors.min() > 0 and floors.max() <= HIGHEST_FLOOR * rms(expected)):
+    highest = min(roundoff * HIGHEST_FLOOR, HIGHEST_FLOOR_OF_ANY) * rms(expected)
+    if floors.shape != tokens.shape[:1] or not (floors.min() > 0 and floors.max() <= highest):
         return False, f"{what} was recorded with noise floors that no rounding has"
     worst = float(token_floors(tokens, wanted, floors).max())
     measured = f"{worst:.2g} noise floors" if math.isfinite(worst) else "not finite"

@@ -42,7 +42,8 @@ from vit2onnx.parity.outputs import (
 from vit2onnx.parity.tables import csv_of, flat_semantics
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import onnx as onnx_runner
-from vit2onnx.runners.onnx import MIRROR, RUNS, filled_batches, run_graph
+from vit2onnx.runners.batches import MIRROR, filled_batches
+from vit2onnx.runners.onnx import RUNS, run_graph
 from vit2onnx.runners.session import session_of
 from vit2onnx.spec.case import GOLDEN, Case
 from vit2onnx.spec.recipe import Recipe

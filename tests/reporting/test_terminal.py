@@ -36,7 +36,7 @@ def printed(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, verdict.as_data())
         others = [RESULTS / f"dinov3_tiny/other{i}.verdict.json" for i in range(missing)]
-        print_summary(RESULTS, [*paths, *others], limits, NOTHING | asked, complete=complete)
+        print_summary(RESULTS, dict.fromkeys([*paths, *others], limits), limits, NOTHING | asked, complete=complete)
         return capsys.readouterr().out
 
     return run
@@ -152,7 +152,9 @@ def test_only_verdicts_on_what_is_there_are_shown(
     write_json(path, verdict.as_data())
 
     def shown(limits: dict[str, Plain] = limits, **asked: bool) -> bool:
-        return list(current_verdicts([path, tmp_path / "static.verdict.json"], limits, NOTHING | asked)) == [path]
+        return list(
+            current_verdicts(dict.fromkeys([path, tmp_path / "static.verdict.json"], limits), NOTHING | asked)
+        ) == [path]
 
     assert not shown()
     graph.touch()
@@ -176,7 +178,7 @@ def test_verdicts_of_a_run_with_or_without_dense_maps_are_told_apart(
 
     def shown(verdict: Verdict, *, asked: bool) -> bool:
         write_json(path, verdict.as_data())
-        return path in current_verdicts([path], limits, NOTHING, [path] if asked else [])
+        return path in current_verdicts({path: limits}, NOTHING, [path] if asked else [])
 
     without, with_maps = judged(healthy), judged(healthy, dense=dense)
     assert shown(without, asked=False) and not shown(without, asked=True)
@@ -194,9 +196,9 @@ def test_pages_on_dense_maps_that_are_there_are_named(
     pages[1].parent.mkdir(parents=True)
     pages[1].with_name("figures.json").touch()
     pages[1].touch()
-    print_summary(tmp_path, [], limits, NOTHING, pages=pages)
+    print_summary(tmp_path, {}, limits, NOTHING, pages=pages)
     assert capsys.readouterr().out == "\nDense maps: dense/a-b/dense.html\n"
     # Of another run.
     os.utime(pages[1], ns=(0, 0))
-    print_summary(tmp_path, [], limits, NOTHING, pages=pages)
+    print_summary(tmp_path, {}, limits, NOTHING, pages=pages)
     assert capsys.readouterr().out == ""

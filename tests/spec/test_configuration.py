@@ -91,7 +91,7 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
     ),
     "recipe of an interface that no family has": (
         lambda c: c["exports"]["static"].update(interface="txet"),
-        "exports.static.interface: 'txet' is not one of images, packed, vision, text, pair",
+        "exports.static.interface: 'txet. is not one of images, photographs, packed, vision, text, pair",
     ),
     "attention of single images": (
         lambda c: c["exports"]["static"].update(attention="loop"),

@@ -64,7 +64,7 @@ def test_environment_holds_nothing_unused(environment: Path) -> None:
 # From the ground up: a room imports rooms of its own row and of those above it in this list, and no others.
 ROOMS = (
     {"errors", "checksums", "arrays", "files", "job", "machine", "provenance", "spec"},
-    {"images", "patches", "packing", "texts", "onnx_file", "dense"},
+    {"images", "patches", "photographs", "packing", "texts", "onnx_file", "dense"},
     {"nn", "weights"},
     {"families"},
     {"checkpoints", "exporting", "runners", "parity", "precision", "inputs"},

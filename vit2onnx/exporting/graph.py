@@ -12,15 +12,19 @@ import onnx_ir as ir
 from jax import export as jax_export
 from jax2onnx import to_onnx
 
-import vit2onnx.exporting.lowerings  # noqa: F401  registers the primitives' operators
+import vit2onnx.exporting.packing
+import vit2onnx.exporting.photographs
+import vit2onnx.exporting.portable  # noqa: F401  registers operators, as does the one before
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.folding import fold
+from vit2onnx.exporting.lowerings import lowered_for
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.naming import name_nodes
-from vit2onnx.exporting.packing import attention_as
 from vit2onnx.exporting.weights import end_with_checksum, write_embedded, write_external
 from vit2onnx.files import atomic
-from vit2onnx.nn.model import Model, run, run_stages
+from vit2onnx.nn.model import Model, Named, outputs_of_layers, run_stages
+from vit2onnx.nn.photographs import inputs_of_model
+from vit2onnx.precision.reduction import Measured, reduced
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
@@ -28,8 +32,10 @@ from vit2onnx.weights.keytable import LazyTensor
 from vit2onnx.weights.leaves import leaf_names
 from vit2onnx.weights.model_file import open_model
 
+# The version of the file format that came with operator set 17; old runtimes refuse newer ones.
+PORTABLE_IR = 8
 # Of numpy's names for types.
-ONNX_NAMES = {"float32": "float", "int32": "int32", "int64": "int64"}
+ONNX_NAMES = {"float32": "float", "int32": "int32", "int64": "int64", "uint8": "uint8"}
 
 
 def export(
@@ -42,37 +48,50 @@ def export(
     model: Model | None = None,
     ledger_sha256: str = "",
     external: bool = False,
+    measured: Measured | None = None,
 ) -> Path:
     """Export `weights`, a `model.eqx`, by a recipe; returns the path of the graph.
 
     `record` says what the checkpoint is, as `describe` does. `model` is another model of the same parameters. If
-    `external`, the weights stay in `weights`, beside which the graph must lie.
+    `external`, the weights stay in `weights`, beside which the graph must lie. A small precision needs what was
+    `measured`.
     """
     skeleton, tensors = open_model(weights)
     traced = trace(model or skeleton, spec, recipe)
-    metadata, interface = metadata_of(spec, recipe, record, ledger_sha256), spec.interface(recipe.interface)
-    write(traced, graph, interface, recipe, metadata, tensors, weights=weights, external=external)
+    metadata, interface = metadata_of(spec, recipe, record, ledger_sha256), spec.interface_of(recipe)
+    how: Any = {"weights": weights, "external": external, "measured": measured}
+    write(traced, graph, interface, recipe, metadata, tensors, **how)
     return graph
 
 
 def trace(model: Model, spec: VariantSpec, recipe: Recipe, stages: Sequence[str] = ()) -> ir.Model:
     """The graph of a model for one recipe, with the parameters as graph inputs named by their path in the tree.
 
-    `stages` are full names of stages that are to be outputs as well.
+    `stages` are full names of stages that are to be outputs as well. One that is an output of the interface keeps the
+    name that it has there.
     Only the shapes of the parameters are looked at, so `model` may hold `jax.ShapeDtypeStruct`s.
     """
     leaves, structure = jax.tree_util.tree_flatten(model)
-    interface = spec.interface(recipe.interface)
+    interface = spec.interface_of(recipe)
     names = [port.name for port in interface.inputs]
     inputs = _traced_inputs(interface, recipe, spec)
-    outputs = [*(port.name for port in interface.outputs), *stages]
 
     def call(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         whole = jax.tree_util.tree_unflatten(structure, arrays[len(names) :])
-        made, found = run_stages(whole, dict(zip(names, arrays, strict=False)), interface.name)
-        return tuple((found | made)[name] for name in outputs)
+        found = run_graph(whole, dict(zip(names, arrays, strict=False)))
+        return tuple(found[name] for name in outputs)
 
-    with whole_numbers_of(interface), attention_as(recipe.attention):
+    def run_graph(whole: Model, arrays: Mapping[str, jax.Array]) -> Named:
+        given = inputs_of_model(dict(arrays), interface, recipe)
+        made, found = run_stages(whole, given, interface.of_model)
+        return found | made | outputs_of_layers(whole, interface.of_model, interface.outputs, found)
+
+    with whole_numbers_of(interface), lowered_for(recipe):
+        made = jax.eval_shape(run_graph, model, inputs)
+        # What of a layer is a map in the model, and no tokens, is another value as an output.
+        tokens = [one for one in interface.outputs if one.layer and len(one.axes) == len(made[one.layer].shape)]
+        same = {port.layer for port in tokens if not port.normed}
+        outputs = [*(port.name for port in interface.outputs), *(name for name in stages if name not in same)]
         graph: ir.Model = to_onnx(
             call,
             [*inputs.values(), *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)],
@@ -82,7 +101,8 @@ def trace(model: Model, spec: VariantSpec, recipe: Recipe, stages: Sequence[str]
             input_names=[*names, *leaf_names(model)],
             output_names=outputs,
         )
-        made = jax.eval_shape(lambda m, x: run(m, x, interface.name), model, inputs)
+    if recipe.operators == "portable":
+        graph.ir_version = PORTABLE_IR
     _name_dimensions(graph, made, interface)
     name_nodes(graph.graph, names)
     return graph
@@ -153,8 +173,8 @@ def detach(graph: ir.Model, tensors: Mapping[str, LazyTensor], inputs: Collectio
     Raises `InternalError` if they are not these tensors.
     """
     parameters = {value.name: value for value in graph.graph.inputs if value.name not in inputs}
-    found = {name: tuple(value.shape) for name, value in parameters.items()}
-    wanted = {name: tensor.shape for name, tensor in tensors.items()}
+    found = {name: (*value.shape, value.dtype.numpy().name) for name, value in parameters.items()}
+    wanted = {name: (*tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
     names = [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
     if names:
         different = [f"{name} is {found.get(name)} instead of {wanted.get(name)}" for name in names]
@@ -173,11 +193,13 @@ def write(
     *,
     weights: Path,
     external: bool,
+    measured: Measured | None = None,
 ) -> None:
-    """Write the graph, once it has passed ONNX's full check, with its metadata and weights; constants are folded.
+    """Write the graph, once it has passed ONNX's full check, with its metadata and weights.
 
-    If `external`, the weights stay in the file `weights`, which lies beside `path`; else they are copied, one tensor in
-    memory at a time.
+    Constants are folded, and the graph is brought to the precision of its recipe; a small one needs what was
+    `measured`. If `external`, the weights stay in the file `weights`, which lies beside `path`; else they are copied,
+    one tensor in memory at a time.
     """
     graph.producer_name = "vit2onnx"
     graph.producer_version = metadata["version"]
@@ -186,7 +208,7 @@ def write(
     for value in graph.graph.outputs:
         value.doc_string = meanings[value.name]
     inputs = [port.name for port in interface.inputs]
-    tensors = fold(graph, tensors, inputs)
+    tensors = reduced(graph, fold(graph, tensors, inputs), inputs, recipe, measured)
     # While the parameters are inputs, so that there is nothing large to be checked.
     onnx.checker.check_model(ir.to_proto(graph), full_check=True)
     detach(graph, tensors, inputs)

@@ -2,7 +2,9 @@
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -12,10 +14,34 @@ from jax.extend.core import Primitive
 from jax2onnx.plugins.plugin_system import PrimitiveLeafPlugin, register_primitive
 
 from vit2onnx.nn import naflex, positions, primitives, rope
+from vit2onnx.spec.recipe import Recipe
 
 # The key under which a node notes its part of the model, until it is named.
 PART = "part"
 Emit = Callable[[Any, list[ir.Value], Mapping[str, Any], str], ir.Value]
+# By primitive, for graphs of plain operators; those that are not here are plain anyhow.
+PLAIN: dict[str, Emit] = {}
+_RECIPE: ContextVar[Recipe] = ContextVar("recipe")
+
+
+@contextmanager
+def lowered_for(recipe: Recipe) -> Iterator[None]:
+    """Trace graphs with the operators, and with the attention of packed images, that a recipe asks for."""
+    token = _RECIPE.set(recipe)
+    try:
+        yield
+    finally:
+        _RECIPE.reset(token)
+
+
+def recipe_of_graph() -> Recipe:
+    """The recipe of the graph that is traced."""
+    return _RECIPE.get()
+
+
+def is_portable() -> bool:
+    """Whether the graph that is traced has plain operators only."""
+    return recipe_of_graph().operators == "portable"
 
 
 def lowers(primitive: Primitive) -> Callable[[Emit], Emit]:
@@ -27,13 +53,24 @@ def lowers(primitive: Primitive) -> Callable[[Emit], Emit]:
                 inputs = [ctx.get_value_for_var(var) for var in eqn.invars]
                 expected = ctx.get_value_for_var(eqn.outvars[0])
                 before = len(ctx.builder.nodes)
-                output = emit(ctx.builder, inputs, eqn.params, expected.name)
+                chosen = PLAIN.get(primitive.name, emit) if is_portable() else emit
+                output = chosen(ctx.builder, inputs, eqn.params, expected.name)
                 output.type, output.shape = expected.type, expected.shape
                 for node in list(ctx.builder.nodes)[before:]:
                     node.metadata_props[PART] = str(eqn.source_info.name_stack)
                 ctx.bind_value_for_var(eqn.outvars[0], output)
 
         register_primitive(jaxpr_primitive=primitive.name)(Lowering)
+        return emit
+
+    return register
+
+
+def plainly(primitive: Primitive) -> Callable[[Emit], Emit]:
+    """Register a function that emits the nodes of a primitive in graphs of plain operators."""
+
+    def register(emit: Emit) -> Emit:
+        PLAIN[primitive.name] = emit
         return emit
 
     return register
@@ -276,10 +313,14 @@ def _weights_of_places(
         over = builder.Add(builder.Mul(place, integers(builder, 20 * entries)), integers(builder, 10 * entries))
         under = builder.Mul(size, integers(builder, 20))
         under = builder.Add(under, shift) if shift else under
-        fraction = builder.Div(to_float(builder, builder.Mod(over, under)), to_float(builder, under))
+        # PARITY: whole numbers below 2^24, whose quotient rounds to no whole number that it is not. Not integers, which
+        # tract cannot divide by a size that is free.
+        over, under = to_float(builder, over), to_float(builder, under)
+        whole = builder.Floor(builder.Div(over, under))
+        fraction = builder.Div(builder.Sub(over, builder.Mul(whole, under)), under)
         # Negative, because jax2onnx takes a difference to have the shape of its first operand, if that is known.
-        distance = builder.Sub(builder.Div(over, under), integers(builder, *columns))
-        distance = builder.Add(to_float(builder, distance), builder.Sub(fraction, half))
+        distance = builder.Sub(whole, to_float(builder, integers(builder, *columns)))
+        distance = builder.Add(distance, builder.Sub(fraction, half))
         if not antialias:
             return builder.MatMul(cubic(distance), clamping)
         stretch = builder.Max(builder.Div(scalar(builder, float(entries)), to_float(builder, size)), one)

@@ -38,15 +38,20 @@ def statements_on_weights(spec: VariantSpec, checkpoint: Mapping[str, Any], ledg
 
 def statements_of(spec: VariantSpec, recipe: Recipe) -> dict[str, str]:
     """The part of the metadata that follows from variant and recipe."""
-    interface = spec.interface(recipe.interface)
+    interface = spec.interface_of(recipe)
     image = next((port for port in interface.inputs if port.name == "pixel_values"), None)
     structured = {"preprocessing": _preprocessing(image, spec.preprocessing)} if image else {}
+    if interface.prepares:
+        # What the graph does itself, so that nobody does it once more.
+        structured["preparation"] = _preprocessing(interface.inputs[0], spec.preprocessing)
     structured |= {**interface.facts, "outputs": {port.name: port.meaning for port in interface.outputs}}
     plain = {
         "version": vit2onnx.__version__,
         "variant": spec.name,
         "family": spec.family,
         "export": recipe.name,
+        "precision": recipe.precision,
+        "operators": recipe.operators,
         "departure": spec.departure,
         "passport": passport_beside(Path(f"{recipe.name}.onnx")).name,
     }

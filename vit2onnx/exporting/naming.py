@@ -31,10 +31,10 @@ def name_nodes(graph: ir.Graph, inputs: list[str]) -> None:
         name = f"{path}/{node.op_type}"
         node.name = f"{name}_{names[name]}" if names[name] else name
         names[name] += 1
-        for value in node.outputs:
+        for number, value in enumerate(node.outputs):
             modules[value], order[value] = around, place
             if not value.is_graph_output():
-                value.name = node.name
+                value.name = f"{node.name}/{number}" if number else node.name
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
                 _name_inner(attribute.as_graph(), node.name)

@@ -1,30 +1,17 @@
 """Which ONNX operators the primitives of packed images become. Importing this module registers them with jax2onnx."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.tape
 
-from vit2onnx.exporting.lowerings import integers, lowers, scalar, size_of
+from vit2onnx.exporting.lowerings import integers, is_portable, lowers, recipe_of_graph, scalar, size_of
+from vit2onnx.exporting.portable import maker, plain_attention
 from vit2onnx.nn import packing
 from vit2onnx.spec.recipe import DEFAULT_ATTENTION
 
-# How the graph that is traced keeps the attention of images apart: a key of `spec.recipe.ATTENTION`.
-_ATTENTION: ContextVar[str] = ContextVar("attention")
 SEQUENCE = ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))
-
-
-@contextmanager
-def attention_as(how: str | None) -> Iterator[None]:
-    """Trace graphs with this attention of packed images, as a recipe has it."""
-    token = _ATTENTION.set(how or DEFAULT_ATTENTION)
-    try:
-        yield
-    finally:
-        _ATTENTION.reset(token)
 
 
 @lowers(packing.token_ends_p)
@@ -89,7 +76,7 @@ def token_sources(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any
     image, number = _image_of(builder, ends, tokens), _numbers(builder, tokens)
     within = builder.Sub(number, builder.Gather(_starts(builder, ends), image, axis=0))
     # Made here and not on first use, because its nodes would be named after block 0.
-    prepare, _ = WAYS[_ATTENTION.get()]
+    prepare, _ = _way()
     ends.meta["apart"] = prepare(builder, ends, image, within)
     source = builder.Where(builder.Less(within, count), within, builder.Sub(number, builder.Mul(count, image)))
     return builder.Unsqueeze(source, integers(builder, 0), _outputs=[name])
@@ -108,9 +95,8 @@ def after_first(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any],
 
 @lowers(packing.packed_attention_p)
 def packed_attention(builder: Any, inputs: list[ir.Value], params: Mapping[str, Any], name: str) -> ir.Value:
-    heads = {"q_num_heads": params["num_heads"], "kv_num_heads": params["num_heads"]}
-    _, attend = WAYS[_ATTENTION.get()]
-    return attend(builder, inputs, heads, name)
+    _, attend = _way()
+    return attend(builder, inputs, params["num_heads"], name)
 
 
 def _loop_over(builder: Any, ends: ir.Value, *_: ir.Value) -> tuple[ir.Value, ...]:
@@ -121,9 +107,10 @@ def _loop_over(builder: Any, ends: ir.Value, *_: ir.Value) -> tuple[ir.Value, ..
     return builder.Squeeze(size_of(builder, ends, 0)), true, empty
 
 
-def _loop(builder: Any, inputs: list[ir.Value], heads: Mapping[str, int], name: str) -> ir.Value:
+def _loop(builder: Any, inputs: list[ir.Value], num_heads: int, name: str) -> ir.Value:
     """One image after the other, which takes the least memory."""
     *tokens, ends = inputs
+    embed_dim = tokens[0].shape[2]
     image = ir.Value(name="image", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
     go_on = ir.Value(name="go_on", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
     before = ir.Value(name="before", type=SEQUENCE)
@@ -131,7 +118,15 @@ def _loop(builder: Any, inputs: list[ir.Value], heads: Mapping[str, int], name: 
     place = body.op("Unsqueeze", [image, integers(builder, 0)])
     start, end = (body.op("Gather", [x, place], {"axis": 0}) for x in (_starts(builder, ends), ends))
     parts = [body.op("Slice", [x, start, end, integers(builder, 1)]) for x in tokens]
-    after = body.op("SequenceInsert", [before, body.op("Attention", parts, heads)])
+
+    def make(operator: str, taken: Sequence[ir.Value], **how: Any) -> ir.Value:
+        return body.op(operator, taken, how)
+
+    if is_portable():
+        mixed = plain_attention(builder, make, parts, embed_dim, num_heads)
+    else:
+        mixed = make("Attention", parts, **_heads(num_heads))
+    after = body.op("SequenceInsert", [before, mixed])
     after.type = SEQUENCE
     still = body.op("Identity", [go_on])
     still.type, still.shape = go_on.type, go_on.shape
@@ -141,13 +136,20 @@ def _loop(builder: Any, inputs: list[ir.Value], heads: Mapping[str, int], name: 
     return builder.ConcatFromSequence(whole, axis=1, _outputs=[name])
 
 
-def _padded(builder: Any, inputs: list[ir.Value], heads: Mapping[str, int], name: str) -> ir.Value:
+def _padded(builder: Any, inputs: list[ir.Value], num_heads: int, name: str) -> ir.Value:
     """All images at once, each filled up to the longest, which suits GPUs."""
     *tokens, ends = inputs
+    embed_dim = tokens[0].shape[2]
     lengths, filled, back = ends.meta["apart"]
-    query, key, value = (builder.Gather(builder.Squeeze(x, integers(builder, 0)), filled, axis=0) for x in tokens)
-    mixed = builder.Attention(query, key, value, None, None, None, lengths, **heads)
-    rows = builder.Reshape(mixed, integers(builder, -1, tokens[0].shape[2]))
+    images = [builder.Gather(builder.Squeeze(x, integers(builder, 0)), filled, axis=0) for x in tokens]
+    if is_portable():
+        places = _numbers(builder, builder.ReduceMax(lengths, keepdims=1))
+        own = builder.Less(places, builder.Unsqueeze(lengths, integers(builder, 1)))
+        mask = builder.Unsqueeze(own, integers(builder, 1, 2))
+        mixed = plain_attention(builder, maker(builder), images, embed_dim, num_heads, mask)
+    else:
+        mixed = builder.Attention(*images, None, None, None, lengths, **_heads(num_heads))
+    rows = builder.Reshape(mixed, integers(builder, -1, embed_dim))
     return builder.Gather(rows, back, axis=0, _outputs=[name])
 
 
@@ -202,5 +204,14 @@ def _count(builder: Any, flags: ir.Value) -> ir.Value:
     return builder.ReduceSum(_whole(builder, flags), keepdims=1)
 
 
+def _heads(num_heads: int) -> dict[str, int]:
+    return {"q_num_heads": num_heads, "kv_num_heads": num_heads}
+
+
 # What all blocks use, and the attention of one.
 WAYS = {"loop": (_loop_over, _loop), "padded": (_paddings, _padded)}
+
+
+def _way() -> Any:
+    """How the graph that is traced keeps images apart."""
+    return WAYS[recipe_of_graph().attention or DEFAULT_ATTENTION]

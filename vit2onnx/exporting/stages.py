@@ -68,15 +68,17 @@ def write_stages(
 
     Raises `InternalError` if they are not.
     """
-    interface = spec.interface(recipe.interface)
-    graph = trace(model, spec, recipe, stage_outputs(model, spec, interface))
+    interface = spec.interface_of(recipe)
+    stages = stage_outputs(model, spec, interface.prepares or interface)
+    graph = trace(model, spec, recipe, stages)
     graph.producer_name = "vit2onnx"
     # Of the same nodes, the same is true.
     graph.metadata_props.update(onnx_file.metadata(exported))
     tensors = fold(graph, tensors, [port.name for port in interface.inputs])
     whole = ir.to_proto(graph)
-    check_same_nodes(exported, whole, tensors)
-    cut = inject(whole, layers_of(model, interface.name))
+    check_same_nodes(exported, whole, tensors, len(interface.outputs))
+    whole = _of_stages(whole, interface, stages)
+    cut = inject(whole, layers_of(model, interface.of_model))
     for path, proto in ((accumulated, whole), (injected, cut)):
         # While the parameters are inputs, so that there is nothing large to be checked.
         onnx.checker.check_model(proto, full_check=True)
@@ -90,14 +92,44 @@ def write_stages(
             end_with_checksum(new)
 
 
-def check_same_nodes(exported: Path, graph: onnx.ModelProto, parameters: Mapping[str, LazyTensor]) -> None:
+def _of_stages(graph: onnx.ModelProto, interface: Interface, stages: Sequence[str]) -> onnx.ModelProto:
+    """A graph without those outputs of its interface that are of layers; what is left are the others and all `stages`.
+
+    A stage that was such an output is called as stages are.
+    """
+    of_layers = [port for port in interface.outputs if port.layer]
+    if not of_layers:
+        return graph
+    present = {value.name for value in graph.graph.output}
+    names = {port.name: port.layer for port in of_layers if not port.normed and port.layer not in present}
+    found = onnx.ModelProto()
+    found.CopyFrom(graph)
+    for values in (value for node in found.graph.node for value in (node.input, node.output)):
+        values[:] = [names.get(name, name) for name in values]
+    for value in found.graph.output:
+        value.name = names.get(value.name, value.name)
+    outputs = {value.name: value for value in found.graph.output}
+    kept = [*(port.name for port in interface.outputs if not port.layer), *stages]
+    nodes = _leading_to(kept, found.graph.node)
+    taken = {name for node in nodes for name in (*node.input, *inner_inputs(node))}
+    constants = [one for one in found.graph.initializer if one.name in taken]
+    for field, values in (("output", [outputs[name] for name in kept]), ("node", nodes), ("initializer", constants)):
+        found.graph.ClearField(field)
+        getattr(found.graph, field).extend(values)
+    return found
+
+
+def check_same_nodes(
+    exported: Path, graph: onnx.ModelProto, parameters: Mapping[str, LazyTensor], outputs: int
+) -> None:
     """Check that a graph computes what an ONNX file computes: node by node the same operator with the same attributes,
-    on the same values, whatever these are called. Raises `InternalError` if it does not.
+    on the same values, whatever these are called. Nodes that lead to none of its first `outputs` are left out.
+
+    Raises `InternalError` if it does not.
     """
     names = {name: name for name in (*(value.name for value in graph.graph.input), *parameters)}
-    _check_nodes(
-        exported, [onnx.NodeProto.FromString(data) for data in onnx_file.nodes(exported)], graph.graph.node, names
-    )
+    nodes = _leading_to([value.name for value in graph.graph.output[:outputs]], graph.graph.node)
+    _check_nodes(exported, [onnx.NodeProto.FromString(data) for data in onnx_file.nodes(exported)], nodes, names)
     if len(set(names.values())) != len(names):
         raise InternalError(f"two values of {exported} are one in the graph of its stages")
     constants = {tensor.name: tensor for tensor in graph.graph.initializer}
@@ -108,6 +140,16 @@ def check_same_nodes(exported: Path, graph: onnx.ModelProto, parameters: Mapping
                 raise InternalError(f"the constant {name} of {exported} has another value, or none, in this graph")
     if constants:
         raise InternalError(f"{exported} lacks the constants {list(constants)}")
+
+
+def _leading_to(outputs: Sequence[str], nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The nodes that some outputs come of, in order."""
+    needed, found = {*outputs}, []
+    for node in reversed(nodes):
+        if needed & {*node.output}:
+            needed |= {*node.input, *inner_inputs(node)}
+            found.append(node)
+    return found[::-1]
 
 
 def _check_nodes(

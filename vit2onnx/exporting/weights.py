@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import onnx
 
 from vit2onnx.checksums import sha256_of
@@ -84,14 +85,15 @@ def end_with_checksum(path: Path) -> None:
 
 
 def _describe(name: str, tensor: LazyTensor) -> onnx.TensorProto:
-    return onnx.TensorProto(name=name, dims=tensor.shape, data_type=onnx.TensorProto.FLOAT)
+    dtype = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+    return onnx.TensorProto(name=name, dims=tensor.shape, data_type=dtype)
 
 
 def _bytes_of(name: str, tensor: LazyTensor) -> memoryview:
     value = tensor.read()
-    if (value.shape, value.dtype.name) != (tensor.shape, "float32"):
-        raise InternalError(f"{name} is {value.shape} {value.dtype} instead of {tensor.shape} float32")
-    return value.reshape(-1).data
+    if (value.shape, value.dtype.name) != (tensor.shape, tensor.dtype):
+        raise InternalError(f"{name} is {value.shape} {value.dtype} instead of {tensor.shape} {tensor.dtype}")
+    return value.reshape(-1).view(np.uint8).data
 
 
 def _varint(number: int) -> bytes:

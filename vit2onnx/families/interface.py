@@ -1,7 +1,12 @@
 """What goes into DINO's models and comes out of them. Standard library only, because the Snakefile imports this."""
 
+from dataclasses import replace
+
 from vit2onnx.spec.case import path_of
-from vit2onnx.spec.interface import Derived, Group, Interface, Port
+from vit2onnx.spec.interface import NORMED, Derived, Group, Interface, Port, Shape
+
+# How the meaning of an output after the last layer says so.
+LAST = "after the final norm"
 
 # How the numbers of a row of packed patches are ordered.
 ROW_ORDER = "row, column, channel"
@@ -10,6 +15,30 @@ ROW_ORDER = "row, column, channel"
 def block_outputs(depth: int, tower: str = "") -> tuple[str, ...]:
     """The stages that the blocks of a transformer give, in order."""
     return tuple(path_of(tower, f"blocks.{index}.output") for index in range(depth))
+
+
+def with_blocks(interface: Interface) -> Interface:
+    """The same interface of a transformer, which can also give the tokens after each block, as it gives the last."""
+    (hidden, *_) = interface.compared
+    further = [
+        port_of_layer(
+            f"block_{index}",
+            hidden.axes,
+            layer,
+            hidden.meaning.replace(LAST, f"after block {index}{{}}"),
+            normed=normed,
+        )
+        for index, layer in enumerate(interface.layers)
+        for normed in (False, True)
+    ]
+    return replace(interface, further=tuple(replace(port, rows=hidden.rows) for port in further))
+
+
+def port_of_layer(name: str, axes: Shape, layer: str, meaning: str, *, normed: bool) -> Port:
+    """The output of a layer; its `meaning` says by `{}` where it is to be told whether it is `normed`."""
+    name += NORMED if normed else ""
+    told = " and the final norm" if normed else ", before the final norm"
+    return Port(name, axes, meaning.format(told), groups=(Group(name, 0, None),), layer=layer, normed=normed)
 
 
 def images_to_tokens(embed_dim: int, patch_size: int, registers: int, layers: tuple[str, ...] = ()) -> Interface:
@@ -41,7 +70,7 @@ def images_to_tokens(embed_dim: int, patch_size: int, registers: int, layers: tu
             Port(
                 "last_hidden_state",
                 ("batch", "tokens", embed_dim),
-                f"all tokens after the final norm: {order}",
+                f"all tokens {LAST}: {order}",
                 groups=groups,
             ),
             Port(
@@ -124,4 +153,28 @@ def packed_images_to_tokens(single: Interface) -> Interface:
             }
         },
         packs=single,
+    )
+
+
+def photographs_to(single: Interface) -> Interface:
+    """The interface of the same graphs that also prepare their images: photographs of any size go in.
+
+    `single` is that of prepared images, whose height and width a recipe sets, or the model.
+    """
+    (image,) = single.inputs
+    batch, channels, *_ = image.axes
+    return replace(
+        single,
+        name="photographs",
+        inputs=(
+            Port(
+                "photographs",
+                (batch, "photograph_height", "photograph_width", channels),
+                "RGB photographs in grey levels, as a decoder gives them; those of a batch are of one size",
+                dtype="uint8",
+            ),
+        ),
+        minimum={**single.minimum, "photograph_height": 1, "photograph_width": 1},
+        recipe_defaults={**single.recipe_defaults, "photograph_height": None, "photograph_width": None},
+        prepares=single,
     )

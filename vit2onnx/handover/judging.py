@@ -22,7 +22,7 @@ from vit2onnx.parity.divergence import StageComparison
 from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import finite
 from vit2onnx.parity.packing import PackingComparison, mixed
-from vit2onnx.parity.preprocessing import PUBLISHER
+from vit2onnx.parity.preprocessing import PUBLISHER, lacking_photographs
 from vit2onnx.parity.verdict import Verdict, judge_graph
 from vit2onnx.runners.packing import LEVELS
 from vit2onnx.self_test.verdict import finding_of, judge_self_test
@@ -47,12 +47,21 @@ def judge_files(
             f"{evidence['comparison']} is of another {graph.name}; delete features/{graph.name}.npz and run again."
         )
     preprocessing = read_json(evidence["preprocessing"])["differences"]
+    photographs = read_json(evidence["photographs"]) if "photographs" in evidence else None
     compared = StageComparison.read(stages) if stages else None
     packing = PackingComparison.read(evidence["packing"]) if "packing" in evidence else None
     dense = DenseComparison.read(evidence["dense"]) if "dense" in evidence else None
     tested = read_json(self_test) if self_test else None
     takes_patches = "spatial_shapes" in metadata(graph).get("tokens", "")
     _check_rows(evidence["preprocessing"], _lacking_preparation(comparison, preprocessing, takes_patches=takes_patches))
+    if "preparation" in metadata(graph) and not photographs:
+        raise InputError(f"{graph} prepares photographs, and there is no comparison of that; run compare_photographs.")
+    if photographs:
+        if photographs["graph_sha256"] != comparison.graph_sha256:
+            raise InputError(f"{evidence['photographs']} is of another {graph.name}; delete it and run again.")
+        names = dict.fromkeys(case.name for case in map(Case.parse, comparison.cases) if case != GOLDEN)
+        _check_rows(evidence["photographs"], lacking_photographs(photographs["differences"], names))
+        preprocessing = [*preprocessing, *photographs["differences"]]
     if stages and compared:
         _check_rows(stages, lacking_stages(compared))
     tokens = json.loads(metadata(graph).get("tokens", "{}"))

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from vit2onnx.exporting.metadata import statements_of, statements_on_weights
 from vit2onnx.files import read_json, sha256_of
 from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, check_file, described, initializers, metadata
 from vit2onnx.packing import pack
-from vit2onnx.parity.floors import error, noise_floors
+from vit2onnx.parity.floors import ROUNDOFF, error, noise_floors
 from vit2onnx.parity.verdict import Verdict
+from vit2onnx.photographs import given_to
+from vit2onnx.precision.statement import reduction_of, tensors_of
 from vit2onnx.provenance import versions
 from vit2onnx.runners.onnx_constants import computed_constants, origin_of_constants
 from vit2onnx.spec.case import Case, of_first_image
@@ -26,7 +29,7 @@ from vit2onnx.spec.interface import Interface, cases_in, key_of
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.verify import check_sample
-from vit2onnx.weights.keytable import assign, raise_faults, value_of
+from vit2onnx.weights.keytable import Assignment, LazyTensor, assign, raise_faults, value_of
 from vit2onnx.weights.leaves import array_shapes
 from vit2onnx.weights.model_file import model_table, open_model, skeleton_of
 
@@ -44,39 +47,70 @@ def weights_of(spec: VariantSpec, interface: Interface, checkpoint: Path, graph:
     graph was made.
     """
     opened = open_variant(spec, checkpoint)
-    tensors = opened.tensors
     leaves = {one.target: one for one in fitted(spec, opened).assignments}
     stored, (_, of_model), recorded = initializers(graph), open_model(model), origin_of_constants(graph)
     origins = {one.name: to_array(one) for one in recorded.graph.initializer} if recorded else {}
+    ways: dict[str, Way] = {}
+    for assignment in assign(model_table(spec), array_shapes(skeleton_of(spec.family, spec.architecture))):
+        if assignment.target.startswith(interface.parameter_prefixes):
+            (leaf,) = (leaves[source] for source in assignment.sources)
+            ways[assignment.target] = Way(opened, leaf, assignment)
+    reduction = reduction_of(metadata(graph))
+    entries = reduction["weights"] if reduction else {}
+    of_checkpoint = {name: LazyTensor(way.assignment.shape, "float32", way.value) for name, way in ways.items()}
+    wanted = tensors_of(reduction, of_checkpoint) if reduction else of_checkpoint
     weights: dict[str, Any] = {}
     folded: dict[str, Any] = {}
     faults = []
-    for assignment in assign(model_table(spec), array_shapes(skeleton_of(spec.family, spec.architecture))):
-        name = assignment.target
-        if not name.startswith(interface.parameter_prefixes):
-            continue
-        (leaf,) = (leaves[source] for source in assignment.sources)
-        sources = [tensors[key].read() for key in leaf.sources]
-        digest = sha256(value_of(assignment, [value_of(leaf, sources)]))
-        way = {
-            "shape": assignment.shape,
-            "sha256": digest,
-            "sources": {opened.name(key): sha256(array) for key, array in zip(leaf.sources, sources, strict=True)},
-            "transforms": [one.transform.name for one in (leaf, assignment) if one.transform.name != "copy"],
-        }
-        held, origin = stored.get(name), origins.get(name)
+    for name, tensor in wanted.items():
+        source = entries[name].get("of", "") if name in entries else name
+        held, origin, digest = stored.get(name), origins.get(name), sha256(tensor.read())
         proven = held is not None or origin is not None
-        proven &= held is None or (held.shape, held.sha256()) == (assignment.shape, digest)
+        proven &= held is None or (held.shape, held.sha256()) == (tensor.shape, digest)
         proven &= origin is None or sha256(origin) == digest
         if not proven:
-            file = graph if sha256(of_model[name].read()) == digest else model
-            wanted = ", ".join(leaf.sources) or leaf.transform.name
-            faults.append(f"{name} in {file.name} is not what the checkpoint's {wanted} gives")
-        (weights if held else folded)[name] = way
+            is_in_model = not source or sha256(of_model[source].read()) == sha256(of_checkpoint[source].read())
+            file, told = graph if is_in_model else model, ways[source].told if source else "reduction"
+            faults.append(f"{name} in {file.name} is not what the checkpoint's {told} gives")
+        if source:
+            told_of = ways[source].described | {"shape": tensor.shape, "sha256": digest}
+            told_of["transforms"] += [entries[name]["as"]] if name in entries else []
+            (weights if held else folded)[name] = told_of
     raise_faults(f"{graph}; delete the file that is named and run again", faults)
     constants = {name: one.sha256() for name, one in stored.items() if name not in weights}
     computed_constants(graph)
     return {"weights": weights, "constants": constants, "folded": folded}
+
+
+@dataclass(frozen=True)
+class Way:
+    """The way of a tensor from a checkpoint to a parameter: to a leaf of the archive, and from there."""
+
+    opened: Opened
+    leaf: Assignment
+    assignment: Assignment
+
+    @property
+    def sources(self) -> dict[str, np.ndarray]:
+        """The checkpoint's tensors, by name."""
+        return {self.opened.name(key): self.opened.tensors[key].read() for key in self.leaf.sources}
+
+    def value(self) -> np.ndarray:
+        """The parameter."""
+        return value_of(self.assignment, [value_of(self.leaf, list(self.sources.values()))])
+
+    @property
+    def told(self) -> str:
+        """Where it comes from, in words."""
+        return ", ".join(self.leaf.sources) or self.leaf.transform.name
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """For a passport: the hashes of its sources, and what was done to them."""
+        return {
+            "sources": {name: sha256(array) for name, array in self.sources.items()},
+            "transforms": [one.transform.name for one in (self.leaf, self.assignment) if one.transform.name != "copy"],
+        }
 
 
 def check_ledger(ledger: Path, opened: Opened, ways: Iterable[Mapping[str, Any]]) -> None:
@@ -110,14 +144,16 @@ def passport_of(
     sample: Path,
     whose: str,
     tokenizer: Path | None = None,
+    plan: Path | None = None,
     threads: int = 0,
 ) -> dict[str, Any]:
     """The passport of a graph, which is the gate that it must pass.
 
     `record` is the file that says what the checkpoint is. Its weights are `whose`: `official`, `own` or `synthetic`.
-    `sample` is the file of the graph's recorded inputs, outputs and noise floors, and `tokenizer` made the token ids of
-    texts in words. Raises `InputError` if a weight is not the checkpoint's, if the graph did not pass or does not
-    compute its sample, or if a file is not the one that it says it is.
+    `sample` is the file of the graph's recorded inputs, outputs and noise floors, `tokenizer` made the token ids of
+    texts in words, and `plan` says which values half precision holds. Raises `InputError` if a weight is not the
+    checkpoint's, if the graph did not pass or does not compute its sample, or if a file is not the one that it says it
+    is.
     """
     told = read_json(record)
     described_anew = describe(spec, checkpoint, origin=told["origin"], weights=whose)
@@ -127,7 +163,7 @@ def passport_of(
             f" {record} and run again."
         )
     check_file(graph)
-    weights = weights_of(spec, spec.interface(recipe.interface), checkpoint, graph, model)
+    weights = weights_of(spec, spec.interface_of(recipe), checkpoint, graph, model)
     check_ledger(ledger, open_variant(spec, checkpoint), [*weights["weights"].values(), *weights["folded"].values()])
     if not verdict.passed:
         raise InputError(
@@ -166,11 +202,21 @@ def passport_of(
             "limit_in_floors": verdict.limits["floors"]["limit"],
         },
         "versions": own["versions"] | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},
+        **({"certificate": _certificate(plan, graph)} if plan else {}),
         **weights,
     }
     if wrong := [sentence for good, sentence in check_sample(graph, passport, threads) if not good]:
         raise InputError(f"{graph} does not compute its sample: {'; '.join(wrong)}; delete features/ and run again.")
     return passport
+
+
+def _certificate(plan: Path, graph: Path) -> dict[str, Any]:
+    """The plan of a graph in half precision. Raises `InputError` if the graph was made by another."""
+    found: dict[str, Any] = read_json(plan)
+    reduction = reduction_of(metadata(graph))
+    if reduction is None or sorted(reduction["wide"]) != sorted(found["all_wide"]):
+        raise InputError(f"{graph} was not made by {plan}; delete both and run again.")
+    return found
 
 
 def sample_of(
@@ -184,6 +230,7 @@ def sample_of(
     to single, and the noise floors of the output's rows.
 
     `inputs` are called as `key_of` says; the outputs of reference and Equinox model are too, with the kind before it.
+    Noise floors are those of the graph's precision.
     """
     single, chosen_by = interface.compared_as, interface.compared_recipe(recipe)
     first = of_first_image(cases_in(inputs))
@@ -191,14 +238,15 @@ def sample_of(
     sample: dict[str, np.ndarray] = {}
     exact_by_case: list[dict[str, Values]] = []
     for case in cases:
-        sample |= {f"{port}/{case}": values for port, values in single.inputs_of(inputs, case).items()}
+        given = given_to(interface, single.inputs_of(inputs, case))
+        sample |= {f"{port}/{case}": values for port, values in given.items()}
         exact: dict[str, Values] = {}
         for port in single.compared:
             key = key_of(case, port, single.compared)
             truth = reference[f"float64/{key}"]
             errors = [(reference[f"float32/{key}"], truth), (equinox[f"float32/{key}"], equinox[f"float64/{key}"])]
             own = [np.atleast_2d(error(a, b)) for a, b in errors]
-            exact[port.name] = truth, noise_floors(np.atleast_2d(truth), own)
+            exact[port.name] = truth, ROUNDOFF[recipe.precision] * noise_floors(np.atleast_2d(truth), own)
         exact_by_case.append(exact)
     if interface.packs:
         name = f"{Case.parse(cases[0]).name} at {len(cases)} sizes"

@@ -1,6 +1,6 @@
 """What every model returns, and how every model is run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vit2onnx.nn.primitives import first_token
+from vit2onnx.nn.primitives import first_token, flatten_grid
 from vit2onnx.spec.case import path_of
+from vit2onnx.spec.interface import Port
 
 # Images as users have them, which models take as they are.
 Images = Float[Array, "batch 3 height width"] | Float[np.ndarray, "batch 3 height width"]
@@ -64,6 +65,10 @@ class Tower(Protocol):
 
     inputs: ClassVar[tuple[str, ...]]
     embedded: ClassVar[str]
+
+    @property
+    def norm(self) -> Callable[[Array], Array]:
+        """The final norm, of channels that come last."""
 
     def embed(self, *inputs: Array) -> tuple[Array, Any]:
         """What enters the first layer, and what goes along with it to each layer and to the head."""
@@ -141,6 +146,22 @@ def run_stages(model: Model, inputs: Named, interface: str = "images") -> tuple[
     with jax.named_scope("joint"):
         outputs = outputs_of(model, interface, features)
     return outputs, stages if len(features) == 1 else stages | outputs
+
+
+def outputs_of_layers(model: Model, interface: str, ports: Iterable[Port], stages: Named) -> Named:
+    """Those of some outputs that are of layers, by name, from all stages; only models of one tower have such."""
+    found: Named = {}
+    for port in (port for port in ports if port.layer):
+        ((name, tower),) = model.towers(interface).items()
+        with jax.named_scope(path_of(name, port.name)):
+            found[port.name] = output_of_layer(tower, stages[port.layer], normed=port.normed)
+    return found
+
+
+def output_of_layer(tower: Tower, x: Array, *, normed: bool) -> Float[Array, "batch tokens channels"]:
+    """What a layer gives as an output: its tokens, or the pixels of its map row by row; `normed` by the final norm."""
+    x = tower.norm(x) if normed else x
+    return flatten_grid(x) if x.ndim == 4 else x
 
 
 def outputs_of(model: Model, interface: str, features: Mapping[str, Features | PackedFeatures]) -> Named:

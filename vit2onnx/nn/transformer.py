@@ -150,6 +150,11 @@ class PackedTower(eqx.Module):
     embedded: ClassVar[str] = "patch_embed"
     model: VisionTransformer
 
+    @property
+    def norm(self) -> LayerNorm:
+        """The final norm."""
+        return self.model.norm
+
     def embed(
         self, pixel_values: Float[Array, "patches values"], grid_thw: Int[Array, "images 3"]
     ) -> tuple[Float[Array, "1 tokens embed_dim"], Context]:

@@ -28,15 +28,16 @@ class Pair:
     batch: int = 1
 
 
-def pairs_of(references: Sequence[str], batches: Iterable[int], batch_in_double: int) -> list[Pair]:
-    """All that is compared, by subject, of a graph that is run in batches of such sizes."""
+def pairs_of(references: Sequence[str], batches: Iterable[int], batch_in_double: int | None) -> list[Pair]:
+    """All that is compared, by subject, of a graph that is run in batches of such sizes; `None` is for no such run."""
     first, *others = references
     pairs = [Pair(first, TRUTH, "original")]
     for name in others:
         doubles = Pair(f"{name}{DOUBLE}", TRUTH, "double")
         pairs += [Pair(name, TRUTH, "original"), Pair(name, first, "shown"), doubles]
     pairs += [Pair("equinox", TRUTH, "model"), *(Pair("equinox", name, "reference") for name in references)]
-    pairs += [Pair(f"equinox{DOUBLE}", TRUTH, "double"), Pair(DOUBLE_GRAPH, TRUTH, "double", batch_in_double)]
+    pairs += [Pair(f"equinox{DOUBLE}", TRUTH, "double")]
+    pairs += [] if batch_in_double is None else [Pair(DOUBLE_GRAPH, TRUTH, "double", batch_in_double)]
     for run, batch in product(GRAPH_RUNS, batches):
         pairs += [Pair(run, TRUTH, "graph", batch), Pair(run, "equinox", "shown", batch)]
         pairs += [Pair(run, name, "reference", batch) for name in references]
@@ -48,7 +49,8 @@ class Comparison(PlainFile):
     """How far the graph, the Equinox model and the references of a variant are apart, as plain data.
 
     `cases` are the inputs on which all `pairs` were to be compared; `differences` has what was. `kind` is what one
-    case is: an `image`, a `text` or a `pair` of both.
+    case is: an `image`, a `text` or a `pair` of both. `precision` is the graph's, whose noise floors are as much larger
+    than those of single precision as its unit roundoff is.
     """
 
     variant: str
@@ -66,6 +68,7 @@ class Comparison(PlainFile):
     known_differences: Sequence[Row]
     error_maps: Sequence[Row]
     kind: str = "image"
+    precision: str = "float32"
 
     def of(self, kind: str) -> list[tuple[str, str]]:
         """The pairs of a kind, each once, whatever the batch."""

@@ -11,8 +11,9 @@ import numpy as np
 UNIT = 2.0**-23
 # PARITY: how many times as far one implementation may round as another at a token and still make the token's floor.
 MOST_APART = 5
-# Unit roundoff of double precision, as a share of that of single.
+# Unit roundoff of double precision, as a share of that of single; and by the precision of a graph.
 DOUBLE_TO_SINGLE = 2.0**-29
+ROUNDOFF = {"float32": 1.0, "float16": 2.0**13, "int8": 2.0**16}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vit2onnx.exporting.metadata import statements_of
 from vit2onnx.files import open_arrays
 from vit2onnx.packing import unpack
 from vit2onnx.parity.comparison import Comparison, Pair, pairs_of
-from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, UNIT, error, in_floors, noise_floors, rms, token_floors
+from vit2onnx.parity.floors import DOUBLE_TO_SINGLE, ROUNDOFF, UNIT, error, in_floors, noise_floors, rms, token_floors
 from vit2onnx.parity.metrics import difference, finite, standard_deviation, token_groups
 from vit2onnx.parity.photographs import PHOTOGRAPHS, are_grey, no_evidence, photographs_of, sentence_of
 from vit2onnx.parity.semantics import compare_semantics, view
@@ -188,10 +188,14 @@ def checks_of_run(run: Mapping[str, Any], checks: list[Check], interface: Interf
 def by_kind(arrays: Arrays, interface: Interface) -> dict[str, dict[Case, Outputs]]:
     """Outputs by kind (`float32`, `float64`, `native`) and case, from arrays as they stand in files."""
     found: dict[str, dict[Case, Outputs]] = {"float32": {}, "float64": {}, "native": {}}
+    names = [port.name for port in interface.compared]
     for key in arrays:
         kind, _, rest = key.partition("/")
         case, _, port = rest.partition("/")
-        found[kind].setdefault(Case.parse(case), {})[port or interface.compared[0].name] = arrays[key]  # type: ignore[index]
+        name = port or names[0]
+        # An implementation may have been run for other graphs too, which have more outputs.
+        if name in names:
+            found[kind].setdefault(Case.parse(case), {})[name] = arrays[key]  # type: ignore[index]
     return found
 
 
@@ -239,6 +243,10 @@ def compare_features(
                 if group == "patches":
                     row["columns"] = interface.size("grid_width", interface.sizes(case))
                 yield row
+
+
+def _times(factor: float, floors: Floors) -> Floors:
+    return {case: {port: factor * values for port, values in outputs.items()} for case, outputs in floors.items()}
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -389,7 +397,7 @@ def compare_files(
     with ExitStack() as stack:
         opened = {name: stack.enter_context(open_arrays(path)) for name, path in {**arrays, **references}.items()}
         named = {name: opened[name] for name in references}
-        inputs, interface = opened["inputs"], spec.interface(recipe.interface).compared_as
+        inputs, interface = opened["inputs"], spec.interface_of(recipe).compared_as
         found = compare_outputs(spec, recipe, cases_in(inputs), named, opened["equinox"], opened["onnx"], batch_sizes)
         return replace(found, checks=[*found.checks, asdict(check_evidence(inputs, spec, interface))])
 
@@ -423,7 +431,7 @@ def compare_outputs(
     `references` and `equinox` hold outputs by kind and case, `graph` is what `run_graph` gives. What the first
     reference gives in double precision is the truth. Packed images are compared one by one.
     """
-    of_graph = spec.interface(recipe.interface)
+    of_graph = spec.interface_of(recipe)
     interface = of_graph.compared_as
     seen = json.loads(str(graph["seen"]))
     runs = {(run["run"], run["batch"]): run for run in seen["runs"]}
@@ -447,8 +455,9 @@ def compare_outputs(
     single = {name: taken(kinds["float32"]) for name, kinds in implementations.items()}
     others = {TRUTH: truth, **single}
     rounding, floors = own_rounding(implementations, truth)
-    floors_double = {
-        case: {port: DOUBLE_TO_SINGLE * values for port, values in outputs.items()} for case, outputs in floors.items()
+    units_of = {
+        "double": _times(DOUBLE_TO_SINGLE, floors),
+        "graph": _times(ROUNDOFF[recipe.precision], floors),
     }
 
     true_view = view(truth, interface)
@@ -472,7 +481,7 @@ def compare_outputs(
         if not subject.endswith(DOUBLE):
             rows += compare_golden(subject, features, spec, batch)
         for pair in own_pairs:
-            units = {"double": floors_double}.get(pair.kind, floors) if pair.other == TRUTH else None
+            units = units_of.get(pair.kind, floors) if pair.other == TRUTH else None
             for places in (features, *repeated):
                 rows += compare_features(pair, places, others[pair.other], interface, units)
             if features:
@@ -483,10 +492,10 @@ def compare_outputs(
                 whole = view(features, interface) if features.keys() == truth.keys() else None
                 semantics.append(compare_semantics(subject, TRUTH, whole, true_view, batch=batch))
                 if subject == GRAPH_RUNS[0]:
-                    maps = error_maps(pair, features, truth, floors, interface)
+                    maps = error_maps(pair, features, truth, units_of["graph"], interface)
                     for name in references:
                         kinds = implementations[name], implementations["equinox"]
-                        known += known_differences(cause, name, features, *kinds, floors)
+                        known += known_differences(cause, name, features, *kinds, units_of["graph"])
                 looked_at.add(subject)
     return Comparison(
         variant=spec.name,
@@ -504,4 +513,5 @@ def compare_outputs(
         known_differences=known,
         error_maps=maps,
         kind=interface.kind,
+        precision=recipe.precision,
     )

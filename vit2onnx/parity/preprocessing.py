@@ -1,6 +1,6 @@
 """How far our preprocessing is from that of others, apart from any model."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -14,8 +14,12 @@ from vit2onnx.spec.variant import VariantSpec
 # PARITY: two values are the same grey level if they are nearer than this; rounding in float32 moves them by 1e-4.
 SAME_LEVEL = 0.05
 
-# Only this one is held to the limits on shares and bits. The others differ from it and among themselves by design.
-PUBLISHER = "publisher"
+# Only these are held to the limits on shares and bits: the publisher, and a graph that prepares photographs itself. The
+# others differ from them and among themselves by design.
+PUBLISHER, GRAPH = "publisher", "graph"
+# Heights and widths of photographs that are made to be prepared by a graph: wide, tall, tiny, large, one pixel high or
+# wide, one pixel, and of sizes that share no factor with those of inputs.
+MADE = ((40, 900), (900, 40), (5, 7), (2011, 1499), (1, 120), (120, 1), (1, 1), (211, 227))
 
 
 def difference_of_inputs(ours: np.ndarray, theirs: np.ndarray, std: Sequence[float]) -> dict[str, float | None]:
@@ -67,6 +71,48 @@ def compare_preprocessing(
     return rows
 
 
+def made_photographs() -> Iterator[tuple[str, np.ndarray]]:
+    """Photographs [height, width, 3] of the sizes `MADE`, by name.
+
+    The left half is a ramp with a little noise, so that sums just between two grey levels are frequent. The right half
+    is black and white, so that a filter that overshoots must be cut off.
+    """
+    for height, width in MADE:
+        rng = np.random.default_rng((height, width))
+        row, column, channel = np.ogrid[:height, :width, :3]
+        smooth = 20 + 150 * row / height + 60 * column / width + 10 * channel + rng.integers(0, 3, (height, width, 3))
+        sharp = 255 * rng.integers(0, 2, (height, width, 3))
+        yield f"made {height}x{width}", np.where(column < (width + 1) // 2, smooth, sharp).astype(np.uint8)
+
+
+def compare_photographs(
+    images: Iterable[tuple[str, np.ndarray]],
+    size: tuple[int, int],
+    spec: VariantSpec,
+    ours: Callable[[np.ndarray], np.ndarray],
+    of_graph: Callable[[np.ndarray], np.ndarray],
+) -> list[dict[str, Any]]:
+    """One row per photograph [height, width, 3]: how far a graph is from our way to prepare it to a `size`.
+
+    `ours` and `of_graph` make the input of a photograph.
+    """
+    rows = []
+    height, width = size
+    for name, pixels in images:
+        whole = spec.preprocessing.size_of_whole(pixels.shape[:2], size)
+        row = {"other": GRAPH, "image": name, "height": height, "width": width}
+        row["enlarged"] = round(max(1.0, whole[0] / pixels.shape[0], whole[1] / pixels.shape[1]), 2)
+        rows.append(row | difference_of_inputs(ours(pixels), of_graph(pixels), spec.preprocessing.std))
+    return rows
+
+
+def lacking_photographs(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> list[str]:
+    """Photographs, named or made, of which no row says that a graph prepares them as we do, or more than one."""
+    found = [row["image"] for row in rows if row["other"] == GRAPH]
+    wanted = [*names, *(f"made {height}x{width}" for height, width in MADE)]
+    return [f"{name} as the {GRAPH} prepares it" for name in wanted if found.count(name) != 1]
+
+
 def compare_whole_inputs(
     name: str,
     image: Any,
@@ -107,10 +153,15 @@ def judge_texts(rows: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
 
 
 def judge_preprocessing(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> tuple[Finding, ...]:
-    """Judge the rows on images by the limits of the config: all ways by `grey_levels`, the publisher's by all."""
+    """Judge the rows on images by the limits of the config: all ways by `grey_levels`, and by all of them the
+    publisher's and that of a graph, if it has one.
+    """
     rows = [row for row in rows if "image" in row]
-    asked = [(other, "grey_levels") for other in dict.fromkeys([PUBLISHER, *(row["other"] for row in rows)])]
-    asked += [(PUBLISHER, "differing_share"), (PUBLISHER, "residual")]
+    others = dict.fromkeys([PUBLISHER, *(row["other"] for row in rows)])
+    asked = [(other, "grey_levels") for other in others]
+    asked += [
+        (other, figure) for other in (PUBLISHER, GRAPH) if other in others for figure in ("differing_share", "residual")
+    ]
     words = {
         "grey_levels": "grey levels",
         "differing_share": "share of values at another grey level",

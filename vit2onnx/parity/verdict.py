@@ -16,6 +16,7 @@ from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import TOKEN_ERROR, finite, worst
 from vit2onnx.parity.packing import PACKING, PackingComparison
 from vit2onnx.parity.preprocessing import judge_preprocessing, judge_texts
+from vit2onnx.spec.limits import OF_MODELS
 from vit2onnx.spec.subject import DOUBLE, DOUBLE_GRAPH, GRAPH_RUNS, PUBLISHED, TRUTH
 
 # The legs on which a graph stands by itself, which make up the gate "outputs". Every other gate is a leg of its name.
@@ -49,6 +50,7 @@ class Verdict:
     is_release: bool = False
     references: Sequence[str] = ()
     runtime: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "float32"
     bytes: int = 0
     figures: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -183,6 +185,7 @@ def judge_graph(
         is_release=record["official_file"] is not None,
         references=comparison.references,
         runtime=comparison.runtime,
+        precision=comparison.precision,
         figures=_figures(comparison) | {"stages": len(stages.names) if stages else 0},
         limits=limits,
         **about,
@@ -221,7 +224,7 @@ def _at_most(
     place: str = "",
 ) -> Finding:
     # Distance from one, so that every limit is an upper one and NaN fails in one way.
-    limit = 1 - limits[name] if name == "cosine" else limits[name]
+    limit = 1 - limits[name] if name.startswith("cosine") else limits[name]
     return Finding(leg, measure, measured, limit, *pair, place, limit_name=name)
 
 
@@ -233,13 +236,12 @@ def _lowest_cosine(rows: Iterable[Row]) -> float:
 
 def _of_references(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Finding]:
     for pair in comparison.of("reference"):
-        distance = _lowest_cosine(comparison.rows(*pair))
-        yield _at_most(limits, "cosine", "reference", pair, "1 - lowest cosine of a token", distance)
+        distance, own = _lowest_cosine(comparison.rows(*pair)), _own(pair, comparison)
+        yield _at_most(limits, f"cosine{own}", "reference", pair, "1 - lowest cosine of a token", distance)
         for groups, name, figure, measure in JOINT:
             if rows := [row for row in comparison.rows(*pair) if row["group"] in groups]:
-                yield _at_most(
-                    limits, name, "reference", pair, measure, largest(rows, figure), worst_place(rows, figure)
-                )
+                found = largest(rows, figure), worst_place(rows, figure)
+                yield _at_most(limits, f"{name}{own}", "reference", pair, measure, *found)
 
 
 def _of_known_differences(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Finding]:
@@ -251,6 +253,11 @@ def _of_known_differences(comparison: Comparison, limits: Mapping[str, float]) -
         # The reference is the subject, because it is run in another way here.
         pair = reference, GRAPH_RUNS[0]
         yield _at_most(limits, "floors", "truth", pair, measure, largest(rows, "floors"))
+
+
+def _own(pair: tuple[str, str], comparison: Comparison) -> str:
+    """How the name of a limit ends by which two implementations are judged."""
+    return "" if pair[0] in GRAPH_RUNS or comparison.precision == "float32" else OF_MODELS
 
 
 def _of_published(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[Finding]:
@@ -265,7 +272,10 @@ def _of_truth(comparison: Comparison, limits: Mapping[str, float]) -> Iterator[F
         for pair in (pair for kind in kinds for pair in comparison.of(kind)):
             rows = comparison.rows(*pair)
             measure = f"{TOKEN_ERROR} of double precision" if name == "floors_double" else TOKEN_ERROR
-            yield _at_most(limits, name, "truth", pair, measure, largest(rows, "floors"), worst_place(rows, "floors"))
+            found = largest(rows, "floors"), worst_place(rows, "floors")
+            yield _at_most(
+                limits, name + (_own(pair, comparison) if name == "floors" else ""), "truth", pair, measure, *found
+            )
     # Over all inputs, because where rounding is amplified the ratio on one input is a matter of chance.
     own = [row["multiple"] for row in comparison.rounding if row["subject"] == "equinox"]
     mean = statistics.geometric_mean(own) if worst(own) > 0 and min(own) > 0 else math.nan

@@ -52,7 +52,8 @@ class Evidence:
     `verdicts` and `comparisons` are those of its graphs, in the same order. `record` is its `checkpoint.json`, `ledger`
     the lines of its `ledger.csv`, `preprocessing` the differences of its `preprocessing.json`. By the name of the
     export come what its graph says of itself, the operator sets that it needs, the comparisons of its stages and of its
-    dense maps if these were asked for, and what probes showed if it packs images. `photographs` are files by name.
+    dense maps if these were asked for, what probes showed if it packs images, and the plan of its precision if it is in
+    float16. `photographs` are files by name.
     `self_test` is what became of planted faults, if that was tried.
     """
 
@@ -66,6 +67,7 @@ class Evidence:
     photographs: Mapping[str, Path]
     stages: Mapping[str, StageComparison] = field(default_factory=dict)
     packing: Mapping[str, PackingComparison] = field(default_factory=dict)
+    plans: Mapping[str, Plain] = field(default_factory=dict)
     dense: Mapping[str, DenseComparison] = field(default_factory=dict)
     self_test: Plain | None = None
 

@@ -39,8 +39,12 @@ def as_svg(figure: Figure) -> str:
 
 
 def truth_figure(comparison: Comparison, limit: float) -> str:
-    """The worst token of everything in noise floors, as SVG in a data URI: a row per size, a mark per image."""
-    rows = table_of(row for kind in ("original", "model", "graph") for row in comparison.rows_of(kind))
+    """The worst token of everything in noise floors, as SVG in a data URI: a row per size, a mark per image.
+
+    They are those of the graph's precision. So a graph in a small one is alone, because models are in single precision.
+    """
+    kinds = ("original", "model", "graph") if comparison.precision == "float32" else ("graph",)
+    rows = table_of(row for kind in kinds for row in comparison.rows_of(kind))
     by = ["height", "width", "subject", "image"]
     marks = rows.groupby(by)["floors"].max(skipna=False).reset_index()
     sizes = sizes_of(rows)
@@ -99,8 +103,10 @@ def heat_table(comparison: Comparison, limits: Mapping[str, Mapping[str, Any]]) 
 def _by_size(rows: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
     """The largest figure by group of tokens and image, a column per size."""
     size = rows["height"].astype(str) + "x" + rows["width"].astype(str)
+    # An output of an earlier layer is a group by itself, of its name.
+    names = TOKEN_GROUPS | {group: group for group in rows["group"].unique() if group not in TOKEN_GROUPS}
     by = {
-        "group": pd.Categorical(rows["group"].map(TOKEN_GROUPS), list(TOKEN_GROUPS.values())),
+        "group": pd.Categorical(rows["group"].map(names), list(names.values())),
         "image": rows["image"],
         "size": pd.Categorical(size, [f"{height}x{width}" for height, width in sizes_of(rows)]),
     }

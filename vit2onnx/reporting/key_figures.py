@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vit2onnx.parity.comparison import largest
@@ -10,7 +10,7 @@ from vit2onnx.parity.finding import Finding
 from vit2onnx.parity.metrics import severity, worst
 from vit2onnx.parity.preprocessing import PUBLISHER
 from vit2onnx.reporting.evidence import Evidence, table_of
-from vit2onnx.reporting.page import SUBJECTS, number, percent, plain
+from vit2onnx.reporting.page import SUBJECTS, cosine, number, percent, plain
 from vit2onnx.spec.subject import DOUBLE_GRAPH, GRAPH_RUNS, TRUTH
 
 UNKNOWN = "unknown"
@@ -32,8 +32,13 @@ def key_figures(
     preprocessing: Mapping[str, Any],
     self_test: Mapping[str, Any] | None,
 ) -> list[KeyFigure]:
-    """Four to seven figures, from the verdicts and from sections of the page."""
-    figures = [_rounding(evidence), _in_double(evidence), _difference(evidence), _neighbours(evidence)]
+    """A few figures, from the verdicts and from sections of the page."""
+    by_precision = _by_precision(evidence)
+    single = by_precision.pop("float32", None)
+    figures = []
+    if single:
+        figures += [_rounding(single), _in_double(single), _difference(single), _neighbours(single)]
+    figures += [_small(one, precision) for precision, one in by_precision.items()]
     if any(comparison.kind != "text" for comparison in evidence.comparisons):
         figures.append(_preprocessing(preprocessing))
     if stages:
@@ -43,6 +48,23 @@ def key_figures(
         what = "faults planted on purpose were caught by these checks"
         figures.append(KeyFigure(self_test["caught"], what, note, self_test["passed"]))
     return figures
+
+
+def _by_precision(evidence: Evidence) -> dict[str, Evidence]:
+    """The evidence on the graphs of each precision."""
+    pairs = list(zip(evidence.verdicts, evidence.comparisons, strict=True))
+    found = {}
+    for precision in sorted({verdict.precision for verdict in evidence.verdicts}):
+        verdicts, comparisons = zip(*(pair for pair in pairs if pair[0].precision == precision), strict=True)
+        found[precision] = replace(evidence, verdicts=verdicts, comparisons=comparisons)
+    return found
+
+
+def _small(evidence: Evidence, precision: str) -> KeyFigure:
+    finding = _worst_of(evidence, "cosine")
+    figure = cosine(1 - finding.measured) if math.isfinite(finding.measured) else UNKNOWN
+    what = f"lowest cosine of a token of the {precision} files with the original"
+    return KeyFigure(figure, what, f"limit {1 - finding.limit:g}", finding.passed)
 
 
 def _worst_of(evidence: Evidence, limit_name: str) -> Finding:

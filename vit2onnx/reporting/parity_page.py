@@ -6,10 +6,12 @@ from typing import Any
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.dense_comparison import DENSE
 from vit2onnx.parity.finding import Finding
+from vit2onnx.parity.floors import ROUNDOFF
 from vit2onnx.parity.metrics import worst
 from vit2onnx.parity.packing import PACKING
 from vit2onnx.parity.photographs import PHOTOGRAPHS
 from vit2onnx.parity.verdict import LEGS, Verdict
+from vit2onnx.reporting.certificate import certificate_section
 from vit2onnx.reporting.dense import dense_section
 from vit2onnx.reporting.drift import stage_section
 from vit2onnx.reporting.evidence import GATES, Evidence, sizes_of, table_of
@@ -70,6 +72,11 @@ def page_content(evidence: Evidence) -> dict[str, Any]:
         "known_difference": known[0]["cause"] if known else None,
         "known_size": worst([0.0, *(row["max_abs"] for row in known)]),
         "limits": verdicts[0].limits,
+        "small_precisions": {
+            verdict.precision: f"{ROUNDOFF[verdict.precision]:.0f}"
+            for verdict in verdicts
+            if verdict.precision != "float32"
+        },
         "confirmed": all(verdict.confirmed for verdict in verdicts),
         "record": evidence.record,
         "ledger": ledger_section(evidence.ledger),
@@ -134,11 +141,13 @@ def graph_section(evidence: Evidence, comparison: Comparison, verdict: Verdict) 
     return {
         "export": export,
         "file": verdict.file,
+        "precision": verdict.precision,
         "passed": verdict.passed,
         "legs": leg_section(verdict),
         "error_maps": error_map_figure(maps, evidence.photographs, floors) if maps else None,
         "stages": stage_section(stages, verdict) if stages else None,
         "packing": packing_section(evidence.packing[export]) if export in evidence.packing else None,
+        "certificate": certificate_section(evidence.plans[export]) if export in evidence.plans else None,
         "dense": dense_section(dense, verdict) if dense else None,
         "own_words": own_words_section(evidence.metadata[export], evidence.operator_sets[export]),
         "distributions": distribution_section(comparison),

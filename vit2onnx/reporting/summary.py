@@ -23,9 +23,9 @@ def summarise(verdicts: Iterable[Verdict]) -> pd.DataFrame:
 def summary_row(verdict: Verdict) -> dict[str, Any]:
     """One graph in short.
 
-    `floors` and `floors_double` are the error of the worst token in noise floors, of all runs in single precision and
-    of the graph in double; `max_abs` and `cosine` are of graph and reference. `weights` are synthetic, official, or
-    said to be official without proof.
+    `floors` and `floors_double` are the error of the worst token in noise floors of the graph's precision, of all runs
+    and of the graph in double precision, in which only graphs in single precision are run; `max_abs` and `cosine` are
+    of graph and reference. `weights` are synthetic, official, or said to be official without proof.
     """
     faults, figures = verdict.faults_by_gate(), verdict.figures
     is_unknown = verdict.weights == "official" and not verdict.confirmed
@@ -33,6 +33,7 @@ def summary_row(verdict: Verdict) -> dict[str, Any]:
     return {
         "variant": verdict.variant,
         "export": verdict.export,
+        "precision": verdict.precision,
         "weights": "unconfirmed" if is_unknown else verdict.weights,
         "verdict": "FAILED" if faults else PASSED,
         "references": " ".join(verdict.references),

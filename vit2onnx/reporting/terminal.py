@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,16 @@ OPTIONAL = ("stages", "self_test")
 
 
 def current_verdicts(
-    paths: Iterable[Path], limits: Mapping[str, Any], asked: Mapping[str, bool], maps: Collection[Path] = ()
+    paths: Mapping[Path, Mapping[str, Any]], asked: Mapping[str, bool], maps: Collection[Path] = ()
 ) -> dict[Path, Verdict]:
     """Those verdicts that are there and up to date, by path.
 
-    One is stale that is older than a file that it judges, or from a run with other limits, or in which other gates were
-    asked for (`stages`, `self_test`). `maps` are those that judge dense maps.
+    `paths` has the limits of each. One is stale that is older than a file that it judges, or from a run with other
+    limits, or in which other gates were asked for (`stages`, `self_test`). `maps` are those that judge dense maps. The
+    stages of graphs of small precision are not compared.
     """
     verdicts = {}
-    for path in paths:
+    for path, limits in paths.items():
         if path.is_file():
             try:
                 verdict = Verdict.read(path)
@@ -49,7 +50,10 @@ def current_verdicts(
                 continue
             evidence = [path.parent / name for name in verdict.evidence]
             is_newest = all(file.exists() and file.stat().st_mtime_ns <= path.stat().st_mtime_ns for file in evidence)
-            is_asked = all((gate in verdict.asked) == asked[gate] for gate in OPTIONAL)
+            has = {gate: asked[gate] for gate in OPTIONAL} | (
+                {} if verdict.precision == "float32" else {"stages": False}
+            )
+            is_asked = all((gate in verdict.asked) == has[gate] for gate in OPTIONAL)
             is_asked &= (DENSE in verdict.asked) == (path in maps)
             if is_newest and is_asked and verdict.limits == limits:
                 verdicts[path] = verdict
@@ -91,7 +95,7 @@ def page_to_open(folder: Path, variants: Collection[str]) -> Path | None:
 
 def print_summary(
     results: Path,
-    paths: Sequence[Path],
+    paths: Mapping[Path, Mapping[str, Any]],
     limits: Mapping[str, Any],
     asked: Mapping[str, bool],
     *,
@@ -102,15 +106,15 @@ def print_summary(
     """Print the verdicts at `paths` that are up to date, why graphs failed if they did, the page to open, and the
     verdict on all as the last line.
 
-    `results` is the folder of all results. `maps` are those verdicts that judge dense maps, and `pages` the pages on
-    these, of which the ones that are there are named. `complete` says whether the run came to its end, which it does
-    not if a graph fails.
+    `results` is the folder of all results. `paths` has the limits of each verdict, `limits` are those of the self-test.
+    `maps` are those verdicts that judge dense maps, and `pages` the pages on these, of which the ones that are there
+    are named. `complete` says whether the run came to its end, which it does not if a graph fails.
     """
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         # The logs of continuous integration are wider than what rich takes for granted.
         console.width = 100
-    verdicts = current_verdicts(paths, limits, asked, maps)
+    verdicts = current_verdicts(paths, asked, maps)
     lines = [stages_line(verdicts.values()), self_test_line(results / "self_test.json", limits)]
     on_maps = [f"Dense maps: {os.path.relpath(page)}" for page in pages if _is_new(page)]
     if not verdicts:
@@ -201,7 +205,9 @@ def terminal_table(summary: pd.DataFrame) -> Table:
             f"{row.variant}\n{row.export}.onnx, {megabytes(row.bytes)}\ncompared on {on}",
             Text(row.verdict, "bold red" if row.faults else "green"),
             f"{_floors(row.floors)} (limit {row.limit:g})\n" + row.worst_at.replace(", batch", "\nbatch"),
-            f"{_floors(row.floors_double)}\n(limit {row.limit_double:g})",
+            f"{_floors(row.floors_double)}\n(limit {row.limit_double:g})"
+            if row.precision == "float32"
+            else row.precision,
             f"{number(row.max_abs)}\n{cosine(row.cosine)}",
         )
     return table

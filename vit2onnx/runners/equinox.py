@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit2onnx.dense.features import Gathering, registers_of
-from vit2onnx.nn.model import Features, Model, PackedFeatures, Tower, outputs_of
+from vit2onnx.nn.model import Features, Model, PackedFeatures, Tower, output_of_layer, outputs_of
 from vit2onnx.spec.case import MODES, path_of
 from vit2onnx.spec.interface import Interface, cases_in, key_of, of_cases
 from vit2onnx.weights.keytable import LazyTensor
@@ -165,6 +165,11 @@ def _head_stages(outer: Tower, x: jax.Array, context: Any) -> dict[str, jax.Arra
     return outer.head_stages(x, context)
 
 
+@eqx.filter_jit
+def _output_of_layer(outer: Any, x: jax.Array, *, normed: bool) -> jax.Array:
+    return output_of_layer(outer, x, normed=normed)
+
+
 def _normed(outer: Tower, context: Any, x: jax.Array) -> np.ndarray:
     """Tokens [tokens, channels] of an earlier layer after the final norm."""
     return np.asarray(_head_stages(outer, x, context)["norm"][0])
@@ -221,6 +226,7 @@ def _features(
 ) -> Iterator[tuple[str, np.ndarray]]:
     inputs = {case: interface.inputs_of(cases, case) for case in cases_in(cases)}
     made: dict[str, dict[str, Features | PackedFeatures]] = {case: {} for case in inputs}
+    of_layers: dict[str, dict[str, jax.Array]] = {case: {} for case in inputs}
     for tower_name, tower in model.towers(interface.name).items():
         own = _of_tower(tower_name, tensors)
         outer = _fill_outer(tower, own, dtype)
@@ -234,13 +240,16 @@ def _features(
             if gathering:
                 for case, (x, _) in states.items():
                     gathering.see(case, path_of(tower_name, f"{name}.output"), x, lambda value: np.asarray(value[0]))
+            for port in (port for port in interface.outputs if port.layer == path_of(tower_name, f"{name}.output")):
+                for case, (x, _) in states.items():
+                    of_layers[case][port.name] = _output_of_layer(outer, x, normed=port.normed)
         for case, state in states.items():
             if gathering:
                 gathering.norm(case, partial(_normed, outer, state[1]))
             made[case][tower_name] = outer.features(_head_stages(outer, *state), state[1])
     joint = _fill_joint(model, tensors, dtype)
     for case, found in made.items():
-        outputs = outputs_of(joint, interface.name, found)
+        outputs = outputs_of(joint, interface.name, found) | of_layers[case]
         for port in interface.compared:
             value = np.asarray(outputs[port.name])
             value = value[0] if interface.is_batched else value

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from vit2onnx.errors import DamagedError
 from vit2onnx.files import sha256_of
 from vit2onnx.onnx_file import is_external, metadata, operator_sets
-from vit2onnx.packing import pack
+from vit2onnx.runners.batches import batches_of
 from vit2onnx.runners.onnx_double import run_in_double
 from vit2onnx.runners.session import ALL, session_of
 from vit2onnx.spec.interface import Interface, cases_in
@@ -23,10 +23,7 @@ logger = logging.getLogger(__name__)
 
 RUNS = dict(zip(GRAPH_RUNS, (ALL, ort.GraphOptimizationLevel.ORT_DISABLE_ALL), strict=True))
 # onnxruntime's names for types, in numpy's words.
-DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64"}
-Inputs = Mapping[str, np.ndarray]
-# The name of an image that is there to fill a batch only.
-MIRROR = ""
+DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
 
 
 def run_graph(
@@ -40,7 +37,7 @@ def run_graph(
     """All outputs of a graph for the cases that it accepts, whose inputs are called as `key_of` says, in every run.
 
     `inputs` are of the interface on whose cases graphs are compared. The runs are those of `RUNS`, in batches of every
-    size, and one in double precision. Outputs are called
+    size, and one in double precision if the graph is in single. Outputs are called
     `{run}/{batch}/{number}/{output}`, by the number of the batch. The last array, `seen`, is JSON: what the file says
     of itself, the runtime, and of every run its ports, the cases in each batch, and the error, if any. A graph that
     does not load or run is something seen, and no error here.
@@ -74,17 +71,18 @@ def run_graph(
                     yield from ((f"{level}/{batch}/{number}/{x}", y) for x, y in zip(names, outputs, strict=True))
             except Exception as problem:
                 end(run, problem)
-    run = begin(DOUBLE_GRAPH, in_double)
-    # Any exception, because a faulty graph makes numpy raise what it likes.
-    try:
-        named = list(batches_of(cases, in_double, interface))
-        for number, outputs in enumerate(run_in_double(path, [values for _, values in named])):
-            run["batches"].append(named[number][0])
-            yield from ((f"{DOUBLE_GRAPH}/{in_double}/{number}/{x}", y) for x, y in outputs.items())
-    except DamagedError:
-        raise
-    except Exception as problem:
-        end(run, problem)
+    if in_double is not None:
+        run = begin(DOUBLE_GRAPH, in_double)
+        # Any exception, because a faulty graph makes numpy raise what it likes.
+        try:
+            named = list(batches_of(cases, in_double, interface))
+            for number, outputs in enumerate(run_in_double(path, [values for _, values in named])):
+                run["batches"].append(named[number][0])
+                yield from ((f"{DOUBLE_GRAPH}/{in_double}/{number}/{x}", y) for x, y in outputs.items())
+        except DamagedError:
+            raise
+        except Exception as problem:
+            end(run, problem)
     seen = {
         "graph": {"sha256": sha256_of(path), "metadata": metadata(path), "operator_sets": operator_sets(path)},
         "runtime": {
@@ -102,47 +100,3 @@ def ports_of(session: ort.InferenceSession) -> dict[str, tuple[str, list[int | s
     """Type and shape of every input and output, as the runtime has them."""
     ports = (*session.get_inputs(), *session.get_outputs())
     return {port.name: (DTYPES.get(port.type, port.type), port.shape) for port in ports}
-
-
-def batches_of(cases: Mapping[str, Inputs], batch: int, interface: Interface) -> Iterator[tuple[list[str], Inputs]]:
-    """What a graph is given in turn: packs of so many images, of any sizes, or batches, with the names of the cases."""
-    if not interface.packs:
-        yield from filled_batches(cases, batch)
-        return
-    port = interface.packs.inputs[0].name
-    for start in range(0, len(cases), batch):
-        names = list(cases)[start : start + batch]
-        yield names, pack([cases[name][port] for name in names], interface.patch_size)
-
-
-def filled_batches(cases: Mapping[str, Inputs], batch: int) -> Iterator[tuple[list[str], Inputs]]:
-    """Batches of cases whose inputs have the same shapes, with the names of these. A batch of 0 is a case as it is.
-
-    The last batch of a shape is filled up from the front. A case alone is put beside the negative of its mirror image,
-    or of its ids in reverse, which no case equals, so that a graph that mixes the images of a batch shows; and in two
-    batches, so that it is in every place.
-    """
-    if not batch:
-        yield from (([name], dict(inputs)) for name, inputs in cases.items())
-        return
-    for shapes in dict.fromkeys(map(_shapes, cases.values())):
-        same = {name: inputs for name, inputs in cases.items() if _shapes(inputs) == shapes}
-        starts = range(0, len(same), batch)
-        if len(same) == 1 < batch:
-            (inputs,) = same.values()
-            same, starts = {**same, MIRROR: _mirrored(inputs)}, range(2)
-        names = list(same)
-        for start in starts:
-            given = [names[i % len(names)] for i in range(start, start + batch)]
-            yield given, {port: np.stack([same[name][port] for name in given]) for port in same[names[0]]}
-
-
-def _shapes(inputs: Inputs) -> tuple[tuple[int, ...], ...]:
-    return tuple(array.shape for array in inputs.values())
-
-
-def _mirrored(inputs: Inputs) -> Inputs:
-    """Inputs that are others in all that is no size: the first port's, reversed, and negative if they are no ids."""
-    first, *others = inputs
-    array = inputs[first][..., ::-1]
-    return {first: -array if array.dtype.kind == "f" else array.copy(), **{name: inputs[name] for name in others}}

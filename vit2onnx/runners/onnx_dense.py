@@ -11,7 +11,8 @@ from vit2onnx.errors import InternalError
 from vit2onnx.files import sha256_of
 from vit2onnx.onnx_file import initializers, nodes
 from vit2onnx.packing import pack, unpack
-from vit2onnx.runners.onnx import Inputs, batches_of
+from vit2onnx.photographs import given_to
+from vit2onnx.runners.batches import Inputs, batches_of
 from vit2onnx.runners.onnx_stages import LEVEL
 from vit2onnx.runners.session import batch_of, session_of
 from vit2onnx.spec.case import AS_OUTPUT, path_of
@@ -95,7 +96,7 @@ def _feeds(values: Inputs, interface: Interface, batch: int) -> dict[str, np.nda
     """What the copy of a graph is given for one case."""
     if interface.packs:
         return pack([values[interface.packs.inputs[0].name]], interface.patch_size)
-    return {name: np.repeat(value[None], batch, axis=0) for name, value in values.items()}
+    return {name: np.repeat(value[None], batch, axis=0) for name, value in given_to(interface, values).items()}
 
 
 def _of_case(outputs: Inputs, number: int, feeds: Inputs, interface: Interface) -> Inputs:

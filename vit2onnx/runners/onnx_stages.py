@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime as ort
 
 from vit2onnx.packing import pack
+from vit2onnx.photographs import given_to
 from vit2onnx.runners.session import batch_of, session_of
 from vit2onnx.spec.case import AS_OUTPUT, Case, path_of
 from vit2onnx.spec.interface import Interface
@@ -74,7 +75,9 @@ def _feeds(
         other = -image.swapaxes(1, 2)
         count = interface.packs.sizes(Case("", *image.shape[1:]))["tokens"]
         return feeds | pack([other, image, other], interface.patch_size), slice(count, 2 * count)
+    of_layers = {name: value for name, value in inputs.items() if name.endswith(".input")}
+    given = {**of_layers, **given_to(interface, inputs)}
     if interface.is_batched:
         # A graph of fixed batch is given the same case as often.
-        return {name: np.repeat(value[None], batch_of(session), axis=0) for name, value in inputs.items()}, slice(None)
-    return dict(inputs), slice(None)
+        return {name: np.repeat(value[None], batch_of(session), axis=0) for name, value in given.items()}, slice(None)
+    return given, slice(None)

@@ -10,11 +10,12 @@ import onnxruntime as ort
 from vit2onnx.files import sha256_of
 from vit2onnx.packing import pack
 from vit2onnx.packing.probes import Probed, Run, noise, probe, refusals
-from vit2onnx.parity.floors import error, noise_floors
+from vit2onnx.parity.floors import ROUNDOFF, error, noise_floors
 from vit2onnx.parity.packing import PackingComparison, mixed, rows_of
 from vit2onnx.runners.session import session_of
 from vit2onnx.spec.case import GOLDEN, Case
-from vit2onnx.spec.interface import Interface, cases_in
+from vit2onnx.spec.interface import cases_in
+from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.subject import TRUTH
 from vit2onnx.spec.variant import VariantSpec
 
@@ -40,8 +41,7 @@ def run_of(session: ort.InferenceSession) -> Run:
 
 def probe_graph(
     spec: VariantSpec,
-    export: str,
-    interface: Interface,
+    recipe: Recipe,
     graph: Path,
     inputs: Arrays,
     reference: Arrays,
@@ -52,12 +52,15 @@ def probe_graph(
 
     `reference` and `equinox` have features by kind and case, from which the truth and its noise floors come.
     """
+    interface = spec.interface(recipe.interface)
     cases = mixed([case for case in cases_in(inputs) if Case.parse(case) != GOLDEN])
     images = {case: inputs[case] for case in cases} | noise(interface.patch_size)
     floors = {}
     for case in cases:
         pairs = [(one[f"float32/{case}"], one[f"float64/{case}"]) for one in (reference, equinox)]
-        floors[case] = noise_floors(reference[f"float64/{case}"], [error(*pair) for pair in pairs])
+        floors[case] = ROUNDOFF[recipe.precision] * noise_floors(
+            reference[f"float64/{case}"], [error(*pair) for pair in pairs]
+        )
     run = run_of(session_of(graph, threads=threads))
     found = list(probe(run, images, interface.patch_size))
     # In every probe, what an image is compared with is what all images together gave for it.
@@ -66,7 +69,7 @@ def probe_graph(
     first = [Probed("reference", case, together[case], reference[f"float32/{case}"]) for case in cases]
     rows = rows_of([*first, *exact, *found], floors)
     refusals = list(refusals_of(graph, pack(images.values(), interface.patch_size)))
-    return PackingComparison(spec.name, export, sha256_of(graph), list(images), list(rows), refusals)
+    return PackingComparison(spec.name, recipe.name, sha256_of(graph), list(images), list(rows), refusals)
 
 
 def refusals_of(graph: Path, inputs: Arrays) -> Iterator[dict[str, Any]]:

@@ -144,6 +144,8 @@ def run_steps(
     outputs: dict[str, dict[str, np.ndarray]] = {case: {} for case in values}
     wanted = {name for plan in plans.values() for step in plan for name in step.takes}
     last = {case: next(iter(inputs.values())) for case, inputs in values.items()}
+    of_layers, norm = {port.layer for port in interface.outputs} - {""}, path_of(interface.towers[0], "norm")
+    layers: dict[str, dict[str, torch.Tensor]] = {case: {} for case in values}
     for index, step in enumerate(next(iter(plans.values()))):
         with filled(reference, step, dtype):
             for case, plan in plans.items():
@@ -153,12 +155,35 @@ def run_steps(
                     values[case][step.name] = last[case]
                 if step.port:
                     outputs[case][step.port] = last[case].numpy()
+                if f"{step.name}.output" in of_layers:
+                    # A copy, because it may be changed in place afterwards.
+                    layers[case][f"{step.name}.output"] = last[case].clone()
+                if step.name == norm:
+                    outputs[case] |= _outputs_of_layers(layers[case], interface, plan[index])
+                    layers[case].clear()
     check_buffers(reference.module)
     found = {}
     for case, arrays in outputs.items():
         for port in interface.compared:
             value = arrays[port.name][0] if interface.is_batched else arrays[port.name]
             found[key_of(case, port, interface.compared)] = value[: interface.rows(port, case)]
+    return found
+
+
+def _outputs_of_layers(layers: Mapping[str, torch.Tensor], interface: Interface, norm: Step) -> dict[str, np.ndarray]:
+    """The outputs [1, tokens, channels] that are of layers, while the step of the final norm has its weights.
+
+    What this step puts before all tokens, as the mean of a map, is left out.
+    """
+    found = {}
+    for port in (port for port in interface.outputs if port.layer):
+        value = layers[port.layer]
+        last = value.movedim(norm.axis, -1)
+        tokens = last.reshape(len(last), -1, last.shape[-1])
+        if port.normed:
+            made = norm.run(value)
+            tokens = made[:, made.shape[1] - tokens.shape[1] :]
+        found[port.name] = tokens.numpy()
     return found
 
 

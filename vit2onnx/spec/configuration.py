@@ -24,13 +24,15 @@ from vit2onnx.spec.family import (
     self_test_models,
 )
 from vit2onnx.spec.interface import Interface
-from vit2onnx.spec.recipe import ATTENTION, DEFAULT_ATTENTION, Recipe
+from vit2onnx.spec.recipe import ATTENTION, DEFAULT_ATTENTION, OPERATORS, Recipe
 from vit2onnx.spec.schema import faults_of
 from vit2onnx.spec.texts import texts_file, texts_in
 from vit2onnx.spec.variant import VariantSpec, read_variants, variant_file
 
 # In bytes.
-LONGEST_LICENCE = 1 << 20
+LONGEST_LICENCE, LARGEST_FILE = 1 << 20, 1.9e9
+# Of a weight. Tables of tokens stay in single precision in int8 files, so these can be larger than this says.
+BYTES = {"float16": 2, "int8": 1}
 
 
 SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
@@ -164,7 +166,10 @@ def sizes_of_recipes(asked: Asked) -> Iterator[str]:
             if interface.packs:
                 known = "a packed graph takes any number of images and patches"
             lacking = [axis for axis in minimum if axis not in interface.of_recipe(recipe)]
-            faults = list(attention_of_recipe(recipe, interface))
+            faults = [*operators_of_recipe(recipe), *attention_of_recipe(recipe, interface)]
+            faults += precision_of_recipe(recipe, spec)
+            faults += outputs_of_recipe(recipe, spec)
+            faults += sizes_of_photographs(recipe, interface)
             faults += [f"{where}: {axis!r} is a required property" for axis in lacking]
             faults += [f"{where}: {axis!r} was unexpected; {known}" for axis in recipe.sizes if axis not in minimum]
             sizes = {axis: size for axis, size in recipe.sizes.items() if size is not None}
@@ -183,6 +188,46 @@ def sizes_of_recipes(asked: Asked) -> Iterator[str]:
                 break
 
 
+def operators_of_recipe(recipe: Recipe) -> Iterator[str]:
+    """An operator set that lacks the operators that a recipe asks for."""
+    if recipe.opset < OPERATORS[recipe.operators]:
+        way_out = "use 23 or newer, or `operators: portable`"
+        yield f"exports.{recipe.name}.opset: {recipe.opset} has no Attention and no RotaryEmbedding; {way_out}"
+
+
+def precision_of_recipe(recipe: Recipe, spec: VariantSpec) -> Iterator[str]:
+    """Scales of what is not in int8, scales that depend on the images beside one, and files that would be too large."""
+    where, interface = f"exports.{recipe.name}", spec.interface(recipe.interface)
+    if recipe.precision != "int8" and recipe.activations:
+        yield f"{where}.activations: only `precision: int8` has it; leave it out"
+    if recipe.activations == "dynamic" and interface.packs:
+        why = "the features of an image would depend on the images beside it"
+        yield f"{where}.activations: with dynamic scales {why}; add `activations: static`"
+    size = BYTES.get(recipe.precision, 0) * spec.parameters_of(interface)
+    if size > LARGEST_FILE:
+        yield (
+            f"{where}.precision: {spec.name} has {size / 1e9:.1f} GB in {recipe.precision}, more than the 2 GB that"
+            " ONNX allows in one file, and only float32 weights can be in another; leave precision out"
+        )
+
+
+def outputs_of_recipe(recipe: Recipe, spec: VariantSpec) -> Iterator[str]:
+    """Outputs that a variant does not have, or that are there twice."""
+    for fault in spec.faults_of_outputs(recipe.interface, recipe.outputs):
+        yield f"exports.{recipe.name}.outputs: {fault}"
+
+
+def sizes_of_photographs(recipe: Recipe, interface: Interface) -> Iterator[str]:
+    """Where a graph prepares photographs itself: a free size to resize them to, or a size of theirs, which is free."""
+    where, single = f"exports.{recipe.name}", interface.prepares
+    if single is None:
+        return
+    for axis in (axis for axis in single.case_axes if axis in recipe.sizes and recipe.sizes[axis] is None):
+        yield f"{where}.{axis}: photographs are resized to one size; give a number"
+    for axis in (axis for axis in recipe.sizes if axis in interface.minimum.keys() - single.minimum.keys()):
+        yield f"{where}.{axis}: photographs are of any size; leave it out"
+
+
 def attention_of_recipe(recipe: Recipe, interface: Interface) -> Iterator[str]:
     """An attention where no images are packed or that the operator set lacks, and sizes of a pack, which are free."""
     where = f"exports.{recipe.name}"
@@ -190,7 +235,8 @@ def attention_of_recipe(recipe: Recipe, interface: Interface) -> Iterator[str]:
         if recipe.attention:
             yield f"{where}.attention: only the interface packed has it; leave it out"
         return
-    if (first := ATTENTION[recipe.attention or DEFAULT_ATTENTION]) > recipe.opset:
+    first = ATTENTION[recipe.attention or DEFAULT_ATTENTION]
+    if recipe.operators == "native" and OPERATORS["native"] <= recipe.opset < first:
         yield f"{where}.opset: {recipe.opset} has no {recipe.attention} attention; use {first}"
     for axis in (axis for axis in interface.minimum if recipe.sizes.get(axis)):
         yield f"{where}.{axis}: a packed graph takes any number of {axis}; leave it out"

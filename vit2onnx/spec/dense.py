@@ -32,7 +32,7 @@ def expanded(path: str) -> Path:
 def mapped_interface(spec: VariantSpec) -> Interface | None:
     """The interface of single images by which a variant gives maps of patches; `None` if it has none."""
     interfaces = map(spec.interface, spec.interfaces)
-    return next((one for one in interfaces if one.patches and one.layers and not one.packs), None)
+    return next((one for one in interfaces if one.patches and one.layers and one.compared_as is one), None)
 
 
 def described_size(interface: Interface, grid: Sequence[int]) -> Size:
@@ -52,10 +52,11 @@ def described_grid(interface: Interface, grid: Sequence[int]) -> tuple[int, int]
 def compared_size(interface: Interface, recipe: Recipe, grid: Sequence[int]) -> Size | None:
     """The size at which the maps of a graph are compared: that of the grid, or one that it takes instead.
 
-    `None` if it has no maps.
+    `None` if it has no maps, or if it is in a small precision.
     """
     single, chosen_by = interface.compared_as, interface.compared_recipe(recipe)
-    if not single.layers:
+    # The figures of maps are held to single precision.
+    if not single.layers or recipe.precision != "float32":
         return None
     height, width = described_size(single, grid)
     set_by = single.of_recipe(chosen_by)

@@ -26,8 +26,9 @@ PARTS = {
     "references": ("REFERENCES", "from_transformers", "preparations", "published_constants"),
     "faults": ("FAULTS", "AMPLIFIED", "PREPROCESSING", "shrink"),
 }
-# A part that few families have: the packed form of a model in PyTorch, and how Hugging Face calls its type.
-OPTIONAL_PARTS = {"packing": ("MODEL_TYPE", "Packing")}
+# Parts that a family can do without: the packed form of a model in PyTorch, with the name that Hugging Face has for its
+# type, and the files of a package for the hub.
+OPTIONAL_PARTS = {"packing": ("MODEL_TYPE", "Packing"), "package": ("FILES", "config", "processor")}
 # Names that a part may leave out. Whoever asks for one gives the value that stands for it.
 OPTIONAL = {
     "recognition": ("TOWERS", "KEPT_PREFIXES", "OF_WHOLE", "assumes_texts", "processor_keys"),

@@ -7,12 +7,17 @@ metadata, the sample that it is verified by, and what is compared with what.
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vit2onnx.spec.case import Case, path_of
 from vit2onnx.spec.recipe import Recipe
 
+if TYPE_CHECKING:
+    from vit2onnx.spec.variant import Preprocessing
+
 Sizes = Mapping[str, int | None]
+# How the name of an output of a layer ends that is taken after the final norm.
+NORMED = "_norm"
 # A dimension is a number, or the name of an axis whose size is not fixed.
 Shape = tuple[int | str, ...]
 
@@ -36,7 +41,8 @@ class Port:
 
     `groups` say what the rows of an output are. `row_of` names the output of which this one is a row, and which
     row; `transpose_of` the one whose transpose it is. `rows` names the axis that counts the rows that mean something,
-    where those behind them are padding.
+    where those behind them are padding. `layer` is the stage of whose result an output holds the tokens, or the pixels of
+    the map, of a single image row by row; if it is `normed`, after the final norm.
     """
 
     name: str
@@ -47,6 +53,8 @@ class Port:
     transpose_of: str = ""
     rows: str = ""
     dtype: str = "float32"
+    layer: str = ""
+    normed: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,20 +113,55 @@ class Interface:
     patch_size: int = 0
     # The stages that are maps of an image, from the first layer to what the final norm takes.
     layers: tuple[str, ...] = ()
+    # The outputs that a recipe may ask for besides, in the order of the layers.
+    further: tuple[Port, ...] = ()
     # What else the metadata of a file says, by key.
     facts: Mapping[str, Any] = field(default_factory=dict)
     # The interface of single images, of which these graphs take many at once. They are compared on its cases.
     packs: "Interface | None" = None
+    # The interface of prepared images, to which these graphs prepare photographs themselves, and how they do. They are
+    # compared on its cases too.
+    prepares: "Interface | None" = None
+    preprocessing: "Preprocessing | None" = None
 
     @property
     def compared_as(self) -> "Interface":
-        """The interface on whose cases graphs are compared: that of single images for packed ones, else itself."""
-        return self.packs or self
+        """The interface on whose cases graphs are compared: that of single, prepared images, or else itself."""
+        return self.packs or self.prepares or self
+
+    @property
+    def of_model(self) -> str:
+        """The name of the interface that the model has of its own, whatever the graph does before."""
+        return self.prepares.name if self.prepares else self.name
 
     def compared_recipe(self, recipe: Recipe) -> Recipe:
-        """A recipe by which cases are chosen: for packed images that of single ones of any size, else the same."""
-        single = self.packs
-        return replace(recipe, interface=single.name, sizes=dict.fromkeys(single.minimum)) if single else recipe
+        """A recipe by which cases are chosen: for packed images that of single ones of any size, for photographs that
+        of prepared images of the same size, else the same.
+        """
+        if self.packs:
+            return replace(recipe, interface=self.packs.name, sizes=dict.fromkeys(self.packs.minimum))
+        if self.prepares:
+            sizes = {axis: size for axis, size in recipe.sizes.items() if axis in self.prepares.minimum}
+            return replace(recipe, interface=self.prepares.name, sizes=sizes)
+        return recipe
+
+    def with_outputs(self, names: Collection[str]) -> "Interface":
+        """The interface that has some of the `further` outputs as well, in the order of the names."""
+        by_name = {port.name: port for port in self.further}
+        asked = tuple(by_name[name] for name in names)
+        prepares = self.prepares.with_outputs(names) if self.prepares else None
+        return replace(self, outputs=self.outputs + asked, prepares=prepares)
+
+    @property
+    def told_further(self) -> str:
+        """The names of the `further` outputs in words; nothing if there are none."""
+        plain, normed = ([port.name for port in self.further if port.normed == which] for which in (False, True))
+        if not plain:
+            return ""
+        told = " to ".join(dict.fromkeys([plain[0], plain[-1]]))
+        if len(normed) == len(plain):
+            return f"{told}, each also with {NORMED} at the end"
+        return f"{told} and {' and '.join(normed)}, because the final norm fits no other"
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -180,6 +223,11 @@ class Interface:
             given = {**usual, **self.case_defaults, **case.further_sizes, **given}
         return given | {axis: int(size) for axis in self.derived if isinstance(size := self.size(axis, given), int)}
 
+    def asked_outputs(self, recipes: Iterable[Recipe]) -> tuple[str, ...]:
+        """The further outputs that any of the recipes of this interface asks for, in the order of the layers."""
+        asked = {name for recipe in recipes if recipe.interface == self.name for name in recipe.outputs}
+        return tuple(port.name for port in self.further if port.name in asked)
+
     def whole_patches(self, size: tuple[int, int]) -> tuple[int, int]:
         """A size of images cut to whole patches, for graphs that take patches; for others the size as it is."""
         if not self.takes_patches:
@@ -198,8 +246,13 @@ class Interface:
             return [0]
         return list(sizes) if recipe.batch is None else [recipe.batch]
 
-    def batch_in_double(self, recipe: Recipe, cases: int) -> int:
-        """The batch size to run a graph with in double precision: its own, or two cases that could mix, or all."""
+    def batch_in_double(self, recipe: Recipe, cases: int) -> int | None:
+        """The batch size to run a graph with in double precision: its own, or two cases that could mix, or all.
+
+        `None` if it is in a smaller precision, because what is rounded on purpose is not what it approximates.
+        """
+        if recipe.precision != "float32":
+            return None
         if self.packs:
             return cases
         return (recipe.batch or 2) if self.is_batched else 0

@@ -21,7 +21,8 @@ class Recipe:
     """One way to export a model: `sizes` has a number for each axis of its interface, or `None` if that is free.
 
     `attention` says how a graph of packed images keeps their attention apart, as one of `ATTENTION`; other graphs have
-    none. `activations`, one of `ACTIVATIONS`, is of graphs in int8 alone.
+    none. `activations`, one of `ACTIVATIONS`, is of graphs in int8 alone. `outputs` names what comes out besides what the
+    interface has by itself: the tokens after some layers.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Recipe:
     precision: str = "float32"
     operators: str = "native"
     activations: str | None = None
+    outputs: tuple[str, ...] = ()
 
     @classmethod
     def from_mapping(cls, name: str, mapping: Mapping[str, Any]) -> "Recipe":
@@ -39,10 +41,11 @@ class Recipe:
         own = dict(mapping)
         given = {key: own.pop(key) for key in ("interface", "attention", "precision", "operators") if key in own}
         opset, activations = own.pop("opset"), own.pop("activations", None)
+        outputs = tuple(own.pop("outputs", ()))
         if given.get("precision") == "int8":
             activations = activations or ACTIVATIONS[0]
         sizes = {axis: None if size == "dynamic" else size for axis, size in own.items()}
-        return cls(name, opset, sizes, activations=activations, **given)
+        return cls(name, opset, sizes, activations=activations, outputs=outputs, **given)
 
     @property
     def batch(self) -> int | None:

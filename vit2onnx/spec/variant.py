@@ -1,7 +1,7 @@
 """A variant, built from its YAML file. Standard library and PyYAML only, because the Snakefile imports this module."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from vit2onnx.errors import InputError
 from vit2onnx.spec.family import part
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.plain_data import read_data
+from vit2onnx.spec.recipe import Recipe
 
 # The project's variant files, in one folder per family.
 VARIANT_FILES = Path(__file__).parents[2] / "config" / "variants"
@@ -256,10 +257,34 @@ class VariantSpec:
         made = part(self.family, "interface").INTERFACES
         return [name for name, make in made.items() if make(self.architecture) is not None]
 
-    def interface(self, name: str = "images") -> Interface:
-        """What goes into some graphs of this variant and comes out of them."""
+    def interface(self, name: str = "images", outputs: Sequence[str] = ()) -> Interface:
+        """What goes into some graphs of this variant and comes out of them, with further `outputs` by their names.
+
+        Raises `InputError` if there is no such output.
+        """
         interface: Interface = part(self.family, "interface").INTERFACES[name](self.architecture)
-        return interface
+        if outputs and (fault := next(self.faults_of_outputs(name, outputs), None)):
+            raise InputError(f"outputs of {self.name}: {fault}.")
+        interface = interface.with_outputs(outputs)
+        return replace(interface, preprocessing=self.preprocessing) if interface.prepares else interface
+
+    def interface_of(self, recipe: Recipe) -> Interface:
+        """What goes into the graph of a recipe and comes out of it. Raises `InputError` for outputs that there are not."""
+        return self.interface(recipe.interface, recipe.outputs)
+
+    def faults_of_outputs(self, interface: str, names: Sequence[str]) -> Iterator[str]:
+        """What is wrong with the names of further outputs of an interface, each with the way out, without full stops."""
+        known = [port.name for port in self.interface(interface).further]
+        if names and not known:
+            others = [other for other in self.interfaces if self.interface(other).further]
+            way_out = f"use the interface {others[0]}, or leave outputs out" if others else "leave outputs out"
+            yield f"the interface {interface} does not give those of layers; {way_out}"
+            return
+        for name in dict.fromkeys(names):
+            if name not in known:
+                yield f"{self.name} has no {name}, only {self.interface(interface).told_further}"
+            if names.count(name) > 1:
+                yield f"{name} is there twice; name it once"
 
     def parameters_of(self, interface: Interface) -> int:
         """How many parameters the graphs of an interface hold."""

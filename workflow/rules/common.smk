@@ -17,11 +17,13 @@ from vit2onnx.spec.cases import case_of_stages, cases_of, sizes_of
 from vit2onnx.spec.configuration import check_configuration, names_of
 from vit2onnx.spec.dense import DenseMaps, expanded
 from vit2onnx.errors import InputError
+from vit2onnx.handover.package import package_files
 from vit2onnx.machine import check_folder, free_memory, settle
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
 from vit2onnx.reporting.progress import InOneLine
 from vit2onnx.spec.family import families, layout_of, publisher_repository, self_test_models
+from vit2onnx.spec.limits import limits_of
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.texts import texts_file, texts_in
 from vit2onnx.spec.settings import settings_of
@@ -93,7 +95,7 @@ def exports_of(variant):
 
 def compared_as(variant, export):
     """The interface on whose cases a graph is compared, and the recipe by which these are chosen."""
-    interface = spec_of(variant).interface(RECIPES[export].interface)
+    interface = spec_of(variant).interface_of(RECIPES[export])
     return interface.compared_as, interface.compared_recipe(RECIPES[export])
 
 
@@ -108,10 +110,34 @@ def packing_of(wildcards):
     return "<results>/{variant}/parity/{export}.packing.json" if is_packed else []
 
 
+def photographs_of(wildcards):
+    """The comparison of the photographs that a graph prepares itself; nothing for other graphs."""
+    interface = spec_of(wildcards.variant).interface(RECIPES[wildcards.export].interface)
+    return "<results>/{variant}/parity/{export}.photographs.json" if interface.prepares else []
+
+
 def dense_of(wildcards):
     """The comparison of the dense maps of a graph; nothing for a graph that has none."""
     is_judged = DENSE.is_judged(wildcards.variant, wildcards.export)
     return "<results>/{variant}/parity/{export}.dense.json" if is_judged else []
+
+
+def stages_of(wildcards):
+    """The comparison of the stages of a graph; nothing if it is in a small precision, which has nodes of its own."""
+    is_single = RECIPES[wildcards.export].precision == "float32"
+    return "<results>/{variant}/parity/{export}.stages.json" if is_single else []
+
+
+def ranges_of(wildcards):
+    """How large values in a graph of small precision become; nothing for others."""
+    is_single = RECIPES[wildcards.export].precision == "float32"
+    return [] if is_single else "<results>/{variant}/ranges/{export}.npz"
+
+
+def plan_of(wildcards):
+    """What half precision may hold of the values in such a graph; nothing for others."""
+    is_half = RECIPES[wildcards.export].precision == "float16"
+    return "<results>/{variant}/ranges/{export}.plan.json" if is_half else []
 
 
 # What the verdict on a graph is made from, by name.
@@ -121,10 +147,11 @@ EVIDENCE = {
     "comparison": "<results>/{variant}/parity/{export}.json",
     "preprocessing": "<results>/{variant}/preprocessing.json",
     "packing": packing_of,
+    "photographs": photographs_of,
     "dense": dense_of,
 }
 if config["parity"]["stages"]:
-    EVIDENCE["stages"] = "<results>/{variant}/parity/{export}.stages.json"
+    EVIDENCE["stages"] = stages_of
 if config["parity"]["self_test"]:
     EVIDENCE["self_test"] = "<results>/self_test.json"
 
@@ -169,10 +196,14 @@ def compared_interface_of(wildcards):
 def interfaces_at(wildcards):
     """The interfaces that a job is about: that of its graph, the one that it names, or all of its variant."""
     if hasattr(wildcards, "export"):
-        names = [compared_interface_of(wildcards)]
-    else:
-        names = [wildcards.interface] if hasattr(wildcards, "interface") else interfaces_of(wildcards.variant)
-    return [spec_of(wildcards.variant).interface(name) for name in names]
+        return [compared_as(wildcards.variant, wildcards.export)[0]]
+    names = [wildcards.interface] if hasattr(wildcards, "interface") else interfaces_of(wildcards.variant)
+    return [spec_of(wildcards.variant).interface(name, asked_outputs(wildcards.variant, name)) for name in names]
+
+
+def asked_outputs(variant, interface):
+    """What a variant's graphs that are compared as an interface give besides what it has by itself, all together."""
+    return list(spec_of(variant).interface(interface).asked_outputs(recipes_of(variant)))
 
 
 def of_graph(name):
@@ -267,9 +298,9 @@ def of_pair(pattern):
     return lambda wildcards: expand(pattern, variant=DENSE.pairs[wildcards.pair])
 
 
-def limits():
+def limits(wildcards):
     """The limits by which a graph is judged, by name, and those of the preprocessing."""
-    return config["limits"]["float32"] | config["limits"]["preprocessing"]
+    return limits_of(config["limits"], RECIPES[wildcards.export].precision)
 
 
 def code_of(script):
@@ -341,12 +372,30 @@ def weights_of_graph(wildcards):
 
 def weights_are_external(wildcards):
     """Whether a graph's weights stay in model.eqx, to which all such graphs refer, instead of in the graph."""
+    if RECIPES[wildcards.export].precision != "float32":
+        return False
     return 4 * weights_of_graph(wildcards) > 1e6 * config["external_weights_above_mb"]
 
 
 def packed_weights(wildcards):
     """How many copies of a graph's weights onnxruntime holds: external weights are mapped from their file."""
     return 0 if weights_are_external(wildcards) else 2
+
+
+def in_package(pattern):
+    """A file of every graph that goes into the package of a variant."""
+
+    def paths(wildcards):
+        files = package_files(spec_of(wildcards.variant), RECIPES.values())
+        return expand(pattern, variant=wildcards.variant, export=[file.recipe.name for file in files])
+
+    return paths
+
+
+def licence_of(wildcards):
+    """The licence that goes along with a variant's weights; nothing for random ones."""
+    is_licensed = VARIANTS[wildcards.variant].get("licence") and config["weights"] != "synthetic"
+    return f"<results>/{{variant}}/{LICENCE_FILE}" if is_licensed else []
 
 
 def dense_pages():
@@ -367,10 +416,16 @@ def show_summary(complete):
 
     # Not relative, because Snakemake goes back to where it was called from before it exits.
     folder = Path("results", config["weights"]).absolute()
-    paths = [folder / path for path in per_graph("{variant}/{export}.verdict.json")]
-    maps = [path for path in paths if DENSE.is_judged(path.parent.name, path.name.removesuffix(".verdict.json"))]
+    judged = {
+        folder / variant / f"{export}.verdict.json": limits(SimpleNamespace(export=export))
+        for variant in LISTED
+        for export in exports_of(variant)
+    }
+    maps = [path for path in judged if DENSE.is_judged(path.parent.name, path.name.removesuffix(".verdict.json"))]
     pages = [folder / page.removeprefix("<results>/") for page in dense_pages()]
-    atexit.register(print_summary, folder, paths, limits(), config["parity"], maps=maps, pages=pages, complete=complete)
+    of_self_test = limits_of(config["limits"], "float32")
+    asked = config["parity"]
+    atexit.register(print_summary, folder, judged, of_self_test, asked, maps=maps, pages=pages, complete=complete)
 
 
 def everything_asked_for():

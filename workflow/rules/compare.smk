@@ -47,6 +47,7 @@ rule run_reference:
         mem_mb=memory_for(base=1200, layers=5, weights=own_model, cases=8),
     params:
         spec=lookup("{variant}", within=VARIANTS),
+        outputs=lambda wildcards: asked_outputs(wildcards.variant, wildcards.interface),
         repository=repository_of,
         code=code_of("run_reference"),
     message:
@@ -73,6 +74,7 @@ rule run_equinox:
         mem_mb=memory_for(base=1200, layers=5, cases=8),
     params:
         spec=lookup("{variant}", within=VARIANTS),
+        outputs=lambda wildcards: asked_outputs(wildcards.variant, wildcards.interface),
         code=code_of("run_equinox"),
     message:
         "{wildcards.variant}: running the Equinox model ({wildcards.interface})"

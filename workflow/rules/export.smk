@@ -1,4 +1,57 @@
-"""Trace the model without its weights and write it as ONNX."""
+"""Trace the model without its weights and write it as ONNX, in a smaller precision if its recipe says so."""
+
+
+rule measure_ranges:
+    input:
+        model="<results>/{variant}/model.eqx",
+        inputs=of_graph("inputs"),
+    output:
+        ranges="<results>/{variant}/ranges/{export}.npz",
+    log:
+        "<logs>/{variant}/measure_ranges_{export}.log",
+    benchmark:
+        "<benchmarks>/{variant}/measure_ranges_{export}.tsv"
+    conda:
+        "../../envs/jax.yaml"
+    threads: 2
+    resources:
+        # One parameter at a time, in double precision.
+        mem_mb=memory_for(base=1200, layers=2, cases=24),
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        recipe=lookup("{export}", within=config["exports"]),
+        code=code_of("measure_ranges"),
+    message:
+        "{wildcards.variant}: measuring the ranges of {wildcards.export}.onnx"
+    script:
+        "../scripts/measure_ranges.py"
+
+
+rule plan_precision:
+    input:
+        model="<results>/{variant}/model.eqx",
+        inputs=of_graph("inputs"),
+        ranges="<results>/{variant}/ranges/{export}.npz",
+    output:
+        plan="<results>/{variant}/ranges/{export}.plan.json",
+    log:
+        "<logs>/{variant}/plan_precision_{export}.log",
+    benchmark:
+        "<benchmarks>/{variant}/plan_precision_{export}.tsv"
+    conda:
+        "../../envs/jax.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory_for(base=1200, layers=2, cases=24),
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        recipe=lookup("{export}", within=config["exports"]),
+        least=config["limits"]["float16"]["cosine"]["limit"],
+        code=code_of("plan_precision"),
+    message:
+        "{wildcards.variant}: planning the half precision of {wildcards.export}.onnx"
+    script:
+        "../scripts/plan_precision.py"
 
 
 rule export_onnx:
@@ -6,6 +59,8 @@ rule export_onnx:
         model="<results>/{variant}/model.eqx",
         record="<results>/{variant}/checkpoint.json",
         ledger="<results>/{variant}/ledger.csv",
+        ranges=ranges_of,
+        plan=plan_of,
     output:
         graph="<results>/{variant}/{export}.onnx",
     log:

@@ -16,7 +16,7 @@ rule judge_graph:
     resources:
         mem_mb=500,
     params:
-        limits=limits(),
+        limits=limits,
         code=code_of("judge_graph"),
     message:
         "{wildcards.variant}: judging {wildcards.export}.onnx"

@@ -28,7 +28,7 @@ rule align_packing:
         mem_mb=memory_for(base=1200, weights=packed_weights, cases=6),
     params:
         spec=lookup("{variant}", within=VARIANTS),
-        interface=interface_of,
+        recipe=lookup("{export}", within=config["exports"]),
         code=code_of("align_packing"),
     message:
         "{wildcards.variant}: probing the packing of {wildcards.export}.onnx"

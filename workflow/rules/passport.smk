@@ -18,6 +18,7 @@ rule write_passport:
         equinox=of_graph("equinox"),
         onnx="<results>/{variant}/features/{export}.onnx.npz",
         tokenizer=tokenizer,
+        plan=plan_of,
     output:
         passport=report(
             "<results>/{variant}/{export}.passport.json",
@@ -43,7 +44,7 @@ rule write_passport:
         references=references,
         batch_sizes=config["parity"]["batch_sizes"],
         evidence=list(EVIDENCE),
-        limits=limits(),
+        limits=limits,
         code=code_of("write_passport"),
     message:
         "{wildcards.variant}: writing the passport of {wildcards.export}.onnx"

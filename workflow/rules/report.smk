@@ -10,12 +10,21 @@ rule render_parity:
         preprocessing="<results>/{variant}/preprocessing.json",
         graphs=lambda wildcards: per_graph("<results>/{variant}/{export}.onnx", [wildcards.variant]),
         stages=lambda wildcards: (
-            per_graph("<results>/{variant}/parity/{export}.stages.json", [wildcards.variant])
+            [
+                f"<results>/{{variant}}/parity/{export}.stages.json"
+                for export in exports_of(wildcards.variant)
+                if RECIPES[export].precision == "float32"
+            ]
             if config["parity"]["stages"]
             else []
         ),
         packing=lambda wildcards: [
             f"<results>/{{variant}}/parity/{export}.packing.json" for export in packed_exports_of(wildcards.variant)
+        ],
+        plans=lambda wildcards: [
+            f"<results>/{{variant}}/ranges/{export}.plan.json"
+            for export in exports_of(wildcards.variant)
+            if RECIPES[export].precision == "float16"
         ],
         dense=lambda wildcards: [
             f"<results>/{{variant}}/parity/{export}.dense.json"

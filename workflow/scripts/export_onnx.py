@@ -6,15 +6,26 @@ from pathlib import Path
 
 from vit2onnx.exporting.graph import export
 from vit2onnx.files import read_json, sha256_of
+from vit2onnx.precision.reduction import Measured
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
 
 def export_onnx(
-    spec: VariantSpec, recipe: Recipe, model: Path, record: Path, ledger: Path, graph: Path, *, external: bool
+    spec: VariantSpec,
+    recipe: Recipe,
+    model: Path,
+    record: Path,
+    ledger: Path,
+    graph: Path,
+    *,
+    ranges: Path | None,
+    plan: Path | None,
+    external: bool,
 ) -> None:
-    written = read_json(record)
-    export(spec, recipe, model, graph, written, ledger_sha256=sha256_of(ledger), external=external)
+    measured = Measured.read(ranges, plan) if ranges else None
+    how = {"ledger_sha256": sha256_of(ledger), "external": external, "measured": measured}
+    export(spec, recipe, model, graph, read_json(record), **how)
 
 
 if __name__ == "__main__":
@@ -25,5 +36,7 @@ if __name__ == "__main__":
         Path(snakemake.input.record),
         Path(snakemake.input.ledger),
         Path(snakemake.output.graph),
+        # Empty for a graph in single precision, and the plan also for one in int8.
+        **{name: Path(snakemake.input[name]) if snakemake.input[name] else None for name in ("ranges", "plan")},
         external=snakemake.params.external,
     )

@@ -30,9 +30,10 @@ def render_parity(files: Any, photographs: Mapping[str, Path], exports: Sequence
         metadata={export: metadata(graph) for export, graph in graphs.items()},
         operator_sets={export: operator_sets(graph) for export, graph in graphs.items()},
         photographs=photographs,
-        stages={export: StageComparison.read(Path(path)) for export, path in zip(exports, files.stages, strict=False)},
+        stages={one.export: one for one in map(StageComparison.read, map(Path, files.stages))},
         dense={one.export: one for one in map(DenseComparison.read, map(Path, files.dense))},
         packing={one.export: one for one in map(PackingComparison.read, map(Path, files.packing))},
+        plans={path.name.removesuffix(".plan.json"): read_json(path) for path in map(Path, files.plans)},
         self_test=read_json(Path(self_test)) if self_test else None,
     )
     write_text(page, parity_page(evidence))

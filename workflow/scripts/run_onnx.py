@@ -25,7 +25,7 @@ def run_onnx(
     threads: int,
 ) -> None:
     check_file(graph)
-    interface = spec.interface(recipe.interface)
+    interface = spec.interface_of(recipe)
     with open_arrays(inputs) as arrays:
         chosen_by = interface.compared_recipe(recipe)
         cases = {case for case in cases_in(arrays) if interface.compared_as.accepts(Case.parse(case), chosen_by)}

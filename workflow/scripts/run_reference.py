@@ -2,6 +2,7 @@
 
 from vit2onnx.job import snakemake
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ def run_reference(
     inputs: Path,
     output: Path,
     *,
+    outputs: Sequence[str],
     repository: str | None,
     threads: int,
 ) -> None:
@@ -28,7 +30,7 @@ def run_reference(
     cases = read_arrays(inputs)
     model = reference_of(spec, reference, checkpoint, Path(repository).expanduser() if repository else None)
     native = of_first_image(cases_in(cases)) if spec.architecture.may_differ(interface) else ()
-    write_arrays(output, features(model, cases, spec.interface(interface), native))
+    write_arrays(output, features(model, cases, spec.interface(interface, outputs), native))
 
 
 if __name__ == "__main__":
@@ -39,6 +41,7 @@ if __name__ == "__main__":
         snakemake.wildcards.interface,
         Path(snakemake.input.inputs),
         Path(snakemake.output.features),
+        outputs=snakemake.params.outputs,
         repository=snakemake.params.repository,
         threads=snakemake.threads,
     )

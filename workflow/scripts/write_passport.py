@@ -33,7 +33,7 @@ def write_passport(
     check_verdict(verdict, judged)
     files = arrays["inputs"], next(iter(references.values())), arrays["equinox"]
     with open_arrays(files[0]) as inputs, open_arrays(files[1]) as reference, open_arrays(files[2]) as equinox:
-        write_arrays(sample, sample_of(spec.interface(recipe.interface), recipe, inputs, reference, equinox))
+        write_arrays(sample, sample_of(spec.interface_of(recipe), recipe, inputs, reference, equinox))
     files_of_graph = {name: evidence[name] for name in ("graph", "record")}
     write_json(passport, passport_of(spec, recipe, judged, sample=sample, **files_of_graph, **given))
 
@@ -52,6 +52,7 @@ if __name__ == "__main__":
         limits=snakemake.params.limits,
         whose=snakemake.params.whose,
         tokenizer=next(map(Path, snakemake.input.tokenizer), None),
+        plan=files.get("plan"),
         threads=snakemake.threads,
         **{name: files[name] for name in ("verdict", "checkpoint", "ledger", "model")},
         **{name: Path(path) for name, path in snakemake.output.items()},

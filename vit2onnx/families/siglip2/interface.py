@@ -6,7 +6,7 @@ Names are those of Hugging Face and of the files of onnx-community.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vit2onnx.families.interface import block_outputs
+from vit2onnx.families.interface import LAST, block_outputs, photographs_to, with_blocks
 from vit2onnx.families.siglip2.architecture import Architecture
 from vit2onnx.spec.interface import Derived, Group, Interface, Port
 from vit2onnx.spec.texts import EOS, PAD
@@ -29,12 +29,11 @@ def vision(arch: Architecture) -> Interface | None:
     hidden = Port(
         "last_hidden_state",
         ("batch", "patches", arch.embed_dim),
-        "all patches after the final norm, row by row"
-        + ("; rows behind the mask mean nothing" if arch.is_naflex else ""),
+        f"all patches {LAST}, row by row" + ("; rows behind the mask mean nothing" if arch.is_naflex else ""),
         groups=(PATCHES,),
         rows="valid_patches" if arch.is_naflex else "",
     )
-    return Interface(
+    interface = Interface(
         "vision",
         inputs=_images(arch, "batch"),
         outputs=(hidden, _pooled(arch, "image")),
@@ -49,6 +48,7 @@ def vision(arch: Architecture) -> Interface | None:
         layers=block_outputs(arch.depth, "vision"),
         facts={"tokens": _tokens(arch)},
     )
+    return with_blocks(interface)
 
 
 def text(arch: Architecture) -> Interface | None:
@@ -116,7 +116,18 @@ def pair(arch: Architecture) -> Interface | None:
     )
 
 
-INTERFACES: Mapping[str, Callable[[Architecture], Interface | None]] = {"vision": vision, "text": text, "pair": pair}
+def photographs(arch: Architecture) -> Interface | None:
+    """A photograph to the features of its patches and to its embedding, in models whose images have one size."""
+    single = vision(arch)
+    return None if single is None or arch.is_naflex else photographs_to(single)
+
+
+INTERFACES: Mapping[str, Callable[[Architecture], Interface | None]] = {
+    "vision": vision,
+    "photographs": photographs,
+    "text": text,
+    "pair": pair,
+}
 
 
 def _images(arch: Architecture, axis: str) -> tuple[Port, ...]:

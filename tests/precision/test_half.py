@@ -1,0 +1,166 @@
+"""Graphs in half precision: what is in it, what is not, and that they compute the same."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from tests.precision.small_graphs import GRAPHS, OPERATORS, Small, batches_for, run, small
+from vit2onnx.errors import InputError, InternalError
+from vit2onnx.precision.half import single_nodes, to_half
+from vit2onnx.precision.kinds import kinds_of
+from vit2onnx.precision.simulation import lowest_cosine, simulate
+from vit2onnx.precision.statement import REDUCTION, half_tensors, tensors_of
+
+# The lowest cosine of a token, and what single precision comes to.
+COSINE, SINGLE_COSINE = 0.9995, 0.9999999
+
+
+def casts_of(model: ir.Model) -> set[str]:
+    """The nodes that are there because of half precision."""
+    return {node.name or "" for node in model.graph if (node.name or "").endswith(("/float16", "/float32"))}
+
+
+def all_values(graph: Small) -> list[str]:
+    return [value.name or "" for node in graph.graph.graph for value in node.outputs] + list(graph.tensors)
+
+
+@pytest.mark.parametrize("operators", OPERATORS)
+@pytest.mark.parametrize("which", GRAPHS)
+def test_graphs_in_half_precision_compute_the_same(which: str, operators: str, tmp_path: Path) -> None:
+    graph = small(which, operators)
+    copy, batch = graph.copy(), batches_for(which)[0]
+    tensors = to_half(copy, graph.tensors, graph.inputs, ())
+    found = run(copy, tensors, batch, tmp_path)
+    exact = graph.exact([batch])
+    assert lowest_cosine([found], exact) >= COSINE
+    # Half precision is seen, and its simulation comes as far.
+    assert lowest_cosine([found], exact) < SINGLE_COSINE
+    assert (
+        COSINE <= lowest_cosine(simulate(graph.graph, graph.tensors, graph.inputs, (), [batch]), exact) < SINGLE_COSINE
+    )
+    assert {value.dtype for value in found.values()} == {np.dtype(np.float32)}
+    weights = {name for name, tensor in graph.tensors.items() if len(tensor.shape) > 1}
+    assert {name for name in weights if tensors[name].dtype != "float16"} == set()
+
+
+def test_casts_stand_at_borders_alone() -> None:
+    graph = small("vit")
+    copy = graph.copy()
+    to_half(copy, graph.tensors, graph.inputs, ())
+    assert casts_of(copy) == {
+        "pixel_values/float16",
+        "embed/Expand_4/float16",
+        "embed/Expand_5/float16",
+        "last_hidden_state/float32",
+        "pooler_output/float32",
+    }
+
+
+def test_angles_and_their_periods_stay_in_single_precision() -> None:
+    graph = small("vit")
+    copy = graph.copy()
+    tensors = to_half(copy, graph.tensors, graph.inputs, ())
+    periods = next(node for node in copy.graph if node.op_type == "Div" and node.inputs[1].name == "rope_periods")
+    assert tensors.get("rope_periods", graph.tensors["rope_periods"]).dtype == "float32"
+    assert periods.inputs[0].producer().op_type != "Cast" and "float16" not in periods.inputs[0].name
+
+
+def test_logits_of_pairs_are_computed_in_single_precision() -> None:
+    graph = small("siglip2_pair")
+    single = [name for name in single_nodes(graph.graph, graph.inputs, ()) if name]
+    joint = [node.name for node in graph.graph.graph if (node.name or "").startswith("joint/")]
+    assert len(joint) > 10
+    assert set(single) == {*joint}
+
+
+@pytest.mark.parametrize("which", ["vit", "packed_loop", "siglip2_pair"])
+def test_a_graph_that_is_all_wide_is_as_it_was(which: str, tmp_path: Path) -> None:
+    graph, batch = small(which), batches_for(which)[0]
+    before = run(graph.copy(), graph.tensors, batch, tmp_path)
+    copy = graph.copy()
+    tensors = to_half(copy, graph.tensors, graph.inputs, all_values(graph))
+    assert casts_of(copy) == set()
+    assert {tensor.dtype for tensor in tensors.values()} == {"float32"}
+    after = run(copy, tensors, batch, tmp_path)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("operators", OPERATORS)
+@pytest.mark.parametrize("which", ["vit", "swiglu", "packed_loop", "packed_padded", "convnext", "siglip2_pair"])
+def test_any_value_may_be_wide(which: str, operators: str, tmp_path: Path) -> None:
+    graph, batch = small(which, operators), batches_for(which)[0]
+    exact = graph.exact([batch])
+    rng = np.random.default_rng(0)
+    names = [name for name, kind in kinds_of(graph.graph, graph.inputs).items() if kind.is_float]
+    for _ in range(2):
+        wide = rng.choice(names, len(names) // 5, replace=False).tolist()
+        copy = graph.copy()
+        tensors = to_half(copy, graph.tensors, graph.inputs, wide)
+        # It passes ONNX's check of types as well.
+        assert lowest_cosine([run(copy, tensors, batch, tmp_path)], exact) >= COSINE
+        given = {value.name: value for node in copy.graph for value in node.outputs}
+        assert all(given[name].dtype != ir.DataType.FLOAT16 for name in wide if name in given)
+
+
+def test_nodes_that_take_or_give_wide_values_are_in_single_precision_with_their_weights() -> None:
+    graph = small("vit")
+    wide = ["blocks.0/Add"]
+    assert {name for name in single_nodes(graph.graph, graph.inputs, wide) if name.startswith("blocks.")} == {
+        "blocks.0/Add",
+        "blocks.0/norm2/LayerNormalization",
+        "blocks.0/Add_1",
+    }
+    tensors = to_half(graph.copy(), graph.tensors, graph.inputs, wide)
+    assert tensors["blocks.0.norm2.weight"].dtype == "float32"
+    assert tensors["blocks.0.norm1.weight"].dtype == "float16"
+
+
+@pytest.mark.parametrize("which", ["vit", "packed_loop"])
+def test_attention_is_in_single_precision_if_its_logits_are_wide(which: str) -> None:
+    graph = small(which)
+    name = {"vit": "blocks.0/attn/Attention", "packed_loop": "blocks.0/attn/Loop"}[which]
+    inside = {"vit": f"{name}/logits", "packed_loop": f"{name}/Attention/logits"}[which]
+    assert name not in single_nodes(graph.graph, graph.inputs, ())
+    assert name in single_nodes(graph.graph, graph.inputs, [inside])
+
+
+def test_the_statement_makes_the_same_parameters_again() -> None:
+    graph = small("vit")
+    copy = graph.copy()
+    tensors = to_half(copy, graph.tensors, graph.inputs, ["blocks.0/Add"])
+    statement = json.loads(copy.metadata_props[REDUCTION])
+    assert (statement["precision"], statement["wide"]) == ("float16", ["blocks.0/Add"])
+    again = tensors_of(statement, graph.tensors)
+    assert again.keys() == tensors.keys() == graph.tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(again[name].read(), tensor.read(), strict=True)
+    name = "blocks.0.attn.q.weight"
+    np.testing.assert_array_equal(tensors[name].read(), graph.tensors[name].read().astype(np.float16), strict=True)
+    del statement["weights"][name]
+    assert tensors_of(statement, graph.tensors)[name].dtype == "float32"
+    statement["weights"]["other"] = {"as": "float16", "of": "nothing"}
+    with pytest.raises(InputError, match="does not fit this checkpoint"):
+        tensors_of(statement, graph.tensors)
+
+
+def test_a_weight_beyond_half_precision_is_not_rounded_to_infinity() -> None:
+    graph = small("vit", change=lambda name, value: value * (1e6 if name == "blocks.1.ls1.gamma" else 1))
+    tensors = half_tensors(
+        {"weights": {"blocks.1.ls1.gamma": {"as": "float16", "of": "blocks.1.ls1.gamma"}}}, graph.tensors
+    )
+    with pytest.raises(InternalError, match=r"blocks\.1\.ls1\.gamma has values beyond half precision"):
+        tensors["blocks.1.ls1.gamma"].read()
+    wide = to_half(graph.copy(), graph.tensors, graph.inputs, ["blocks.1.ls1.gamma"])
+    assert wide["blocks.1.ls1.gamma"].dtype == "float32"
+
+
+def test_masks_are_finite(tmp_path: Path) -> None:
+    graph, batch = small("naflex", "portable"), batches_for("naflex")[0]
+    copy = graph.copy()
+    tensors = to_half(copy, graph.tensors, graph.inputs, ())
+    (fill,) = (value for name, value in copy.graph.initializers.items() if name.startswith("float_scalar_-3.4"))
+    assert float(fill.const_value.numpy()) == -65504
+    assert np.isfinite(run(copy, tensors, batch, tmp_path)["last_hidden_state"]).all()

@@ -1,0 +1,41 @@
+"""The target `package` asks for the graphs of a package and their passports, and the default target does not."""
+
+import re
+from pathlib import Path
+
+from workflow_project import ROOT, snakemake
+
+VIT, SIGLIP = "dinov3_vits16_pretrain_lvd1689m", "siglip2_base_patch16_224"
+
+
+def planned(folder: Path, *arguments: str, fails: bool = False) -> str:
+    common = ["--dry-run", "--workflow-profile", "none", "--directory", str(folder)]
+    return snakemake(ROOT, *arguments[:1], *common, *arguments[1:], fails=fails)
+
+
+def test_packages_need_passports_of_their_graphs_alone(tmp_path: Path) -> None:
+    output = planned(tmp_path, "package", "--config", f"variants=[{VIT}, {SIGLIP}]")
+    found = re.findall(r"(\w+): writing the passport of (\w+)\.onnx", output)
+    assert sorted(found) == [(VIT, "dynamic"), (SIGLIP, "model"), (SIGLIP, "text_model"), (SIGLIP, "vision_model")]
+    assert re.search(r"^package_model +2$", output, re.M)
+    assert "copying the licence" not in output
+    assert "static.onnx" not in output
+    assert not list(tmp_path.glob("results/*"))
+
+
+def test_the_default_target_packages_nothing(tmp_path: Path) -> None:
+    output = planned(tmp_path, "all")
+    assert "packaging" not in output
+    assert "writing the passport of static.onnx" in output
+
+
+def test_a_config_without_a_graph_for_a_package_is_told(tmp_path: Path) -> None:
+    exports = "exports={static: null, dynamic: null, packed: {interface: packed, opset: 23}}"
+    output = planned(tmp_path, "package", "--config", exports, fails=True)
+    assert "No recipe of the config gives a graph for the package" in output
+    assert "{interface: images, batch: dynamic, height: dynamic, width: dynamic, opset: 23}" in output
+
+
+def test_official_weights_take_their_licence_along(tmp_path: Path) -> None:
+    output = planned(tmp_path, "package", "--config", "weights=official")
+    assert f"{VIT}: copying the licence of its weights" in output

@@ -1,0 +1,85 @@
+"""How large the values of a graph become, and what half precision may hold of them, before its precision is reduced."""
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from vit2onnx.exporting.folding import fold
+from vit2onnx.exporting.graph import trace
+from vit2onnx.precision.bounds import bounds
+from vit2onnx.precision.calibration import more_of
+from vit2onnx.precision.parts import parts_of, summary
+from vit2onnx.precision.plan import plan, refined, with_logits
+from vit2onnx.precision.ranges import Ranges, measure
+from vit2onnx.precision.simulation import lowest_cosine, simulate
+from vit2onnx.runners.batches import batches_of
+from vit2onnx.spec.case import Case
+from vit2onnx.spec.interface import cases_in
+from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
+from vit2onnx.weights.keytable import LazyTensor
+from vit2onnx.weights.model_file import open_model
+
+Inputs = Mapping[str, np.ndarray]
+
+
+def ranges_of_graph(spec: VariantSpec, recipe: Recipe, weights: Path, inputs: Inputs) -> Ranges:
+    """The ranges of the values of the graph of `weights`, a `model.eqx`, by a recipe, on every second input.
+
+    `inputs` are of the interface on whose cases graphs are compared, called as `key_of` says. The other half stays
+    unseen, so that a comparison on all of them shows whether the ranges hold for it as well.
+    """
+    return measure(*_folded(spec, recipe, weights), more_of(_batches(spec, recipe, inputs)))
+
+
+def plan_of_graph(
+    spec: VariantSpec, recipe: Recipe, weights: Path, inputs: Inputs, ranges: Ranges, least: float
+) -> dict[str, Any]:
+    """What half precision may hold of the graph, as data: `wide` are the values that it may not.
+
+    `blocks` has the bound on each part of each block for all inputs, and the largest value that was seen. `least` is
+    the lowest cosine of a token with double precision that the plan must reach, on the inputs of `ranges`.
+    """
+    ports = [port.name for port in spec.interface(recipe.interface).inputs]
+    graph, tensors = _folded(spec, recipe, weights)
+    found = bounds(graph, tensors, _limits_of_inputs(spec))
+    largest, parts = with_logits(graph, ports, ranges.largest), parts_of(graph.graph)
+    batches = list(_batches(spec, recipe, inputs))
+    exact = simulate(graph, tensors, ports, [*found], batches)
+
+    def accuracy(wide: Collection[str]) -> float:
+        return lowest_cosine(simulate(graph, tensors, ports, wide, batches), exact)
+
+    chosen = refined(plan(found, largest), parts, accuracy, least)
+    return chosen.as_json() | {"all_wide": chosen.all_wide, "blocks": summary(found, parts, ranges.largest)}
+
+
+def every_second(cases: Collection[str]) -> list[str]:
+    """The cases of every second photograph, text or pair, at all their sizes."""
+    names = [*dict.fromkeys(Case.parse(case).name for case in cases)][::2]
+    return [case for case in cases if Case.parse(case).name in names]
+
+
+def _folded(spec: VariantSpec, recipe: Recipe, weights: Path) -> tuple[ir.Model, Mapping[str, LazyTensor]]:
+    skeleton, tensors = open_model(weights)
+    graph = trace(skeleton, spec, recipe)
+    return graph, fold(graph, tensors, [port.name for port in spec.interface(recipe.interface).inputs])
+
+
+def _batches(spec: VariantSpec, recipe: Recipe, inputs: Inputs) -> Iterator[Inputs]:
+    interface = spec.interface(recipe.interface)
+    single, chosen_by = interface.compared_as, interface.compared_recipe(recipe)
+    accepted = [case for case in cases_in(inputs) if single.accepts(Case.parse(case), chosen_by)]
+    cases = {case: single.inputs_of(inputs, case) for case in every_second(accepted)}
+    batch = (recipe.batch or 1) if interface.is_batched else 0
+    return (values for _, values in batches_of(cases, len(cases) if interface.packs else batch, interface))
+
+
+def _limits_of_inputs(spec: VariantSpec) -> dict[str, float]:
+    """The largest value of a normalised pixel, by the inputs that hold pixels, or photographs that become such."""
+    constants = zip(spec.preprocessing.mean, spec.preprocessing.std, strict=True)
+    most = max(max(mean, 1 - mean) / std for mean, std in constants)
+    return {"pixel_values": most, "photographs": most}

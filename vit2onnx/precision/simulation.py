@@ -1,0 +1,74 @@
+"""What half precision makes of a model's outputs, computed in double precision, the same on every machine."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.numpy_helper import from_array, to_array
+
+from vit2onnx.precision.half import rewrite
+from vit2onnx.runners.onnx_double import run_nodes
+from vit2onnx.weights.keytable import LazyTensor
+
+
+def simulate(
+    model: ir.Model,
+    tensors: Mapping[str, LazyTensor],
+    inputs: Collection[str],
+    wide: Collection[str],
+    batches: Iterable[Mapping[str, np.ndarray]],
+) -> list[dict[str, np.ndarray]]:
+    """The outputs by name of every batch, float64, if each value of half precision is rounded to it.
+
+    The graph is left as it is. What is inside a node is not rounded, as runtimes add up in single precision at least.
+    A value beyond half precision is infinite.
+    """
+    copy = model.clone()
+    halved, made = rewrite(copy, tensors, inputs, wide)
+    for value in made:
+        _round(value)
+    weights = {name: partial(_wide, tensor) for name, tensor in halved.items()}
+    proto = ir.to_proto(copy)
+    for one in proto.graph.initializer:
+        if one.data_type == onnx.TensorProto.FLOAT16:
+            one.CopyFrom(from_array(to_array(one).astype(np.float32), one.name))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return run_nodes(proto, weights, batches)
+
+
+def lowest_cosine(outputs: Iterable[Mapping[str, np.ndarray]], exact: Iterable[Mapping[str, np.ndarray]]) -> float:
+    """The lowest cosine between a row of an output and the exact one; minus one if a number is not
+    finite, or a row is zero."""
+    return min((float(x) for x in _cosines(outputs, exact)), default=1.0)
+
+
+def _cosines(outputs: Iterable[Mapping[str, np.ndarray]], exact: Iterable[Mapping[str, np.ndarray]]) -> Iterator[float]:
+    for given, wanted in zip(outputs, exact, strict=True):
+        for name, other in wanted.items():
+            x, y = (array.reshape(-1, array.shape[-1]) for array in (given[name], other))
+            if not np.isfinite(x).all():
+                yield -1.0
+            elif x.size:
+                lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+                # Zeros are no direction.
+                yield (np.where(lengths > 0, (x * y).sum(axis=1), -1) / np.where(lengths > 0, lengths, 1)).min()
+
+
+def _round(value: ir.Value) -> None:
+    """Round a value, and have all that take it go on in double precision."""
+    producer = value.producer()
+    if producer is None or producer.graph is None:
+        return
+    half = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT16)}, name=f"{value.name}/rounded")
+    back = ir.node("Cast", [half.outputs[0]], {"to": int(ir.DataType.DOUBLE)}, name=f"{value.name}/back")
+    for node in (half, back):
+        node.outputs[0].name = node.name
+    value.replace_all_uses_with(back.outputs[0])
+    half.replace_input_with(0, value)
+    producer.graph.insert_after(producer, [half, back])
+
+
+def _wide(tensor: LazyTensor) -> np.ndarray:
+    return tensor.read().astype(np.float64)
