@@ -1,5 +1,6 @@
 """The whole way in Python: what README and docs/python.md show."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.limits import BY_PRECISION
 from vit2onnx.checkpoints.identity import known_variants
 from vit2onnx.errors import InputError
+from vit2onnx.onnx_file import described
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spine import prove
 
@@ -26,6 +28,19 @@ def test_a_checkpoint_becomes_a_graph_that_passes(tiny, tmp_path: Path):
     # Of the two sizes one fits the graph.
     assert (verdict.figures["images"], verdict.figures["sizes"]) == (1, 1)
     assert 0 < verdict.figures["floors"] < 10
+
+
+def test_layers_can_be_outputs(tiny, tmp_path: Path):
+    recipe = Recipe("layers", 23, {"batch": 1, "height": 48, "width": 64}, outputs=("block_0_norm", "block_1"))
+    verdict = prove(tiny.spec, recipe, tiny.checkpoint, tmp_path, PHOTOGRAPHS, LIMITS, weights="synthetic")
+    assert (verdict.passed, verdict.faults) == (True, [])
+    outputs = described(tmp_path / "layers.onnx")["outputs"]
+    assert list(outputs) == ["last_hidden_state", "pooler_output", "block_0_norm", "block_1"]
+    assert outputs["block_0_norm"].startswith("all tokens after block 0 and the final norm: CLS, registers, patches")
+    wrong = replace(recipe, name="wrong", outputs=("block_2",))
+    with pytest.raises(InputError, match=r"outputs of dinov3_tiny: .* no block_2, only block_0 to block_1"):
+        prove(tiny.spec, wrong, tiny.checkpoint, tmp_path, PHOTOGRAPHS, LIMITS, weights="synthetic")
+    assert not (tmp_path / "wrong.onnx").exists()
 
 
 def test_a_checkpoint_of_another_variant_is_refused(tiny, tmp_path: Path, released):

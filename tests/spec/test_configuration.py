@@ -105,6 +105,38 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda c: c["exports"].update(packed={"interface": "packed", "opset": 23, "attention": "padded"}),
         "exports.packed.opset: 23 has no padded attention; use 24",
     ),
+    "native operators that the operator set lacks": (
+        lambda c: c["exports"]["static"].update(opset=17),
+        "exports.static.opset: 17 has no Attention and no RotaryEmbedding; use 23 or newer, or `operators: portable`",
+    ),
+    "operator set that is too old": (
+        lambda c: c["exports"]["static"].update(opset=16, operators="portable"),
+        "exports.static.opset: 16 is less than the minimum of 17",
+    ),
+    "precision that there is not": (
+        lambda c: c["exports"]["static"].update(precision="fp16"),
+        r"exports.static.precision: 'fp16' is not one of \['float32', 'float16', 'int8'\]",
+    ),
+    "activations of a graph that is not in int8": (
+        lambda c: c["exports"]["static"].update(activations="static"),
+        "exports.static.activations: only `precision: int8` has it; leave it out",
+    ),
+    "images that would depend on those beside them": (
+        lambda c: c["exports"].update(packed={"interface": "packed", "opset": 23, "precision": "int8"}),
+        "exports.packed.activations: with dynamic scales the features of an image would depend on the images beside it;"
+        " add `activations: static`",
+    ),
+    "small precision that is too large for one file": (
+        lambda c: (
+            c.update(variants="dinov3_vit7b16_pretrain_lvd1689m"),
+            c["exports"]["static"].update(precision="float16"),
+        ),
+        "exports.static.precision: dinov3_vit7b16_pretrain_lvd1689m has 13.4 GB in float16",
+    ),
+    "photographs that are resized to any size": (
+        lambda c: c["exports"]["dynamic"].update(interface="photographs"),
+        "exports.dynamic.height: photographs are resized to one size; give a number",
+    ),
     "number of packed images": (
         lambda c: c["exports"].update(packed={"interface": "packed", "opset": 23, "images": 8}),
         "exports.packed.images: a packed graph takes any number of images; leave it out",
@@ -112,6 +144,35 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
     "size of packed images": (
         lambda c: c["exports"].update(packed={"interface": "packed", "opset": 23, "height": "dynamic"}),
         "exports.packed: 'height' was unexpected; a packed graph takes any number of images and patches",
+    ),
+    "layer that a model does not have": (
+        lambda c: c["exports"]["static"].update(outputs=["block_11", "block_12"]),
+        f"exports.static.outputs: {VIT} has no block_12, only block_0 to block_11, each also with _norm at the end",
+    ),
+    "layer that is there twice": (
+        lambda c: c["exports"]["dynamic"].update(outputs=["block_3", "block_3"]),
+        "exports.dynamic.outputs: block_3 is there twice; name it once",
+    ),
+    "layer whose channels the norm does not have": (
+        lambda c: (c.update(variants=CONVNEXT), c["exports"]["static"].update(outputs=["stage_2_norm"])),
+        f"exports.static.outputs: {CONVNEXT} has no stage_2_norm, only stage_0 to stage_3 and stage_3_norm, because the"
+        " final norm fits no other",
+    ),
+    "layers of packed images": (
+        lambda c: c["exports"].update(packed={"interface": "packed", "opset": 23, "outputs": ["block_3"]}),
+        "exports.packed.outputs: the interface packed has no outputs of layers; use the interface images, or",
+    ),
+    "layers of images with texts": (
+        lambda c: (c.update(variants="siglip2_base_patch16_224"), c["exports"]["model"].update(outputs=["block_3"])),
+        "exports.model.outputs: the interface pair has no outputs of layers; use the interface vision, or leave",
+    ),
+    "output of no layer": (
+        lambda c: c["exports"]["static"].update(outputs=["last_hidden_state"]),
+        "exports.static.outputs.0: 'last_hidden_state' does not match",
+    ),
+    "outputs without any": (
+        lambda c: c["exports"]["static"].update(outputs=[]),
+        r"exports.static.outputs: \[\] should be non-empty",
     ),
     "variant whose images cannot be packed": (
         lambda c: c.update(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from vit2onnx.families.interface import images_to_tokens, packed_images_to_tokens
+from vit2onnx.families.interface import images_to_tokens, packed_images_to_tokens, photographs_to
 from vit2onnx.spec.case import Case
 from vit2onnx.spec.interface import Derived, Group, Interface, Port, cases_in, key_of, of_cases
 from vit2onnx.spec.recipe import Recipe
@@ -168,6 +168,35 @@ def test_a_case_fits_a_recipe_by_all_sizes_that_it_gives():
     # By sizes that follow from its own, too.
     assert accepts(PADDED, Case("pairs", 3, 5), images=None, texts=None, patches=16)
     assert not accepts(PADDED, Case("pairs", 4, 5), images=None, texts=None, patches=16)
+
+
+def test_recipes_choose_among_further_outputs():
+    further = tuple(Port(name, VIT.outputs[0].axes, "tokens", layer="x") for name in ("block_0", "block_1", "block_2"))
+    interface = replace(VIT, further=further)
+    chosen = interface.with_outputs(["block_2", "block_0"])
+    assert chosen.outputs == (*VIT.outputs, further[2], further[0])
+    # The first output that is compared stays the first, by which files name cases.
+    assert chosen.compared[0] is VIT.compared[0]
+    assert [key_of("a@1x1", port, chosen.compared) for port in chosen.compared] == [
+        "a@1x1",
+        "a@1x1/block_2",
+        "a@1x1/block_0",
+    ]
+    case = Case("a", 32, 48)
+    assert chosen.elements(case) == VIT.elements(case) + 2 * 11 * 48
+    recipes = [
+        Recipe("first", 23, FREE, outputs=("block_2", "block_1")),
+        Recipe("second", 23, FREE, outputs=("block_1",)),
+        Recipe("other", 23, FREE, interface="vision", outputs=("block_0",)),
+    ]
+    assert interface.asked_outputs(recipes) == ("block_1", "block_2")
+
+
+def test_photographs_are_compared_on_the_same_further_outputs():
+    interface = replace(VIT, further=(Port("block_0", VIT.outputs[0].axes, "tokens", layer="blocks.0.output"),))
+    chosen = photographs_to(interface).with_outputs(["block_0"])
+    assert chosen.compared_as.compared == chosen.compared == interface.with_outputs(["block_0"]).compared
+    assert packed_images_to_tokens(interface).further == ()
 
 
 def test_the_default_size_is_that_of_recipes_that_leave_it_out():

@@ -237,6 +237,8 @@ def test_heads_that_cannot_be_rotated_are_named(embed_dim, num_heads):
 def test_a_free_dimension_is_none():
     free = {"batch": None, "height": None, "width": None}
     assert Recipe.from_mapping("dynamic", DYNAMIC) == Recipe("dynamic", 21, free)
+    layers = Recipe.from_mapping("layers", {**DYNAMIC, "outputs": ["block_1", "block_0_norm"]})
+    assert layers == Recipe("layers", 21, free, outputs=("block_1", "block_0_norm"))
     assert Recipe.from_mapping("static", STATIC) == Recipe("static", 23, {"batch": 1, "height": 224, "width": 160})
 
 

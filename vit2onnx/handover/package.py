@@ -51,8 +51,8 @@ def names_of(spec: VariantSpec) -> dict[str, str]:
 def package_files(spec: VariantSpec, recipes: Iterable[Recipe]) -> list[PackageFile]:
     """The graphs of a variant's package, at most one per interface and precision.
 
-    Of several recipes it is the one with the most free sizes, then the one that gives nothing of earlier layers, then the
-    one in portable operators, which more runtimes open, then the first. Raises `InputError` if there is no recipe for any.
+    Of several recipes it is the one with the most free sizes, then one that gives no earlier layers, then the one in
+    portable operators, which more runtimes open, then the first. Raises `InputError` if there is no recipe for any.
     """
     names, listed = names_of(spec), list(recipes)
     files = []

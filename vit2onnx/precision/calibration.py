@@ -1,4 +1,4 @@
-"""More photographs of few, to measure the ranges of values by.
+"""Variants of photographs, so that the ranges measured on a few hold for others.
 
 Four photographs do not show how far values go, and a static int8 file cuts off what is beyond. The negatives of the
 same photographs, dark and bright copies, and enlarged parts show more. Measured on ViT-S with synthetic weights, lowest

@@ -23,7 +23,7 @@ from vit2onnx.precision.statement import HALF, REDUCTION, half_tensors
 from vit2onnx.weights.keytable import LazyTensor
 
 FLOAT16 = ir.DataType.FLOAT16
-# What gives no number of what it takes.
+# Operators that give the size of their input, and none of its numbers.
 SIZES = {"Shape", "Size"}
 SINGLE = "float32"
 
@@ -181,7 +181,7 @@ class _Halves:
         return value.graph is self.graph
 
     def _cast(self, value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
-        """A value in a precision."""
+        """A value as `dtype`: itself, or what a node makes of it that is put in front of another."""
         if (value in self.given) == (dtype == FLOAT16):
             return value
         key = value, dtype

@@ -340,7 +340,7 @@ def some(call: Call) -> Magnitude:
 
 @rules_for("Pad", "Expand")
 def more(call: Call) -> Magnitude:
-    """The same several times, or with zeros besides."""
+    """The same elements repeated, or padded with zeros."""
     before, after = call.size(0), call.sizes()
     kept = before is not None and after is not None and len(after) > 0 and after[-1] == before
     return _rows(call.x) if kept else _any_channels(call.x)
@@ -459,7 +459,7 @@ def _split_heads(x: Magnitude, flat: np.ndarray, heads: int) -> Magnitude:
 
 
 def _merged_heads(x: Magnitude, heads: int, size: int) -> Magnitude:
-    """The way back."""
+    """Heads [..., heads, channels of a head] as channels."""
     whole = np.broadcast_to(x.largest, np.broadcast_shapes(x.largest.shape, (heads, size)))
     flat = whole.reshape(-1, heads * size).max(axis=0)
 

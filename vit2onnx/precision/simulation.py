@@ -1,4 +1,4 @@
-"""What half precision makes of a model's outputs, computed in double precision, the same on every machine."""
+"""What half precision makes of a model's outputs, computed in double precision and without a runtime."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial

@@ -30,7 +30,7 @@ HALF = "float16"
 LARGEST_INT8 = 127
 # What an initializer is of a tensor: its int8 or its scales, of columns or of rows; or, as "float32", scaled only.
 INT8, SCALE, INT8_ROWS, SCALE_ROWS = "int8", "scale", "int8_rows", "scale_rows"
-# Of factors.
+# What an initializer is that is made of factors alone.
 INVERSE = "inverse"
 # How many rows of a table are in double precision at once.
 ROWS = 4096

@@ -1,4 +1,4 @@
-"""Try graphs in other runtimes, and write one table of what becomes of them.
+"""Run graphs in other runtimes, and write one table of the results.
 
     python -m vit2onnx.runtimes results/synthetic --runtimes openvino,tract
 

@@ -24,7 +24,7 @@ IN_PATCHES: Mapping[str, tuple[int, int]] = {"height": (4, 7), "width": (6, 3)}
 OTHER = (3, 5)
 # Grids of patches in the first and in the second set; an image has no more patches than its place.
 GRIDS = (((4, 6), (5, 3), (7, 4)), ((7, 3), (2, 5), (3, 7)))
-# Without a statement of the file.
+# What is assumed if the file does not say it.
 PATCH_SIZE, VOCABULARY = 16, 1000
 
 

@@ -26,8 +26,8 @@ class Run:
     """What became of a graph in a runtime.
 
     `facts` are what the program has said up to its end, `outputs` those of the sets of inputs that it has run, and
-    `log` all that was printed. `ended` says how it ended, if by itself it did not come to the end. `absent` says why it
-    was not run at all.
+    `log` all that was printed. `ended` says how the program ended if it stopped early. `absent` says why it was not
+    run at all.
     """
 
     facts: Mapping[str, Any] = field(default_factory=dict)

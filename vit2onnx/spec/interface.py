@@ -41,8 +41,8 @@ class Port:
 
     `groups` say what the rows of an output are. `row_of` names the output of which this one is a row, and which
     row; `transpose_of` the one whose transpose it is. `rows` names the axis that counts the rows that mean something,
-    where those behind them are padding. `layer` is the stage of whose result an output holds the tokens, or the pixels of
-    the map, of a single image row by row; if it is `normed`, after the final norm.
+    where those behind them are padding. `layer` is the stage whose tokens an output holds, or the pixels of whose map,
+    row by row; if it is `normed`, after the final norm.
     """
 
     name: str

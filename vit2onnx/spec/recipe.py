@@ -21,8 +21,8 @@ class Recipe:
     """One way to export a model: `sizes` has a number for each axis of its interface, or `None` if that is free.
 
     `attention` says how a graph of packed images keeps their attention apart, as one of `ATTENTION`; other graphs have
-    none. `activations`, one of `ACTIVATIONS`, is of graphs in int8 alone. `outputs` names what comes out besides what the
-    interface has by itself: the tokens after some layers.
+    none. `activations`, one of `ACTIVATIONS`, is of graphs in int8 alone. `outputs` names earlier layers that come out
+    besides what the interface gives by itself.
     """
 
     name: str

@@ -269,16 +269,16 @@ class VariantSpec:
         return replace(interface, preprocessing=self.preprocessing) if interface.prepares else interface
 
     def interface_of(self, recipe: Recipe) -> Interface:
-        """What goes into the graph of a recipe and comes out of it. Raises `InputError` for outputs that there are not."""
+        """What goes into the graph of a recipe and comes out of it. Raises `InputError` if there is no such output."""
         return self.interface(recipe.interface, recipe.outputs)
 
     def faults_of_outputs(self, interface: str, names: Sequence[str]) -> Iterator[str]:
-        """What is wrong with the names of further outputs of an interface, each with the way out, without full stops."""
+        """What is wrong with the names of further outputs of an interface, with the way out, without full stops."""
         known = [port.name for port in self.interface(interface).further]
         if names and not known:
             others = [other for other in self.interfaces if self.interface(other).further]
             way_out = f"use the interface {others[0]}, or leave outputs out" if others else "leave outputs out"
-            yield f"the interface {interface} does not give those of layers; {way_out}"
+            yield f"the interface {interface} has no outputs of layers; {way_out}"
             return
         for name in dict.fromkeys(names):
             if name not in known:
