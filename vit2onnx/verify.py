@@ -1,9 +1,11 @@
 """Check an ONNX file against its passport, wherever it has gone. Needs onnxruntime and numpy only.
 
     python verify.py static.onnx
+    python verify.py static.onnx --provider CUDAExecutionProvider
 
 looks for static.passport.json and static.sample.npz beside the file. Its hashes show that it is the file that was
-proven. The recorded input and outputs show that it computes, on this machine, what the original computes.
+proven. The recorded input and outputs show that it computes, on this machine, what the original computes. A provider of
+onnxruntime is tried as it is by default; one that rounds more coarsely by default is also tried without that.
 """
 
 import argparse
@@ -22,8 +24,10 @@ from vit2onnx.checksums import read_json, sha256_of
 from vit2onnx.errors import InputError, first_few, printable
 from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, described, initializers, passport_beside, sample_beside
 from vit2onnx.parity.floors import ROUNDOFF, error, rms, token_floors
-from vit2onnx.runners.session import batch_of, session_of
+from vit2onnx.runners.session import CPU, batch_of, session_of
 
+# Providers that round more coarsely by default than a file's precision says: by what, and the setting without it.
+COARSER = {"CUDAExecutionProvider": ("TF32", {"use_tf32": "0"})}
 # No limit of a passport is higher, so that an edited one cannot let everything pass.
 HIGHEST_LIMIT = 100.0
 # The largest noise floor in single precision and in any, as a share of an output's root mean square.
@@ -106,8 +110,13 @@ def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[Answer]:
     yield passed and legs >= {"reference", "truth", "sanity"}, f"all findings of {name} are within their limits"
 
 
-def check_sample(graph: Path, passport: dict[str, Any], threads: int = 0) -> Iterator[Answer]:
-    """Whether the graph computes all recorded outputs from the recorded inputs. Does not run it if it cannot tell."""
+def check_sample(
+    graph: Path, passport: dict[str, Any], threads: int = 0, provider: str = CPU, *, exactly: bool = False
+) -> Iterator[Answer]:
+    """Whether the graph computes all recorded outputs from the recorded inputs. Does not run it if it cannot tell.
+
+    A provider is run as it is by default, or `exactly`, without what rounds more coarsely than single precision.
+    """
     sample, limit = sample_beside(graph), passport["sample"]["limit_in_floors"]
     # Passports of files from before there were other precisions do not name it.
     roundoff = ROUNDOFF[passport.get("precision", "float32")]
@@ -119,7 +128,10 @@ def check_sample(graph: Path, passport: dict[str, Any], threads: int = 0) -> Ite
     if not good:
         return
     with Arrays(sample, AGAIN) as arrays:
-        session = _session(graph, threads)
+        session = _session(graph, threads, provider, COARSER[provider][1] if exactly else {})
+        if provider not in session.get_providers():
+            yield False, f"onnxruntime could not start {provider}, and would run the file on the CPU"
+            return
         inputs, outputs = ([port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs()))
         ranks = {port.name: len(port.shape) for port in session.get_inputs()}
         cases = [name[len(inputs[0]) + 1 :] for name in arrays if name.startswith(f"{inputs[0]}/")]
@@ -149,9 +161,14 @@ def check_sample(graph: Path, passport: dict[str, Any], threads: int = 0) -> Ite
                 yield _check_output(f"{case}: {output}", found, expected, floors, limit, roundoff)
 
 
-def _session(graph: Path, threads: int) -> Any:
+def _session(graph: Path, threads: int, provider: str, settings: dict[str, str]) -> Any:
+    if provider not in ort.get_available_providers():
+        raise InputError(
+            f"onnxruntime {ort.__version__} as installed here has no {provider}, only"
+            f" {', '.join(ort.get_available_providers())}; install the package that has it."
+        )
     try:
-        return session_of(graph, threads=threads)
+        return session_of(graph, threads=threads, provider=provider, settings=settings)
     # Any exception, because onnxruntime has none in common to all of its own.
     except Exception as problem:
         raise InputError(
@@ -178,24 +195,33 @@ def _check_output(
     )
 
 
-def verify(graph: Path) -> bool:
+def verify(graph: Path, provider: str = CPU) -> bool:
     """Say what is found of a graph, up to the first check that fails; returns whether all passed."""
     if not graph.is_file():
         raise InputError(f"{graph}: there is no such file.")
     passport = read_passport(graph)
     # A file is run only if it is the recorded one and its metadata agree with the passport.
     for check in (check_hashes, check_metadata, check_sample):
-        answers = []
-        for good, sentence in check(graph, passport):
-            _say(f"  {'ok  ' if good else 'FAIL'}  {sentence}")
-            answers.append(good)
-        if not all(answers):
+        how = {"provider": provider} if check is check_sample else {}
+        if not _told(check(graph, passport, **how)):
+            if check is check_sample and provider in COARSER:
+                _say(f"        {provider} without {COARSER[provider][0]}, which it has by default:")
+                _told(check_sample(graph, passport, provider=provider, exactly=True))
             return False
         if check is check_metadata:
             licence = passport["licence"]
             _say(f"        {passport['variant']}, {passport['export']}, from {passport['checkpoint']['identity']}")
             _say(f"        licence of the weights: {licence['id'] + ', ' + licence['url'] if licence else 'none'}")
     return True
+
+
+def _told(answers: Iterator[Answer]) -> bool:
+    """Say all answers; returns whether all are good."""
+    found = []
+    for good, sentence in answers:
+        _say(f"  {'ok  ' if good else 'FAIL'}  {sentence}")
+        found.append(good)
+    return all(found)
 
 
 def _say(text: str) -> None:
@@ -206,7 +232,9 @@ def main() -> int:
     """Status 0 if the file is verified, 1 if it is not or cannot be."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("graph", type=Path, help="the ONNX file")
-    graph: Path = parser.parse_args().graph
+    parser.add_argument("--provider", default=CPU, help="of onnxruntime; by default %(default)s")
+    options = parser.parse_args()
+    graph: Path = options.graph
     for stream in (sys.stdout, sys.stderr):
         # Letters that the terminal's encoding lacks are escaped.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -214,7 +242,7 @@ def main() -> int:
     ort.set_default_logger_severity(4)
     try:
         _say(f"{graph}:")
-        passed = verify(graph)
+        passed = verify(graph, options.provider)
         _say(
             "verified against its passport"
             if passed

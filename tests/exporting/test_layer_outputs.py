@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
+import torch
 import yaml
 
 from tests.conftest import RELEASED, Spine
@@ -118,6 +119,22 @@ def test_outputs_of_siglip2s_images_are_the_stages_of_its_tower(spines: Callable
     spine = spines(name)
     recipe = every_output(spine, "vision", operators="portable", opset=17)
     check_values(spine, recipe, spine.export(recipe))
+
+
+@pytest.mark.parametrize(("name", "norm"), [(VIT, "norm"), ("dinov2_vits14_pretrain", "layernorm")])
+def test_blocks_are_counted_as_transformers_counts_hidden_states(spines, name: str, norm: str):
+    spine = spines(name)
+    recipe = every_output(spine)
+    inputs = given_to(spine.spec.interface(), case_for(spine.spec.interface()))
+    model = torch_runner.filled_model(torch_runner.reference_of(spine.spec, "transformers", spine.checkpoint))
+    with torch.inference_mode():
+        # The first is what enters the first block.
+        _, *blocks = model(torch.from_numpy(inputs["pixel_values"])[None], output_hidden_states=True).hidden_states
+        normed = [model.get_submodule(norm)(block) for block in blocks]
+    found = run(spine.export(recipe), inputs)
+    for index in range(spine.spec.architecture.depth):
+        np.testing.assert_allclose(found[f"block_{index}"], blocks[index][0], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(found[f"block_{index}_norm"], normed[index][0], rtol=0, atol=2e-5)
 
 
 def test_every_layer_is_offered_with_and_without_the_norm_where_it_fits():

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from tests.handover.conftest import change_graph, change_json, change_sample, fl
 from vit2onnx.checksums import CHECKSUM
 from vit2onnx.files import read_json, sha256_of, write_json
 from vit2onnx.onnx_file import initializers
+from vit2onnx.runners.session import session_of
+from vit2onnx.verify import main
 
 Verified = Callable[[Path], tuple[int, str]]
 
@@ -335,3 +338,31 @@ def test_verifying_needs_onnxruntime_and_numpy_only():
     packages = {"jax", "torch", "equinox", "onnx", "ml_dtypes", "yaml", "jaxtyping", "PIL", "pandas", "transformers"}
     assert not packages & set(loaded)
     assert {"numpy", "onnxruntime"} <= set(loaded)
+
+
+def test_a_provider_is_named_by_what_is_installed(graph: Path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["verify.py", str(graph), "--provider", "NoSuchExecutionProvider"])
+    assert main() == 1
+    assert re.search(r"error: onnxruntime .* has no NoSuchExecutionProvider, only .*CPUEx", capsys.readouterr().err)
+
+
+def test_a_provider_that_rounds_more_coarsely_is_tried_without_that(graph: Path, monkeypatch, capsys):
+    settings = []
+
+    def tf32(*given, **how):
+        settings.append(how["settings"])
+        session = session_of(*given, threads=how["threads"])
+        outputs = session.run
+        coarse = 0 if how["settings"] else 1e-2
+        fake = SimpleNamespace(get_inputs=session.get_inputs, get_outputs=session.get_outputs)
+        fake.get_providers = lambda: ["CUDAExecutionProvider"]
+        fake.run = lambda names, given: [x + np.float32(coarse) for x in outputs(names, given)]
+        return fake
+
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("vit2onnx.verify.session_of", tf32)
+    monkeypatch.setattr(sys, "argv", ["verify.py", str(graph), "--provider", "CUDAExecutionProvider"])
+    assert main() == 1
+    before, _, after = capsys.readouterr().out.partition("CUDAExecutionProvider without TF32")
+    assert "FAIL" in before and "ok    cat@48x64" in after and "FAIL" not in after.partition("NOT verified")[0]
+    assert settings == [{}, {"use_tf32": "0"}]

@@ -1,11 +1,16 @@
 """A graph in onnxruntime. Needs onnxruntime only."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Optional
 
 import onnxruntime as ort
 
 from vit2onnx.onnx_file import is_external
 
+# Errors only: the warnings are about what onnxruntime could not make faster.
+ort.set_default_logger_severity(3)
+CPU = "CPUExecutionProvider"
 ALL = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
 
 
@@ -16,15 +21,22 @@ def batch_of(session: ort.InferenceSession) -> int:
 
 
 def session_of(
-    graph: Path, level: ort.GraphOptimizationLevel = ALL, threads: int = 0, *, quiet: bool = False
+    graph: Path,
+    level: ort.GraphOptimizationLevel = ALL,
+    threads: int = 0,
+    *,
+    quiet: bool = False,
+    provider: str = CPU,
+    settings: Optional[Mapping[str, str]] = None,
 ) -> ort.InferenceSession:
-    """A session on the CPU, with a stated optimisation level and thread count (0: as onnxruntime likes).
+    """A session with a stated optimisation level and thread count (0: as onnxruntime likes), on the CPU.
 
-    A `quiet` one does not log the errors that it raises.
+    With another `provider`, which has `settings`, nodes that it does not know are on the CPU still. A `quiet` session
+    does not log the errors that it raises.
     """
     options = ort.SessionOptions()
-    # Errors only: its warnings are about what it could not make faster.
-    options.log_severity_level = 4 if quiet else 3
+    if quiet:
+        options.log_severity_level = 4
     options.graph_optimization_level = level
     options.intra_op_num_threads = threads
     # Idle sessions that spin slow their neighbours in the same process.
@@ -32,4 +44,5 @@ def session_of(
     # External weights are mapped from their file, so that a model may be larger than memory; packed copies would undo
     # that.
     options.add_session_config_entry("session.disable_prepacking", str(int(is_external(graph))))
-    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    first = [] if provider == CPU else [(provider, dict(settings or {}))]
+    return ort.InferenceSession(str(graph), options, providers=[*first, CPU])
