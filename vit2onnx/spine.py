@@ -20,7 +20,7 @@ from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.outputs import compare_outputs
 from vit2onnx.parity.preprocessing import compare_preprocessing
 from vit2onnx.parity.verdict import Verdict, judge_graph
-from vit2onnx.precision.reduction import Measured
+from vit2onnx.precision.reduction import Basis
 from vit2onnx.runners import equinox, torch
 from vit2onnx.runners.onnx import run_graph
 from vit2onnx.runners.photographs import compare_graph
@@ -79,8 +79,8 @@ def prove(
     # With room for the nodes.
     external = recipe.precision == "float32" and 4 * spec.parameters_of(interface) > 0.9 * MOST_BYTES
     inputs = inputs_of(spec, single, cases, photographs, texts or {})
-    measured = measured_of(spec, recipe, model, inputs, limits)
-    graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record, external=external, measured=measured)
+    basis = basis_of(spec, recipe, model, inputs, limits)
+    graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record, external=external, basis=basis)
     reference = torch.reference_of(spec, "transformers", checkpoint)
     references = {"transformers": torch.features(reference, inputs, single)}
     features = equinox.features(*open_model(model), inputs, single)
@@ -93,16 +93,16 @@ def prove(
     return judge_graph(comparison, limits, record, prepared, bytes=bytes_of(graph))
 
 
-def measured_of(
+def basis_of(
     spec: VariantSpec, recipe: Recipe, model: Path, inputs: Arrays, limits: Mapping[str, Mapping[str, Any]]
-) -> Measured | None:
-    """What has to be known of a graph to reduce its precision; nothing if that is single."""
+) -> Basis | None:
+    """What the reduction of a graph to its precision is based on; nothing if that is float32."""
     if recipe.precision == "float32":
         return None
     ranges = ranges_of_graph(spec, recipe, model, inputs)
     if recipe.precision == "int8":
-        return Measured(ranges)
-    return Measured(ranges, plan_of_graph(spec, recipe, model, inputs, ranges, limits["cosine"]["limit"])["all_wide"])
+        return Basis(ranges)
+    return Basis(ranges, plan_of_graph(spec, recipe, model, inputs, ranges, limits["cosine"]["limit"])["float32"])
 
 
 def _prepared(

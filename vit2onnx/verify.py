@@ -32,14 +32,15 @@ COARSER = {"CUDAExecutionProvider": ("TF32", {"use_tf32": "0"})}
 HIGHEST_LIMIT = 100.0
 # The largest noise floor in single precision and in any, as a share of an output's root mean square.
 HIGHEST_FLOOR, HIGHEST_FLOOR_OF_ANY = 1e-4, 0.05
+# No limit of a passport is lower, in small precisions; rows of fewer numbers have no direction to speak of.
+LEAST_COSINE, FEWEST_CHANNELS = 0.99, 16
 # No passport is larger; that of a model with 40 blocks has 0.4 MB.
 MOST_BYTES = 1 << 26
 # The keys of a passport that are not in the file's metadata.
 OWN_KEYS = {"passport", "file", "checkpoint", "parity", "sample", "versions", "weights", "constants", "folded"}
-OWN_KEYS |= {"certificate"}
 # The keys that the metadata of every file has, and those of which it has one at least, by what goes in.
 SAID = {"variant", "family", "export", "checkpoint", "weights", "licence", "outputs", "version"}
-SAID_OF_INPUTS = {"preprocessing", "text"}
+SAID_OF_INPUTS = {"preprocessing", "preparation", "text"}
 # The input that says which rows of the features mean something.
 MASK = "pixel_attention_mask"
 AGAIN = "get it once more from whoever gave it to you"
@@ -99,14 +100,16 @@ def check_metadata(graph: Path, passport: dict[str, Any]) -> Iterator[Answer]:
     differing = sorted(key for key, value in said.items() if told.get(key) != value)
     if SAID_OF_INPUTS.isdisjoint(said):
         differing.append("preprocessing or text")
-    differing += sorted(SAID - said.keys()) + sorted(passport.keys() - said.keys() - OWN_KEYS)
+    own_keys = OWN_KEYS | ({"certificate"} if said.get("precision") == "float16" else set())
+    differing += sorted(SAID - said.keys()) + sorted(passport.keys() - said.keys() - own_keys)
     differing += ["the file's name"] * (passport["file"]["name"] != own_name)
     differing += ["the checkpoint's variant"] * (passport["checkpoint"]["variant"] != passport["variant"])
     shown = f", but not on {', '.join(differing)}" if differing else ""
     yield not differing, f"{name} and the file's metadata agree{shown}"
     findings = passport["parity"]["findings"]
     legs = {finding["leg"] for finding in findings}
-    passed = all(0 <= finding["measured"] <= finding["limit"] < math.inf for finding in findings)
+    pairs = [(finding["measured"], finding["limit"]) for finding in findings]
+    passed = all(measured is not None and 0 <= measured <= limit < math.inf for measured, limit in pairs)
     yield passed and legs >= {"reference", "truth", "sanity"}, f"all findings of {name} are within their limits"
 
 
@@ -119,7 +122,11 @@ def check_sample(
     """
     sample, limit = sample_beside(graph), passport["sample"]["limit_in_floors"]
     # Passports of files from before there were other precisions do not name it.
-    roundoff = ROUNDOFF[passport.get("precision", "float32")]
+    precision = passport.get("precision", "float32")
+    roundoff, least = ROUNDOFF[precision], passport["sample"].get("least_cosine")
+    if precision != "float32" and not (isinstance(least, float) and LEAST_COSINE <= least <= 1):
+        yield False, f"a lowest cosine of {least} says nothing; passports of {precision} have {LEAST_COSINE:g} at least"
+        return
     good, sentence = _is_recorded(sample, passport["sample"])
     yield good, sentence
     if not 0 < limit <= HIGHEST_LIMIT:
@@ -159,6 +166,8 @@ def check_sample(
                     # Rows behind the mask mean nothing.
                     found = found[: int(mask.sum())]
                 yield _check_output(f"{case}: {output}", found, expected, floors, limit, roundoff)
+                if precision != "float32":
+                    yield _check_cosine(f"{case}: {output}", found, expected, least)
 
 
 def _session(graph: Path, threads: int, provider: str, settings: dict[str, str]) -> Any:
@@ -193,6 +202,17 @@ def _check_output(
         f"{what}, worst token {measured} from the original in double precision (limit {limit:g}),"
         f" max |difference| {np.abs(error(values, expected)).max():.1e}",
     )
+
+
+def _check_cosine(what: str, values: np.ndarray, expected: np.ndarray, least: float) -> Answer:
+    """Whether every row has the direction of the recorded one. A few numbers, such as logits, have none."""
+    a: np.ndarray = values.reshape(-1, values.shape[-1]).astype(np.float64)
+    b: np.ndarray = expected.reshape(-1, expected.shape[-1]).astype(np.float64)
+    if a.shape != b.shape or a.shape[1] < FEWEST_CHANNELS:
+        return a.shape == b.shape, f"{what} has {a.shape[1]} numbers in a row"
+    with np.errstate(invalid="ignore", divide="ignore"):
+        lowest = float(np.min((a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)))
+    return lowest >= least, f"{what}, lowest cosine of a token {lowest:.6f} (limit {least:g})"
 
 
 def verify(graph: Path, provider: str = CPU) -> bool:

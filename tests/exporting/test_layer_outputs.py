@@ -26,7 +26,7 @@ from vit2onnx.onnx_file import described
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.outputs import compare_outputs
 from vit2onnx.parity.verdict import judge
-from vit2onnx.precision.reduction import Measured
+from vit2onnx.precision.reduction import Basis
 from vit2onnx.reporting.figures import heat_table
 from vit2onnx.runners import equinox as equinox_runner
 from vit2onnx.runners import torch as torch_runner
@@ -337,9 +337,9 @@ def test_a_small_precision_keeps_outputs_at_every_block(spines, tmp_path: Path, 
         ranges = ranges_of_graph(spine.spec, recipe, spine.model_file, given)
         is_half = recipe.precision == "float16"
         plan = plan_of_graph(spine.spec, recipe, spine.model_file, given, ranges, 0.999) if is_half else {}
-        measured = Measured(ranges, plan.get("all_wide", ()))
+        basis = Basis(ranges, plan.get("float32", {}))
         files[kind] = tmp_path / f"{kind}.onnx"
-        export(spine.spec, recipe, spine.model_file, files[kind], record, measured=measured)
+        export(spine.spec, recipe, spine.model_file, files[kind], record, basis=basis)
         found[kind] = run(files[kind], inputs)
     wanted = expected(spine, spine.spec.interface_of(every_output(spine, interface)), inputs)
     assert wanted.keys() == found["layers"].keys() - found["plain"].keys()

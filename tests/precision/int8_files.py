@@ -12,13 +12,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from tests.conftest import Spine
+from tests.precision.planting import plant
 from vit2onnx.exporting.folding import fold
 from vit2onnx.exporting.graph import detach, trace
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.packing import pack
 from vit2onnx.precision.calibration import more_of
 from vit2onnx.precision.int8 import to_int8
-from vit2onnx.precision.planting import plant
 from vit2onnx.precision.ranges import Ranges, measure
 from vit2onnx.precision.statement import reduction_of
 from vit2onnx.spec.recipe import Recipe

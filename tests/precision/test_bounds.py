@@ -10,10 +10,11 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from tests.precision.small_graphs import GRAPHS, OPERATORS, PIXELS, Small, batches_for, small
-from vit2onnx.precision.bounds import LARGEST_HALF, bounds
-from vit2onnx.precision.magnitude import ROUNDING, spectral_norms
-from vit2onnx.precision.parts import parts_of, summary
-from vit2onnx.precision.rules import RESIZING
+from vit2onnx.precision.affine import spectral_norms
+from vit2onnx.precision.bound_arrays import LARGEST_FLOAT16, ROUNDING
+from vit2onnx.precision.bounds import bounds
+from vit2onnx.precision.parts import places_of, summary
+from vit2onnx.precision.rules.products import RESIZING
 from vit2onnx.weights.keytable import LazyTensor
 
 LIMITS = {"pixel_values": PIXELS, "photographs": PIXELS}
@@ -33,9 +34,9 @@ def within(graph: Small, which: str, seed: int) -> dict[str, tuple[float, float]
     found = bounds(graph.graph, graph.tensors, LIMITS)
     seen = graph.largest(batches_for(which, seed))
     assert len(seen.keys() & found.keys()) > 30
-    # Files in half precision have it for infinity in masks.
+    # Files in float16 have it for infinity in masks.
     return {
-        name: (most, found[name]) for name, most in seen.items() if min(most, LARGEST_HALF) > found.get(name, np.inf)
+        name: (most, found[name]) for name, most in seen.items() if min(most, LARGEST_FLOAT16) > found.get(name, np.inf)
     }
 
 
@@ -48,7 +49,7 @@ def test_no_value_of_any_image_exceeds_its_bound(which: str, operators: str) -> 
 
 @pytest.mark.parametrize("operators", OPERATORS)
 @pytest.mark.parametrize("which", GRAPHS)
-def test_every_value_that_may_be_in_half_precision_has_a_finite_bound(which: str, operators: str) -> None:
+def test_every_value_that_may_be_in_float16_has_a_finite_bound(which: str, operators: str) -> None:
     graph = small(which, operators)
     found = bounds(graph.graph, graph.tensors, LIMITS)
     assert {name: bound for name, bound in found.items() if not bound < 1e5} == {}
@@ -75,7 +76,7 @@ def test_without_a_limit_of_the_pixels_only_norms_help() -> None:
 def test_the_summary_says_where_each_part_is_largest() -> None:
     graph = small("vit")
     found = bounds(graph.graph, graph.tensors, LIMITS)
-    rows = summary(found, parts_of(graph.graph.graph), graph.largest(batches_for("vit")))
+    rows = summary(found, places_of(graph.graph.graph), graph.largest(batches_for("vit")))
     first = {row["part"]: row for row in rows if row["block"] == "blocks.0"}
     assert set(first) == {"residual", "norm", "qkv", "logits", "attention", "hidden", "output"}
     assert first["logits"] | {"bound": 0} == {
@@ -92,7 +93,7 @@ def test_the_summary_says_where_each_part_is_largest() -> None:
 @pytest.mark.parametrize(("which", "kinds"), [("convnext", {"norm", "hidden", "output", "residual"})])
 def test_blocks_of_stages_have_parts_too(which: str, kinds: set[str]) -> None:
     graph = small(which)
-    rows = summary(bounds(graph.graph, graph.tensors, LIMITS), parts_of(graph.graph.graph))
+    rows = summary(bounds(graph.graph, graph.tensors, LIMITS), places_of(graph.graph.graph))
     assert {row["part"] for row in rows if row["block"] == "stages.2/blocks.1"} == kinds
     assert "stages.1/downsample" in {row["block"] for row in rows}
 
@@ -171,7 +172,7 @@ def test_the_bound_of_logits_is_reached() -> None:
     assert found["y"] <= found["value"] * TIGHT
 
 
-def test_the_sums_of_a_norm_in_half_precision_are_bounded() -> None:
+def test_the_sums_of_a_norm_in_float16_are_bounded() -> None:
     text = LINEAR.replace("epsilon = 1e-6", "epsilon = 1e-6, stash_type = 10")
     weights = {name: np.ones(shape) for name, shape in {"gamma": 24, "beta": 24, "w": (24, 7), "c": 7, "g": 7}.items()}
     assert "normed/squares" not in bounds_of(LINEAR, {"x": 300.0}, **weights)
@@ -270,7 +271,7 @@ def test_the_norms_of_matrices_are_bounded(rows: tuple[int, int], monkeypatch: p
     matrices = np.random.default_rng(0).standard_normal((5, *rows))
     exact = np.linalg.norm(matrices, 2, axis=(1, 2))
     np.testing.assert_allclose(spectral_norms(matrices), exact, rtol=1e-12)
-    monkeypatch.setattr("vit2onnx.precision.magnitude.LARGE", 1)
+    monkeypatch.setattr("vit2onnx.precision.affine.LARGE", 1)
     assert np.all(spectral_norms(matrices) >= exact * (1 - 1e-12))
     assert np.all(spectral_norms(matrices) <= exact * 1.2)
 

@@ -7,9 +7,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from tests.precision.planting import neighbours, plant
 from vit2onnx.errors import InputError
 from vit2onnx.precision.calibration import more_of, variants
-from vit2onnx.precision.planting import neighbours, plant
 from vit2onnx.precision.ranges import Channels, Ranges, measure
 from vit2onnx.precision.smoothing import Product, divisible
 from vit2onnx.weights.keytable import LazyTensor

@@ -24,7 +24,7 @@ from vit2onnx.exporting.weights import end_with_checksum, write_embedded, write_
 from vit2onnx.files import atomic
 from vit2onnx.nn.model import Model, Named, outputs_of_layers, run_stages
 from vit2onnx.nn.photographs import inputs_of_model
-from vit2onnx.precision.reduction import Measured, reduced
+from vit2onnx.precision.reduction import Basis, reduced
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
@@ -48,18 +48,17 @@ def export(
     model: Model | None = None,
     ledger_sha256: str = "",
     external: bool = False,
-    measured: Measured | None = None,
+    basis: Basis | None = None,
 ) -> Path:
     """Export `weights`, a `model.eqx`, by a recipe; returns the path of the graph.
 
     `record` says what the checkpoint is, as `describe` does. `model` is another model of the same parameters. If
-    `external`, the weights stay in `weights`, beside which the graph must lie. A small precision needs what was
-    `measured`.
+    `external`, the weights stay in `weights`, beside which the graph must lie. A small precision needs a `basis`.
     """
     skeleton, tensors = open_model(weights)
     traced = trace(model or skeleton, spec, recipe)
     metadata, interface = metadata_of(spec, recipe, record, ledger_sha256), spec.interface_of(recipe)
-    how: Any = {"weights": weights, "external": external, "measured": measured}
+    how: Any = {"weights": weights, "external": external, "basis": basis}
     write(traced, graph, interface, recipe, metadata, tensors, **how)
     return graph
 
@@ -193,13 +192,13 @@ def write(
     *,
     weights: Path,
     external: bool,
-    measured: Measured | None = None,
+    basis: Basis | None = None,
 ) -> None:
     """Write the graph, once it has passed ONNX's full check, with its metadata and weights.
 
-    Constants are folded, and the graph is brought to the precision of its recipe; a small one needs what was
-    `measured`. If `external`, the weights stay in the file `weights`, which lies beside `path`; else they are copied,
-    one tensor in memory at a time.
+    Constants are folded, and the graph is brought to the precision of its recipe; a small one needs a `basis`. If
+    `external`, the weights stay in the file `weights`, which lies beside `path`; else they are copied, one tensor in
+    memory at a time.
     """
     graph.producer_name = "vit2onnx"
     graph.producer_version = metadata["version"]
@@ -208,7 +207,7 @@ def write(
     for value in graph.graph.outputs:
         value.doc_string = meanings[value.name]
     inputs = [port.name for port in interface.inputs]
-    tensors = reduced(graph, fold(graph, tensors, inputs), inputs, recipe, measured)
+    tensors = reduced(graph, fold(graph, tensors, inputs), inputs, recipe, basis)
     # While the parameters are inputs, so that there is nothing large to be checked.
     onnx.checker.check_model(ir.to_proto(graph), full_check=True)
     detach(graph, tensors, inputs)

@@ -1,4 +1,4 @@
-"""How large the values of a graph become, and what half precision may hold of them, before its precision is reduced."""
+"""How large the values of a graph become, and what float16 may hold of them, before its precision is reduced."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -11,8 +11,8 @@ from vit2onnx.exporting.folding import fold
 from vit2onnx.exporting.graph import trace
 from vit2onnx.precision.bounds import bounds
 from vit2onnx.precision.calibration import more_of
-from vit2onnx.precision.parts import parts_of, summary
-from vit2onnx.precision.plan import plan, refined, with_logits
+from vit2onnx.precision.float16_plan import plan_float16, refined, with_logits
+from vit2onnx.precision.parts import places_of, summary
 from vit2onnx.precision.ranges import Ranges, measure
 from vit2onnx.precision.simulation import lowest_cosine, simulate
 from vit2onnx.runners.batches import batches_of
@@ -38,7 +38,7 @@ def ranges_of_graph(spec: VariantSpec, recipe: Recipe, weights: Path, inputs: In
 def plan_of_graph(
     spec: VariantSpec, recipe: Recipe, weights: Path, inputs: Inputs, ranges: Ranges, least: float
 ) -> dict[str, Any]:
-    """What half precision may hold of the graph, as data: `wide` are the values that it may not.
+    """What float16 may hold of the graph, as data: `float32` has the values that it may not, each with the reason.
 
     `blocks` has the bound on each part of each block for all inputs, and the largest value that was seen. `least` is
     the lowest cosine of a token with double precision that the plan must reach, on the inputs of `ranges`.
@@ -46,15 +46,15 @@ def plan_of_graph(
     ports = [port.name for port in spec.interface(recipe.interface).inputs]
     graph, tensors = _folded(spec, recipe, weights)
     found = bounds(graph, tensors, _limits_of_inputs(spec))
-    largest, parts = with_logits(graph, ports, ranges.largest), parts_of(graph.graph)
+    largest, places = with_logits(graph, ports, ranges.largest), places_of(graph.graph)
     batches = list(_batches(spec, recipe, inputs))
     exact = simulate(graph, tensors, ports, [*found], batches)
 
-    def accuracy(wide: Collection[str]) -> float:
-        return lowest_cosine(simulate(graph, tensors, ports, wide, batches), exact)
+    def accuracy(in_float32: Collection[str]) -> float:
+        return lowest_cosine(simulate(graph, tensors, ports, in_float32, batches), exact)
 
-    chosen = refined(plan(found, largest), parts, accuracy, least)
-    return chosen.as_json() | {"all_wide": chosen.all_wide, "blocks": summary(found, parts, ranges.largest)}
+    chosen = refined(plan_float16(found, largest), places, accuracy, least)
+    return chosen.as_json() | {"blocks": summary(found, places, ranges.largest)}
 
 
 def every_second(cases: Collection[str]) -> list[str]:

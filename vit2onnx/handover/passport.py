@@ -13,7 +13,7 @@ from vit2onnx.checkpoints.convert import sha256
 from vit2onnx.checkpoints.detect import fitted
 from vit2onnx.checkpoints.identity import describe
 from vit2onnx.checkpoints.reading import Opened, open_variant
-from vit2onnx.errors import InputError, first_few
+from vit2onnx.errors import InputError, InternalError, first_few
 from vit2onnx.exporting.metadata import statements_of, statements_on_weights
 from vit2onnx.files import read_json, sha256_of
 from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, check_file, described, initializers, metadata
@@ -28,7 +28,7 @@ from vit2onnx.spec.case import Case, of_first_image
 from vit2onnx.spec.interface import Interface, cases_in, key_of
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.verify import check_sample
+from vit2onnx.verify import check_metadata, check_sample
 from vit2onnx.weights.keytable import Assignment, LazyTensor, assign, raise_faults, value_of
 from vit2onnx.weights.leaves import array_shapes
 from vit2onnx.weights.model_file import model_table, open_model, skeleton_of
@@ -200,21 +200,25 @@ def passport_of(
             "bytes": sample.stat().st_size,
             "sha256": sha256_of(sample),
             "limit_in_floors": verdict.limits["floors"]["limit"],
+            # Noise floors of small precisions are wide.
+            **({"least_cosine": verdict.limits["cosine"]["limit"]} if verdict.precision != "float32" else {}),
         },
         "versions": own["versions"] | versions(["equimo", "numpy", "torch"]) | {"vit2onnx": own["version"]},
         **({"certificate": _certificate(plan, graph)} if plan else {}),
         **weights,
     }
+    if wrong := [sentence for good, sentence in check_metadata(graph, passport) if not good]:
+        raise InternalError(f"{graph} would not be verified by this passport: {'; '.join(wrong)}")
     if wrong := [sentence for good, sentence in check_sample(graph, passport, threads) if not good]:
         raise InputError(f"{graph} does not compute its sample: {'; '.join(wrong)}; delete features/ and run again.")
     return passport
 
 
 def _certificate(plan: Path, graph: Path) -> dict[str, Any]:
-    """The plan of a graph in half precision. Raises `InputError` if the graph was made by another."""
+    """The plan of a graph in float16. Raises `InputError` if the graph was made by another."""
     found: dict[str, Any] = read_json(plan)
     reduction = reduction_of(metadata(graph))
-    if reduction is None or sorted(reduction["wide"]) != sorted(found["all_wide"]):
+    if reduction is None or reduction.get("float32") != found["float32"]:
         raise InputError(f"{graph} was not made by {plan}; delete both and run again.")
     return found
 

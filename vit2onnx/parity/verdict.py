@@ -124,6 +124,8 @@ class Verdict:
         if not runs or not has_equinox or "outputs" not in self.faults_by_gate():
             return ""
         said = "The Equinox model is within the limits, so the export (or onnxruntime) is at fault."
+        if self.precision != "float32" and not off & {"equinox", f"equinox{DOUBLE}"}:
+            return f"The model is right, and {self.precision} is too coarse for it; export it in a larger precision."
         if off & {"equinox", f"equinox{DOUBLE}"}:
             said = "The Equinox model is off too, so weights, model or reference are at fault."
         elif runs == [GRAPH_RUNS[0]]:

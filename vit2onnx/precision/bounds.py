@@ -1,7 +1,7 @@
 """How large every value of a graph can become, whatever the input is: a certificate, from the weights alone.
 
 The bounds follow from the mathematics of each operator (`rules`). They hold for each finite input within its limits,
-and for runtimes that round each value to half precision and sum up in single precision.
+and for runtimes that round each value to float16 and sum up in float32.
 """
 
 from collections.abc import Mapping
@@ -10,19 +10,17 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from vit2onnx.precision.kinds import GEOMETRY, Kind, bodies_of, in_single_precision, kinds_of
+from vit2onnx.precision.kinds import Kind, Origin, bodies_of, computes_in_float32, kinds_of
 from vit2onnx.precision.magnitude import Magnitude, unknown
-from vit2onnx.precision.rules import Call, apply, constant
+from vit2onnx.precision.rules import apply
+from vit2onnx.precision.rules.call import Call
 from vit2onnx.weights.keytable import LazyTensor
-
-# The largest number of half precision.
-LARGEST_HALF = 65504.0
 
 
 def bounds(
     graph: ir.Model, tensors: Mapping[str, LazyTensor], limits_of_inputs: Mapping[str, float]
 ) -> dict[str, float]:
-    """The largest absolute value of every float value that may be in half precision, by name, for all inputs.
+    """The largest absolute value of every float value that may be in float16, by name, for all inputs.
 
     `graph` has its parameters as inputs, called as `tensors`, of which one is read at a time. `limits_of_inputs` are
     the largest absolute values of the inputs that are floats; photographs of 8 bits have the limit of the pixel values
@@ -43,17 +41,17 @@ class _Interpreter:
     def run(self) -> dict[str, float]:
         for value in self.model.graph.inputs:
             if value.name in self.tensors:
-                self._set(value, constant(self.tensors[value.name].read))
+                self._set(value, Magnitude.of_constant(self.tensors[value.name].read))
             elif self._is_float(value):
-                self._set(value, Magnitude(np.asarray(self.limits.get(value.name, np.inf))))
+                self._set(value, Magnitude.of(self.limits.get(value.name, np.inf)))
         self._walk(self.model.graph)
         return self.found
 
     def _walk(self, graph: ir.Graph) -> None:
         for value in graph.initializers.values():
             if value.const_value is not None and self._is_float(value):
-                # Not noted, because a constant beyond half precision is cut to it.
-                self.known[value] = constant(partial(_array, value))
+                # Not noted, because a constant beyond float16 is cut to it.
+                self.known[value] = Magnitude.of_constant(partial(_array, value))
         for node in graph:
             if node.op_type == "Loop":
                 self._loop(node)
@@ -67,12 +65,12 @@ class _Interpreter:
         taken = [
             self._given(value, node) if value is not None and self._is_float(value) else None for value in node.inputs
         ]
-        return Call(node, taken, self.kinds, _whole, self._bound_of, partial(self._note, node))
+        return Call(node, taken, self.kinds, self._bound_of, partial(self._note, node))
 
     def _given(self, value: ir.Value, node: ir.Node) -> Magnitude | None:
         before = value.producer()
         if before is not None and _prepares(before) and not _prepares(node):
-            return Magnitude(np.asarray(self.limits.get("photographs", np.inf)))
+            return Magnitude.of(self.limits.get("photographs", np.inf))
         return self.known.get(value)
 
     def _bound_of(self, value: ir.Value) -> Magnitude:
@@ -84,9 +82,9 @@ class _Interpreter:
     def _set(self, value: ir.Value, magnitude: Magnitude) -> None:
         self.known[value] = magnitude
         producer = value.producer()
-        if producer is not None and in_single_precision(producer):
+        if producer is not None and computes_in_float32(producer):
             return
-        if self.kinds[value.name].origin != GEOMETRY:
+        if self.kinds[value.name].origin != Origin.GEOMETRY:
             self.found[value.name] = magnitude.most
 
     def _loop(self, node: ir.Node) -> None:
@@ -123,14 +121,3 @@ def _prepares(node: ir.Node) -> bool:
 
 def _array(value: ir.Value) -> np.ndarray:
     return np.asarray(value.const_value.numpy())
-
-
-def _whole(value: ir.Value | None) -> np.ndarray | None:
-    """The numbers of a constant."""
-    if value is None:
-        return None
-    if value.const_value is not None:
-        return value.const_value.numpy()
-    node = value.producer()
-    is_constant = node is not None and node.op_type == "Constant" and "value" in node.attributes
-    return node.attributes["value"].as_tensor().numpy() if node is not None and is_constant else None

@@ -27,10 +27,20 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from vit2onnx.precision.int8_nodes import rewrite
-from vit2onnx.precision.int8_plan import Plan, plan_of
+from vit2onnx.precision.int8_nodes import quantise_nodes
+from vit2onnx.precision.int8_plan import Int8Plan, plan_int8
 from vit2onnx.precision.ranges import Channels, Ranges
-from vit2onnx.precision.statement import INT8, INT8_ROWS, INVERSE, REDUCTION, SCALE, SCALE_ROWS, encoded, tensors_of
+from vit2onnx.precision.statement import (
+    FLOAT32,
+    INT8,
+    INT8_ROWS,
+    INVERSE,
+    REDUCTION,
+    SCALE,
+    SCALE_ROWS,
+    encoded,
+    tensors_of,
+)
 from vit2onnx.weights.keytable import LazyTensor
 
 # How much wider static ranges are than what was seen, because other photographs go beyond it. `precision.calibration`
@@ -51,15 +61,15 @@ def to_int8(
     their own, and the graph's metadata say how (`precision.statement`). `ranges` are of this graph, and `activations`
     is one of `spec.recipe.ACTIVATIONS`. Raises `InputError` if the ranges are of another graph.
     """
-    plan = plan_of(graph.graph, tensors, inputs, ranges)
-    statement = statement_of(plan, ranges, activations)
+    plan = plan_int8(graph.graph, tensors, inputs, ranges)
+    statement = int8_statement(plan, ranges, activations)
     made = tensors_of(statement, tensors)
-    rewrite(graph.graph, plan, statement, made)
+    quantise_nodes(graph.graph, plan, statement, made)
     graph.metadata_props[REDUCTION] = json.dumps(statement, sort_keys=True)
     return made
 
 
-def statement_of(plan: Plan, ranges: Ranges, activations: str) -> dict[str, Any]:
+def int8_statement(plan: Int8Plan, ranges: Ranges, activations: str) -> dict[str, Any]:
     """What the file says of its initializers, see `precision.statement`."""
     factors = {of.value.name: encoded(smoothing.factors) for of, smoothing in plan.quantised if smoothing}
     columns = {name: of.value.name for of, smoothing in plan.quantised if smoothing for name in smoothing.divided}
@@ -68,7 +78,7 @@ def statement_of(plan: Plan, ranges: Ranges, activations: str) -> dict[str, Any]
         name = linears.value.name
         if activations == "static":
             scale, zero = _scale_and_zero(ranges.channels[name], smoothing.factors if smoothing else 1.0)
-            entries[f"{name}.scale"] = {"as": "float32", "value": scale}
+            entries[f"{name}.scale"] = {"as": FLOAT32, "value": scale}
             entries[f"{name}.zero_point"] = {"as": "uint8", "value": zero}
         if smoothing and not smoothing.divided:
             entries[f"{name}.inverse"] = {"as": INVERSE, "value": name}
@@ -79,7 +89,7 @@ def statement_of(plan: Plan, ranges: Ranges, activations: str) -> dict[str, Any]
     for node in plan.tables:
         table = node.inputs[0].name
         entries |= {f"{table}.{kind}": {"as": kind, "of": table} for kind in (INT8_ROWS, SCALE_ROWS)}
-    entries |= {f"{name}.smoothed": {"as": "float32", "of": name, "columns": of} for name, of in columns.items()}
+    entries |= {f"{name}.smoothed": {"as": FLOAT32, "of": name, "columns": of} for name, of in columns.items()}
     return {
         "precision": "int8",
         "activations": activations,

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from vit2onnx.precision.int8_plan import Linears, Plan
+from vit2onnx.precision.int8_plan import Int8Plan, Linears
 from vit2onnx.precision.statement import INT8, INT8_ROWS, INVERSE, SCALE, SCALE_ROWS
 from vit2onnx.weights.keytable import LazyTensor
 
 
-def rewrite(graph: ir.Graph, plan: Plan, statement: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> None:
+def quantise_nodes(
+    graph: ir.Graph, plan: Int8Plan, statement: Mapping[str, Any], tensors: Mapping[str, LazyTensor]
+) -> None:
     """Put whole numbers in the place of a plan's Linears and tables, in place.
 
     `tensors` are those that the statement makes; they become inputs of the graph.

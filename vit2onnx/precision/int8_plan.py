@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vit2onnx.errors import InputError
+from vit2onnx.precision.nodes import attribute
 from vit2onnx.precision.ranges import Ranges
 from vit2onnx.precision.smoothing import Product, divisible
 from vit2onnx.precision.statement import noise_of_rows
@@ -40,7 +41,7 @@ class Smoothing:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Int8Plan:
     """Which Linears and tables become int8, and why others do not, by the names of their weights."""
 
     quantised: tuple[tuple[Linears, Smoothing | None], ...]
@@ -48,7 +49,7 @@ class Plan:
     float32: Mapping[str, str]
 
 
-def plan_of(graph: ir.Graph, tensors: Mapping[str, LazyTensor], inputs: Collection[str], ranges: Ranges) -> Plan:
+def plan_int8(graph: ir.Graph, tensors: Mapping[str, LazyTensor], inputs: Collection[str], ranges: Ranges) -> Int8Plan:
     """Decide for each Linear and each table of a graph. See `precision.int8.to_int8`."""
     quantised: list[tuple[Linears, Smoothing | None]] = []
     float32: dict[str, str] = {}
@@ -66,7 +67,7 @@ def plan_of(graph: ir.Graph, tensors: Mapping[str, LazyTensor], inputs: Collecti
             float32[name] = TOO_NOISY.format(noise, TOLERATED)
         else:
             tables.append(node)
-    return Plan(tuple(quantised), tuple(tables), float32)
+    return Int8Plan(tuple(quantised), tuple(tables), float32)
 
 
 def _linears_of(graph: ir.Graph, inputs: Collection[str]) -> list[Linears]:
@@ -88,12 +89,8 @@ def _lookups_of(graph: ir.Graph, inputs: Collection[str]) -> list[ir.Node]:
         and node.inputs[0].name not in inputs
         and len(node.inputs[0].shape) == 2
         and len(node.inputs[0].uses()) == 1
-        and _axis_of(node) == 0
+        and attribute(node, "axis", 0) == 0
     ]
-
-
-def _axis_of(node: ir.Node) -> int:
-    return node.attributes["axis"].as_int() if "axis" in node.attributes else 0
 
 
 def _reason_against(linears: Linears, inputs: Collection[str]) -> str | None:

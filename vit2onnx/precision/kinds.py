@@ -2,17 +2,26 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
 
 import onnx
 import onnx_ir as ir
 
-# A value that is computed of parameters and constants; of sizes, places and numbers of tokens; or of what the input
-# holds.
-CONSTANT, GEOMETRY, CONTENT = range(3)
-# Parts of the model that compute in single precision: the logits of pairs, and the preparation of photographs.
-SINGLE_PRECISION = {"joint", "photographs"}
+# Parts of the model that compute in float32: the logits of pairs, and the preparation of photographs.
+IN_FLOAT32 = {"joint", "photographs"}
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+
+
+class Origin(IntEnum):
+    """What a value is computed of. What is computed of several is of the last of theirs."""
+
+    # Parameters and constants.
+    CONSTANT = 0
+    # Sizes, places and numbers of tokens.
+    GEOMETRY = 1
+    # What the input holds.
+    CONTENT = 2
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Kind:
     dtype: int
     is_sequence: bool
     sizes: tuple[int | None, ...] | None
-    origin: int = CONSTANT
+    origin: Origin = Origin.CONSTANT
 
     @property
     def is_float(self) -> bool:
@@ -38,20 +47,21 @@ def kinds_of(model: ir.Model, inputs: Collection[str]) -> dict[str, Kind]:
     The content of `inputs` is numbers that are no integers, pixels of 8 bits, and rows of tables that ids choose.
     """
     found = _types_of(ir.to_proto(model))
-    origins: dict[str, int] = {}
+    origins: dict[str, Origin] = {}
     for value in model.graph.inputs:
         if value.name in inputs:
             whole = found[value.name].dtype in (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
-            origins[value.name] = GEOMETRY if whole else CONTENT
+            origins[value.name] = Origin.GEOMETRY if whole else Origin.CONTENT
     _note_origins(model.graph, found, origins)
     return {
-        name: Kind(one.dtype, one.is_sequence, one.sizes, origins.get(name, CONSTANT)) for name, one in found.items()
+        name: Kind(one.dtype, one.is_sequence, one.sizes, origins.get(name, Origin.CONSTANT))
+        for name, one in found.items()
     }
 
 
-def in_single_precision(node: ir.Node) -> bool:
-    """Whether a node belongs to a part of the model that computes in single precision."""
-    return not SINGLE_PRECISION.isdisjoint((node.name or "").split("/"))
+def computes_in_float32(node: ir.Node) -> bool:
+    """Whether a node belongs to a part of the model that computes in float32."""
+    return not IN_FLOAT32.isdisjoint((node.name or "").split("/"))
 
 
 def bodies_of(node: ir.Node) -> Iterator[ir.Graph]:
@@ -110,21 +120,25 @@ def _note_types(graph: onnx.GraphProto, found: dict[str, Kind]) -> None:
                 _note_types(attribute.g, found)
 
 
-def _note_origins(graph: ir.Graph, types: Mapping[str, Kind], origins: dict[str, int]) -> None:
+def _note_origins(graph: ir.Graph, types: Mapping[str, Kind], origins: dict[str, Origin]) -> None:
     for value in graph.initializers.values():
         # What was folded is made of geometry, unless it is one number.
-        origins[value.name] = GEOMETRY if types[value.name].sizes else CONSTANT
+        origins[value.name] = Origin.GEOMETRY if types[value.name].sizes else Origin.CONSTANT
     for node in graph:
         for body in bodies_of(node):
             _note_origins(body, types, origins)
         taken = [value.name for value in taken_by(node)]
         # Numbers of rows and sizes do not matter where a node takes numbers that are none.
         floats = [name for name in taken if name in types and types[name].is_float] or taken
-        origin = max((origins.get(name, CONSTANT) for name in floats), default=CONSTANT)
+        origin = max((origins.get(name, Origin.CONSTANT) for name in floats), default=Origin.CONSTANT)
         if node.op_type in ("Shape", "Size", "Range"):
-            origin = GEOMETRY
+            origin = Origin.GEOMETRY
         elif node.op_type == "Gather":
-            ids = origins.get(taken[1], CONSTANT)
+            ids = origins.get(taken[1], Origin.CONSTANT)
             # Rows of parameters that ids choose; and what grey levels stand for, which a table of constants tells.
-            origin = CONTENT if ids == CONTENT or (ids, origin) == (GEOMETRY, CONSTANT) else origin
+            origin = (
+                Origin.CONTENT
+                if ids == Origin.CONTENT or (ids, origin) == (Origin.GEOMETRY, Origin.CONSTANT)
+                else origin
+            )
         origins.update(dict.fromkeys((value.name for value in node.outputs), origin))

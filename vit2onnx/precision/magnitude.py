@@ -1,83 +1,29 @@
 """How large a value can be, whatever the input is: what an abstract interpretation of a graph carries along.
 
 All numbers are upper bounds in double precision. Each operation enlarges them by `ROUNDING`, so that they hold for
-graphs that compute in half precision with sums in single precision.
+graphs that compute in float16 with sums in float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-# More than a relative rounding of both operands and of the result to half precision.
-ROUNDING = 2.0**-9
-# From this size on, the norm of a matrix is bounded by a power of its Gram matrix, because eigenvalues take minutes.
-LARGE = 1536
+from vit2onnx.precision.affine import Affine, Read
+from vit2onnx.precision.bound_arrays import (
+    ROUNDING,
+    finite,
+    least,
+    of_channels,
+    of_fewer_groups,
+    of_groups,
+    times,
+    transposed,
+    without,
+)
+
 # From channels to groups of so many parts: an array like the bounds whose last axis is the groups.
 Lengths = Callable[[int], np.ndarray | None]
-Read = Callable[[], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Affine:
-    """A value that is `(gain * z) @ weight * scale + shift`, where z is centred and of length √size at most.
-
-    This is a norm's output, and what a linear layer makes of it. Without a `weight`, that is one. `radii` bound each
-    channel without its shift. The weight is read when it is needed, so that none is held.
-    """
-
-    gain: np.ndarray
-    weight: Read | None
-    scale: np.ndarray
-    shift: np.ndarray
-    radii: np.ndarray
-
-    @classmethod
-    def of_norm(cls, gain: np.ndarray, shift: np.ndarray) -> "Affine":
-        """The output of a LayerNormalization with these weights."""
-        # A centred vector of length √n has no entry beyond √(n - 1).
-        radii = np.abs(gain) * np.sqrt(max(gain.size - 1, 0)) * (1 + ROUNDING)
-        return cls(gain, None, np.ones_like(gain), shift, radii)
-
-    def times_matrix(self, weight: Read) -> "Affine":
-        """What a matrix product makes of a norm's output."""
-        held = weight()
-        matrix = self.gain[:, None] * held
-        radii = np.sqrt(self.gain.size) * (np.linalg.norm(matrix - matrix.mean(axis=0), axis=0))
-        # Rounding moves z, so that it is no longer centred, and the shift.
-        unsteady = np.linalg.norm(matrix, axis=0) * np.sqrt(self.gain.size) + np.abs(self.shift) @ np.abs(held)
-        ones = np.ones(matrix.shape[1])
-        return Affine(self.gain, weight, ones, self.shift @ held, radii + ROUNDING * unsteady)
-
-    def times(self, factors: np.ndarray) -> "Affine":
-        """Multiplied by a factor per channel, or by one."""
-        return replace(self, scale=self.scale * factors, shift=self.shift * factors, radii=self.radii * np.abs(factors))
-
-    def plus(self, bias: np.ndarray) -> "Affine":
-        """With a bias per channel added."""
-        return replace(self, shift=self.shift + bias)
-
-    @property
-    def largest(self) -> np.ndarray:
-        return (self.radii + np.abs(self.shift)) * (1 + ROUNDING)
-
-    def lengths(self, groups: int) -> np.ndarray | None:
-        """The length of each of so many equal groups of channels."""
-        if self.shift.size % groups:
-            return None
-        shifts = np.linalg.norm(self.shift.reshape(groups, -1), axis=1)
-        if self.weight is None:
-            most = np.abs(self.gain * self.scale).reshape(groups, -1).max(axis=1)
-            return (np.sqrt(self.gain.size) * most + shifts) * (1 + ROUNDING)
-        matrix = self.gain[:, None] * self.weight() * self.scale
-        means = matrix.mean(axis=0)
-        parts = (matrix - means).reshape(len(matrix), groups, -1).swapaxes(0, 1)
-        # Rounding moves z, so that it is no longer centred.
-        unsteady = np.sqrt(
-            np.square(parts).sum(axis=(1, 2)) + len(matrix) * np.square(means).reshape(groups, -1).sum(1)
-        )
-        most = spectral_norms(parts) + ROUNDING * unsteady
-        return (np.sqrt(self.gain.size) * most + shifts) * (1 + ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -99,6 +45,33 @@ class Magnitude:
     value: Read | None = None
     table: bool = False
 
+    @classmethod
+    def of(cls, number: float, *, table: bool = False) -> "Magnitude":
+        """Of a value none of whose elements is larger than a number."""
+        return cls(np.asarray(number), table=table)
+
+    @classmethod
+    def of_constant(cls, read: Read) -> "Magnitude":
+        """Of an array that is read when it is needed, and of which the largest of each channel is kept."""
+        value = read()
+        rows = value.reshape(-1, value.shape[-1]) if value.ndim else value.reshape(1, 1)
+        # Not the largest absolute value, which takes the memory of the array once more.
+        largest = np.maximum(rows.max(axis=0), -rows.min(axis=0)).astype(np.float64)
+        return cls(largest if value.ndim else largest[0], value=lambda: read().astype(np.float64))
+
+    @classmethod
+    def any_of(cls, found: Sequence["Magnitude"]) -> "Magnitude":
+        """Of a value that is one of several."""
+        largest = np.maximum.reduce(np.broadcast_arrays(*(one.largest for one in found)))
+        if {one.axis for one in found} != {-1}:
+            return cls(largest)
+
+        def lengths(groups: int) -> np.ndarray | None:
+            known = [length for one in found if (length := one.length_of(groups)) is not None]
+            return np.maximum.reduce(np.broadcast_arrays(*known)) if len(known) == len(found) else None
+
+        return cls(largest, lengths=lengths, groups=max(one.groups for one in found))
+
     @property
     def most(self) -> float:
         """The bound of all elements."""
@@ -113,17 +86,17 @@ class Magnitude:
             found.append(self.lengths(groups))
         found.append(self._of_box(groups, size))
         known = [one for one in found if one is not None]
-        return None if not known else np.minimum.reduce(np.broadcast_arrays(*known))
+        return least(known) if known else None
 
     def _of_box(self, groups: int, size: int | None) -> np.ndarray | None:
         if self.largest.ndim < -self.axis:
             return None if size is None else np.asarray(self.most * np.sqrt(size / groups))
-        wide = np.moveaxis(self.largest, self.axis, -1)
-        if wide.shape[-1] == 1 and size is not None:
-            wide = np.broadcast_to(wide, (*wide.shape[:-1], size))
-        if size not in (None, wide.shape[-1]) or size is None or wide.shape[-1] % groups:
+        box = np.moveaxis(self.largest, self.axis, -1)
+        if box.shape[-1] == 1 and size is not None:
+            box = np.broadcast_to(box, (*box.shape[:-1], size))
+        if size not in (None, box.shape[-1]) or size is None or box.shape[-1] % groups:
             return None
-        parts = wide.reshape(*wide.shape[:-1], groups, -1)
+        parts = box.reshape(*box.shape[:-1], groups, -1)
         return np.moveaxis(np.linalg.norm(parts, axis=-1), -1, self.axis)
 
     def weakened(self, largest: np.ndarray) -> "Magnitude":
@@ -135,28 +108,119 @@ class Magnitude:
         size = self.largest.shape[self.axis] if self.largest.ndim >= -self.axis else 1
         return self.length(groups, size if size > 1 else None)
 
+    def rows(self) -> "Magnitude":
+        """Any of the rows along the last axis, or a mean of some."""
+        largest = of_channels(self.largest)
+        if self.axis != -1:
+            return Magnitude(largest)
+        return Magnitude(
+            largest,
+            lengths=lambda groups: of_channels(self.length_of(groups)),
+            groups=self.groups,
+            affine=self.affine,
+            table=self.table or self.value is not None,
+        )
+
+    def elements(self) -> "Magnitude":
+        """Some of the elements, in any order."""
+        return Magnitude.of(self.most, table=self.table)
+
+    def times(self, factors: np.ndarray) -> "Magnitude":
+        """Multiplied by constants, of which the last axis counts."""
+        most = of_channels(np.abs(factors))
+        largest = finite(self.largest * most) * (1 + ROUNDING)
+        if self.axis != -1:
+            return Magnitude(largest)
+        affine = None
+        if self.affine is not None and factors.size in (1, self.affine.shift.size):
+            affine = self.affine.times(factors.reshape(-1))
+
+        def lengths(groups: int) -> np.ndarray | None:
+            found = self.length_of(groups)
+            return None if found is None else finite(found * of_groups(most, groups)) * (1 + ROUNDING)
+
+        return Magnitude(largest, lengths=lengths, groups=self.groups, affine=affine, table=self.table)
+
+    def times_matrix(self, weight: Read) -> "Magnitude":
+        """Multiplied by a matrix [in, out]."""
+        if self.axis != -1:
+            return unknown()
+        matrix = weight()
+        box = np.broadcast_to(finite(self.largest), np.broadcast_shapes(self.largest.shape, matrix.shape[:1]))
+        with np.errstate(invalid="ignore", over="ignore"):
+            largest = finite(box @ np.abs(matrix))
+        affine = None
+        if self.affine is not None and self.affine.weight is None:
+            affine = self.affine.times_matrix(weight)
+            largest = np.minimum(largest, affine.largest)
+        elif (length := self.length(self.groups, len(matrix))) is not None:
+            parts = matrix.reshape(length.shape[-1] if length.ndim else 1, -1, matrix.shape[1])
+            largest = np.minimum(largest, finite(np.atleast_1d(length) @ np.linalg.norm(parts, axis=1)))
+        return Magnitude(largest * (1 + ROUNDING), affine=affine)
+
+    def mixed(self, weight: float) -> "Magnitude":
+        """Sums of rows, weighted by numbers whose absolute values sum up to `weight` at most."""
+        return Magnitude(
+            without(self.largest, -2) * weight * (1 + ROUNDING),
+            lengths=lambda groups: times(self.length_of(groups), weight * (1 + ROUNDING)),
+            groups=self.groups,
+        )
+
+    def rotated(self, heads: int, size: int | None) -> "Magnitude":
+        """Pairs of channels, half a head apart, rotated: which changes no length of a pair."""
+        if not heads or not size:
+            return unknown()
+        box = np.broadcast_to(self.largest, np.broadcast_shapes(self.largest.shape, (size,)))
+        halves = box.reshape(*box.shape[:-1], heads, 2, -1)
+        pairs = np.linalg.norm(halves, axis=-2, keepdims=True)
+        largest = np.broadcast_to(pairs, halves.shape).reshape(box.shape)
+
+        def lengths(groups: int) -> np.ndarray | None:
+            return times(self.length(groups, size), 1 + ROUNDING) if heads % groups == 0 else None
+
+        return Magnitude(largest * (1 + ROUNDING), lengths=lengths, groups=heads)
+
+    def transposed(self, order: Sequence[int]) -> "Magnitude":
+        """All axes of the value in another order."""
+        rank = len(order)
+
+        def lengths(groups: int) -> np.ndarray | None:
+            found = self.length_of(groups)
+            return None if found is None else transposed(found, order)
+
+        return replace(
+            self,
+            largest=transposed(self.largest, order),
+            axis=order.index(rank + self.axis) - rank,
+            lengths=lengths,
+            total=np.inf,
+        )
+
+    def heads_split(self, size: int, heads: int) -> "Magnitude":
+        """So many channels as heads: [..., heads, channels of a head]."""
+        flat = np.broadcast_to(of_channels(self.largest), size)
+
+        def lengths(groups: int) -> np.ndarray | None:
+            found = of_channels(self.length_of(heads)) if groups == 1 else None
+            return None if found is None else np.broadcast_to(found, heads).reshape(heads, 1)
+
+        return Magnitude(flat.reshape(heads, -1), lengths=lengths)
+
+    def heads_merged(self, heads: int, size: int) -> "Magnitude":
+        """Heads [..., heads, channels of a head] as channels."""
+        whole = np.broadcast_to(self.largest, np.broadcast_shapes(self.largest.shape, (heads, size)))
+        flat = whole.reshape(-1, heads * size).max(axis=0)
+
+        def lengths(groups: int) -> np.ndarray | None:
+            found = self.length_of(1)
+            if found is None:
+                return None
+            each = np.broadcast_to(found, np.broadcast_shapes(found.shape, (heads, 1))).reshape(-1, heads).max(axis=0)
+            return of_fewer_groups(each, groups)
+
+        return Magnitude(flat, lengths=lengths, groups=heads)
+
 
 def unknown() -> Magnitude:
     """Nothing is known of a value."""
-    return Magnitude(np.asarray(np.inf))
-
-
-def spectral_norms(matrices: np.ndarray) -> np.ndarray:
-    """Upper bounds of the largest singular value of each matrix [..., rows, columns]."""
-    rows, columns = matrices.shape[-2:]
-    turned = matrices.swapaxes(-1, -2)
-    gram = turned @ matrices if rows >= columns else matrices @ turned
-    size = gram.shape[-1]
-    scale = np.abs(gram).max(axis=(-1, -2), initial=0.0)
-    if not np.isfinite(scale).all():
-        return np.full(scale.shape, np.inf)
-    gram = gram / np.where(scale > 0, scale, 1)[..., None, None]
-    if size < LARGE:
-        # Its error is some units of double precision times the norm, and far below `ROUNDING`.
-        largest = np.maximum(np.linalg.eigvalsh(gram)[..., -1], 0)
-    else:
-        # The largest eigenvalue to the power of 16 is at most the trace of that power.
-        for _ in range(3):
-            gram = gram @ gram
-        largest = np.square(gram).sum(axis=(-1, -2)) ** (1 / 16)
-    return np.sqrt(scale * largest)
+    return Magnitude.of(np.inf)

@@ -31,33 +31,33 @@ STRONGEST = (HIDDEN, ATTENTION, LOGITS, QKV)
 
 
 @dataclass(frozen=True)
-class Part:
+class Place:
     """The place of a value: the path of its block, or of what is there beside blocks, and one of `PARTS`."""
 
     block: str
-    kind: str
+    part: str
 
 
-def parts_of(graph: ir.Graph) -> dict[str, Part]:
-    """The part of every value that a node gives, by name, in order; also of values in loops, and of logits inside."""
-    found: dict[str, Part] = {}
+def places_of(graph: ir.Graph) -> dict[str, Place]:
+    """The place of every value that a node gives, by name, in order; also of values in loops, and of logits inside."""
+    found: dict[str, Place] = {}
     _walk(graph, found)
     return found
 
 
 def summary(
-    bounds: Mapping[str, float], parts: Mapping[str, Part], largest: Mapping[str, float] | None = None
+    bounds: Mapping[str, float], places: Mapping[str, Place], largest: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
     """A row for each part of each block, in order: the largest bound, where it is, and the largest that was seen.
 
     A bound that is infinite is nothing, as is what was not seen.
     """
-    rows: dict[Part, dict[str, Any]] = {}
-    for name, part in parts.items():
+    rows: dict[Place, dict[str, Any]] = {}
+    for name, place in places.items():
         if (bound := bounds.get(name)) is None:
             continue
         seen = (largest or {}).get(name)
-        row = rows.setdefault(part, {"block": part.block, "part": part.kind, "bound": -1.0, "at": "", "seen": None})
+        row = rows.setdefault(place, {"block": place.block, "part": place.part, "bound": -1.0, "at": "", "seen": None})
         if bound > row["bound"]:
             row |= {"bound": bound, "at": name}
         if seen is not None:
@@ -65,16 +65,16 @@ def summary(
     return [row | {"bound": row["bound"] if row["bound"] < float("inf") else None} for row in rows.values()]
 
 
-def _walk(graph: ir.Graph, found: dict[str, Part]) -> None:
+def _walk(graph: ir.Graph, found: dict[str, Place]) -> None:
     for node in graph:
         for body in bodies_of(node):
             _walk(body, found)
-        part = Part(_block_of(node.name or ""), _kind_of(node, found))
-        found.update(dict.fromkeys((value.name for value in node.outputs), part))
+        place = Place(_block_of(node.name or ""), _part_of(node, found))
+        found.update(dict.fromkeys((value.name for value in node.outputs), place))
         if node.op_type == "Attention":
-            found[f"{node.name}/logits"] = Part(part.block, LOGITS)
+            found[f"{node.name}/logits"] = Place(place.block, LOGITS)
         if node.op_type == "Softmax":
-            found.update(dict.fromkeys(_before_softmax(node), Part(part.block, LOGITS)))
+            found.update(dict.fromkeys(_before_softmax(node), Place(place.block, LOGITS)))
 
 
 def _block_of(name: str) -> str:
@@ -82,16 +82,16 @@ def _block_of(name: str) -> str:
     return block[0] if block else name.rpartition("/")[0]
 
 
-def _kind_of(node: ir.Node, found: Mapping[str, Part]) -> str:
+def _part_of(node: ir.Node, found: Mapping[str, Place]) -> str:
     if node.op_type == "LayerNormalization":
         return NORM
     if node.op_type in ("Attention", "Softmax"):
         return ATTENTION
-    for kind, module in MODULES.items():
+    for part, module in MODULES.items():
         if module.search(node.name or ""):
-            return kind
-    taken = [found[value.name].kind for value in taken_by(node) if value.name in found]
-    strongest = next((kind for kind in STRONGEST if kind in taken), None)
+            return part
+    taken = [found[value.name].part for value in taken_by(node) if value.name in found]
+    strongest = next((part for part in STRONGEST if part in taken), None)
     if strongest is not None:
         return strongest
     # The values of a norm may be moved, and are normed still; what a block adds is no longer its output.

@@ -1,8 +1,7 @@
 """How large the values of a graph become on photographs, measured in double precision."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +91,7 @@ def measure(graph: ir.Model, tensors: Mapping[str, LazyTensor], batches: Iterabl
         if name in wanted:
             channels.setdefault(name, _Channels(value.shape[-1])).add(value.reshape(-1, value.shape[-1]))
 
-    run_nodes(ir.to_proto(graph), {name: partial(_wide, one.read) for name, one in tensors.items()}, batches, observe)
+    run_nodes(ir.to_proto(graph), {name: one.read for name, one in tensors.items()}, batches, observe)
     return Ranges(largest, {name: found.result for name, found in channels.items()})
 
 
@@ -118,7 +117,3 @@ def _taken_beside_parameters(graph: ir.Model, tensors: Mapping[str, LazyTensor])
     for node in graph.graph:
         if node.op_type == "MatMul" and node.inputs[1].name in tensors:
             yield node.inputs[0]
-
-
-def _wide(read: Callable[[], np.ndarray]) -> np.ndarray:
-    return read().astype(np.float64)

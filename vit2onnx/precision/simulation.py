@@ -1,14 +1,14 @@
-"""What half precision makes of a model's outputs, computed in double precision and without a runtime."""
+"""What float16 makes of a model's outputs, computed in double precision and without a runtime."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import partial
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.numpy_helper import from_array, to_array
 
-from vit2onnx.precision.half import rewrite
+from vit2onnx.precision.float16 import float16_statement, narrow
+from vit2onnx.precision.statement import tensors_of
 from vit2onnx.runners.onnx_double import run_nodes
 from vit2onnx.weights.keytable import LazyTensor
 
@@ -17,19 +17,19 @@ def simulate(
     model: ir.Model,
     tensors: Mapping[str, LazyTensor],
     inputs: Collection[str],
-    wide: Collection[str],
+    in_float32: Collection[str],
     batches: Iterable[Mapping[str, np.ndarray]],
 ) -> list[dict[str, np.ndarray]]:
-    """The outputs by name of every batch, float64, if each value of half precision is rounded to it.
+    """The outputs by name of every batch, float64, if each value in float16 is rounded to it.
 
-    The graph is left as it is. What is inside a node is not rounded, as runtimes add up in single precision at least.
-    A value beyond half precision is infinite.
+    The graph is left as it is. What is inside a node is not rounded, as runtimes add up in float32 at least.
+    A value beyond float16 is infinite.
     """
     copy = model.clone()
-    halved, made = rewrite(copy, tensors, inputs, wide)
+    parameters, made = narrow(copy, inputs, in_float32)
     for value in made:
         _round(value)
-    weights = {name: partial(_wide, tensor) for name, tensor in halved.items()}
+    weights = {name: tensor.read for name, tensor in tensors_of(float16_statement(parameters, {}), tensors).items()}
     proto = ir.to_proto(copy)
     for one in proto.graph.initializer:
         if one.data_type == onnx.TensorProto.FLOAT16:
@@ -61,14 +61,10 @@ def _round(value: ir.Value) -> None:
     producer = value.producer()
     if producer is None or producer.graph is None:
         return
-    half = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT16)}, name=f"{value.name}/rounded")
-    back = ir.node("Cast", [half.outputs[0]], {"to": int(ir.DataType.DOUBLE)}, name=f"{value.name}/back")
-    for node in (half, back):
+    there = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT16)}, name=f"{value.name}/rounded")
+    back = ir.node("Cast", [there.outputs[0]], {"to": int(ir.DataType.DOUBLE)}, name=f"{value.name}/back")
+    for node in (there, back):
         node.outputs[0].name = node.name
     value.replace_all_uses_with(back.outputs[0])
-    half.replace_input_with(0, value)
-    producer.graph.insert_after(producer, [half, back])
-
-
-def _wide(tensor: LazyTensor) -> np.ndarray:
-    return tensor.read().astype(np.float64)
+    there.replace_input_with(0, value)
+    producer.graph.insert_after(producer, [there, back])

@@ -17,6 +17,7 @@ from enum import IntEnum
 import numpy as np
 import onnx_ir as ir
 
+from vit2onnx.precision.nodes import attribute, constant_of
 from vit2onnx.precision.ranges import Channels
 
 # A channel that is never or hardly used counts as this share of the largest.
@@ -75,7 +76,7 @@ def _before(
 ) -> list[tuple[ir.Value | None, Heads]]:
     """What has to be divided so that all that a node gives is."""
     operator, inputs = node.op_type, node.inputs
-    if operator == "Transpose" and heads and tuple(node.attributes["perm"].as_ints()) == SWAPPED:
+    if operator == "Transpose" and heads and _swaps(node):
         return [(inputs[0], Heads(3 - heads))]
     if operator == "MatMul":
         is_linear = inputs[1] is not None and inputs[1].name in parameters
@@ -97,7 +98,7 @@ def _before(
         return [(one, heads) for one in inputs]
     if operator == "Mul":
         return [(_factor(node, channels, parameters), heads)]
-    if operator == "Attention" and _number(node, "q_num_heads") == _number(node, "kv_num_heads"):
+    if operator == "Attention" and attribute(node, "q_num_heads", 0) == attribute(node, "kv_num_heads"):
         return [(inputs[2], heads)]
     if operator in OF_ROWS and _axes(node) <= {0, 1}:
         return [(inputs[0], heads)]
@@ -114,7 +115,7 @@ def _only_taker(value: ir.Value | None) -> ir.Node:
 
 
 def _swaps(node: ir.Node | None) -> bool:
-    return node is not None and node.op_type == "Transpose" and tuple(node.attributes["perm"].as_ints()) == SWAPPED
+    return node is not None and node.op_type == "Transpose" and tuple(attribute(node, "perm", ())) == SWAPPED
 
 
 def _factor(node: ir.Node, channels: int, parameters: Collection[str]) -> ir.Value:
@@ -130,20 +131,14 @@ def _axes(node: ir.Node) -> set[int]:
     if node.op_type in ("Expand", "Identity"):
         return set()
     if node.op_type == "Gather":
-        return {node.attributes["axis"].as_int() if "axis" in node.attributes else 0}
+        return {attribute(node, "axis", 0)}
     return set(_numbers(node.inputs[3 if node.op_type == "Slice" else 1]) or [-1])
-
-
-def _number(node: ir.Node, attribute: str) -> int:
-    found: int = node.attributes[attribute].as_int()
-    return found
 
 
 def _numbers(value: ir.Value | None) -> tuple[int, ...]:
     """The elements of a constant of whole numbers; none if it is no constant."""
-    if value is None or value.const_value is None:
-        return ()
-    return tuple(value.const_value.numpy().reshape(-1).tolist())
+    found = constant_of(value)
+    return () if found is None else tuple(found.reshape(-1).tolist())
 
 
 def _made_in_loop(value: ir.Value | None, taker: ir.Node) -> ir.Value:
@@ -151,7 +146,7 @@ def _made_in_loop(value: ir.Value | None, taker: ir.Node) -> ir.Value:
     loop = None if value is None else value.producer()
     if value is None or loop is None or loop.op_type != "Loop" or set(value.consumers()) != {taker}:
         raise _IndivisibleError
-    added = loop.attributes["body"].as_graph().outputs[-1].producer()
+    added = attribute(loop, "body").outputs[-1].producer()
     if len(loop.outputs) != 1 or added is None or added.op_type != "SequenceInsert":
         raise _IndivisibleError
     made: ir.Value = added.inputs[1]

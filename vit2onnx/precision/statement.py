@@ -5,12 +5,13 @@ changed initializer is made of one tensor:
 
     {"precision": "int8", "activations": "dynamic",
      "weights": {NEW: {"as": KIND, "of": TENSOR, "rows": FACTORS, "columns": FACTORS}, ...},
-     "factors": {FACTORS: TEXT, ...}, ...}
+     "factors": {FACTORS: TEXT, ...},
+     "float32": {NAME: REASON, ...}}
 
 `rows` are multiplied and `columns` (the last axis) are divided by factors, base64 of little-endian float32, before the
 tensor becomes what KIND, one of those below, says. An initializer of no tensor has a `value` of the numpy dtype `as`,
-or is the `inverse` of factors. Exporting makes the initializers by `tensors_of` too, so a file cannot differ from what
-it says.
+or is the `inverse` of factors. `float32` has what stays in that precision, and why. Exporting makes the initializers by
+`tensors_of` too, so a file cannot differ from what it says.
 """
 
 import base64
@@ -25,7 +26,7 @@ from vit2onnx.errors import InputError, InternalError
 from vit2onnx.weights.keytable import LazyTensor, Shape
 
 REDUCTION = "reduction"
-HALF = "float16"
+FLOAT16, FLOAT32 = "float16", "float32"
 # Symmetric, so that the zero point is 0.
 LARGEST_INT8 = 127
 # What an initializer is of a tensor: its int8 or its scales, of columns or of rows; or, as "float32", scaled only.
@@ -60,29 +61,25 @@ def tensors_of(statement: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) 
     try:
         if statement["precision"] == "int8":
             return _int8_tensors(statement, tensors)
-        return half_tensors(statement, tensors)
+        return _float16_tensors(statement, tensors)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(f"The metadata {REDUCTION} does not fit this checkpoint ({error!r}); export again.") from error
 
 
-def half_tensors(statement: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The same for a file in half precision, each rounded when it is read.
-
-    Raises `KeyError` if the statement is of other tensors.
-    """
+def _float16_tensors(statement: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     found = {name: tensor for name, tensor in tensors.items() if name not in statement["weights"]}
     for name, entry in statement["weights"].items():
         tensor = tensors[entry["of"]]
-        found[name] = LazyTensor(tensor.shape, entry["as"], partial(_in_half, name, tensor))
+        found[name] = LazyTensor(tensor.shape, entry["as"], partial(_in_float16, name, tensor))
     return {name: found[name] for name in tensors if name in found}
 
 
-def _in_half(name: str, tensor: LazyTensor) -> np.ndarray:
+def _in_float16(name: str, tensor: LazyTensor) -> np.ndarray:
     with np.errstate(over="ignore"):
-        half = tensor.read().astype(np.float16)
-    if not np.isfinite(half).all():
-        raise InternalError(f"{name} has values beyond half precision, and is to be in it")
-    return half
+        narrow = tensor.read().astype(np.float16)
+    if not np.isfinite(narrow).all():
+        raise InternalError(f"{name} has values beyond float16, and is to be in it")
+    return narrow
 
 
 def encoded(factors: np.ndarray) -> str:
@@ -155,11 +152,11 @@ def _int8_tensors(statement: Mapping[str, Any], tensors: Mapping[str, LazyTensor
         shape, how = tensors[entry["of"]].shape, [entry.get(key) for key in ("of", "rows", "columns")]
         _check_factors(entry, shape, factors)
         kinds: dict[str, tuple[Shape, str, Callable[[], np.ndarray]]] = {
-            "float32": (shape, "float32", lambda: scaled(entry).astype(np.float32)),
+            FLOAT32: (shape, FLOAT32, lambda: scaled(entry).astype(np.float32)),
             INT8: (shape, "int8", lambda: pair(*how)[0]),
-            SCALE: (shape[1:], "float32", lambda: pair(*how)[1]),
+            SCALE: (shape[1:], FLOAT32, lambda: pair(*how)[1]),
             INT8_ROWS: (shape, "int8", lambda: pair_of_rows(entry["of"])[0]),
-            SCALE_ROWS: ((shape[0], 1), "float32", lambda: pair_of_rows(entry["of"])[1]),
+            SCALE_ROWS: ((shape[0], 1), FLOAT32, lambda: pair_of_rows(entry["of"])[1]),
         }
         return LazyTensor(*kinds[kind])
 

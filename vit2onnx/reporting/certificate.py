@@ -19,7 +19,8 @@ def certificate_section(plan: Plain) -> dict[str, Any]:
         "room": plan["room"],
         "cleared": plan["cleared"],
         "measured": plan["measured"],
-        "wide": plan["wide"],
+        "float32": plan["float32"],
         "for_accuracy": plan["parts"],
-        "trials": plan["trials"],
+        "as_planned": plan["trials"]["as planned"],
+        "accuracy": plan["accuracy"],
     }

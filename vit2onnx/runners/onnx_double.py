@@ -107,7 +107,7 @@ def run_nodes(
         {"": None, **{name: _widened(values) for name, values in batch.items()}} for batch in batches
     ]
     for node, names in zip(evaluator.rt_nodes_, taken, strict=True):
-        shared = evaluator.rt_inits_ | {name: weights[name]() for name in names if name in weights}
+        shared = evaluator.rt_inits_ | {name: _widened(weights[name]()) for name in names if name in weights}
         uses.subtract(names)
         for state in states:
             given = {name: shared[name] if name in shared else state[name] for name in names}
@@ -128,13 +128,13 @@ def _same(values: np.ndarray) -> np.ndarray:
 
 
 def _widened(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float64) if values.dtype.kind == "f" else values
+    return values.astype(np.float64, copy=False) if values.dtype.kind == "f" else values
 
 
 def _take_off_weights(
     graph: onnx.GraphProto, stored: Mapping[str, Initializer], path: Path
 ) -> dict[str, Callable[[], np.ndarray]]:
-    """Take the weights off a graph; returns how to read each in double precision."""
+    """Take the weights off a graph; returns how to read each."""
     weights = {
         one.name: stored[one.name] for one in graph.initializer if one.data_type == TensorProto.FLOAT and one.dims
     }
@@ -152,4 +152,4 @@ def _read(place: Initializer, checksums: Mapping[str, str] | None) -> np.ndarray
     values = read(place)
     if checksums is not None:
         check_array(place.file, place.name, values.reshape(-1).data, checksums[place.name])
-    return values.astype(np.float64)
+    return values

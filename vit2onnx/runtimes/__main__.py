@@ -55,7 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
         runtimes = chosen(given.runtimes)
         for fault in install(runtimes) if given.install else []:
             print(printable(fault), file=sys.stderr)
+        if given.seconds <= 0 or given.threads < 1:
+            raise InputError("Give a time limit above 0 seconds, and one thread at least.")
         if given.graphs:
+            given.output.mkdir(parents=True, exist_ok=True)
             rows = tried(given.graphs, runtimes, given.output, threads=given.threads, seconds=given.seconds)
             for suffix, content in ((".csv", as_csv(rows)), (".md", as_markdown(rows)), (".html", runtimes_page(rows))):
                 write_text(given.output / f"runtimes{suffix}", content)
@@ -64,6 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError("There is no graph; name ONNX files or a folder.")
     except InputError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            printable(f"{given.output} cannot be written: {error.strerror}; name another folder (-o)."), file=sys.stderr
+        )
         return 1
     return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vit2onnx.errors import InputError, printable
-from vit2onnx.runtimes.comparing import ABSENT, Row, row_of
+from vit2onnx.runtimes.comparing import ABSENT, REFUSED, Row, row_of
 from vit2onnx.runtimes.feeds import ports_of, sets_for
 from vit2onnx.runtimes.register import BASELINE, RUNTIMES, Runtime
 from vit2onnx.runtimes.running import Run
@@ -49,7 +49,12 @@ def rows_of(
     If the baseline does not run the graph, there is no other row. `keep` is given the graph, the runtime and all that
     the runtime printed.
     """
-    inputs, outputs = ports_of(graph)
+    try:
+        inputs, outputs = ports_of(graph)
+    except InputError as error:
+        # A file that is broken is a result like any other.
+        yield Row(name, BASELINE.name, REFUSED, f"no ONNX file: {error}")
+        return
     sets, names = sets_for(graph, inputs), [port.name for port in outputs]
     baseline = run(BASELINE, graph, sets, names)
     keep(name, BASELINE.name, baseline.log)

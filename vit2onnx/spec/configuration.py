@@ -31,7 +31,7 @@ from vit2onnx.spec.variant import VariantSpec, read_variants, variant_file
 
 # In bytes.
 LONGEST_LICENCE, LARGEST_FILE = 1 << 20, 1.9e9
-# Of a weight. Tables of tokens stay in single precision in int8 files, so these can be larger than this says.
+# Of a weight. What stays in single precision makes files larger than this says.
 BYTES = {"float16": 2, "int8": 1}
 
 
@@ -166,12 +166,15 @@ def sizes_of_recipes(asked: Asked) -> Iterator[str]:
             if interface.packs:
                 known = "a packed graph takes any number of images and patches"
             lacking = [axis for axis in minimum if axis not in interface.of_recipe(recipe)]
+            # A size that is the model's own may be named, for recipes of several families.
+            own = {*interface.fixed.items()}
+            surplus = [axis for axis, size in recipe.sizes.items() if axis not in minimum and (axis, size) not in own]
             faults = [*operators_of_recipe(recipe), *attention_of_recipe(recipe, interface)]
             faults += precision_of_recipe(recipe, spec)
             faults += outputs_of_recipe(recipe, spec)
             faults += sizes_of_photographs(recipe, interface)
             faults += [f"{where}: {axis!r} is a required property" for axis in lacking]
-            faults += [f"{where}: {axis!r} was unexpected; {known}" for axis in recipe.sizes if axis not in minimum]
+            faults += [f"{where}: {axis!r} was unexpected; {known}" for axis in surplus]
             sizes = {axis: size for axis, size in recipe.sizes.items() if size is not None}
             faults += [
                 f"{where}.{axis}: {size} is smaller than {minimum[axis]}, the least that {spec.name} takes"
@@ -323,6 +326,15 @@ def photographs(asked: Asked) -> Iterator[str]:
         yield f"images.{GOLDEN.name}: this name is taken by official.golden_image; choose another"
 
 
+def unseen_photographs(asked: Asked) -> Iterator[str]:
+    """Small precisions with one photograph, by which ranges would be measured and files judged alike."""
+    small = [recipe.name for recipe in asked.recipes if recipe.precision != "float32" and asked.takers(recipe)]
+    images, _ = image_files(asked.config["images"], asked.root)
+    if small and len(images) < 2:
+        why = f"exports.{small[0]} is in a small precision, and must be judged on photographs that it was not made with"
+        yield f"images: {why}; name two at least"
+
+
 def licences(asked: Asked) -> Iterator[str]:
     """Licences whose text is not there, is a link out of the project, or is too long."""
     for spec in asked.specs:
@@ -398,6 +410,7 @@ CHECKS: list[Check] = [
     texts,
     layouts,
     photographs,
+    unseen_photographs,
     licences,
     self_test_variants,
     repositories,

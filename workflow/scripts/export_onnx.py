@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vit2onnx.exporting.graph import export
 from vit2onnx.files import read_json, sha256_of
-from vit2onnx.precision.reduction import Measured
+from vit2onnx.precision.reduction import Basis
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 
@@ -23,8 +23,8 @@ def export_onnx(
     plan: Path | None,
     external: bool,
 ) -> None:
-    measured = Measured.read(ranges, plan) if ranges else None
-    how = {"ledger_sha256": sha256_of(ledger), "external": external, "measured": measured}
+    basis = Basis.read(ranges, plan) if ranges else None
+    how = {"ledger_sha256": sha256_of(ledger), "external": external, "basis": basis}
     export(spec, recipe, model, graph, read_json(record), **how)
 
 

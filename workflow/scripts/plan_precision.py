@@ -1,4 +1,4 @@
-"""Which values of a graph half precision may hold, for all images by its weights, or else by photographs."""
+"""Which values of a graph float16 may hold, for all images by its weights, or else by photographs."""
 
 from vit2onnx.job import snakemake
 

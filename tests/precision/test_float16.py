@@ -1,6 +1,7 @@
-"""Graphs in half precision: what is in it, what is not, and that they compute the same."""
+"""Graphs in float16: what is in it, what is not, and that they compute the same."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,17 @@ import pytest
 
 from tests.precision.small_graphs import GRAPHS, OPERATORS, Small, batches_for, run, small
 from vit2onnx.errors import InputError, InternalError
-from vit2onnx.precision.half import single_nodes, to_half
-from vit2onnx.precision.kinds import kinds_of
+from vit2onnx.precision.float16 import narrow, to_float16
+from vit2onnx.precision.kinds import bodies_of, kinds_of
 from vit2onnx.precision.simulation import lowest_cosine, simulate
-from vit2onnx.precision.statement import REDUCTION, half_tensors, tensors_of
+from vit2onnx.precision.statement import REDUCTION, tensors_of
 
 # The lowest cosine of a token, and what single precision comes to.
 COSINE, SINGLE_COSINE = 0.9995, 0.9999999
 
 
 def casts_of(model: ir.Model) -> set[str]:
-    """The nodes that are there because of half precision."""
+    """The nodes that are there because of float16."""
     return {node.name or "" for node in model.graph if (node.name or "").endswith(("/float16", "/float32"))}
 
 
@@ -27,16 +28,33 @@ def all_values(graph: Small) -> list[str]:
     return [value.name or "" for node in graph.graph.graph for value in node.outputs] + list(graph.tensors)
 
 
+def kept(names: Collection[str]) -> dict[str, str]:
+    return dict.fromkeys(names, "for this test")
+
+
+def float32_nodes(graph: Small, in_float32: Collection[str]) -> set[str]:
+    """The names of nodes that compute in float32 because of such values, or by their place."""
+    copy, kinds = graph.copy(), kinds_of(graph.graph, graph.inputs)
+    _, values = narrow(copy, graph.inputs, in_float32)
+    found = set()
+    for node in copy.graph:
+        given = [value for value in node.outputs if value.name in kinds and kinds[value.name].is_float]
+        inside = [value for body in bodies_of(node) for one in body for value in one.outputs]
+        if given and not {*values} & {*given, *inside}:
+            found.add(node.name or "")
+    return found
+
+
 @pytest.mark.parametrize("operators", OPERATORS)
 @pytest.mark.parametrize("which", GRAPHS)
-def test_graphs_in_half_precision_compute_the_same(which: str, operators: str, tmp_path: Path) -> None:
+def test_graphs_in_float16_compute_the_same(which: str, operators: str, tmp_path: Path) -> None:
     graph = small(which, operators)
     copy, batch = graph.copy(), batches_for(which)[0]
-    tensors = to_half(copy, graph.tensors, graph.inputs, ())
+    tensors = to_float16(copy, graph.tensors, graph.inputs, {})
     found = run(copy, tensors, batch, tmp_path)
     exact = graph.exact([batch])
     assert lowest_cosine([found], exact) >= COSINE
-    # Half precision is seen, and its simulation comes as far.
+    # float16 is seen, and its simulation comes as far.
     assert lowest_cosine([found], exact) < SINGLE_COSINE
     assert (
         COSINE <= lowest_cosine(simulate(graph.graph, graph.tensors, graph.inputs, (), [batch]), exact) < SINGLE_COSINE
@@ -49,7 +67,7 @@ def test_graphs_in_half_precision_compute_the_same(which: str, operators: str, t
 def test_casts_stand_at_borders_alone() -> None:
     graph = small("vit")
     copy = graph.copy()
-    to_half(copy, graph.tensors, graph.inputs, ())
+    to_float16(copy, graph.tensors, graph.inputs, {})
     assert casts_of(copy) == {
         "pixel_values/float16",
         "embed/Expand_4/float16",
@@ -59,29 +77,29 @@ def test_casts_stand_at_borders_alone() -> None:
     }
 
 
-def test_angles_and_their_periods_stay_in_single_precision() -> None:
+def test_angles_and_their_periods_stay_in_float32() -> None:
     graph = small("vit")
     copy = graph.copy()
-    tensors = to_half(copy, graph.tensors, graph.inputs, ())
+    tensors = to_float16(copy, graph.tensors, graph.inputs, {})
     periods = next(node for node in copy.graph if node.op_type == "Div" and node.inputs[1].name == "rope_periods")
     assert tensors.get("rope_periods", graph.tensors["rope_periods"]).dtype == "float32"
     assert periods.inputs[0].producer().op_type != "Cast" and "float16" not in periods.inputs[0].name
 
 
-def test_logits_of_pairs_are_computed_in_single_precision() -> None:
+def test_logits_of_pairs_are_computed_in_float32() -> None:
     graph = small("siglip2_pair")
-    single = [name for name in single_nodes(graph.graph, graph.inputs, ()) if name]
+    single = [name for name in float32_nodes(graph, ()) if name]
     joint = [node.name for node in graph.graph.graph if (node.name or "").startswith("joint/")]
     assert len(joint) > 10
     assert set(single) == {*joint}
 
 
 @pytest.mark.parametrize("which", ["vit", "packed_loop", "siglip2_pair"])
-def test_a_graph_that_is_all_wide_is_as_it_was(which: str, tmp_path: Path) -> None:
+def test_a_graph_that_is_all_in_float32_is_as_it_was(which: str, tmp_path: Path) -> None:
     graph, batch = small(which), batches_for(which)[0]
     before = run(graph.copy(), graph.tensors, batch, tmp_path)
     copy = graph.copy()
-    tensors = to_half(copy, graph.tensors, graph.inputs, all_values(graph))
+    tensors = to_float16(copy, graph.tensors, graph.inputs, kept(all_values(graph)))
     assert casts_of(copy) == set()
     assert {tensor.dtype for tensor in tensors.values()} == {"float32"}
     after = run(copy, tensors, batch, tmp_path)
@@ -90,49 +108,49 @@ def test_a_graph_that_is_all_wide_is_as_it_was(which: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("operators", OPERATORS)
 @pytest.mark.parametrize("which", ["vit", "swiglu", "packed_loop", "packed_padded", "convnext", "siglip2_pair"])
-def test_any_value_may_be_wide(which: str, operators: str, tmp_path: Path) -> None:
+def test_any_value_may_stay_in_float32(which: str, operators: str, tmp_path: Path) -> None:
     graph, batch = small(which, operators), batches_for(which)[0]
     exact = graph.exact([batch])
     rng = np.random.default_rng(0)
     names = [name for name, kind in kinds_of(graph.graph, graph.inputs).items() if kind.is_float]
     for _ in range(2):
-        wide = rng.choice(names, len(names) // 5, replace=False).tolist()
+        in_float32 = rng.choice(names, len(names) // 5, replace=False).tolist()
         copy = graph.copy()
-        tensors = to_half(copy, graph.tensors, graph.inputs, wide)
+        tensors = to_float16(copy, graph.tensors, graph.inputs, kept(in_float32))
         # It passes ONNX's check of types as well.
         assert lowest_cosine([run(copy, tensors, batch, tmp_path)], exact) >= COSINE
         given = {value.name: value for node in copy.graph for value in node.outputs}
-        assert all(given[name].dtype != ir.DataType.FLOAT16 for name in wide if name in given)
+        assert all(given[name].dtype != ir.DataType.FLOAT16 for name in in_float32 if name in given)
 
 
-def test_nodes_that_take_or_give_wide_values_are_in_single_precision_with_their_weights() -> None:
+def test_nodes_that_take_or_give_such_values_are_in_float32_with_their_weights() -> None:
     graph = small("vit")
-    wide = ["blocks.0/Add"]
-    assert {name for name in single_nodes(graph.graph, graph.inputs, wide) if name.startswith("blocks.")} == {
+    in_float32 = ["blocks.0/Add"]
+    assert {name for name in float32_nodes(graph, in_float32) if name.startswith("blocks.")} == {
         "blocks.0/Add",
         "blocks.0/norm2/LayerNormalization",
         "blocks.0/Add_1",
     }
-    tensors = to_half(graph.copy(), graph.tensors, graph.inputs, wide)
+    tensors = to_float16(graph.copy(), graph.tensors, graph.inputs, kept(in_float32))
     assert tensors["blocks.0.norm2.weight"].dtype == "float32"
     assert tensors["blocks.0.norm1.weight"].dtype == "float16"
 
 
 @pytest.mark.parametrize("which", ["vit", "packed_loop"])
-def test_attention_is_in_single_precision_if_its_logits_are_wide(which: str) -> None:
+def test_attention_is_in_float32_if_its_logits_are(which: str) -> None:
     graph = small(which)
     name = {"vit": "blocks.0/attn/Attention", "packed_loop": "blocks.0/attn/Loop"}[which]
     inside = {"vit": f"{name}/logits", "packed_loop": f"{name}/Attention/logits"}[which]
-    assert name not in single_nodes(graph.graph, graph.inputs, ())
-    assert name in single_nodes(graph.graph, graph.inputs, [inside])
+    assert name not in float32_nodes(graph, ())
+    assert name in float32_nodes(graph, [inside])
 
 
 def test_the_statement_makes_the_same_parameters_again() -> None:
     graph = small("vit")
     copy = graph.copy()
-    tensors = to_half(copy, graph.tensors, graph.inputs, ["blocks.0/Add"])
+    tensors = to_float16(copy, graph.tensors, graph.inputs, {"blocks.0/Add": "too large"})
     statement = json.loads(copy.metadata_props[REDUCTION])
-    assert (statement["precision"], statement["wide"]) == ("float16", ["blocks.0/Add"])
+    assert (statement["precision"], statement["float32"]) == ("float16", {"blocks.0/Add": "too large"})
     again = tensors_of(statement, graph.tensors)
     assert again.keys() == tensors.keys() == graph.tensors.keys()
     for name, tensor in tensors.items():
@@ -146,21 +164,20 @@ def test_the_statement_makes_the_same_parameters_again() -> None:
         tensors_of(statement, graph.tensors)
 
 
-def test_a_weight_beyond_half_precision_is_not_rounded_to_infinity() -> None:
+def test_a_weight_beyond_float16_is_not_rounded_to_infinity() -> None:
     graph = small("vit", change=lambda name, value: value * (1e6 if name == "blocks.1.ls1.gamma" else 1))
-    tensors = half_tensors(
-        {"weights": {"blocks.1.ls1.gamma": {"as": "float16", "of": "blocks.1.ls1.gamma"}}}, graph.tensors
-    )
-    with pytest.raises(InternalError, match=r"blocks\.1\.ls1\.gamma has values beyond half precision"):
+    weights = {"blocks.1.ls1.gamma": {"as": "float16", "of": "blocks.1.ls1.gamma"}}
+    tensors = tensors_of({"precision": "float16", "weights": weights}, graph.tensors)
+    with pytest.raises(InternalError, match=r"blocks\.1\.ls1\.gamma has values beyond float16"):
         tensors["blocks.1.ls1.gamma"].read()
-    wide = to_half(graph.copy(), graph.tensors, graph.inputs, ["blocks.1.ls1.gamma"])
-    assert wide["blocks.1.ls1.gamma"].dtype == "float32"
+    parameters = to_float16(graph.copy(), graph.tensors, graph.inputs, kept(["blocks.1.ls1.gamma"]))
+    assert parameters["blocks.1.ls1.gamma"].dtype == "float32"
 
 
 def test_masks_are_finite(tmp_path: Path) -> None:
     graph, batch = small("naflex", "portable"), batches_for("naflex")[0]
     copy = graph.copy()
-    tensors = to_half(copy, graph.tensors, graph.inputs, ())
+    tensors = to_float16(copy, graph.tensors, graph.inputs, {})
     (fill,) = (value for name, value in copy.graph.initializers.items() if name.startswith("float_scalar_-3.4"))
     assert float(fill.const_value.numpy()) == -65504
     assert np.isfinite(run(copy, tensors, batch, tmp_path)["last_hidden_state"]).all()
