@@ -181,3 +181,13 @@ def test_masks_are_finite(tmp_path: Path) -> None:
     (fill,) = (value for name, value in copy.graph.initializers.items() if name.startswith("float_scalar_-3.4"))
     assert float(fill.const_value.numpy()) == -65504
     assert np.isfinite(run(copy, tensors, batch, tmp_path)["last_hidden_state"]).all()
+
+
+@pytest.mark.parametrize("operators", ["native", "portable"])
+def test_a_row_of_an_output_in_float32_stays_that_row(operators: str, tmp_path: Path) -> None:
+    graph, batch = small("vit", operators), batches_for("vit")[0]
+    (norm,) = (node for node in graph.copy().graph if node.outputs[0].name == "last_hidden_state")
+    copy = graph.copy()
+    tensors = to_float16(copy, graph.tensors, graph.inputs, kept([norm.inputs[0].name, "last_hidden_state"]))
+    found = run(copy, tensors, batch, tmp_path)
+    np.testing.assert_array_equal(found["pooler_output"], found["last_hidden_state"][:, 0])

@@ -140,3 +140,20 @@ def test_a_table_is_the_same_in_parts():
 def test_factors_are_little_endian_single_precision():
     assert encoded(np.array([1.0, 2.0])) == "AACAPwAAAEA="
     assert decoded("AACAPwAAAEA=").tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("g", {"as": "float32", "value": 0.5}),
+        ("g.scale", {"as": "float32", "value": [0.5, 0.25]}),
+        ("other", {"as": "float32", "of": "g", "columns": "in"}),
+        ("w.smoothed", {"as": "float32", "of": "g", "columns": "in"}),
+        ("g.anything", {"as": "uint8", "value": 3}),
+    ],
+)
+def test_no_initializer_stands_for_another(name: str, entry: Mapping[str, Any]):
+    changed = statement()
+    changed["weights"][name] = entry
+    with pytest.raises(InputError, match="does not fit this checkpoint"):
+        tensors_of(changed, tensors([]))

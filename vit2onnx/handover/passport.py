@@ -76,6 +76,9 @@ def weights_of(spec: VariantSpec, interface: Interface, checkpoint: Path, graph:
             told_of = ways[source].described | {"shape": tensor.shape, "sha256": digest}
             told_of["transforms"] += [entries[name]["as"]] if name in entries else []
             (weights if held else folded)[name] = told_of
+    # Another tensor under the name of a parameter would pass for a constant.
+    others = [name for name in stored if name in of_checkpoint and name not in wanted]
+    faults += [f"{name} in {graph.name} is not what its reduction says" for name in others]
     raise_faults(f"{graph}; delete the file that is named and run again", faults)
     constants = {name: one.sha256() for name, one in stored.items() if name not in weights}
     computed_constants(graph)

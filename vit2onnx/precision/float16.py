@@ -24,6 +24,8 @@ from vit2onnx.weights.keytable import LazyTensor
 
 # Operators that give the size of their input, and none of its numbers.
 SIZES = {"Shape", "Size"}
+# What gives the same numbers, or some of them.
+MOVES = {"Gather", "Identity", "Reshape", "Slice", "Squeeze"}
 
 
 def to_float16(
@@ -69,6 +71,7 @@ class _Narrowing:
         # What was made of a value for each precision that it has not by itself.
         self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self.are_narrow = {node for node in model.graph if self.has_floats(node) and self._may_be_narrow(node)}
+        self._keep_parts_with_outputs()
         self._keep_sequences_whole()
         self.given = {value for node in self.are_narrow for value in node.outputs if self.is_float(value)}
         self.parameters = [
@@ -94,6 +97,13 @@ class _Narrowing:
 
     def has_floats(self, node: ir.Node) -> bool:
         return any(self.is_float(value) for value in (*taken_by(node), *node.outputs))
+
+    def _keep_parts_with_outputs(self) -> None:
+        """Have what is only moved out of an output in float32 stay in float32, so that it remains a part of that."""
+        for node in self.graph:
+            whole = node.inputs[0] if node.op_type in MOVES else None
+            if whole is not None and whole.is_graph_output() and whole.producer() not in self.are_narrow:
+                self.are_narrow.discard(node)
 
     def _keep_sequences_whole(self) -> None:
         """Have all that make or take a sequence in one precision, because none can be cast."""

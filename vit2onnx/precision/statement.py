@@ -69,8 +69,10 @@ def tensors_of(statement: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) 
 def _float16_tensors(statement: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     found = {name: tensor for name, tensor in tensors.items() if name not in statement["weights"]}
     for name, entry in statement["weights"].items():
-        tensor = tensors[entry["of"]]
-        found[name] = LazyTensor(tensor.shape, entry["as"], partial(_in_float16, name, tensor))
+        tensor = tensors[name]
+        if entry != {"as": FLOAT16, "of": name}:
+            raise ValueError(f"{name} is said to be {entry}")
+        found[name] = LazyTensor(tensor.shape, FLOAT16, partial(_in_float16, name, tensor))
     return {name: found[name] for name in tensors if name in found}
 
 
@@ -160,9 +162,24 @@ def _int8_tensors(statement: Mapping[str, Any], tensors: Mapping[str, LazyTensor
         }
         return LazyTensor(*kinds[kind])
 
+    for name, entry in entries.items():
+        _check_name(name, entry, tensors)
     changed = {entry["of"] for entry in entries.values() if "of" in entry}
     found = {name: tensor for name, tensor in tensors.items() if name not in changed}
     return found | {name: made(entry) for name, entry in entries.items()}
+
+
+def _check_name(name: str, entry: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> None:
+    """Raise `ValueError` if an initializer has not the name of what it is, so that none can stand for another."""
+    about, _, what = name.rpartition(".")
+    if "of" in entry:
+        is_right = about == entry["of"] and entry["as"] == (FLOAT32 if what == "smoothed" else what)
+    elif entry["as"] == INVERSE:
+        is_right = what == INVERSE
+    else:
+        is_right = what in ("scale", "zero_point") and isinstance(entry["value"], int | float)
+    if not is_right or name in tensors:
+        raise ValueError(f"{name} is said to be {entry}")
 
 
 def _entry(of: str, rows: str | None, columns: str | None) -> dict[str, str]:
