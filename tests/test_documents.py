@@ -30,10 +30,12 @@ def test_links_lead_to_a_file_or_heading(page: Path) -> None:
 
 
 def keys(schema: dict) -> Iterator[str]:
-    """The keys of a schema at every depth."""
+    """The keys of a schema at every depth, also those of entries whose names are the user's."""
     for key, value in schema.get("properties", {}).items():
         yield key
         yield from keys(value)
+    if isinstance(entry := schema.get("additionalProperties"), dict):
+        yield from keys(entry)
 
 
 def test_every_key_of_the_config_is_explained() -> None:

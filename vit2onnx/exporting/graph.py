@@ -14,7 +14,7 @@ from jax2onnx import to_onnx
 
 import vit2onnx.exporting.packing
 import vit2onnx.exporting.photographs
-import vit2onnx.exporting.portable  # noqa: F401  registers operators, as does the one before
+import vit2onnx.exporting.portable  # noqa: F401  imported to register operators
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.folding import fold
 from vit2onnx.exporting.lowerings import lowered_for

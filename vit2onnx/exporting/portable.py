@@ -1,9 +1,7 @@
 """What primitives become in plain operators, which runtimes of any age have. Importing this module registers them.
 
-Attention, rotation and GELU are spelled out in forms that runtimes fuse, and that none of them gets wrong. MNN takes
-the usual order of GELU's factors for its approximation by a hyperbolic tangent, and OpenCV crashes on that order in the
-approximation itself. ncnn takes a rotation whose halves are
-sliced for one with tables half as wide, and reads beyond these.
+Attention, rotation and GELU are spelled out in forms that runtimes fuse, and that none of them gets wrong; the usual
+forms are mistaken by some, as docs/runtimes.md tells.
 """
 
 import math
