@@ -35,6 +35,7 @@ def test_healthy_graph(healthy: Comparison, judged: Judged) -> None:
     assert row == {
         "variant": "dinov3_tiny",
         "export": "dynamic",
+        "precision": "float32",
         "weights": "synthetic",
         "verdict": "passed",
         "references": "transformers",

@@ -78,6 +78,8 @@ def plant_faults(
             own = [fault for fault in faults.FAULTS if (fault.model, fault.interface) == (model, interface)]
             # Packed graphs are tested for models with planted packing faults only; other models add no new code. What
             # prepares photographs has a comparison of its own.
+            if interface not in spec.interfaces:
+                continue
             ports = spec.interface(interface)
             if ports.prepares or (ports.packs and not own):
                 continue
