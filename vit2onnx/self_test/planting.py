@@ -76,10 +76,10 @@ def plant_faults(
         for (model, variant), interface in product(models.items(), interfaces_of(family)):
             spec = shrink(specs[variant])
             own = [fault for fault in faults.FAULTS if (fault.model, fault.interface) == (model, interface)]
-            # Packed graphs are tested for models with planted packing faults only; other models add no new code. What
-            # prepares photographs has a comparison of its own.
             if interface not in spec.interfaces:
                 continue
+            # Packed graphs are tested for models with planted packing faults only; other models add no new code. What
+            # prepares photographs has a comparison of its own.
             ports = spec.interface(interface)
             if ports.prepares or (ports.packs and not own):
                 continue
