@@ -75,6 +75,23 @@ def _multiply_static(make: "_Maker", linears: Linears, value: ir.Value, paramete
         (real,) = make("DequantizeLinear", node, _place(node.name), [weight, scales], axis=1)
         node.replace_input_with(0, rounded)
         node.replace_input_with(1, real)
+        _keep_bias_apart(make, node)
+
+
+def _keep_bias_apart(make: "_Maker", product: ir.Node) -> None:
+    """Give the bias of a product of fixed sizes [batch, tokens, channels] two axes more.
+
+    onnxruntime would make one Gemm of product and bias otherwise, and that in float32: 1.65 times as slow as float32
+    instead of half the time.
+    """
+    (value,) = product.outputs
+    if value.shape is None or len(value.shape) < 3:
+        return
+    for use in list(value.uses()):
+        bias = use.node.inputs[1 - use.idx] if use.node.op_type == "Add" else None
+        if bias is not None and bias.is_graph_input() and bias.shape is not None and len(bias.shape) == 1:
+            (wide,) = make("Unsqueeze", use.node, _place(use.node.name), [bias, make.axes(0, 1)])
+            use.node.replace_input_with(1 - use.idx, wide)
 
 
 def _beside(value: ir.Value, kind: str, other: str) -> str:
@@ -106,6 +123,15 @@ class _Maker:
         node = ir.node(operator, inputs, attributes, outputs=given, name=name)
         self.graph.insert_before(before, node)
         return given
+
+    def axes(self, *numbers: int) -> ir.Value:
+        """Constant numbers, once in a graph."""
+        name = f"int64_{'_'.join(map(str, numbers))}"
+        if name not in self.graph.initializers:
+            tensor = ir.tensor(np.array(numbers, np.int64), name=name)
+            type_, shape = ir.TensorType(ir.DataType.INT64), ir.Shape([len(numbers)])
+            self.graph.register_initializer(ir.Value(name=name, type=type_, shape=shape, const_value=tensor))
+        return self.graph.initializers[name]
 
     def instead(self, node: ir.Node, new: ir.Value) -> None:
         """Have `new` in the place of what a node gives, and remove the node."""
