@@ -77,7 +77,7 @@ def prove(
     record = describe(spec, checkpoint, origin={"kind": "file", "name": checkpoint.name}, weights=weights)
     model = convert(spec, checkpoint, folder)
     # With room for the nodes.
-    external = recipe.precision == "float32" and 4 * spec.parameters_of(interface) > 0.9 * MOST_BYTES
+    external = not recipe.is_small and 4 * spec.parameters_of(interface) > 0.9 * MOST_BYTES
     inputs = inputs_of(spec, single, cases, photographs, texts or {})
     basis = basis_of(spec, recipe, model, inputs, limits)
     graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record, external=external, basis=basis)
@@ -97,7 +97,7 @@ def basis_of(
     spec: VariantSpec, recipe: Recipe, model: Path, inputs: Arrays, limits: Mapping[str, Mapping[str, Any]]
 ) -> Basis | None:
     """What the reduction of a graph to its precision is based on; nothing if that is float32."""
-    if recipe.precision == "float32":
+    if not recipe.is_small:
         return None
     ranges = ranges_of_graph(spec, recipe, model, inputs)
     if recipe.precision == "int8":

@@ -42,7 +42,7 @@ def reduced(
     A graph in float32 is left as it is, and needs no `basis`. Raises `InputError` if the recipe is in int8, and does
     not say how activations are quantised.
     """
-    if recipe.precision == "float32":
+    if not recipe.is_small:
         return tensors
     if basis is None:
         raise InternalError(f"{recipe.name} is in {recipe.precision}, and its ranges were not measured")

@@ -328,7 +328,7 @@ def photographs(asked: Asked) -> Iterator[str]:
 
 def unseen_photographs(asked: Asked) -> Iterator[str]:
     """Small precisions with one photograph, by which ranges would be measured and files judged alike."""
-    small = [recipe.name for recipe in asked.recipes if recipe.precision != "float32" and asked.takers(recipe)]
+    small = [recipe.name for recipe in asked.recipes if recipe.is_small and asked.takers(recipe)]
     images, _ = image_files(asked.config["images"], asked.root)
     if small and len(images) < 2:
         why = f"exports.{small[0]} is in a small precision, and must be judged on photographs that it was not made with"

@@ -56,7 +56,7 @@ def compared_size(interface: Interface, recipe: Recipe, grid: Sequence[int]) -> 
     """
     single, chosen_by = interface.compared_as, interface.compared_recipe(recipe)
     # The figures of maps are held to single precision.
-    if not single.layers or recipe.precision != "float32":
+    if not single.layers or recipe.is_small:
         return None
     height, width = described_size(single, grid)
     set_by = single.of_recipe(chosen_by)

@@ -251,7 +251,7 @@ class Interface:
 
         `None` if it is in a smaller precision, because what is rounded on purpose is not what it approximates.
         """
-        if recipe.precision != "float32":
+        if recipe.is_small:
             return None
         if self.packs:
             return cases

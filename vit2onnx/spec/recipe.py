@@ -48,6 +48,11 @@ class Recipe:
         return cls(name, opset, sizes, activations=activations, outputs=outputs, **given)
 
     @property
+    def is_small(self) -> bool:
+        """Whether the graph is in a smaller precision than the model."""
+        return self.precision != PRECISIONS[0]
+
+    @property
     def batch(self) -> int | None:
         """How many inputs a graph takes at once; `None` if that is free."""
         return self.sizes.get("batch")

@@ -123,21 +123,33 @@ def dense_of(wildcards):
 
 
 def stages_of(wildcards):
-    """The comparison of the stages of a graph; nothing if it is in a small precision, which has nodes of its own."""
-    is_single = RECIPES[wildcards.export].precision == "float32"
-    return "<results>/{variant}/parity/{export}.stages.json" if is_single else []
+    """The comparison of the stages of a graph, if asked for; nothing in small precisions, which have other nodes."""
+    is_asked = config["parity"]["stages"] and not RECIPES[wildcards.export].is_small
+    return "<results>/{variant}/parity/{export}.stages.json" if is_asked else []
 
 
 def ranges_of(wildcards):
     """How large values in a graph of small precision become; nothing for others."""
-    is_single = RECIPES[wildcards.export].precision == "float32"
-    return [] if is_single else "<results>/{variant}/ranges/{export}.npz"
+    return "<results>/{variant}/ranges/{export}.npz" if RECIPES[wildcards.export].is_small else []
 
 
 def plan_of(wildcards):
     """What half precision may hold of the values in such a graph; nothing for others."""
     is_half = RECIPES[wildcards.export].precision == "float16"
     return "<results>/{variant}/ranges/{export}.plan.json" if is_half else []
+
+
+def of_all_graphs(file_of):
+    """The files of one kind of all graphs of a variant; `file_of` gives that of a graph, or nothing."""
+
+    def paths(wildcards):
+        files = {
+            name: file_of(SimpleNamespace(variant=wildcards.variant, export=name))
+            for name in exports_of(wildcards.variant)
+        }
+        return [file.replace("{export}", name) for name, file in files.items() if file]
+
+    return paths
 
 
 # What the verdict on a graph is made from, by name.
@@ -149,9 +161,8 @@ EVIDENCE = {
     "packing": packing_of,
     "photographs": photographs_of,
     "dense": dense_of,
+    "stages": stages_of,
 }
-if config["parity"]["stages"]:
-    EVIDENCE["stages"] = stages_of
 if config["parity"]["self_test"]:
     EVIDENCE["self_test"] = "<results>/self_test.json"
 
@@ -372,7 +383,7 @@ def weights_of_graph(wildcards):
 
 def weights_are_external(wildcards):
     """Whether a graph's weights stay in model.eqx, to which all such graphs refer, instead of in the graph."""
-    if RECIPES[wildcards.export].precision != "float32":
+    if RECIPES[wildcards.export].is_small:
         return False
     return 4 * weights_of_graph(wildcards) > 1e6 * config["external_weights_above_mb"]
 

@@ -9,28 +9,10 @@ rule render_parity:
         ledger="<results>/{variant}/ledger.csv",
         preprocessing="<results>/{variant}/preprocessing.json",
         graphs=lambda wildcards: per_graph("<results>/{variant}/{export}.onnx", [wildcards.variant]),
-        stages=lambda wildcards: (
-            [
-                f"<results>/{{variant}}/parity/{export}.stages.json"
-                for export in exports_of(wildcards.variant)
-                if RECIPES[export].precision == "float32"
-            ]
-            if config["parity"]["stages"]
-            else []
-        ),
-        packing=lambda wildcards: [
-            f"<results>/{{variant}}/parity/{export}.packing.json" for export in packed_exports_of(wildcards.variant)
-        ],
-        plans=lambda wildcards: [
-            f"<results>/{{variant}}/ranges/{export}.plan.json"
-            for export in exports_of(wildcards.variant)
-            if RECIPES[export].precision == "float16"
-        ],
-        dense=lambda wildcards: [
-            f"<results>/{{variant}}/parity/{export}.dense.json"
-            for export in exports_of(wildcards.variant)
-            if DENSE.is_judged(wildcards.variant, export)
-        ],
+        stages=of_all_graphs(stages_of),
+        packing=of_all_graphs(packing_of),
+        plans=of_all_graphs(plan_of),
+        dense=of_all_graphs(dense_of),
         images=list(IMAGES.values()),
         self_test=branch(config["parity"]["self_test"], then="<results>/self_test.json"),
     output:

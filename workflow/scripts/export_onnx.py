@@ -23,9 +23,9 @@ def export_onnx(
     plan: Path | None,
     external: bool,
 ) -> None:
+    written, digest = read_json(record), sha256_of(ledger)
     basis = Basis.read(ranges, plan) if ranges else None
-    how = {"ledger_sha256": sha256_of(ledger), "external": external, "basis": basis}
-    export(spec, recipe, model, graph, read_json(record), **how)
+    export(spec, recipe, model, graph, written, ledger_sha256=digest, external=external, basis=basis)
 
 
 if __name__ == "__main__":
