@@ -63,9 +63,6 @@ class Step:
         return cls((path,), run, name, {f"{name}.{stage}": tap for stage, tap in taps.items()}, axis)
 
 
-# What transformers calls activations.
-HIDDEN_ACTS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
-
 # What a block's norms, attention, LayerScales and feed-forward layer are called, in order: by transformers and by Meta.
 TRANSFORMERS_PARTS = ("norm1", "attention", "layer_scale1", "norm2", "mlp", "layer_scale2")
 META_PARTS = ("norm1", "attn", "ls1", "norm2", "mlp", "ls2")

@@ -3,6 +3,7 @@
 from typing import Any
 
 from vit2onnx.families.dinov2.architecture import Architecture
+from vit2onnx.families.recognition import HIDDEN_ACTS
 
 # What the file of an interface is called, without its ending.
 FILES = {"images": "model"}
@@ -26,7 +27,7 @@ def config(arch: Architecture) -> dict[str, Any]:
         "mlp_ratio": round(arch.ffn_hidden / arch.embed_dim * (1.5 if is_swiglu else 1.0)),
         "use_swiglu_ffn": is_swiglu,
         "layer_norm_eps": arch.norm_eps,
-        "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(arch.act, arch.act),
+        "hidden_act": HIDDEN_ACTS[arch.act],
         "qkv_bias": True,
     }
 

@@ -18,9 +18,9 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 
 from vit2onnx.families.dinov2.architecture import REPOSITORY, Architecture
 from vit2onnx.families.preparation import Channels, Prepare, cropping_preparations, own_preparations
+from vit2onnx.families.recognition import HIDDEN_ACTS
 from vit2onnx.families.reference import (
     HIDDEN,
-    HIDDEN_ACTS,
     META_PARTS,
     TRANSFORMERS_PARTS,
     Reader,

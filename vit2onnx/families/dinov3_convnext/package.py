@@ -3,6 +3,7 @@
 from typing import Any
 
 from vit2onnx.families.dinov3_convnext.architecture import Architecture
+from vit2onnx.families.recognition import HIDDEN_ACTS
 
 # What the file of an interface is called, without its ending.
 FILES = {"images": "model"}
@@ -16,7 +17,7 @@ def config(arch: Architecture) -> dict[str, Any]:
         "hidden_sizes": list(arch.embed_dims),
         "depths": list(arch.depths),
         "layer_norm_eps": arch.norm_eps,
-        "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(arch.act, arch.act),
+        "hidden_act": HIDDEN_ACTS[arch.act],
     }
 
 

@@ -15,9 +15,9 @@ from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_convnext.architecture import REPOSITORY, Architecture
 from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations, own_preparations
+from vit2onnx.families.recognition import HIDDEN_ACTS
 from vit2onnx.families.reference import (
     HIDDEN,
-    HIDDEN_ACTS,
     Reader,
     Reference,
     Step,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from vit2onnx.families.dinov3_vit.architecture import Architecture
+from vit2onnx.families.recognition import HIDDEN_ACTS
 
 # What the file of an interface is called, without its ending.
 FILES = {"images": "model"}
@@ -22,7 +23,7 @@ def config(arch: Architecture) -> dict[str, Any]:
         "rope_theta": arch.rope_theta,
         "layer_norm_eps": arch.norm_eps,
         "use_gated_mlp": arch.ffn == "swiglu",
-        "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(arch.act, arch.act),
+        "hidden_act": HIDDEN_ACTS[arch.act],
         "query_bias": arch.qkv_bias,
         "value_bias": arch.qkv_bias,
         "key_bias": arch.key_bias,

@@ -16,9 +16,9 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import get_patches_cente
 from vit2onnx.errors import InputError
 from vit2onnx.families.dinov3_vit.architecture import REPOSITORY, Architecture
 from vit2onnx.families.preparation import Channels, Prepare, bilinear_preparations, own_preparations
+from vit2onnx.families.recognition import HIDDEN_ACTS
 from vit2onnx.families.reference import (
     HIDDEN,
-    HIDDEN_ACTS,
     META_PARTS,
     TRANSFORMERS_PARTS,
     Reader,

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from vit2onnx.errors import InputError
-from vit2onnx.families.reference import HIDDEN_ACTS, Reader, Reference, Step, check_names
+from vit2onnx.families.recognition import HIDDEN_ACTS
+from vit2onnx.families.reference import Reader, Reference, Step, check_names
 from vit2onnx.families.siglip2.architecture import KORNIA_SCALES, Architecture
 from vit2onnx.families.siglip2.references import VISION, to_transformers, transformers_steps
 from vit2onnx.spec.variant import VariantSpec

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vit2onnx.families.recognition import HIDDEN_ACTS
 from vit2onnx.families.siglip2.architecture import Architecture
 from vit2onnx.families.siglip2.interface import MAX_PATCHES
 from vit2onnx.spec.texts import EOS, PAD
@@ -10,19 +11,10 @@ from vit2onnx.spec.texts import EOS, PAD
 FILES = {"vision": "vision_model", "text": "text_model", "pair": "model"}
 
 
-def config(arch: Architecture) -> dict[str, Any]:
-    """The `config.json` of a model, in the words of transformers' `SiglipConfig`, or `Siglip2Config` for NaFlex.
-
-    Models of one tower have the config of that tower.
-    """
-    kind = "siglip2" if arch.is_naflex else "siglip"
-    library = kind.capitalize()
-    common = {
-        "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(arch.activation, arch.activation),
-        "layer_norm_eps": arch.norm_eps,
-    }
+def towers(arch: Architecture) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configs of the image tower and of the text tower, in the words of transformers."""
+    common = {"hidden_act": HIDDEN_ACTS[arch.activation], "layer_norm_eps": arch.norm_eps}
     vision = {
-        "model_type": f"{kind}_vision_model",
         **common,
         "hidden_size": arch.embed_dim,
         "intermediate_size": arch.ffn_hidden,
@@ -32,7 +24,6 @@ def config(arch: Architecture) -> dict[str, Any]:
         **({"num_patches": arch.position_grid**2} if arch.is_naflex else {"image_size": arch.image_size}),
     }
     text = {
-        "model_type": f"{kind}_text_model",
         **common,
         "hidden_size": arch.text_dim,
         "intermediate_size": arch.text_hidden,
@@ -41,11 +32,23 @@ def config(arch: Architecture) -> dict[str, Any]:
         "vocab_size": arch.vocab_size,
         "max_position_embeddings": arch.text_length,
         "projection_size": arch.projection_dim,
-        # Transformers' own are those of another tokenizer.
+        # Transformers' own are those of another tokenizer, and it warns of them.
         "pad_token_id": PAD,
         "bos_token_id": None,
         "eos_token_id": EOS,
     }
+    return vision, text
+
+
+def config(arch: Architecture) -> dict[str, Any]:
+    """The `config.json` of a model: that of transformers' `SiglipConfig`, or `Siglip2Config` for NaFlex.
+
+    Models of one tower have the config of that tower.
+    """
+    kind = "siglip2" if arch.is_naflex else "siglip"
+    library = kind.capitalize()
+    names = (f"{kind}_vision_model", f"{kind}_text_model")
+    vision, text = ({"model_type": name, **tower} for name, tower in zip(names, towers(arch), strict=True))
     if not arch.text_depth:
         return {"architectures": [f"{library}VisionModel"], **vision}
     if not arch.depth:

@@ -28,11 +28,11 @@ from transformers import (
 )
 from transformers.masking_utils import create_bidirectional_mask
 
-from vit2onnx.families.reference import HIDDEN, HIDDEN_ACTS, Reader, Reference, Step, Tap, check_names, reader, renamed
+from vit2onnx.families.reference import HIDDEN, Reader, Reference, Step, Tap, check_names, reader, renamed
 from vit2onnx.families.siglip2.architecture import Architecture
+from vit2onnx.families.siglip2.package import towers
 from vit2onnx.families.siglip2.preparation import preparations, published_constants, whole_inputs
 from vit2onnx.families.siglip2.tokenization import compare_texts
-from vit2onnx.spec.texts import EOS, PAD
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
 
@@ -129,34 +129,7 @@ def _joined(parts: Mapping[str, Reader]) -> torch.Tensor:
 
 def transformers_model(arch: Architecture) -> nn.Module:
     """Transformers' model, or one of its towers, without memory for its weights."""
-    common: dict[str, Any] = {
-        "hidden_act": HIDDEN_ACTS[arch.activation],
-        "layer_norm_eps": arch.norm_eps,
-        "attn_implementation": "sdpa",
-    }
-    vision: dict[str, Any] = {
-        **common,
-        "hidden_size": arch.embed_dim,
-        "intermediate_size": arch.ffn_hidden,
-        "num_hidden_layers": arch.depth,
-        "num_attention_heads": arch.num_heads,
-        "patch_size": arch.patch_size,
-        **({"num_patches": arch.position_grid**2} if arch.is_naflex else {"image_size": arch.image_size}),
-    }
-    text: dict[str, Any] = {
-        **common,
-        "hidden_size": arch.text_dim,
-        "intermediate_size": arch.text_hidden,
-        "num_hidden_layers": arch.text_depth,
-        "num_attention_heads": arch.text_heads,
-        "vocab_size": arch.vocab_size,
-        "max_position_embeddings": arch.text_length,
-        "projection_size": arch.projection_dim,
-        # Not read here; transformers' own are those of another tokenizer, and it warns of them.
-        "pad_token_id": PAD,
-        "bos_token_id": None,
-        "eos_token_id": EOS,
-    }
+    vision, text = ({**tower, "attn_implementation": "sdpa"} for tower in towers(arch))
     with torch.device("meta"):
         if not arch.text_depth:
             if arch.is_naflex:
@@ -164,10 +137,10 @@ def transformers_model(arch: Architecture) -> nn.Module:
             return SiglipVisionModel(SiglipVisionConfig(**vision)).eval()
         if not arch.depth:
             return SiglipTextModel(SiglipTextConfig(**text)).eval()
-        towers: dict[str, Any] = {"text_config": text, "vision_config": vision, "attn_implementation": "sdpa"}
+        both: dict[str, Any] = {"text_config": text, "vision_config": vision, "attn_implementation": "sdpa"}
         if arch.is_naflex:
-            return Siglip2Model(Siglip2Config(**towers)).eval()
-        return SiglipModel(SiglipConfig(**towers)).eval()
+            return Siglip2Model(Siglip2Config(**both)).eval()
+        return SiglipModel(SiglipConfig(**both)).eval()
 
 
 def number_positions(model: nn.Module) -> None:
