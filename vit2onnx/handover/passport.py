@@ -1,8 +1,9 @@
 """The passport of an ONNX file: what it is, where its weights come from, and how far it is from the original."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,16 @@ def weights_of(spec: VariantSpec, interface: Interface, checkpoint: Path, graph:
     stored, (_, of_model), recorded = initializers(graph), open_model(model), origin_of_constants(graph)
     origins = {one.name: to_array(one) for one in recorded.graph.initializer} if recorded else {}
     ways: dict[str, Way] = {}
+
+    # A tensor is needed twice in a row: for the parameter, and for its own hash.
+    @lru_cache(maxsize=1)
+    def sources_of(name: str) -> dict[str, np.ndarray]:
+        return {opened.name(key): opened.tensors[key].read() for key in ways[name].leaf.sources}
+
     for assignment in assign(model_table(spec), array_shapes(skeleton_of(spec.family, spec.architecture))):
         if assignment.target.startswith(interface.parameter_prefixes):
             (leaf,) = (leaves[source] for source in assignment.sources)
-            ways[assignment.target] = Way(opened, leaf, assignment)
+            ways[assignment.target] = Way(leaf, assignment, partial(sources_of, assignment.target))
     reduction = reduction_of(metadata(graph))
     entries = reduction["weights"] if reduction else {}
     of_checkpoint = {name: LazyTensor(way.assignment.shape, "float32", way.value) for name, way in ways.items()}
@@ -89,18 +96,14 @@ def weights_of(spec: VariantSpec, interface: Interface, checkpoint: Path, graph:
 class Way:
     """The way of a tensor from a checkpoint to a parameter: to a leaf of the archive, and from there."""
 
-    opened: Opened
     leaf: Assignment
     assignment: Assignment
-
-    @property
-    def sources(self) -> dict[str, np.ndarray]:
-        """The checkpoint's tensors, by name."""
-        return {self.opened.name(key): self.opened.tensors[key].read() for key in self.leaf.sources}
+    # Reads the checkpoint's tensors, by name.
+    sources: Callable[[], dict[str, np.ndarray]]
 
     def value(self) -> np.ndarray:
         """The parameter."""
-        return value_of(self.assignment, [value_of(self.leaf, list(self.sources.values()))])
+        return value_of(self.assignment, [value_of(self.leaf, list(self.sources().values()))])
 
     @property
     def told(self) -> str:
@@ -111,7 +114,7 @@ class Way:
     def described(self) -> dict[str, Any]:
         """For a passport: the hashes of its sources, and what was done to them."""
         return {
-            "sources": {name: sha256(array) for name, array in self.sources.items()},
+            "sources": {name: sha256(array) for name, array in self.sources().items()},
             "transforms": [one.transform.name for one in (self.leaf, self.assignment) if one.transform.name != "copy"],
         }
 
