@@ -58,8 +58,7 @@ def export(
     skeleton, tensors = open_model(weights)
     traced = trace(model or skeleton, spec, recipe)
     metadata, interface = metadata_of(spec, recipe, record, ledger_sha256), spec.interface_of(recipe)
-    how: Any = {"weights": weights, "external": external, "basis": basis}
-    write(traced, graph, interface, recipe, metadata, tensors, **how)
+    write(traced, graph, interface, recipe, metadata, tensors, weights=weights, external=external, basis=basis)
     return graph
 
 

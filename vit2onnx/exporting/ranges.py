@@ -44,7 +44,7 @@ def plan_of_graph(
     the lowest cosine of a token with double precision that the verdict demands; the plan must reach a third of that
     distance, on the inputs of `ranges`.
     """
-    ports = [port.name for port in spec.interface(recipe.interface).inputs]
+    ports = [port.name for port in spec.interface_of(recipe).inputs]
     graph, tensors = _folded(spec, recipe, weights)
     found = bounds(graph, tensors, _limits_of_inputs(spec))
     largest, places = with_logits(graph, ports, ranges.largest), places_of(graph.graph)
@@ -69,11 +69,11 @@ def every_second(cases: Collection[str]) -> list[str]:
 def _folded(spec: VariantSpec, recipe: Recipe, weights: Path) -> tuple[ir.Model, Mapping[str, LazyTensor]]:
     skeleton, tensors = open_model(weights)
     graph = trace(skeleton, spec, recipe)
-    return graph, fold(graph, tensors, [port.name for port in spec.interface(recipe.interface).inputs])
+    return graph, fold(graph, tensors, [port.name for port in spec.interface_of(recipe).inputs])
 
 
 def _batches(spec: VariantSpec, recipe: Recipe, inputs: Inputs) -> Iterator[Inputs]:
-    interface = spec.interface(recipe.interface)
+    interface = spec.interface_of(recipe)
     single, chosen_by = interface.compared_as, interface.compared_recipe(recipe)
     accepted = [case for case in cases_in(inputs) if single.accepts(Case.parse(case), chosen_by)]
     cases = {case: single.inputs_of(inputs, case) for case in every_second(accepted)}
