@@ -356,6 +356,14 @@ def test_the_config_as_it_comes_has_no_fault():
     assert VIT in check_configuration(CONFIG, ROOT)
 
 
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_graphs_in_small_precisions_need_no_dense_maps(precision: str):
+    config = copy.deepcopy(CONFIG)
+    config["exports"]["static"]["precision"] = precision
+    config["dense"]["enabled"] = True
+    assert VIT in check_configuration(config, ROOT)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -130,7 +130,8 @@ def _graphs(dense: Mapping[str, Any], takers: Iterable[tuple[Recipe, VariantSpec
     """Graphs whose maps are too large, or that take no size at which they could be compared."""
     for recipe, spec in takers:
         interface = spec.interface(recipe.interface)
-        if not interface.compared_as.layers:
+        # Maps of small precisions are not compared.
+        if recipe.is_small or not interface.compared_as.layers:
             continue
         size = compared_size(interface, recipe, dense["grid"])
         rows, columns = (
