@@ -1,20 +1,20 @@
-"""Graphs of small models in int8, as files in memory."""
+"""Graphs of models in int8, as files in memory."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from tests.conftest import Spine
 from tests.precision.planting import plant
 from vit2onnx.exporting.folding import fold
 from vit2onnx.exporting.graph import detach, trace
+from vit2onnx.exporting.layer_scale import apply_folds
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.packing import pack
 from vit2onnx.precision.calibration import more_of
@@ -22,23 +22,38 @@ from vit2onnx.precision.int8 import to_int8
 from vit2onnx.precision.ranges import Ranges, measure
 from vit2onnx.precision.statement import reduction_of
 from vit2onnx.spec.recipe import Recipe
+from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.weights.keytable import LazyTensor
 from vit2onnx.weights.model_file import open_model
 
 Arrays = Mapping[str, np.ndarray]
 Tensors = Mapping[str, LazyTensor]
-PHOTOGRAPHS = Path(__file__).parents[2] / "resources" / "images"
-SEEN, UNSEEN = ("astronaut", "coffee"), ("camera", "chelsea")
+PHOTOGRAPHS = Path(__file__).parents[2] / "resources"
+SEEN, UNSEEN = ("images/astronaut", "images/coffee"), ("images/camera", "images/chelsea")
 # What files in int8 are held to, in cosines of tokens.
 LIMIT = 0.999
 
 
+class HasModel(Protocol):
+    """A variant with its `model.eqx`, such as `tests.conftest.Spine`."""
+
+    @property
+    def spec(self) -> VariantSpec: ...
+
+    @property
+    def model_file(self) -> Path: ...
+
+
 @dataclass(frozen=True)
 class Graph:
-    """A traced and folded graph of a spine by a recipe, and its inputs."""
+    """A traced and folded graph of a model by a recipe, and its inputs. Images have so many rows and columns of patches
+    where their size is free; texts have ids below `ids`.
+    """
 
-    spine: Spine
+    spine: HasModel
     recipe: Recipe
+    grid: tuple[int, int] = (4, 6)
+    ids: int = 40
 
     @cached_property
     def _traced(self) -> tuple[onnx.ModelProto, dict[str, LazyTensor]]:
@@ -65,17 +80,21 @@ class Graph:
         if interface.kind == "text":
             seeds = [sum(name.encode()) for name in photographs]
             shape = interface.shape(interface.inputs[0], {"batch": 2, "length": 64})
-            return [{self.inputs[0]: np.random.default_rng(seed).integers(0, 40, (2, shape[1]))} for seed in seeds]
+            ids = [np.random.default_rng(seed).integers(0, self.ids, (2, shape[1])) for seed in seeds]
+            return [{self.inputs[0]: one} for one in ids]
         patch, preprocessing = interface.patch_size, self.spine.spec.preprocessing
-        height, width = (interface.fixed.get("height") or 4 * patch, interface.fixed.get("width") or 6 * patch)
+        height, width = (
+            interface.fixed.get(axis) or count * patch
+            for axis, count in zip(("height", "width"), self.grid, strict=True)
+        )
         images = [load_image(PHOTOGRAPHS / f"{name}.jpg") for name in photographs]
         pixels = [preprocess(image, height, width, preprocessing) for image in images]
         if interface.packs:
             return [pack([one, one[:, :, : 3 * patch]], patch) for one in pixels]
         return [{"pixel_values": one[None]} for one in pixels]
 
-    def ranges(self, tensors: Tensors) -> Ranges:
-        return measure(self.fresh(), tensors, more_of(self.given(SEEN)))
+    def ranges(self, tensors: Tensors, photographs: tuple[str, ...] = SEEN) -> Ranges:
+        return measure(self.fresh(), tensors, more_of(self.given(photographs)))
 
 
 @dataclass(frozen=True)
@@ -116,6 +135,8 @@ def file_of(
     made, tensors = graph.fresh(), graph.tensors if tensors is None else tensors
     if activations:
         tensors = to_int8(made, tensors, graph.inputs, ranges or graph.ranges(tensors), activations)
+    else:
+        apply_folds(made.graph, graph.recipe)
     onnx.checker.check_model(ir.to_proto(made), full_check=True)
     detach(made, tensors, graph.inputs)
     values = {name: tensor.read() for name, tensor in tensors.items()}

@@ -17,6 +17,7 @@ import vit2onnx.exporting.photographs
 import vit2onnx.exporting.portable  # noqa: F401  imported to register operators
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.exporting.folding import fold
+from vit2onnx.exporting.layer_scale import apply_folds
 from vit2onnx.exporting.lowerings import lowered_for
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.naming import name_nodes
@@ -206,7 +207,9 @@ def write(
     for value in graph.graph.outputs:
         value.doc_string = meanings[value.name]
     inputs = [port.name for port in interface.inputs]
-    tensors = reduced(graph, fold(graph, tensors, inputs), inputs, recipe, basis)
+    tensors = fold(graph, tensors, inputs)
+    apply_folds(graph.graph, recipe)
+    tensors = reduced(graph, tensors, inputs, recipe, basis)
     # While the parameters are inputs, so that there is nothing large to be checked.
     onnx.checker.check_model(ir.to_proto(graph), full_check=True)
     detach(graph, tensors, inputs)

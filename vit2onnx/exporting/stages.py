@@ -17,6 +17,7 @@ from vit2onnx import onnx_file
 from vit2onnx.errors import InternalError
 from vit2onnx.exporting.folding import fold
 from vit2onnx.exporting.graph import trace, whole_numbers_of
+from vit2onnx.exporting.layer_scale import apply_folds
 from vit2onnx.exporting.weights import end_with_checksum, write_external
 from vit2onnx.files import atomic
 from vit2onnx.nn.model import Model, layers_of, run_stages
@@ -75,6 +76,7 @@ def write_stages(
     # Of the same nodes, the same is true.
     graph.metadata_props.update(onnx_file.metadata(exported))
     tensors = fold(graph, tensors, [port.name for port in interface.inputs])
+    apply_folds(graph.graph, recipe)
     whole = ir.to_proto(graph)
     check_same_nodes(exported, whole, tensors, len(interface.outputs))
     whole = _of_stages(whole, interface, stages)

@@ -199,13 +199,17 @@ def operators_of_recipe(recipe: Recipe) -> Iterator[str]:
 
 
 def precision_of_recipe(recipe: Recipe, spec: VariantSpec) -> Iterator[str]:
-    """Scales of what is not in int8, scales that depend on the images beside one, and files that would be too large."""
+    """Scales of what is not in int8, scales that depend on the images beside one, folds in a small precision, and files
+    that would be too large.
+    """
     where, interface = f"exports.{recipe.name}", spec.interface(recipe.interface)
     if recipe.precision != "int8" and recipe.activations:
         yield f"{where}.activations: only `precision: int8` has it; leave it out"
     if recipe.activations == "dynamic" and interface.packs:
         why = "the features of an image would depend on the images beside it"
         yield f"{where}.activations: with dynamic scales {why}; add `activations: static`"
+    if recipe.is_small and recipe.folds:
+        yield f"{where}.folds: only `precision: float32` has them; leave it out"
     size = BYTES.get(recipe.precision, 0) * spec.parameters_of(interface)
     if size > LARGEST_FILE:
         yield (

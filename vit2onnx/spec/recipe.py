@@ -14,6 +14,8 @@ PRECISIONS = ("float32", "float16", "int8")
 OPERATORS = {"native": 23, "portable": 17}
 # How int8 files scale what goes into a matrix product: by each input as it comes, or by photographs seen before.
 ACTIVATIONS = ("dynamic", "static")
+# Parameters that a graph in float32 combines with others by nodes, which a runtime computes once, as it loads the file.
+FOLDS = ("layer_scale",)
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Recipe:
 
     `attention` says how a graph of packed images keeps their attention apart, as one of `ATTENTION`; other graphs have
     none. `activations`, one of `ACTIVATIONS`, is of graphs in int8 alone. `outputs` names earlier layers that come out
-    besides what the interface gives by itself.
+    besides what the interface gives by itself. `folds`, of `FOLDS`, are of graphs in float32 alone.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Recipe:
     operators: str = "native"
     activations: str | None = None
     outputs: tuple[str, ...] = ()
+    folds: tuple[str, ...] = FOLDS
 
     @classmethod
     def from_mapping(cls, name: str, mapping: Mapping[str, Any]) -> "Recipe":
@@ -42,10 +45,12 @@ class Recipe:
         given = {key: own.pop(key) for key in ("interface", "attention", "precision", "operators") if key in own}
         opset, activations = own.pop("opset"), own.pop("activations", None)
         outputs = tuple(own.pop("outputs", ()))
-        if given.get("precision") == "int8":
+        precision = given.get("precision", PRECISIONS[0])
+        if precision == "int8":
             activations = activations or ACTIVATIONS[0]
+        folds = tuple(own.pop("folds", FOLDS if precision == PRECISIONS[0] else ()))
         sizes = {axis: None if size == "dynamic" else size for axis, size in own.items()}
-        return cls(name, opset, sizes, activations=activations, outputs=outputs, **given)
+        return cls(name, opset, sizes, activations=activations, outputs=outputs, folds=folds, **given)
 
     @property
     def is_small(self) -> bool:
