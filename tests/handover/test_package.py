@@ -28,10 +28,10 @@ from tests.toy_tokenizer import write_tokenizer
 from vit2onnx.errors import InputError
 from vit2onnx.files import read_json, sha256_of, write_json
 from vit2onnx.handover.alone import verify_alone
-from vit2onnx.handover.package import PackageFile, lacking, loading, names_of, package_files
-from vit2onnx.handover.package_card import worst_findings
-from vit2onnx.handover.package_config import model_config, processor_config
-from vit2onnx.handover.package_folder import write_package
+from vit2onnx.handover.package.card import worst_findings
+from vit2onnx.handover.package.config import model_config, processor_config
+from vit2onnx.handover.package.files import PackageFile, lacking, loading, names_of, package_files
+from vit2onnx.handover.package.folder import write_package
 from vit2onnx.images import load_image, preprocess, preprocess_naflex
 from vit2onnx.onnx_file import PASSPORT_FORMAT, passport_beside
 from vit2onnx.runners.session import session_of

@@ -17,7 +17,7 @@ from vit2onnx.spec.cases import case_of_stages, cases_of, sizes_of
 from vit2onnx.spec.configuration import check_configuration, names_of
 from vit2onnx.spec.dense import DenseMaps, expanded
 from vit2onnx.errors import InputError
-from vit2onnx.handover.package import package_files
+from vit2onnx.handover.package.files import package_files
 from vit2onnx.machine import check_folder, free_memory, settle
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest

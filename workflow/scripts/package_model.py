@@ -5,8 +5,8 @@ from vit2onnx.job import log, snakemake
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit2onnx.handover.package import lacking, package_files
-from vit2onnx.handover.package_folder import write_package
+from vit2onnx.handover.package.files import lacking, package_files
+from vit2onnx.handover.package.folder import write_package
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
 

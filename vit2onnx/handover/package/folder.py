@@ -9,9 +9,9 @@ from typing import Any
 
 from vit2onnx.errors import InputError
 from vit2onnx.files import sha256_of, write_text
-from vit2onnx.handover.package import PackageFile
-from vit2onnx.handover.package_card import model_card
-from vit2onnx.handover.package_config import model_config, processor_config, tokenizer_config
+from vit2onnx.handover.package.card import model_card
+from vit2onnx.handover.package.config import model_config, processor_config, tokenizer_config
+from vit2onnx.handover.package.files import PackageFile
 from vit2onnx.onnx_file import LICENCE_FILE, passport_beside, sample_beside
 from vit2onnx.spec.variant import VariantSpec
 from vit2onnx.verify import read_passport

@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 
 from vit2onnx.errors import printable
-from vit2onnx.handover.package import DTYPES, FURTHER, PackageFile
-from vit2onnx.handover.package_usage import in_javascript, in_python
+from vit2onnx.handover.package.files import DTYPES, FURTHER, PackageFile
+from vit2onnx.handover.package.usage import in_javascript, in_python
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.spec.variant import VariantSpec
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from vit2onnx.checkpoints.heads import read_mapping
 from vit2onnx.errors import InputError
-from vit2onnx.handover.package import FURTHER, PackageFile, loading
+from vit2onnx.handover.package.files import FURTHER, PackageFile, loading
 from vit2onnx.spec.family import part
 from vit2onnx.spec.variant import VariantSpec
 

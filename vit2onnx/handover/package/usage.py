@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vit2onnx.handover.package import DTYPES, ELSEWHERE, FURTHER, PackageFile
+from vit2onnx.handover.package.files import DTYPES, ELSEWHERE, FURTHER, PackageFile
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.variant import VariantSpec
 
