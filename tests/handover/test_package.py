@@ -34,6 +34,7 @@ from vit2onnx.handover.package.files import PackageFile, lacking, loading, names
 from vit2onnx.handover.package.folder import write_package
 from vit2onnx.images import load_image, preprocess, preprocess_naflex
 from vit2onnx.onnx_file import PASSPORT_FORMAT, passport_beside
+from vit2onnx.parity.metrics import token_cosines
 from vit2onnx.runners.session import session_of
 from vit2onnx.spec.family import part
 from vit2onnx.spec.recipe import Recipe
@@ -362,13 +363,7 @@ def test_the_python_code_of_the_card_gives_the_features(
     outputs = [port.name for port in session.get_outputs()]
     for output, expected in zip(outputs, session.run(outputs, given), strict=True):
         # Photographs differ by a grey level here and there.
-        assert cosine(found[output], expected) > 0.9999
-
-
-def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """The lowest of all rows."""
-    a, b = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (one, other))
-    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+        assert token_cosines(found[output], expected).min() > 0.9999
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from vit2onnx.exporting.graph import detach, trace
 from vit2onnx.exporting.layer_scale import apply_folds
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.packing import pack
+from vit2onnx.parity.metrics import token_cosines
 from vit2onnx.precision.calibration import more_of
 from vit2onnx.precision.int8 import to_int8
 from vit2onnx.precision.ranges import Ranges, measure
@@ -160,10 +161,4 @@ def lowest_cosine(found: list[list[np.ndarray]], expected: list[list[np.ndarray]
         for x, y in zip(mine, theirs, strict=True)
         if x.dtype.kind == "f"
     ]
-    return min(float((_direction(x) * _direction(y)).sum(axis=-1).min()) for x, y in pairs)
-
-
-def _direction(tokens: np.ndarray) -> np.ndarray:
-    wide = tokens.astype(np.float64)
-    length: np.ndarray = np.linalg.norm(wide, axis=-1, keepdims=True)
-    return wide / length
+    return min(float(token_cosines(*pair).min()) for pair in pairs)

@@ -58,11 +58,12 @@ def difference(a: np.ndarray, b: np.ndarray) -> Difference:
 
 
 def token_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The cosine of each token of two arrays [tokens, embed_dim] in double precision."""
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    """The cosine of each token of two arrays [..., embed_dim], computed in float64."""
+    a, b = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     # Two equal vectors of zeros point the same way; one against another vector does not.
-    equal = (a == b).all(axis=1).astype(float)
-    cosines: np.ndarray = np.where(norms == 0, equal, (a * b).sum(axis=1) / np.where(norms == 0, 1, norms))
+    equal = (a == b).all(axis=-1).astype(float)
+    cosines: np.ndarray = np.where(norms == 0, equal, (a * b).sum(axis=-1) / np.where(norms == 0, 1, norms))
     return cosines
 
 

@@ -1,12 +1,13 @@
 """What float16 makes of a model's outputs, computed in double precision and without a runtime."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.numpy_helper import from_array, to_array
 
+from vit2onnx.parity.metrics import token_cosines
 from vit2onnx.precision.float16 import float16_statement, narrow
 from vit2onnx.precision.statement import tensors_of
 from vit2onnx.runners.onnx_double import run_nodes
@@ -39,21 +40,13 @@ def simulate(
 
 
 def lowest_cosine(outputs: Iterable[Mapping[str, np.ndarray]], exact: Iterable[Mapping[str, np.ndarray]]) -> float:
-    """The lowest cosine between a row of an output and the exact one; minus one if a number is not
-    finite, or a row is zero."""
-    return min((float(x) for x in _cosines(outputs, exact)), default=1.0)
-
-
-def _cosines(outputs: Iterable[Mapping[str, np.ndarray]], exact: Iterable[Mapping[str, np.ndarray]]) -> Iterator[float]:
-    for given, wanted in zip(outputs, exact, strict=True):
-        for name, other in wanted.items():
-            x, y = (array.reshape(-1, array.shape[-1]) for array in (given[name], other))
-            if not np.isfinite(x).all():
-                yield -1.0
-            elif x.size:
-                lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-                # Zeros are no direction.
-                yield (np.where(lengths > 0, (x * y).sum(axis=1), -1) / np.where(lengths > 0, lengths, 1)).min()
+    """The lowest cosine between a row of an output and the exact one; minus one if a number is not finite."""
+    pairs = [
+        (given[name], exactly) for given, wanted in zip(outputs, exact, strict=True) for name, exactly in wanted.items()
+    ]
+    if not all(np.isfinite(found).all() for found, _ in pairs):
+        return -1.0
+    return min((float(token_cosines(*pair).min(initial=1.0)) for pair in pairs), default=1.0)
 
 
 def _round(value: ir.Value) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vit2onnx.errors import InternalError, printable
+from vit2onnx.parity.metrics import token_cosines
 from vit2onnx.runtimes.programs.protocol import RUNNING
 from vit2onnx.runtimes.running import Run
 
@@ -111,17 +112,8 @@ def _difference(name: str, found: np.ndarray, wanted: np.ndarray, mask: np.ndarr
     if not np.isfinite(theirs).all():
         return Difference(fault=f"{name} is not finite")
     largest = float(np.abs(theirs - ours).max(initial=0.0))
-    return Difference(largest, largest / max(1.0, float(np.abs(ours).max(initial=0.0))), _lowest_cosine(ours, theirs))
-
-
-def _lowest_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The lowest cosine of two rows, 1 for rows of zeros; -1 if one of them is zeros alone."""
-    ours, theirs = (array.reshape(-1, array.shape[-1]) for array in (ours, theirs))
-    norms = [np.linalg.norm(array, axis=1) for array in (ours, theirs)]
-    products, both = (ours * theirs).sum(1), norms[0] * norms[1]
-    empty = np.where(norms[0] == norms[1], 1.0, -1.0)
-    cosines = np.divide(products, both, out=empty, where=both > 0)
-    return float(np.minimum(cosines, 1.0).min(initial=1.0))
+    cosine = float(token_cosines(ours, theirs).min(initial=1.0))
+    return Difference(largest, largest / max(1.0, float(np.abs(ours).max(initial=0.0))), cosine)
 
 
 def _refusal(run: Run, sets: int) -> str:
