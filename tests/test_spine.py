@@ -8,7 +8,8 @@ import pytest
 from tests.limits import BY_PRECISION
 from vit2onnx.checkpoints.identity import known_variants
 from vit2onnx.errors import InputError
-from vit2onnx.onnx_file import described
+from vit2onnx.onnx_file import described, initializers
+from vit2onnx.spec.limits import limits_of
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spine import prove
 
@@ -41,6 +42,30 @@ def test_layers_can_be_outputs(tiny, tmp_path: Path):
     with pytest.raises(InputError, match=r"outputs of dinov3_tiny: .* no block_2, only block_0 to block_1"):
         prove(tiny.spec, wrong, tiny.checkpoint, tmp_path, PHOTOGRAPHS, LIMITS, weights="synthetic")
     assert not (tmp_path / "wrong.onnx").exists()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_large_weights_are_beside_the_graph(tiny, tmp_path: Path, monkeypatch, precision: str):
+    photographs = PHOTOGRAPHS | {"cup": PHOTOGRAPHS["cat"].with_name("coffee.jpg")}
+    limits, how = limits_of(BY_PRECISION, precision), {"sizes": [(48, 112)], "weights": "synthetic"}
+    recipe = replace(RECIPE, precision=precision, activations="static" if precision == "int8" else None)
+    (tmp_path / "within").mkdir()
+    prove(tiny.spec, recipe, tiny.checkpoint, tmp_path / "within", photographs, limits, **how)
+    monkeypatch.setattr("vit2onnx.spine.MOST_BYTES", 0)
+    verdict = prove(tiny.spec, recipe, tiny.checkpoint, tmp_path, photographs, limits, **how)
+    assert (verdict.passed, verdict.faults) == (True, [])
+    graph = tmp_path / "wide.onnx"
+    found, within = initializers(graph), initializers(tmp_path / "within" / "wide.onnx")
+    assert {name: one.sha256() for name, one in found.items()} == {name: one.sha256() for name, one in within.items()}
+    beside = {one.file.name for one in found.values()} - {graph.name}
+    assert beside == {"model.eqx" if precision == "float32" else "wide.onnx_data"}
+    # As ONNX asks; model.eqx is as Equinox writes it.
+    alignment = 4 if precision == "float32" else 64
+    assert all(one.offset % alignment == 0 for one in found.values() if one.file != graph)
+    assert verdict.bytes - graph.stat().st_size == sum(one.nbytes for one in found.values() if one.file != graph)
+    # A fold would read them into memory.
+    assert described(graph)["folds"] == ""
+    assert described(tmp_path / "within" / "wide.onnx")["folds"] == ("layer_scale" if precision == "float32" else "")
 
 
 def test_a_checkpoint_of_another_variant_is_refused(tiny, tmp_path: Path, released):

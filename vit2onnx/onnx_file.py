@@ -38,6 +38,11 @@ def sample_beside(graph: Path) -> Path:
     return graph.with_suffix(".sample.npz")
 
 
+def data_beside(graph: Path) -> Path:
+    """Where the weights of a graph in a small precision are, if they are not in the graph."""
+    return graph.with_name(f"{graph.name}_data")
+
+
 @dataclass(frozen=True)
 class Initializer:
     """Where the bytes of a weight stand; `file` is the ONNX file or the one beside it that holds its external data."""

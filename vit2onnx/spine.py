@@ -9,13 +9,13 @@ import numpy as np
 from vit2onnx.checkpoints.convert import convert_checkpoint
 from vit2onnx.checkpoints.identity import describe
 from vit2onnx.errors import InputError
-from vit2onnx.exporting.graph import export
+from vit2onnx.exporting.graph import export, export_weights
 from vit2onnx.exporting.ranges import plan_of_graph, ranges_of_graph
 from vit2onnx.exporting.weights import MOST_BYTES
 from vit2onnx.files import atomic
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.inputs import inputs_of
-from vit2onnx.onnx_file import bytes_of
+from vit2onnx.onnx_file import bytes_of, data_beside
 from vit2onnx.parity.comparison import Comparison
 from vit2onnx.parity.outputs import compare_outputs
 from vit2onnx.parity.preprocessing import compare_preprocessing
@@ -55,9 +55,9 @@ def prove(
     `limits` are those of `config/limits.yaml` for the recipe's precision, as `limits_of` gives them. What is compared
     are those `sizes` that the recipe accepts, its own if it is fixed, and those that the family adds. `texts` are token
     ids by name, and `pairs` numbers of images and texts. `weights` says whose they are: `official`, `own` or
-    `synthetic`. Weights of more than 1.9 GB stay in `model.eqx`, beside which the graph must lie. The reference is
-    transformers. Raises `InputError` if the checkpoint is not the variant's, or if the recipe accepts nothing of what
-    is given.
+    `synthetic`. Weights of more than 1.9 GB are in a file beside the graph, which in single precision is `model.eqx`.
+    The reference is transformers. Raises `InputError` if the checkpoint is not the variant's, or if the recipe accepts
+    nothing of what is given.
     """
     interface = spec.interface_of(recipe)
     if unset := interface.minimum.keys() - interface.of_recipe(recipe).keys():
@@ -77,10 +77,12 @@ def prove(
     record = describe(spec, checkpoint, origin={"kind": "file", "name": checkpoint.name}, weights=weights)
     model = convert(spec, checkpoint, folder)
     # With room for the nodes.
-    external = not recipe.is_small and 4 * spec.parameters_of(interface) > 0.9 * MOST_BYTES
+    external = recipe.bytes_per_weight * spec.parameters_of(interface) > 0.9 * MOST_BYTES
     inputs = inputs_of(spec, single, cases, photographs, texts or {})
     basis = basis_of(spec, recipe, model, inputs, limits)
     graph = export(spec, recipe, model, folder / f"{recipe.name}.onnx", record, external=external, basis=basis)
+    if external and basis:
+        export_weights(spec, recipe, model, data_beside(graph), basis)
     reference = torch.reference_of(spec, "transformers", checkpoint)
     references = {"transformers": torch.features(reference, inputs, single)}
     features = equinox.features(*open_model(model), inputs, single)

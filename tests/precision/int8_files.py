@@ -137,7 +137,7 @@ def file_of(
     if activations:
         tensors = to_int8(made, tensors, graph.inputs, ranges or graph.ranges(tensors), activations)
     else:
-        apply_folds(made.graph, graph.recipe)
+        apply_folds(made.graph, graph.recipe.folds)
     onnx.checker.check_model(ir.to_proto(made), full_check=True)
     detach(made, tensors, graph.inputs)
     values = {name: tensor.read() for name, tensor in tensors.items()}

@@ -126,12 +126,13 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         "exports.packed.activations: with dynamic scales the features of an image would depend on the images beside it;"
         " add `activations: static`",
     ),
-    "small precision that is too large for one file": (
-        lambda c: (
-            c.update(variants="dinov3_vit7b16_pretrain_lvd1689m"),
-            c["exports"]["static"].update(precision="float16"),
-        ),
-        "exports.static.precision: dinov3_vit7b16_pretrain_lvd1689m has 13.4 GB in float16",
+    "folds in a small precision": (
+        lambda c: c["exports"]["static"].update(precision="float16", folds=["layer_scale"]),
+        "exports.static.folds: only `precision: float32` has them; leave it out",
+    ),
+    "fold that there is not": (
+        lambda c: c["exports"]["static"].update(folds=["bias"]),
+        r"exports.static.folds.0: 'bias' is not one of \['layer_scale'\]",
     ),
     "photographs that are resized to any size": (
         lambda c: c["exports"]["dynamic"].update(interface="photographs"),

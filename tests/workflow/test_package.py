@@ -36,6 +36,13 @@ def test_a_config_without_a_graph_for_a_package_is_told(tmp_path: Path) -> None:
     assert "{interface: images, batch: dynamic, height: dynamic, width: dynamic, opset: 23}" in output
 
 
+def test_large_weights_of_a_small_precision_are_in_a_file_of_their_own(tmp_path: Path) -> None:
+    small = "exports={static: null, dynamic: {precision: float16}}"
+    output = planned(tmp_path, "package", "--config", "external_weights_above_mb=40", small)
+    assert f"{VIT}: exporting the weights of dynamic.onnx" in output
+    assert "exporting the weights" not in planned(tmp_path, "package", "--config", small)
+
+
 def test_official_weights_take_their_licence_along(tmp_path: Path) -> None:
     output = planned(tmp_path, "package", "--config", "weights=official")
     assert f"{VIT}: copying the licence of its weights" in output

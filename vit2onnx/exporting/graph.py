@@ -21,10 +21,11 @@ from vit2onnx.exporting.layer_scale import apply_folds
 from vit2onnx.exporting.lowerings import lowered_for
 from vit2onnx.exporting.metadata import metadata_of
 from vit2onnx.exporting.naming import name_nodes
-from vit2onnx.exporting.weights import end_with_checksum, write_embedded, write_external
+from vit2onnx.exporting.weights import end_with_checksum, placed, write_data, write_embedded, write_external
 from vit2onnx.files import atomic
 from vit2onnx.nn.model import Model, Named, outputs_of_layers, run_stages
 from vit2onnx.nn.photographs import inputs_of_model
+from vit2onnx.onnx_file import data_beside
 from vit2onnx.precision.reduction import Basis, reduced
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import Recipe
@@ -54,13 +55,23 @@ def export(
     """Export `weights`, a `model.eqx`, by a recipe; returns the path of the graph.
 
     `record` says what the checkpoint is, as `describe` does. `model` is another model of the same parameters. If
-    `external`, the weights stay in `weights`, beside which the graph must lie. A small precision needs a `basis`.
+    `external`, the weights stay in `weights`, beside which the graph must lie; those of a small precision are in
+    `data_beside` the graph, where `export_weights` writes them. A small precision needs a `basis`.
     """
     skeleton, tensors = open_model(weights)
     traced = trace(model or skeleton, spec, recipe)
     metadata, interface = metadata_of(spec, recipe, record, ledger_sha256), spec.interface_of(recipe)
     write(traced, graph, interface, recipe, metadata, tensors, weights=weights, external=external, basis=basis)
     return graph
+
+
+def export_weights(spec: VariantSpec, recipe: Recipe, weights: Path, data: Path, basis: Basis) -> None:
+    """Write the weights that a graph in a small precision has by `export` with the same arguments."""
+    model, tensors = open_model(weights)
+    inputs = [port.name for port in spec.interface_of(recipe).inputs]
+    made = _ready(trace(model, spec, recipe), tensors, inputs, recipe, (), basis)
+    with atomic(data) as new:
+        write_data(new, made)
 
 
 def trace(model: Model, spec: VariantSpec, recipe: Recipe, stages: Sequence[str] = ()) -> ir.Model:
@@ -197,8 +208,8 @@ def write(
     """Write the graph, once it has passed ONNX's full check, with its metadata and weights.
 
     Constants are folded, and the graph is brought to the precision of its recipe; a small one needs a `basis`. If
-    `external`, the weights stay in the file `weights`, which lies beside `path`; else they are copied, one tensor in
-    memory at a time.
+    `external`, the weights stay in the file `weights`, which lies beside `path`, or are in `data_beside` it; else they
+    are copied, one tensor in memory at a time.
     """
     graph.producer_name = "vit2onnx"
     graph.producer_version = metadata["version"]
@@ -207,20 +218,37 @@ def write(
     for value in graph.graph.outputs:
         value.doc_string = meanings[value.name]
     inputs = [port.name for port in interface.inputs]
-    tensors = fold(graph, tensors, inputs)
-    apply_folds(graph.graph, recipe)
-    tensors = reduced(graph, tensors, inputs, recipe, basis)
+    # A runtime maps external weights from their file, and would read those that it folds into memory.
+    folds = () if external or recipe.is_small else recipe.folds
+    graph.metadata_props["folds"] = ", ".join(folds)
+    tensors = _ready(graph, tensors, inputs, recipe, folds, basis)
     # While the parameters are inputs, so that there is nothing large to be checked.
     onnx.checker.check_model(ir.to_proto(graph), full_check=True)
     detach(graph, tensors, inputs)
     check_interface(graph, interface, recipe)
     model = ir.to_proto(graph)
     with atomic(path) as new:
-        if external:
+        if external and recipe.is_small:
+            write_external(new, model, placed(tensors), data_beside(path).name)
+        elif external:
             write_external(new, model, tensors, weights.name)
         else:
             write_embedded(new, model, tensors)
         end_with_checksum(new)
+
+
+def _ready(
+    graph: ir.Model,
+    tensors: Mapping[str, LazyTensor],
+    inputs: Collection[str],
+    recipe: Recipe,
+    folds: Collection[str],
+    basis: Basis | None,
+) -> Mapping[str, LazyTensor]:
+    """Bring a traced graph to the form in which it is written; returns its parameters."""
+    tensors = fold(graph, tensors, inputs)
+    apply_folds(graph.graph, folds)
+    return reduced(graph, tensors, inputs, recipe, basis)
 
 
 def check_interface(graph: ir.Model, interface: Interface, recipe: Recipe) -> None:

@@ -5,16 +5,15 @@ A block adds `gamma * (x @ weight + bias)` to its input. Its graph then adds `ga
 file. So the file holds the checkpoint's tensors as they are, and each run saves a pass over all tokens.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from vit2onnx.spec.recipe import Recipe
 
-
-def apply_folds(graph: ir.Graph, recipe: Recipe) -> None:
-    """Fold in place what a recipe says. Parameters must have no producer. Graphs in a small precision have no folds."""
-    if "layer_scale" in recipe.folds and not recipe.is_small:
+def apply_folds(graph: ir.Graph, folds: Collection[str]) -> None:
+    """Apply folds, of `FOLDS`, in place. Parameters must have no producer."""
+    if "layer_scale" in folds:
         for found in [scaled for node in graph if (scaled := _scaled_product(node))]:
             _fold(graph, found)
 

@@ -52,7 +52,6 @@ def statements_of(spec: VariantSpec, recipe: Recipe) -> dict[str, str]:
         "export": recipe.name,
         "precision": recipe.precision,
         "operators": recipe.operators,
-        "folds": ", ".join(recipe.folds),
         "departure": spec.departure,
         "passport": passport_beside(Path(f"{recipe.name}.onnx")).name,
     }

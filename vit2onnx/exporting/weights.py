@@ -7,6 +7,7 @@ Source: protobuf.dev/programming-guides/encoding.
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +17,7 @@ import onnx
 from vit2onnx.checksums import sha256_of
 from vit2onnx.errors import InputError, InternalError
 from vit2onnx.onnx_file import checksum_entry
+from vit2onnx.weights.header import ALIGNMENT
 from vit2onnx.weights.keytable import LazyTensor
 
 # Field numbers of onnx.proto.
@@ -48,6 +50,23 @@ def write_external(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
     path.write_bytes(complete.SerializeToString(deterministic=True))
 
 
+def write_data(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """Write tensors one after the other, where `placed` says, one in memory at a time."""
+    with path.open("wb") as file:
+        for name, tensor in placed(tensors).items():
+            file.write(bytes((tensor.offset or 0) - file.tell()))
+            file.write(_bytes_of(name, tensor))
+
+
+def placed(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The tensors with the offsets that they have in a file by `write_data`."""
+    found, end = {}, 0
+    for name, tensor in tensors.items():
+        offset = -(-end // ALIGNMENT) * ALIGNMENT
+        found[name], end = replace(tensor, offset=offset), offset + tensor.nbytes
+    return found
+
+
 def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, LazyTensor]) -> None:
     """Write a model with the tensors as its initializers, one tensor in memory at a time.
 
@@ -63,7 +82,7 @@ def write_embedded(path: Path, model: onnx.ModelProto, tensors: Mapping[str, Laz
     size = len(graph) + sum(_field_size(GRAPH_INITIALIZER, body) for body in bodies.values())
     if size > MOST_BYTES:
         raise InputError(
-            f"The weights have {size / 1e9:.1f} GB, and ONNX allows 2 GB in one file; keep them in model.eqx"
+            f"The weights have {size / 1e9:.1f} GB, and ONNX allows 2 GB in one file; keep them in another"
             " (`external`, or a smaller external_weights_above_mb in the config)."
         )
     with path.open("wb") as file:

@@ -30,9 +30,7 @@ from vit2onnx.spec.texts import texts_file, texts_in
 from vit2onnx.spec.variant import VariantSpec, read_variants, variant_file
 
 # In bytes.
-LONGEST_LICENCE, LARGEST_FILE = 1 << 20, 1.9e9
-# Of a weight. What stays in single precision makes files larger than this says.
-BYTES = {"float16": 2, "int8": 1}
+LONGEST_LICENCE = 1 << 20
 
 
 SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
@@ -199,9 +197,7 @@ def operators_of_recipe(recipe: Recipe) -> Iterator[str]:
 
 
 def precision_of_recipe(recipe: Recipe, spec: VariantSpec) -> Iterator[str]:
-    """Scales of what is not in int8, scales that depend on the images beside one, folds in a small precision, and files
-    that would be too large.
-    """
+    """Scales of what is not in int8, scales that depend on the images beside one, and folds in a small precision."""
     where, interface = f"exports.{recipe.name}", spec.interface(recipe.interface)
     if recipe.precision != "int8" and recipe.activations:
         yield f"{where}.activations: only `precision: int8` has it; leave it out"
@@ -210,12 +206,6 @@ def precision_of_recipe(recipe: Recipe, spec: VariantSpec) -> Iterator[str]:
         yield f"{where}.activations: with dynamic scales {why}; add `activations: static`"
     if recipe.is_small and recipe.folds:
         yield f"{where}.folds: only `precision: float32` has them; leave it out"
-    size = BYTES.get(recipe.precision, 0) * spec.parameters_of(interface)
-    if size > LARGEST_FILE:
-        yield (
-            f"{where}.precision: {spec.name} has {size / 1e9:.1f} GB in {recipe.precision}, more than the 2 GB that"
-            " ONNX allows in one file, and only float32 weights can be in another; leave precision out"
-        )
 
 
 def outputs_of_recipe(recipe: Recipe, spec: VariantSpec) -> Iterator[str]:

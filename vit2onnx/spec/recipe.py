@@ -8,8 +8,10 @@ from typing import Any
 # other, or all at once, padded to the longest.
 ATTENTION = {"loop": 23, "padded": 24}
 DEFAULT_ATTENTION = "loop"
-# The precision of weights and of the values between nodes; inputs and outputs are always in single precision.
-PRECISIONS = ("float32", "float16", "int8")
+# The precision of weights and of the values between nodes, with the bytes of a weight; inputs and outputs are always in
+# single precision, and in a small precision some weights are as well.
+PRECISIONS = {"float32": 4, "float16": 2, "int8": 1}
+SINGLE = "float32"
 # Operators of their own for attention, rotation and GELU, or plain ones; and the first operator set that has them.
 OPERATORS = {"native": 23, "portable": 17}
 # How int8 files scale what goes into a matrix product: by each input as it comes, or by photographs seen before.
@@ -32,7 +34,7 @@ class Recipe:
     sizes: Mapping[str, int | None]
     interface: str = "images"
     attention: str | None = None
-    precision: str = "float32"
+    precision: str = SINGLE
     operators: str = "native"
     activations: str | None = None
     outputs: tuple[str, ...] = ()
@@ -45,17 +47,22 @@ class Recipe:
         given = {key: own.pop(key) for key in ("interface", "attention", "precision", "operators") if key in own}
         opset, activations = own.pop("opset"), own.pop("activations", None)
         outputs = tuple(own.pop("outputs", ()))
-        precision = given.get("precision", PRECISIONS[0])
+        precision = given.get("precision", SINGLE)
         if precision == "int8":
             activations = activations or ACTIVATIONS[0]
-        folds = tuple(own.pop("folds", FOLDS if precision == PRECISIONS[0] else ()))
+        folds = tuple(own.pop("folds", FOLDS if precision == SINGLE else ()))
         sizes = {axis: None if size == "dynamic" else size for axis, size in own.items()}
         return cls(name, opset, sizes, activations=activations, outputs=outputs, folds=folds, **given)
 
     @property
     def is_small(self) -> bool:
         """Whether the graph is in a smaller precision than the model."""
-        return self.precision != PRECISIONS[0]
+        return self.precision != SINGLE
+
+    @property
+    def bytes_per_weight(self) -> int:
+        """The size of most weights."""
+        return PRECISIONS[self.precision]
 
     @property
     def batch(self) -> int | None:

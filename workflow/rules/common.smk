@@ -141,15 +141,15 @@ def plan_of(wildcards):
 
 def of_all_graphs(file_of):
     """The files of one kind of all graphs of a variant; `file_of` gives that of a graph, or nothing."""
+    return lambda wildcards: files_of(file_of, wildcards.variant, exports_of(wildcards.variant))
 
-    def paths(wildcards):
-        files = {
-            name: file_of(SimpleNamespace(variant=wildcards.variant, export=name))
-            for name in exports_of(wildcards.variant)
-        }
-        return [file.replace("{export}", name) for name, file in files.items() if file]
 
-    return paths
+def files_of(file_of, variant, names):
+    """The files of one kind of some graphs, each once; `file_of` is a pattern, or gives that of a graph, or nothing."""
+    files = {
+        name: file_of(SimpleNamespace(variant=variant, export=name)) if callable(file_of) else file_of for name in names
+    }
+    return list(dict.fromkeys(file.replace("{export}", name) for name, file in files.items() if file))
 
 
 # What the verdict on a graph is made from, by name.
@@ -382,10 +382,17 @@ def weights_of_graph(wildcards):
 
 
 def weights_are_external(wildcards):
-    """Whether a graph's weights stay in model.eqx, to which all such graphs refer, instead of in the graph."""
-    if RECIPES[wildcards.export].is_small:
-        return False
-    return 4 * weights_of_graph(wildcards) > 1e6 * config["external_weights_above_mb"]
+    """Whether a graph's weights are in a file beside it, because they are large."""
+    size = RECIPES[wildcards.export].bytes_per_weight * weights_of_graph(wildcards)
+    return size > 1e6 * config["external_weights_above_mb"]
+
+
+def weights_beside(wildcards):
+    """The file that holds external weights: model.eqx for all graphs in single precision, or a graph's own."""
+    if not weights_are_external(wildcards):
+        return []
+    is_own = RECIPES[wildcards.export].is_small
+    return "<results>/{variant}/{export}.onnx_data" if is_own else "<results>/{variant}/model.eqx"
 
 
 def packed_weights(wildcards):
@@ -393,12 +400,12 @@ def packed_weights(wildcards):
     return 0 if weights_are_external(wildcards) else 2
 
 
-def in_package(pattern):
-    """A file of every graph that goes into the package of a variant."""
+def in_package(file_of):
+    """The files of one kind of all graphs that go into the package of a variant; `file_of` gives that of a graph."""
 
     def paths(wildcards):
-        files = package_files(spec_of(wildcards.variant), RECIPES.values())
-        return expand(pattern, variant=wildcards.variant, export=[file.recipe.name for file in files])
+        names = [file.recipe.name for file in package_files(spec_of(wildcards.variant), RECIPES.values())]
+        return files_of(file_of, wildcards.variant, names)
 
     return paths
 

@@ -85,8 +85,7 @@ rule run_equinox:
 rule run_onnx:
     input:
         graph="<results>/{variant}/{export}.onnx",
-        # Holds the weights if they are external.
-        model="<results>/{variant}/model.eqx",
+        weights=weights_beside,
         inputs=of_graph("inputs"),
     output:
         outputs="<results>/{variant}/features/{export}.onnx.npz",

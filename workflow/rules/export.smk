@@ -54,6 +54,33 @@ rule plan_precision:
         "../scripts/plan_precision.py"
 
 
+# The weights of a graph in a small precision that are too large for its file.
+rule export_weights:
+    input:
+        model="<results>/{variant}/model.eqx",
+        ranges=ranges_of,
+        plan=plan_of,
+    output:
+        data="<results>/{variant}/{export}.onnx_data",
+    log:
+        "<logs>/{variant}/export_weights_{export}.log",
+    benchmark:
+        "<benchmarks>/{variant}/export_weights_{export}.tsv"
+    conda:
+        "../../envs/jax.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory_for(base=1000, layers=3),
+    params:
+        spec=lookup("{variant}", within=VARIANTS),
+        recipe=lookup("{export}", within=config["exports"]),
+        code=code_of("export_weights"),
+    message:
+        "{wildcards.variant}: exporting the weights of {wildcards.export}.onnx"
+    script:
+        "../scripts/export_weights.py"
+
+
 rule export_onnx:
     input:
         model="<results>/{variant}/model.eqx",

@@ -9,8 +9,7 @@ rule package_model:
         graphs=in_package("<results>/{variant}/{export}.onnx"),
         passports=in_package("<results>/{variant}/{export}.passport.json"),
         samples=in_package("<results>/{variant}/{export}.sample.npz"),
-        # Holds the weights of graphs that have none themselves.
-        model="<results>/{variant}/model.eqx",
+        weights=in_package(weights_beside),
         program="<results>/{variant}/verify.py",
         licence=licence_of,
         tokenizer=lambda _: str(Path(config["tokenizer"]).expanduser()) if config["tokenizer"] else [],

@@ -4,8 +4,7 @@
 rule align_packing:
     input:
         graph="<results>/{variant}/{export}.onnx",
-        # Holds the weights if they are external.
-        model="<results>/{variant}/model.eqx",
+        weights=weights_beside,
         inputs=of_graph("inputs"),
         reference=of_graph("transformers"),
         equinox=of_graph("equinox"),

@@ -13,6 +13,7 @@ rule write_passport:
         ledger="<results>/{variant}/ledger.csv",
         verdict="<results>/{variant}/{export}.verdict.json",
         model="<results>/{variant}/model.eqx",
+        weights=weights_beside,
         inputs=of_graph("inputs"),
         references=features_of_references,
         equinox=of_graph("equinox"),

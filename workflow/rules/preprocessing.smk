@@ -42,6 +42,7 @@ rule compare_preprocessing:
 rule compare_photographs:
     input:
         graph="<results>/{variant}/{export}.onnx",
+        weights=weights_beside,
         images=list(IMAGES.values()),
     output:
         comparison="<results>/{variant}/parity/{export}.photographs.json",

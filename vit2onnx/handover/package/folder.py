@@ -78,7 +78,7 @@ def _place_graph(graph: Path, target: Path, passport: Mapping[str, Any]) -> None
     _place(passport_beside(graph), passport_beside(target))
     _place(sample_beside(graph), sample_beside(target))
     for name in passport["file"]["external"]:
-        # All graphs whose weights are external share one file.
+        # All graphs in single precision whose weights are external share one file.
         if not (target.parent / name).exists():
             _place(graph.with_name(name), target.with_name(name))
 
