@@ -6,12 +6,16 @@ in the project's folder or in the one that VIT2ONNX_NODE_MODULES names; no other
 
 import json
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,7 @@ from vit2onnx.images import load_image, preprocess, preprocess_naflex
 from vit2onnx.onnx_file import PASSPORT_FORMAT, passport_beside
 from vit2onnx.parity.metrics import token_cosines
 from vit2onnx.runners.session import session_of
+from vit2onnx.runtimes.register import BROWSER
 from vit2onnx.spec.family import part
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
@@ -450,6 +455,80 @@ const extract = await pipeline("image-feature-extraction", "{package.name}");
 const told = {{ pooled: await extract("photo.jpg", {{ pool: true }}) }};
 """
     assert run_node(package, node_modules, code)["pooled"].shape == (1, spines(VIT).spec.architecture.embed_dim)
+
+
+# Runs code.mjs offline, and sends what it keeps in `told` back.
+PAGE = """<!doctype html>
+<script type="importmap">{"imports": {"@huggingface/transformers": "/node_modules/%s"}}</script>
+<script type="module">
+import { env } from "@huggingface/transformers";
+Object.assign(env, { allowRemoteModels: false, allowLocalModels: true, localModelPath: "/" });
+env.backends.onnx.wasm.wasmPaths = "/node_modules/onnxruntime-web/dist/";
+let said;
+try {
+  const { told } = await import("/code.mjs");
+  const all = Object.entries(told);
+  said = Object.fromEntries(all.map(([key, x]) => [key, { shape: x.dims, type: x.type, values: Array.from(x.data) }]));
+} catch (error) {
+  said = { error: String(error.stack ?? error) };
+}
+await fetch("/", { method: "POST", body: JSON.stringify(said) });
+</script>"""
+
+
+def run_browser(package: Path, node_modules: Path, code: str) -> dict[str, np.ndarray]:
+    """What some code in transformers.js, run in a headless Chromium beside a package, keeps in `told`."""
+    browser = next(filter(None, map(shutil.which, BROWSER)), None)
+    if browser is None:
+        pytest.skip("there is no Chromium")
+    outside, answers = package.parent, queue.Queue[str]()
+    (outside / "node_modules").symlink_to(node_modules)
+    (outside / "code.mjs").write_text(f"{code}\nexport {{ told }};\n")
+    (outside / "page.html").write_text(PAGE % Path(ENTRY).with_name("transformers.js"))
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_POST(self) -> None:
+            answers.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(outside))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/page.html"
+        arguments = ["--headless", "--no-sandbox", f"--user-data-dir={outside / 'profile'}", address]
+        process = subprocess.Popen([browser, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            found = json.loads(answers.get(timeout=120))
+        finally:
+            process.kill()
+            process.wait()
+            server.shutdown()
+    assert "error" not in found, found["error"]
+    return {key: np.array(x["values"]).astype(x["type"]).reshape(x["shape"]) for key, x in found.items()}
+
+
+def test_a_browser_takes_the_quantised_file_by_its_own_default(
+    spines: Callable[[str], Spine], node_modules: Path, tmp_path: Path
+):
+    recipes = (DYNAMIC, replace(DYNAMIC, name="small", precision="int8", activations="dynamic"))
+    package = write(spines(VIT), recipes, tmp_path)
+    code = f"""
+import {{ AutoModel, AutoProcessor, RawImage }} from "@huggingface/transformers";
+const name = "{package.name}";
+const processor = await AutoProcessor.from_pretrained(name), model = await AutoModel.from_pretrained(name);
+if (model.sessions.model.config.dtype !== "q8") throw new Error(model.sessions.model.config.dtype);
+const {{ pixel_values }} = await processor(await RawImage.read(`/${{name}}/photo.jpg`));
+const told = {{ pixel_values, ...(await model({{ pixel_values }})) }};
+"""
+    found = run_browser(package, node_modules, code)
+    session = session_of(package / "onnx" / "model.onnx", threads=1)
+    for port, expected in zip(
+        session.get_outputs(), session.run(None, {"pixel_values": found["pixel_values"]}), strict=True
+    ):
+        assert token_cosines(found[port.name], expected).min() > 0.999
 
 
 def test_transformers_js_opens_naflex_by_its_base_class(
