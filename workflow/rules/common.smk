@@ -141,10 +141,10 @@ def plan_of(wildcards):
 
 def of_all_graphs(file_of):
     """The files of one kind of all graphs of a variant; `file_of` gives that of a graph, or nothing."""
-    return lambda wildcards: files_of(file_of, wildcards.variant, exports_of(wildcards.variant))
+    return lambda wildcards: of_graphs(file_of, wildcards.variant, exports_of(wildcards.variant))
 
 
-def files_of(file_of, variant, names):
+def of_graphs(file_of, variant, names):
     """The files of one kind of some graphs, each once; `file_of` is a pattern, or gives that of a graph, or nothing."""
     files = {
         name: file_of(SimpleNamespace(variant=variant, export=name)) if callable(file_of) else file_of for name in names
@@ -405,7 +405,7 @@ def in_package(file_of):
 
     def paths(wildcards):
         names = [file.recipe.name for file in package_files(spec_of(wildcards.variant), RECIPES.values())]
-        return files_of(file_of, wildcards.variant, names)
+        return of_graphs(file_of, wildcards.variant, names)
 
     return paths
 
