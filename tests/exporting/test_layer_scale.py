@@ -22,11 +22,11 @@ IMAGES = {"pixel_values": np.random.default_rng(0).standard_normal((2, 3, 64, 96
 
 
 def both(spine: Spine, operators: str = "native") -> tuple[Path, Path]:
-    """The graph as it is by default, and without folds."""
+    """The graph with LayerScale folded, and as it is by default."""
     free = dict.fromkeys(spine.spec.interface("images").minimum)
     recipes = [
         Recipe(f"{name}_{operators}", OPERATORS[operators], free, operators=operators, **given)
-        for name, given in (("folded", {}), ("apart", {"folds": ()}))
+        for name, given in (("folded", {"folds": ("layer_scale",)}), ("apart", {}))
     ]
     return spine.export(recipes[0]), spine.export(recipes[1])
 

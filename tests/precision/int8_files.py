@@ -14,7 +14,6 @@ import onnxruntime as ort
 from tests.precision.planting import plant
 from vit2onnx.exporting.folding import fold
 from vit2onnx.exporting.graph import detach, trace
-from vit2onnx.exporting.layer_scale import apply_folds
 from vit2onnx.images import load_image, preprocess
 from vit2onnx.packing import pack
 from vit2onnx.parity.metrics import token_cosines
@@ -136,8 +135,6 @@ def file_of(
     made, tensors = graph.fresh(), graph.tensors if tensors is None else tensors
     if activations:
         tensors = to_int8(made, tensors, graph.inputs, ranges or graph.ranges(tensors), activations)
-    else:
-        apply_folds(made.graph, graph.recipe.folds)
     onnx.checker.check_model(ir.to_proto(made), full_check=True)
     detach(made, tensors, graph.inputs)
     values = {name: tensor.read() for name, tensor in tensors.items()}

@@ -220,7 +220,8 @@ def write(
     inputs = [port.name for port in interface.inputs]
     # A runtime maps external weights from their file, and would read those that it folds into memory.
     folds = () if external or recipe.is_small else recipe.folds
-    graph.metadata_props["folds"] = ", ".join(folds)
+    if folds:
+        graph.metadata_props["folds"] = ", ".join(folds)
     tensors = _ready(graph, tensors, inputs, recipe, folds, basis)
     # While the parameters are inputs, so that there is nothing large to be checked.
     onnx.checker.check_model(ir.to_proto(graph), full_check=True)

@@ -76,7 +76,7 @@ def write_stages(
     # Of the same nodes, the same is true.
     graph.metadata_props.update(onnx_file.metadata(exported))
     tensors = fold(graph, tensors, [port.name for port in interface.inputs])
-    apply_folds(graph.graph, graph.metadata_props["folds"].split(", "))
+    apply_folds(graph.graph, graph.metadata_props.get("folds", "").split(", "))
     whole = ir.to_proto(graph)
     check_same_nodes(exported, whole, tensors, len(interface.outputs))
     whole = _of_stages(whole, interface, stages)

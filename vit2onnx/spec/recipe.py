@@ -38,7 +38,7 @@ class Recipe:
     operators: str = "native"
     activations: str | None = None
     outputs: tuple[str, ...] = ()
-    folds: tuple[str, ...] = FOLDS
+    folds: tuple[str, ...] = ()
 
     @classmethod
     def from_mapping(cls, name: str, mapping: Mapping[str, Any]) -> "Recipe":
@@ -46,11 +46,9 @@ class Recipe:
         own = dict(mapping)
         given = {key: own.pop(key) for key in ("interface", "attention", "precision", "operators") if key in own}
         opset, activations = own.pop("opset"), own.pop("activations", None)
-        outputs = tuple(own.pop("outputs", ()))
-        precision = given.get("precision", SINGLE)
-        if precision == "int8":
+        outputs, folds = (tuple(own.pop(key, ())) for key in ("outputs", "folds"))
+        if given.get("precision") == "int8":
             activations = activations or ACTIVATIONS[0]
-        folds = tuple(own.pop("folds", FOLDS if precision == SINGLE else ()))
         sizes = {axis: None if size == "dynamic" else size for axis, size in own.items()}
         return cls(name, opset, sizes, activations=activations, outputs=outputs, folds=folds, **given)
 
