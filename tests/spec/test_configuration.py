@@ -130,6 +130,26 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda c: c["exports"]["static"].update(precision="float16", folds=["layer_scale"]),
         "exports.static.folds: only `precision: float32` has them; leave it out",
     ),
+    "misspelt key of a recipe": (
+        lambda c: c["exports"]["static"].update(precison="int8"),
+        "exports.static.precison: there is no such key, but precision",
+    ),
+    "misspelt key of a recipe with a number": (
+        lambda c: c["exports"]["static"].update(opest=17),
+        "exports.static: 'opest' was unexpected; you may mean opset",
+    ),
+    "misspelt size": (
+        lambda c: c["exports"]["static"].update(hieght=224),
+        "exports.static: 'hieght' was unexpected; you may mean height",
+    ),
+    "one fold instead of a list": (
+        lambda c: c["exports"]["static"].update(folds="layer_scale"),
+        r"exports.static.folds: 'layer_scale' is not of type 'array'; give a list, \[layer_scale\]",
+    ),
+    "size that is a word": (
+        lambda c: c["exports"]["static"].update(batch="Dynamic"),
+        "exports.static.batch: 'Dynamic' does not match .*; write for example 224 or dynamic",
+    ),
     "fold that there is not": (
         lambda c: c["exports"]["static"].update(folds=["bias"]),
         r"exports.static.folds.0: 'bias' is not one of \['layer_scale'\]",

@@ -1,7 +1,7 @@
 """Check the configuration before any job runs, so that a typo costs a second and is named."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from vit2onnx.spec.family import (
 )
 from vit2onnx.spec.interface import Interface
 from vit2onnx.spec.recipe import ATTENTION, DEFAULT_ATTENTION, OPERATORS, Recipe
-from vit2onnx.spec.schema import faults_of
+from vit2onnx.spec.schema import faults_of, near
 from vit2onnx.spec.texts import texts_file, texts_in
 from vit2onnx.spec.variant import VariantSpec, read_variants, variant_file
 
@@ -153,6 +153,12 @@ def variants_without_recipe(asked: Asked) -> Iterator[str]:
             yield f"variants: no recipe of exports is for {spec.name}, whose interface is {own}"
 
 
+def meant(key: str, axes: Iterable[str]) -> str:
+    """The key of a recipe that an unknown one, which was taken for a size, may be a slip of; empty if none is close."""
+    found = near(key, {*axes, *(field.name for field in fields(Recipe))} - {"name", "sizes"})
+    return f"you may mean {found}" if found else ""
+
+
 def sizes_of_recipes(asked: Asked) -> Iterator[str]:
     """Sizes that a recipe lacks, that its interface does not have, or that are too small or too large."""
     for recipe in asked.recipes:
@@ -172,7 +178,7 @@ def sizes_of_recipes(asked: Asked) -> Iterator[str]:
             faults += outputs_of_recipe(recipe, spec)
             faults += sizes_of_photographs(recipe, interface)
             faults += [f"{where}: {axis!r} is a required property" for axis in lacking]
-            faults += [f"{where}: {axis!r} was unexpected; {known}" for axis in surplus]
+            faults += [f"{where}: {axis!r} was unexpected; {meant(axis, minimum) or known}" for axis in surplus]
             sizes = {axis: size for axis, size in recipe.sizes.items() if size is not None}
             faults += [
                 f"{where}.{axis}: {size} is smaller than {minimum[axis]}, the least that {spec.name} takes"

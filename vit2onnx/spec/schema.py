@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,10 @@ STRICT = extend(
 
 def faults_of(mapping: Mapping[str, Any], schema: Path, *path: str) -> list[str]:
     """What a schema refuses in data, one sentence per key. `path` is the place of the data in its file."""
-    errors = sorted(
-        _validator(schema).iter_errors(mapping), key=lambda error: [str(key) for key in error.absolute_path]
-    )
+    validator = _validator(schema)
+    errors = sorted(validator.iter_errors(mapping), key=lambda error: [str(key) for key in error.absolute_path])
     wheres = ((".".join(map(str, (*path, *error.absolute_path))) or "top level", error) for error in errors)
-    return [f"{where}: {_message(error)}" for where, error in wheres]
+    return [f"{where}: {_message(error, validator.schema)}" for where, error in wheres]
 
 
 @cache
@@ -48,8 +48,39 @@ def _validator(schema: Path) -> Any:
     return STRICT(yaml.safe_load(schema.read_text()))
 
 
-def _message(error: ValidationError) -> str:
+def _message(error: ValidationError, schema: Any) -> str:
+    instance, is_type = error.instance, error.validator == "type"
+    if meant := _meant(error, schema):
+        return f"there is no such key, but {meant}"
+    message = shortened(error.message, 600)
+    examples = error.schema.get("examples") if isinstance(error.schema, Mapping) else None
     # YAML takes 1e-3, a number in other languages, for a text.
-    if error.validator == "type" and isinstance(error.instance, str) and re.fullmatch(r"-?\d+e-?\d+", error.instance):
-        return f"{error.message}; write {error.instance.replace('e', '.0e')}"
-    return shortened(error.message, 600)
+    if is_type and isinstance(instance, str) and re.fullmatch(r"-?\d+e-?\d+", instance):
+        return f"{message}; write {instance.replace('e', '.0e')}"
+    if is_type and error.validator_value == "array" and isinstance(instance, str | int | float):
+        return f"{message}; give a list, [{shortened(str(instance), 60)}]"
+    if examples and error.validator in ("type", "pattern"):
+        return f"{message}; write for example {' or '.join(map(str, examples))}"
+    return message
+
+
+def _meant(error: ValidationError, schema: Any) -> str | None:
+    """The key of a mapping that a wrong one, which was taken for an entry of any name, is close to."""
+    names: list[str] = []
+    if error.validator == "additionalProperties":
+        return None
+    for step in error.absolute_schema_path:
+        # What follows a reference stands elsewhere, and is about the same value.
+        if step not in schema:
+            break
+        if step in ("properties", "items"):
+            names = []
+        elif step == "additionalProperties":
+            names = [str(name) for name in schema.get("properties", {})]
+        schema = schema[step]
+    return near(str(error.absolute_path[-1]), names) if names else None
+
+
+def near(name: str, names: Iterable[str]) -> str | None:
+    """The one of some names that another may be a slip of; `None` if none is close."""
+    return next(iter(get_close_matches(name, list(names), n=1, cutoff=0.75)), None)
