@@ -17,7 +17,7 @@ LIMIT = 10.0
 def section_of(stages: StageComparison) -> Plain:
     """What the page shows of stages that are judged by this limit."""
     findings = stages.judge({"floors": LIMIT, "floors_double": 100.0})
-    return stage_section(stages, Verdict(findings, limits={"floors": {"limit": LIMIT}}))
+    return stage_section(stages, Verdict(findings, limits={"floors": {"limit": LIMIT, "why": "it is a test"}}))
 
 
 def svg(ledger: StageComparison) -> str:

@@ -36,8 +36,8 @@ def test_healthy_graph_in_plain_words(
 ) -> None:
     figures = figures_of(healthy, stages=stages, self_test=tested)
     assert told(figures) == [
-        "1.5 floors largest error of a token in the ONNX files (one floor is ordinary rounding); limit 10 floors; 3200"
-        " output numbers compared",
+        "1.5 floors largest error of a token in single precision (one floor is ordinary rounding); limit 10 floors;"
+        " 3200 output numbers compared",
         "3.0e-15 largest difference between ONNX and original, both computed in double precision; 1.25 noise floors;"
         " limit 100 noise floors of double precision",
         "0.000005 largest difference between ONNX and original in single precision; output numbers are around 1; no"

@@ -127,11 +127,11 @@ def test_page_of_a_graph_that_passes(healthy: Comparison, text_of: Text) -> None
     for words in (
         "Passed: dynamic.onnx matches Hugging Face transformers.",
         "SYNTHETIC WEIGHTS",
-        "1.5 floors largest error of a token in the ONNX files (one floor is ordinary rounding) limit 10 floors",
+        "1.5 floors largest error of a token in single precision (one floor is ordinary rounding) limit 10 floors",
         "3.0e-15 largest difference between ONNX and original, both computed in double precision",
         "passes only if no token differs by more than 10 noise floors from the result in double precision",
         "2 photographs at up to 2 sizes went through",
-        "dynamic.onnx photographs findings on dynamic.onnx preprocessing self-test what the files are",
+        "photographs preprocessing self-test what the files are dynamic.onnx findings in its own words",
         "cat 1.5 5.0e-06 dynamic.onnx, 48x112, batch 1, patch 1,2 48x112, 224x224",
         "ONNX, not optimised against float64, error of a token (root mean square) in noise floors (worst at cat 48x112",
         # Where stages were not compared.

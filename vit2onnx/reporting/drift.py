@@ -36,6 +36,7 @@ def stage_section(comparison: StageComparison, verdict: Verdict) -> dict[str, An
         "count": len(comparison.names),
         "largest": comparison.largest_floors,
         "limit": limit,
+        "why": verdict.limits["floors"]["why"],
         "photograph": f"{image} at {size}",
         "pairs": [f"{subject} - {'float64' if other == TRUTH else other}" for subject, other in pairs],
         "rows": _table(rows, pairs, limit),

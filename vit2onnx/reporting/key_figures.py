@@ -82,7 +82,7 @@ def _worst_of(evidence: Evidence, limit_name: str) -> Finding:
 def _rounding(evidence: Evidence) -> KeyFigure:
     finding = _worst_of(evidence, "floors")
     figure = f"{finding.measured:.2g} floors" if math.isfinite(finding.measured) else UNKNOWN
-    what = "largest error of a token in the ONNX files (one floor is ordinary rounding)"
+    what = "largest error of a token in single precision (one floor is ordinary rounding)"
     count = _rounded(sum(row["count"] for one in evidence.comparisons for row in one.rows_of("graph")))
     return KeyFigure(figure, what, f"limit {finding.limit:g} floors; {count} output numbers compared", finding.passed)
 

@@ -70,13 +70,10 @@ def page_content(evidence: Evidence) -> dict[str, Any]:
         "inputs": inputs_in_words(evidence.comparisons),
         "has_texts": any(comparison.kind != "image" for comparison in evidence.comparisons),
         "known_difference": known[0]["cause"] if known else None,
-        "known_size": worst([0.0, *(row["max_abs"] for row in known)]),
-        "limits": verdicts[0].limits,
-        "small_precisions": {
-            verdict.precision: f"{ROUNDOFF[verdict.precision]:.0f}"
-            for verdict in verdicts
-            if verdict.precision != "float32"
-        },
+        "known_size": worst([0.0, *(row["expected"] for row in known)]),
+        # By precision, because each has noise floors of its own, so many times those of single precision.
+        "floors": {verdict.precision: verdict.limits["floors"]["limit"] for verdict in verdicts},
+        "roundoff": ROUNDOFF,
         "confirmed": all(verdict.confirmed for verdict in verdicts),
         "record": evidence.record,
         "ledger": ledger_section(evidence.ledger),
@@ -122,7 +119,7 @@ def headline(verdicts: Sequence[Verdict], references: Sequence[str]) -> str:
     named = " and ".join(references) or "the original model"
     faults = [verdict.faults_by_gate() for verdict in verdicts]
     if not any(faults):
-        files = " and ".join(verdict.file for verdict in verdicts)
+        files = enumerated([verdict.file for verdict in verdicts])
         verb = "matches" if len(verdicts) == 1 else "match"
         return f"Passed: {files} {verb} {named}."
     said = []
@@ -131,6 +128,11 @@ def headline(verdicts: Sequence[Verdict], references: Sequence[str]) -> str:
             files = f"{count} of {len(verdicts)} ONNX files" if len(verdicts) > 1 else verdicts[0].file
             said.append(gate.headline.format(files=files, do="does" if count == 1 else "do", references=named))
     return f"FAILED: {'; '.join(said)}."
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Names in a sentence: the last after "and", the others after commas."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def graph_section(evidence: Evidence, comparison: Comparison, verdict: Verdict) -> dict[str, Any]:
