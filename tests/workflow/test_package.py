@@ -23,6 +23,19 @@ def test_packages_need_passports_of_their_graphs_alone(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("results/*"))
 
 
+def test_a_package_says_beforehand_what_it_lacks(tmp_path: Path) -> None:
+    output = planned(tmp_path, "package")
+    (said,) = re.findall(r"The package of \w+ lacks (.*)", output)
+    assert said.startswith("model_fp16.onnx (interface: images, precision: float16), model_quantized.onnx (")
+    assert "lacks" not in planned(tmp_path, "all")
+
+
+def test_sizes_for_which_there_is_no_preprocessing_are_refused_beforehand(tmp_path: Path) -> None:
+    sizes = "exports={static: {height: 140}, dynamic: null}"
+    output = planned(tmp_path, "package", "--config", "variants=dinov2_vits14_pretrain", sizes, fails=True)
+    assert "preprocessor_config.json cannot say how photographs are cut to 140x224" in output
+
+
 def test_the_default_target_packages_nothing(tmp_path: Path) -> None:
     output = planned(tmp_path, "all")
     assert "packaging" not in output

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from vit2onnx.spec.cases import case_of_stages, cases_of, sizes_of
 from vit2onnx.spec.configuration import check_configuration, names_of
 from vit2onnx.spec.dense import DenseMaps, expanded
 from vit2onnx.errors import InputError
-from vit2onnx.handover.package.files import package_files
+from vit2onnx.handover.package.files import lacking, package_files
 from vit2onnx.machine import check_folder, free_memory, settle
 from vit2onnx.onnx_file import LICENCE_FILE
 from vit2onnx.provenance import code_digest
@@ -404,10 +405,23 @@ def in_package(file_of):
     """The files of one kind of all graphs that go into the package of a variant; `file_of` gives that of a graph."""
 
     def paths(wildcards):
-        names = [file.recipe.name for file in package_files(spec_of(wildcards.variant), RECIPES.values())]
-        return of_graphs(file_of, wildcards.variant, names)
+        return of_graphs(file_of, wildcards.variant, packaged(wildcards.variant))
 
     return paths
+
+
+@cache
+def packaged(variant):
+    """The recipes whose graphs go into the package of a variant. What it lacks is told, before any job."""
+    # Here, because only the target package needs it, and every job on a cluster reads the Snakefile.
+    from vit2onnx.handover.package.config import processor_config
+
+    files = package_files(spec_of(variant), RECIPES.values())
+    # Refuses graphs whose inputs one file cannot describe.
+    processor_config(spec_of(variant), files)
+    if missing := lacking(spec_of(variant), files):
+        logger.warning(missing)
+    return [file.recipe.name for file in files]
 
 
 def licence_of(wildcards):

@@ -1,11 +1,11 @@
 """Put together the folder of a variant for the Hugging Face hub."""
 
-from vit2onnx.job import log, snakemake
+from vit2onnx.job import snakemake
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit2onnx.handover.package.files import lacking, package_files
+from vit2onnx.handover.package.files import package_files
 from vit2onnx.handover.package.folder import write_package
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
@@ -20,11 +20,8 @@ def package_model(
     licence: Path | None,
     tokenizer: Path | None,
 ) -> None:
-    """Write the folder of a `card` beside the graphs, and log what would complete it."""
-    files = package_files(spec, recipes)
-    folder = card.parent
-    if missing := lacking(spec, files):
-        log.info(missing)
+    """Write the folder of a `card` beside the graphs."""
+    files, folder = package_files(spec, recipes), card.parent
     write_package(folder, spec, files, folder.parent, program=program, licence=licence, tokenizer=tokenizer)
 
 
