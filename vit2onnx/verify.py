@@ -22,7 +22,15 @@ import onnxruntime as ort
 from vit2onnx.arrays import Arrays
 from vit2onnx.checksums import read_json, sha256_of
 from vit2onnx.errors import InputError, first_few, printable
-from vit2onnx.onnx_file import FLOORS, PASSPORT_FORMAT, described, initializers, passport_beside, sample_beside
+from vit2onnx.onnx_file import (
+    FLOORS,
+    PASSPORT_FORMAT,
+    described,
+    initializers,
+    metadata,
+    passport_beside,
+    sample_beside,
+)
 from vit2onnx.parity.floors import ROUNDOFF, error, rms, token_floors
 from vit2onnx.runners.session import CPU, batch_of, session_of
 
@@ -52,7 +60,9 @@ def read_passport(graph: Path) -> dict[str, Any]:
     """The passport that lies beside a graph."""
     path = passport_beside(graph)
     if not path.is_file():
-        raise InputError(f"{path} is missing; keep it beside the ONNX file.")
+        earlier = metadata(graph).get("passport", path.name)
+        renamed = f" This file was called {earlier.split('.')[0]}.onnx; rename all three alike."
+        raise InputError(f"{path} is missing; keep it beside the ONNX file.{renamed if earlier != path.name else ''}")
     passport: dict[str, Any] = read_json(path, AGAIN, MOST_BYTES)
     if passport.get("passport") != PASSPORT_FORMAT:
         raise InputError(f"{path} is of format {passport.get('passport')}; use the verify.py that came with it.")
@@ -68,10 +78,11 @@ def check_hashes(graph: Path, passport: dict[str, Any]) -> Iterator[Answer]:
     recorded = {name: weight["sha256"] for name, weight in passport["weights"].items()} | passport["constants"]
     differing = sorted(present.keys() ^ recorded.keys())
     differing += [name for name, one in present.items() if name in recorded and one.sha256() != recorded[name]]
-    shown = f", but not {first_few(differing)}" if differing else ""
     computed = sum(not weight["sources"] for weight in passport["weights"].values())
     counted = f"{len(passport['weights']) - computed} weights are the checkpoint's, {computed} computed"
-    yield bool(passport["weights"]) and not differing, f"{counted}{shown}"
+    if differing:
+        counted = f"not the recorded weights: {first_few(differing)}"
+    yield bool(passport["weights"]) and not differing, counted
 
 
 def _is_recorded(path: Path, recorded: dict[str, Any]) -> Answer:
@@ -123,7 +134,7 @@ def check_sample(
     sample, limit = sample_beside(graph), passport["sample"]["limit_in_floors"]
     # Passports of files from before there were other precisions do not name it.
     precision = passport.get("precision", "float32")
-    roundoff, least = ROUNDOFF[precision], passport["sample"].get("least_cosine")
+    least = passport["sample"].get("least_cosine")
     if precision != "float32" and not (isinstance(least, float) and LEAST_COSINE <= least <= 1):
         yield False, f"a lowest cosine of {least} says nothing; passports of {precision} have {LEAST_COSINE:g} at least"
         return
@@ -165,7 +176,7 @@ def check_sample(
                 if alone and mask is not None and found.ndim > 1:
                     # Rows behind the mask mean nothing.
                     found = found[: int(mask.sum())]
-                yield _check_output(f"{case}: {output}", found, expected, floors, limit, roundoff)
+                yield _check_output(f"{case}: {output}", found, expected, floors, limit, precision)
                 if precision != "float32":
                     yield _check_cosine(f"{case}: {output}", found, expected, least)
 
@@ -187,16 +198,17 @@ def _session(graph: Path, threads: int, provider: str, settings: dict[str, str])
 
 
 def _check_output(
-    what: str, values: np.ndarray, expected: np.ndarray, floors: np.ndarray, limit: float, roundoff: float
+    what: str, values: np.ndarray, expected: np.ndarray, floors: np.ndarray, limit: float, precision: str
 ) -> Answer:
     if (values.shape, values.dtype) != (expected.shape, expected.dtype):
         return False, f"{what} is {values.shape} {values.dtype} instead of {expected.shape} {expected.dtype}"
     tokens, wanted = (array.reshape(-1, array.shape[-1]) for array in (values, expected))
-    highest = min(roundoff * HIGHEST_FLOOR, HIGHEST_FLOOR_OF_ANY) * rms(expected)
+    highest = min(ROUNDOFF[precision] * HIGHEST_FLOOR, HIGHEST_FLOOR_OF_ANY) * rms(expected)
     if floors.shape != tokens.shape[:1] or not (floors.min() > 0 and floors.max() <= highest):
         return False, f"{what} was recorded with noise floors that no rounding has"
     worst = float(token_floors(tokens, wanted, floors).max())
-    measured = f"{worst:.2g} noise floors" if math.isfinite(worst) else "not finite"
+    unit = "noise floors" if precision == "float32" else f"noise floors of {precision}"
+    measured = f"{worst:.2g} {unit}" if math.isfinite(worst) else "not finite"
     return (
         worst <= limit,
         f"{what}, worst token {measured} from the original in double precision (limit {limit:g}),"
@@ -218,7 +230,9 @@ def _check_cosine(what: str, values: np.ndarray, expected: np.ndarray, least: fl
 def verify(graph: Path, provider: str = CPU) -> bool:
     """Say what is found of a graph, up to the first check that fails; returns whether all passed."""
     if not graph.is_file():
-        raise InputError(f"{graph}: there is no such file.")
+        raise InputError(
+            f"{graph}: {'this is a folder; name an ONNX file' if graph.is_dir() else 'there is no such file'}."
+        )
     passport = read_passport(graph)
     # A file is run only if it is the recorded one and its metadata agree with the passport.
     for check in (check_hashes, check_metadata, check_sample):
@@ -264,9 +278,9 @@ def main() -> int:
         _say(f"{graph}:")
         passed = verify(graph, options.provider)
         _say(
-            "verified against its passport"
+            f"{graph.name} is verified against its passport"
             if passed
-            else "NOT verified: this is not the file that was proven, or it computes something else"
+            else f"{graph.name} is NOT verified: this is not the file that was proven, or it computes something else"
         )
         return 0 if passed else 1
     except BrokenPipeError:

@@ -242,7 +242,7 @@ def test_a_package_can_be_verified_where_it_is(packaged: Callable[..., Path], tm
     assert command[2:] == re.findall(r"```bash\npython (.*)\n```", (elsewhere / "README.md").read_text())[0].split()
     command[0] = sys.executable
     done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
-    assert done.stdout.endswith("verified against its passport\n"), done.stdout + done.stderr
+    assert done.stdout.endswith("is verified against its passport\n"), done.stdout + done.stderr
 
 
 def test_earlier_content_is_deleted_and_results_are_not_touched(packaged: Callable[..., Path], graph: Path):

@@ -39,7 +39,7 @@ def told(verified: Verified, graph: Path) -> str:
 def test_the_file_that_was_proven_is_verified(graph: Path, verified: Verified):
     status, printed = verified(graph)
     assert status == 0
-    assert printed.endswith("verified against its passport\n")
+    assert printed.endswith("is verified against its passport\n")
     assert "FAIL" not in printed
     for output in ("last_hidden_state", "pooler_output"):
         found = (
@@ -47,6 +47,20 @@ def test_the_file_that_was_proven_is_verified(graph: Path, verified: Verified):
         )
         # Measured 1.2.
         assert 0.1 < float(re.search(found, printed)[1]) < 5
+
+
+def test_a_renamed_file_says_what_it_was_called(graph: Path, verified: Verified):
+    renamed = graph.rename(graph.with_name("features.onnx"))
+    sentence = told(verified, renamed)
+    assert "features.passport.json is missing" in sentence
+    assert sentence.endswith("This file was called static.onnx; rename all three alike.")
+    for ending in ("passport.json", "sample.npz"):
+        graph.with_name(f"static.{ending}").rename(graph.with_name(f"features.{ending}"))
+    assert verified(renamed)[0] == 0
+
+
+def test_a_folder_is_no_file(graph: Path, verified: Verified):
+    assert told(verified, graph.parent) == f"{graph.parent}: this is a folder; name an ONNX file."
 
 
 def other_epsilon(model: onnx.ModelProto) -> None:
@@ -95,14 +109,14 @@ GRAPH_EDITS: dict[str, tuple[Callable[[onnx.ModelProto], Any], str]] = {
     "second output": (negated("pooler_output"), r"cat@48x64: pooler_output, worst token"),
     "further output": (third_output, r"noise_floors/third/cat@48x64 was not recorded in static\.sample\.npz"),
     "output missing": (lambda m: m.graph.output.pop(), r"was recorded in static\.sample\.npz and is not in the file"),
-    "further weight": (further_initializer, r"weights are the checkpoint's, 0 computed, but not new"),
-    "weight missing": (lambda model: model.graph.initializer.pop(), r"computed, but not "),
+    "further weight": (further_initializer, r"not the recorded weights: new"),
+    "weight missing": (lambda model: model.graph.initializer.pop(), r"not the recorded weights: "),
     "licence": (entry("licence", '{"id": "MIT"}'), r"static\.passport\.json and the .* agree, but not on licence"),
     "metadata": (entry("outputs", "{"), r"static\.onnx: its metadata outputs is damaged"),
     "folder": (external("location", "../model.eqx"), r"static\.onnx is no complete ONNX file \(its weights are in an"),
     "folder itself": (external("location", ".."), r"static\.onnx is no complete ONNX file \(its weights are in an"),
     "device": (external("location", "/dev/zero"), r"static\.onnx is no complete ONNX file \(its weights are in an"),
-    "offset": (external("offset", "0"), r"computed, but not "),
+    "offset": (external("offset", "0"), r"not the recorded weights: "),
     "end": (external("length", "9999999999"), r"model\.eqx ends within "),
 }
 
@@ -122,7 +136,7 @@ def test_a_changed_graph_is_named(graph: Path, verified: Verified, change, sente
 
 def test_a_changed_weight_is_named(graph: Path, verified: Verified):
     flip(initializers(graph)["blocks.1.ls2.gamma"])
-    assert re.search("are the checkpoint's, 0 computed, but not blocks.1.ls2.gamma$", told(verified, graph))
+    assert re.search("not the recorded weights: blocks.1.ls2.gamma$", told(verified, graph))
 
 
 # Each with the sentence where the checksum was computed anew. Without that, the checksum tells.
@@ -140,9 +154,9 @@ PASSPORT_EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "name": (lambda p: p["file"].update(name="x.onnx"), "agree, but not on the file's name"),
     "size": (lambda p: p["file"].update(bytes=1), r"static\.onnx has \d+ bytes, but 1 were recorded"),
     "hash": (lambda p: p["file"].update(sha256="0" * 64), r"static\.onnx has SHA-256 \w+, not 0000"),
-    "weight": (lambda p: p["weights"]["norm.bias"].update(sha256="0" * 64), "computed, but not norm.bias"),
-    "weight left out": (lambda p: p["weights"].pop("norm.bias"), "computed, but not norm.bias"),
-    "no weights": (lambda p: p.update(weights={}), "0 weights are the checkpoint's, 0 computed, but not"),
+    "weight": (lambda p: p["weights"]["norm.bias"].update(sha256="0" * 64), "not the recorded weights: norm.bias"),
+    "weight left out": (lambda p: p["weights"].pop("norm.bias"), "not the recorded weights: norm.bias"),
+    "no weights": (lambda p: p.update(weights={}), "not the recorded weights: "),
     "no findings": (lambda p: p["parity"].update(findings=[]), r"all findings of static\.passport\.json"),
     "no leg": (lambda p: p["parity"]["findings"].pop(), r"all findings of static\.passport\.json"),
     "finding": (lambda p: p["parity"]["findings"][0].update(measured=9.0), r"all findings of static\.passport\.json"),

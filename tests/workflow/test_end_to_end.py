@@ -128,7 +128,7 @@ def test_graphs_are_verified_by_their_passports(finished: Path) -> None:
         command = [sys.executable, "-I", "verify.py", f"{export}.onnx"]
         folder = finished / f"results/synthetic/{TINY}"
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        assert done.stdout.endswith("verified against its passport\n"), done.stdout + done.stderr
+        assert done.stdout.endswith("is verified against its passport\n"), done.stdout + done.stderr
 
 
 def test_every_job_left_a_log_and_a_benchmark(finished: Path) -> None:
@@ -242,7 +242,7 @@ def test_packed_images_are_proven_with_what_is_known_of_single_ones(copied: Path
     assert (folder / "packing.py").is_file()
     command = [sys.executable, "-I", "verify.py", "packed.onnx"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.stdout.endswith("verified against its passport\n"), done.stdout + done.stderr
+    assert done.stdout.endswith("is verified against its passport\n"), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("limit", ["floors", "subspace_angle", "grey_levels"])
