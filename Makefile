@@ -4,6 +4,7 @@ PYTHON ?= python3
 # These are for the command line, and not taken from the environment, where they may mean something else.
 CORES := all
 CONFIGS :=
+$(foreach config,$(CONFIGS),$(if $(wildcard $(config)),,$(error CONFIGS names $(config), but there is no such file)))
 # As config/config.yaml says, or for example: make run WEIGHTS=official
 WEIGHTS := $(shell sed -n 's/^weights: *\([a-z]*\).*/\1/p' config/config.yaml)
 # One variant instead of those in config/config.yaml.
