@@ -590,7 +590,7 @@ def test_the_page_tells_texts_from_photographs(evidence: Callable[..., Evidence]
     check_words(told)
     page = words_of(parity_page(whole))
     for said in (
-        "Passed: vision_model.onnx and text_model.onnx and model.onnx match Hugging Face transformers.",
+        "Passed: vision_model.onnx, text_model.onnx and model.onnx match Hugging Face transformers.",
         *told.values(),
         "Photographs and texts",
         "images or texts, by their embedding",
