@@ -70,7 +70,7 @@ benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.suite results/$(WEIGHTS)/$(or $(VARIANT),dinov3_vits16_pretrain_lvd1689m) $(OPTIONS)
 
 # Other runtimes, installed into .runtimes/ (2 GB), open the graphs that `make run` has made, and are compared. RUNTIMES
-# names some of them: make runtimes RUNTIMES=openvino,tract
+# names some of them: make runtimes RUNTIMES=openvino_f32,tract
 RUNTIMES :=
 runtimes: .venv/installed
 	$(BIN)/python -m vit2onnx.runtimes --install --runtimes '$(RUNTIMES)' results/$(WEIGHTS)

@@ -120,9 +120,7 @@ def measure(spec: VariantSpec, asked: argparse.Namespace) -> None:
             found = made.run(given)
             without.setdefault(activations, found)
             files.setdefault(activations, made.content)
-            distance = (
-                f"{1 - lowest_cosine(found, without[activations]):.1e}" if found is not without[activations] else ""
-            )
+            distance = f"{1 - lowest_cosine(found, without[activations]):.1e}" if what != "none" else ""
             share = len(made.content) / len(float32.content)
             cosine = lowest_cosine(found, expected)
             print(f"| {activations} | {what} | {cosine:.5f} | {distance} | {share:.3f} |", flush=True)

@@ -60,9 +60,9 @@ def read_passport(graph: Path) -> dict[str, Any]:
     """The passport that lies beside a graph."""
     path = passport_beside(graph)
     if not path.is_file():
-        earlier = metadata(graph).get("passport", path.name)
-        renamed = f" This file was called {earlier.split('.')[0]}.onnx; rename all three alike."
-        raise InputError(f"{path} is missing; keep it beside the ONNX file.{renamed if earlier != path.name else ''}")
+        earlier = graph.with_name(metadata(graph).get("passport", path.name))
+        renamed = f" {earlier.name} is there: name ONNX file, passport and sample alike." if earlier.is_file() else ""
+        raise InputError(f"{path} is missing; keep it beside the ONNX file.{renamed}")
     passport: dict[str, Any] = read_json(path, AGAIN, MOST_BYTES)
     if passport.get("passport") != PASSPORT_FORMAT:
         raise InputError(f"{path} is of format {passport.get('passport')}; use the verify.py that came with it.")
@@ -192,8 +192,8 @@ def _session(graph: Path, threads: int, provider: str, settings: dict[str, str])
     # Any exception, because onnxruntime has none in common to all of its own.
     except Exception as problem:
         raise InputError(
-            f"onnxruntime {ort.__version__} cannot load {graph}; it takes 1.23 or newer, which needs Python 3.10 or"
-            f" newer ({problem})."
+            f"onnxruntime {ort.__version__} cannot load {graph}; native files need 1.23 or newer (and Python 3.10),"
+            f" portable ones 1.20 ({problem})."
         ) from problem
 
 
@@ -218,6 +218,7 @@ def _check_output(
 
 def _check_cosine(what: str, values: np.ndarray, expected: np.ndarray, least: float) -> Answer:
     """Whether every row has the direction of the recorded one. A few numbers, such as logits, have none."""
+    # Not by parity.metrics, because this program is handed over as one file.
     a: np.ndarray = values.reshape(-1, values.shape[-1]).astype(np.float64)
     b: np.ndarray = expected.reshape(-1, expected.shape[-1]).astype(np.float64)
     if a.shape != b.shape or a.shape[1] < FEWEST_CHANNELS:

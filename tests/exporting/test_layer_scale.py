@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from onnx import helper
 
 from tests.conftest import Spine
+from vit2onnx.exporting.layer_scale import apply_folds
 from vit2onnx.runners.onnx_double import run_in_double
 from vit2onnx.spec.recipe import OPERATORS, Recipe
 
@@ -70,3 +73,19 @@ def test_a_factor_of_another_channel_would_show(spines: Callable[[str], Spine], 
     onnx.save(model, tmp_path / "spoilt.onnx")
     ((spoilt,), (right,)) = (run_in_double(graph, [IMAGES]) for graph in (tmp_path / "spoilt.onnx", folded))
     assert np.abs(spoilt["last_hidden_state"] - right["last_hidden_state"]).max() > 1e-6
+
+
+@pytest.mark.parametrize(("factors", "count"), [([4], 1), ([1], 0), ([3, 1], 0)])
+def test_only_factors_of_channels_are_folded(factors: list[int], count: int) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["product"], "product/MatMul"),
+        helper.make_node("Add", ["product", "bias"], ["biased"], "product/Add"),
+        helper.make_node("Mul", ["biased", "gamma"], ["scaled"], "scale/Mul"),
+        helper.make_node("Add", ["residual", "scaled"], ["y"], "Add"),
+    ]
+    shapes = {"x": [3, 5], "weight": [5, 4], "bias": [4], "gamma": factors, "residual": [3, 4]}
+    inputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [3, 4])]
+    graph = ir.from_proto(helper.make_model(helper.make_graph(nodes, "graph", inputs, outputs)))
+    assert apply_folds(graph.graph, ["layer_scale"]) == ["layer_scale"] * count
+    assert sum(node.op_type == "Mul" for node in graph.graph) == 1 + count

@@ -114,7 +114,7 @@ def test_nodes_have_the_names_of_the_exported_ones(written: Written, name: str, 
     models = [onnx.load(paths[kind], load_external_data=False) for kind in ("exported", "accumulated")]
     exported, accumulated = ([node.name for node in model.graph.node] for model in models)
     assert [name for name in accumulated if name in exported] == exported
-    # Stages that a fold skips are computed besides.
+    # Stages that a fold removes are still computed.
     besides = sorted(name.rpartition("/")[2] for name in accumulated if name not in exported)
     folded = sum(name.endswith("/folded/MatMul") for name in exported)
     assert besides == sorted(["MatMul", "Add", "Mul"] * folded)

@@ -53,7 +53,7 @@ def test_a_renamed_file_says_what_it_was_called(graph: Path, verified: Verified)
     renamed = graph.rename(graph.with_name("features.onnx"))
     sentence = told(verified, renamed)
     assert "features.passport.json is missing" in sentence
-    assert sentence.endswith("This file was called static.onnx; rename all three alike.")
+    assert sentence.endswith("static.passport.json is there: name ONNX file, passport and sample alike.")
     for ending in ("passport.json", "sample.npz"):
         graph.with_name(f"static.{ending}").rename(graph.with_name(f"features.{ending}"))
     assert verified(renamed)[0] == 0

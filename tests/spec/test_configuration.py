@@ -132,7 +132,7 @@ FAULTS: dict[str, tuple[Callable[[dict], Any], str]] = {
     ),
     "misspelt key of a recipe": (
         lambda c: c["exports"]["static"].update(precison="int8"),
-        "exports.static.precison: there is no such key, but precision",
+        "exports.static.precison: there is no such key; you may mean precision",
     ),
     "misspelt key of a recipe with a number": (
         lambda c: c["exports"]["static"].update(opest=17),

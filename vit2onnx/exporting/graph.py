@@ -66,10 +66,10 @@ def export(
 
 
 def export_weights(spec: VariantSpec, recipe: Recipe, weights: Path, data: Path, basis: Basis) -> None:
-    """Write the weights that a graph in a small precision has by `export` with the same arguments."""
+    """Write the file of weights for a graph in a small precision that `export` writes with `external`."""
     model, tensors = open_model(weights)
-    inputs = [port.name for port in spec.interface_of(recipe).inputs]
-    made = _ready(trace(model, spec, recipe), tensors, inputs, recipe, (), basis)
+    graph, inputs = trace(model, spec, recipe), [port.name for port in spec.interface_of(recipe).inputs]
+    made = reduced(graph, fold(graph, tensors, inputs), inputs, recipe, basis)
     with atomic(data) as new:
         write_data(new, made)
 
@@ -218,11 +218,11 @@ def write(
     for value in graph.graph.outputs:
         value.doc_string = meanings[value.name]
     inputs = [port.name for port in interface.inputs]
-    # A runtime maps external weights from their file, and would read those that it folds into memory.
-    folds = () if external or recipe.is_small else recipe.folds
-    if folds:
-        graph.metadata_props["folds"] = ", ".join(folds)
-    tensors = _ready(graph, tensors, inputs, recipe, folds, basis)
+    tensors = fold(graph, tensors, inputs)
+    # External weights are mapped from their file. A folded one would be computed, and so held in memory.
+    if not (external or recipe.is_small) and (applied := apply_folds(graph.graph, recipe.folds)):
+        graph.metadata_props["folds"] = ", ".join(applied)
+    tensors = reduced(graph, tensors, inputs, recipe, basis)
     # While the parameters are inputs, so that there is nothing large to be checked.
     onnx.checker.check_model(ir.to_proto(graph), full_check=True)
     detach(graph, tensors, inputs)
@@ -236,20 +236,6 @@ def write(
         else:
             write_embedded(new, model, tensors)
         end_with_checksum(new)
-
-
-def _ready(
-    graph: ir.Model,
-    tensors: Mapping[str, LazyTensor],
-    inputs: Collection[str],
-    recipe: Recipe,
-    folds: Collection[str],
-    basis: Basis | None,
-) -> Mapping[str, LazyTensor]:
-    """Bring a traced graph to the form in which it is written; returns its parameters."""
-    tensors = fold(graph, tensors, inputs)
-    apply_folds(graph.graph, folds)
-    return reduced(graph, tensors, inputs, recipe, basis)
 
 
 def check_interface(graph: ir.Model, interface: Interface, recipe: Recipe) -> None:

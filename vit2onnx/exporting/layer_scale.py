@@ -1,8 +1,8 @@
 """Fold LayerScale into the matrix product before it.
 
-A block adds `gamma * (x @ weight + bias)` to its input. Its graph then adds `gamma * bias` to the input first, and
-`x @ (weight * gamma)` after that. The products of parameters are nodes, which a runtime computes once, as it loads the
-file. So the file holds the checkpoint's tensors as they are, and each run saves a pass over all tokens.
+A block adds `gamma * (x @ weight + bias)` to its input. The folded graph adds `gamma * bias` to the input, and then
+`x @ (weight * gamma)`. The products of parameters are nodes, which a runtime computes once, as it loads the file. So
+the file holds the checkpoint's tensors as they are, and each run saves a pass over all tokens.
 """
 
 from collections.abc import Collection
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 
-def apply_folds(graph: ir.Graph, folds: Collection[str]) -> None:
-    """Apply folds, of `FOLDS`, in place. Parameters must have no producer."""
-    if "layer_scale" in folds:
-        for found in [scaled for node in graph if (scaled := _scaled_product(node))]:
-            _fold(graph, found)
+def apply_folds(graph: ir.Graph, folds: Collection[str]) -> list[str]:
+    """Apply folds, of `FOLDS`, in place; returns those that found something. Parameters must have no producer."""
+    found = [scaled for node in graph if (scaled := _scaled_product(node))] if "layer_scale" in folds else []
+    for one in found:
+        _fold(graph, one)
+    return ["layer_scale"] if found else []
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,12 @@ def _scaled_product(residual: ir.Node) -> _ScaledProduct | None:
     scaled = _of_parameter(residual.inputs[1], "Mul")
     biased = _of_parameter(scaled.inputs[0], "Add") if scaled else None
     product = _of_parameter(biased.inputs[0], "MatMul") if biased else None
-    return _ScaledProduct(product, biased, scaled, residual) if product else None
+    if not (scaled and biased and product):
+        return None
+    # One number per output channel, because only such can be multiplied into the weight.
+    channels = tuple(product.inputs[1].shape)[-1:]
+    is_per_channel = all(tuple(node.inputs[1].shape) == channels for node in (scaled, biased))
+    return _ScaledProduct(product, biased, scaled, residual) if is_per_channel else None
 
 
 def _of_parameter(value: ir.Value, op_type: str) -> ir.Node | None:
@@ -46,7 +52,7 @@ def _of_parameter(value: ir.Value, op_type: str) -> ir.Node | None:
 
 
 def _fold(graph: ir.Graph, found: _ScaledProduct) -> None:
-    """Fold one. What is an output of the graph besides stays, with all that it comes of."""
+    """Fold one. Old nodes stay if something else still needs them, such as an output of the graph."""
     gamma, bias = found.scaled.inputs[1], found.biased.inputs[1]
     x, weight = found.product.inputs
     before = found.residual.inputs[0]

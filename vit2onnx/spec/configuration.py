@@ -154,7 +154,7 @@ def variants_without_recipe(asked: Asked) -> Iterator[str]:
 
 
 def meant(key: str, axes: Iterable[str]) -> str:
-    """The key of a recipe that an unknown one, which was taken for a size, may be a slip of; empty if none is close."""
+    """A hint at the known key that an unknown key of a recipe resembles, or an empty text."""
     found = near(key, {*axes, *(field.name for field in fields(Recipe))} - {"name", "sizes"})
     return f"you may mean {found}" if found else ""
 

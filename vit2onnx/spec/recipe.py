@@ -16,7 +16,7 @@ SINGLE = "float32"
 OPERATORS = {"native": 23, "portable": 17}
 # How int8 files scale what goes into a matrix product: by each input as it comes, or by photographs seen before.
 ACTIVATIONS = ("dynamic", "static")
-# Parameters that a graph in float32 combines with others by nodes, which a runtime computes once, as it loads the file.
+# Parameters that nodes of a graph multiply into weights. A runtime computes these once, when it loads the file.
 FOLDS = ("layer_scale",)
 
 

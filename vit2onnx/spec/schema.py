@@ -51,14 +51,18 @@ def _validator(schema: Path) -> Any:
 def _message(error: ValidationError, schema: Any) -> str:
     instance, is_type = error.instance, error.validator == "type"
     if meant := _meant(error, schema):
-        return f"there is no such key, but {meant}"
+        return f"there is no such key; you may mean {meant}"
     message = shortened(error.message, 600)
     examples = error.schema.get("examples") if isinstance(error.schema, Mapping) else None
     # YAML takes 1e-3, a number in other languages, for a text.
     if is_type and isinstance(instance, str) and re.fullmatch(r"-?\d+e-?\d+", instance):
         return f"{message}; write {instance.replace('e', '.0e')}"
-    if is_type and error.validator_value == "array" and isinstance(instance, str | int | float):
+    if is_type and error.validator_value == "array" and type(instance) in (str, int, float):
         return f"{message}; give a list, [{shortened(str(instance), 60)}]"
+    if error.validator == "additionalProperties" and isinstance(instance, Mapping):
+        known = error.schema.get("properties", {}) if isinstance(error.schema, Mapping) else {}
+        found = [close for key in instance if key not in known and (close := near(key, known))]
+        return f"{message}; you may mean {', '.join(found)}" if found else message
     if examples and error.validator in ("type", "pattern"):
         return f"{message}; write for example {' or '.join(map(str, examples))}"
     return message
@@ -82,5 +86,5 @@ def _meant(error: ValidationError, schema: Any) -> str | None:
 
 
 def near(name: str, names: Iterable[str]) -> str | None:
-    """The one of some names that another may be a slip of; `None` if none is close."""
+    """The name that is most like another one; `None` if none is close."""
     return next(iter(get_close_matches(name, list(names), n=1, cutoff=0.75)), None)

@@ -384,7 +384,9 @@ def weights_of_graph(wildcards):
 
 def weights_are_external(wildcards):
     """Whether a graph's weights are in a file beside it, because they are large."""
-    size = RECIPES[wildcards.export].bytes_per_weight * weights_of_graph(wildcards)
+    recipe = RECIPES[wildcards.export]
+    # In a small precision some weights stay in float32, and nobody knows yet which.
+    size = recipe.bytes_per_weight * weights_of_graph(wildcards) * (1.25 if recipe.is_small else 1)
     return size > 1e6 * config["external_weights_above_mb"]
 
 
@@ -412,14 +414,14 @@ def in_package(file_of):
 
 @cache
 def packaged(variant):
-    """The recipes whose graphs go into the package of a variant. What it lacks is told, before any job."""
+    """The recipes whose graphs go into the package of a variant. Warns of files that it lacks."""
     # Here, because only the target package needs it, and every job on a cluster reads the Snakefile.
     from vit2onnx.handover.package.config import processor_config
 
     files = package_files(spec_of(variant), RECIPES.values())
     # Refuses graphs whose inputs one file cannot describe.
     processor_config(spec_of(variant), files)
-    if missing := lacking(spec_of(variant), files):
+    if workflow.is_main_process and (missing := lacking(spec_of(variant), files)):
         logger.warning(missing)
     return [file.recipe.name for file in files]
 
@@ -466,8 +468,10 @@ def everything_asked_for():
     if config["parity"]["self_test"]:
         per_run.append("self_test.html")
     licensed = [name for name in LISTED if VARIANTS[name].get("licence") and config["weights"] != "synthetic"]
+    beside = {name: of_graphs(weights_beside, name, exports_of(name)) for name in LISTED}
     return [
         *(path for file in of_graph for path in per_graph(f"<results>/{{variant}}/{file}")),
+        *(path for name, files in beside.items() for path in expand(files, variant=name)),
         *expand("<results>/{variant}/{file}", variant=LISTED, file=["parity.html", "verify.py"]),
         *expand("<results>/{variant}/packing.py", variant=filter(packed_exports_of, LISTED)),
         *expand(f"<results>/{{variant}}/{LICENCE_FILE}", variant=licensed),

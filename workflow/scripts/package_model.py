@@ -21,7 +21,8 @@ def package_model(
     tokenizer: Path | None,
 ) -> None:
     """Write the folder of a `card` beside the graphs."""
-    files, folder = package_files(spec, recipes), card.parent
+    files = package_files(spec, recipes)
+    folder = card.parent
     write_package(folder, spec, files, folder.parent, program=program, licence=licence, tokenizer=tokenizer)
 
 

@@ -88,9 +88,8 @@ def _files(spec: VariantSpec, files: Sequence[PackageFile], passports: Mapping[s
         rows.append(f"| {' | '.join(row)} |")
     said = ["\n".join(rows), "Inputs and outputs are in float32 in every precision."]
     if external := sorted({name for one in passports.values() for name in one["file"]["external"]}):
-        said.append(
-            f"Weights are in {', '.join(f'`onnx/{name}`' for name in external)}, which must stay beside the graphs."
-        )
+        names = ", ".join(f"`onnx/{name}`" for name in external)
+        said.append(f"The weights of large graphs are in {names}; keep these names, beside the graphs.")
     outputs = {port.name: port.meaning for file in files for port in spec.interface_of(file.recipe).outputs}
     said.append("\n".join(f"- `{name}`: {meaning}" for name, meaning in outputs.items()))
     return "\n\n".join(said)

@@ -61,7 +61,7 @@ def write_package(
 
 
 def _passport_of(spec: VariantSpec, file: PackageFile, results: Path) -> dict[str, Any]:
-    """The passport of a graph. Raises `InputError` if it is another graph's."""
+    """The passport of a graph. Raises `InputError` if it is another graph's. Weights beside the graph are not read."""
     graph = results / f"{file.recipe.name}.onnx"
     passport = read_passport(graph)
     told = passport["variant"], passport["export"], passport.get("precision", "float32")
@@ -78,7 +78,7 @@ def _place_graph(graph: Path, target: Path, passport: Mapping[str, Any]) -> None
     _place(passport_beside(graph), passport_beside(target))
     _place(sample_beside(graph), sample_beside(target))
     for name in passport["file"]["external"]:
-        # All graphs in single precision whose weights are external share one file.
+        # Graphs in float32 share model.eqx.
         if not (target.parent / name).exists():
             _place(graph.with_name(name), target.with_name(name))
 
