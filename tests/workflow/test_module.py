@@ -62,7 +62,8 @@ def test_a_module_builds_in_the_users_folder(folder: Path) -> None:
 def test_a_typo_in_the_config_of_a_module_is_named(folder: Path) -> None:
     write_config(folder, CONFIG | {"wieghts": "official"})
     output = snakemake(folder, "--dry-run", fails=True)
-    assert "config: top level: Additional properties are not allowed ('wieghts' was unexpected)." in output
+    assert "config: top level: Additional properties are not allowed ('wieghts' was unexpected)" in output
+    assert "you may mean weights" in output
 
 
 def test_files_of_the_project_are_found_from_anywhere(folder: Path) -> None:
