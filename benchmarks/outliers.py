@@ -19,7 +19,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnxruntime as ort
 from onnxruntime.quantization import quantize_dynamic
 
 from benchmarks.peers import ROOT, spec_of
@@ -27,8 +26,6 @@ from tests.precision.int8_files import File, Graph, file_of, lowest_cosine, plan
 from vit2onnx.errors import InputError
 from vit2onnx.spec.recipe import ACTIVATIONS, OPERATORS, Recipe
 from vit2onnx.spec.variant import VariantSpec
-
-Outputs = list[list]
 
 
 def photographs(folder: str) -> tuple[str, ...]:
@@ -47,16 +44,9 @@ class Made:
     model_file: Path
 
 
-def session_of(content: bytes, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def times_of(files: dict[str, bytes], graph: Graph, threads: int, rounds: int) -> dict[str, float]:
+def times_of(files: dict[str, File], graph: Graph, threads: int, rounds: int) -> dict[str, float]:
     """The median seconds of a run of each file, with the first input of one photograph."""
-    sessions = {name: session_of(content, threads) for name, content in files.items()}
+    sessions = {name: file.session(threads=threads) for name, file in files.items()}
     given = {name: value[:1] for name, value in graph.given(UNSEEN[:1])[0].items()}
     for one in sessions.values():
         one.run(None, given)
@@ -109,7 +99,7 @@ def measure(spec: VariantSpec, asked: argparse.Namespace) -> None:
     given = graph.given(UNSEEN)
     float32 = file_of(graph, None)
     expected, without = float32.run(given), {}
-    files = {"float32": float32.content}
+    files = {"float32": float32}
     print(f"{spec.name}, {asked.interface}, {asked.operators}, {len(SEEN)} photographs seen, {len(UNSEEN)} not seen\n")
     print("| activations | outliers | cosine with float32 | distance from the file without | bytes |")
     print("|---|---|---|---|---|")
@@ -119,7 +109,7 @@ def measure(spec: VariantSpec, asked: argparse.Namespace) -> None:
             made = file_of(graph, activations, tensors, ranges=ranges)
             found = made.run(given)
             without.setdefault(activations, found)
-            files.setdefault(activations, made.content)
+            files.setdefault(activations, made)
             distance = f"{1 - lowest_cosine(found, without[activations]):.1e}" if what != "none" else ""
             share = len(made.content) / len(float32.content)
             cosine = lowest_cosine(found, expected)

@@ -396,8 +396,12 @@ def run_node(package: Path, node_modules: Path, code: str) -> dict[str, np.ndarr
     command = ["node", "--import", str(outside / "offline.mjs"), str(outside / "usage.mjs")]
     done = subprocess.run(command, cwd=package, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {key: np.array(x["values"]).astype(x["type"]).reshape(x["shape"]) for key, x in found.items()}
+    return arrays_of(json.loads(done.stdout.splitlines()[-1]))
+
+
+def arrays_of(told: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors that JavaScript has sent, as arrays."""
+    return {key: np.array(x["values"]).astype(x["type"]).reshape(x["shape"]) for key, x in told.items()}
 
 
 def check_outputs(graph: Path, found: Mapping[str, np.ndarray], prefix: str) -> None:
@@ -507,7 +511,7 @@ def run_browser(package: Path, node_modules: Path, code: str) -> dict[str, np.nd
             process.wait()
             server.shutdown()
     assert "error" not in found, found["error"]
-    return {key: np.array(x["values"]).astype(x["type"]).reshape(x["shape"]) for key, x in found.items()}
+    return arrays_of(found)
 
 
 def test_a_browser_takes_the_quantised_file_by_its_own_default(

@@ -110,9 +110,11 @@ class File:
         session = self.session()
         return [session.run(None, dict(batch)) for batch in batches]
 
-    def session(self, optimised: Path | None = None) -> ort.InferenceSession:
+    def session(self, optimised: Path | None = None, threads: int = 1) -> ort.InferenceSession:
         options = ort.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 3
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        # Idle sessions that spin slow their neighbours in the same process.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if optimised:
             options.optimized_model_filepath = str(optimised)
         return ort.InferenceSession(self.content, options, providers=["CPUExecutionProvider"])

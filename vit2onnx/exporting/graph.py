@@ -67,11 +67,17 @@ def export(
 
 def export_weights(spec: VariantSpec, recipe: Recipe, weights: Path, data: Path, basis: Basis) -> None:
     """Write the file of weights for a graph in a small precision that `export` writes with `external`."""
-    model, tensors = open_model(weights)
-    graph, inputs = trace(model, spec, recipe), [port.name for port in spec.interface_of(recipe).inputs]
-    made = reduced(graph, fold(graph, tensors, inputs), inputs, recipe, basis)
+    graph, tensors = folded(spec, recipe, weights)
+    made = reduced(graph, tensors, [port.name for port in spec.interface_of(recipe).inputs], recipe, basis)
     with atomic(data) as new:
         write_data(new, made)
+
+
+def folded(spec: VariantSpec, recipe: Recipe, weights: Path) -> tuple[ir.Model, Mapping[str, LazyTensor]]:
+    """The graph of `weights`, a `model.eqx`, by a recipe, with its constants folded, and the parameters that it has."""
+    skeleton, tensors = open_model(weights)
+    graph = trace(skeleton, spec, recipe)
+    return graph, fold(graph, tensors, [port.name for port in spec.interface_of(recipe).inputs])
 
 
 def trace(model: Model, spec: VariantSpec, recipe: Recipe, stages: Sequence[str] = ()) -> ir.Model:

@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
-from vit2onnx.exporting.folding import fold
-from vit2onnx.exporting.graph import trace
+from vit2onnx.exporting.graph import folded
 from vit2onnx.precision.bounds import bounds
 from vit2onnx.precision.calibration import more_of
 from vit2onnx.precision.float16_plan import plan_float16, refined, with_logits
@@ -20,8 +18,6 @@ from vit2onnx.spec.case import Case
 from vit2onnx.spec.interface import cases_in
 from vit2onnx.spec.recipe import Recipe
 from vit2onnx.spec.variant import VariantSpec
-from vit2onnx.weights.keytable import LazyTensor
-from vit2onnx.weights.model_file import open_model
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -32,7 +28,7 @@ def ranges_of_graph(spec: VariantSpec, recipe: Recipe, weights: Path, inputs: In
     `inputs` are of the interface on whose cases graphs are compared, called as `key_of` says. The other half stays
     unseen, so that a comparison on all of them shows whether the ranges hold for it as well.
     """
-    return measure(*_folded(spec, recipe, weights), more_of(_batches(spec, recipe, inputs)))
+    return measure(*folded(spec, recipe, weights), more_of(_batches(spec, recipe, inputs)))
 
 
 def plan_of_graph(
@@ -45,7 +41,7 @@ def plan_of_graph(
     distance, on the inputs of `ranges`.
     """
     ports = [port.name for port in spec.interface_of(recipe).inputs]
-    graph, tensors = _folded(spec, recipe, weights)
+    graph, tensors = folded(spec, recipe, weights)
     found = bounds(graph, tensors, _limits_of_inputs(spec))
     largest, places = with_logits(graph, ports, ranges.largest), places_of(graph.graph)
     batches = list(_batches(spec, recipe, inputs))
@@ -64,12 +60,6 @@ def every_second(cases: Collection[str]) -> list[str]:
     """The cases of every second photograph, text or pair, at all their sizes."""
     names = [*dict.fromkeys(Case.parse(case).name for case in cases)][::2]
     return [case for case in cases if Case.parse(case).name in names]
-
-
-def _folded(spec: VariantSpec, recipe: Recipe, weights: Path) -> tuple[ir.Model, Mapping[str, LazyTensor]]:
-    skeleton, tensors = open_model(weights)
-    graph = trace(skeleton, spec, recipe)
-    return graph, fold(graph, tensors, [port.name for port in spec.interface_of(recipe).inputs])
 
 
 def _batches(spec: VariantSpec, recipe: Recipe, inputs: Inputs) -> Iterator[Inputs]:

@@ -50,19 +50,19 @@ def _validator(schema: Path) -> Any:
 
 def _message(error: ValidationError, schema: Any) -> str:
     instance, is_type = error.instance, error.validator == "type"
+    message = shortened(error.message, 600)
+    if error.validator == "additionalProperties" and isinstance(instance, Mapping):
+        known = error.schema.get("properties", {}) if isinstance(error.schema, Mapping) else {}
+        found = [close for key in instance if key not in known and (close := near(key, known))]
+        return f"{message}; you may mean {', '.join(found)}" if found else message
     if meant := _meant(error, schema):
         return f"there is no such key; you may mean {meant}"
-    message = shortened(error.message, 600)
     examples = error.schema.get("examples") if isinstance(error.schema, Mapping) else None
     # YAML takes 1e-3, a number in other languages, for a text.
     if is_type and isinstance(instance, str) and re.fullmatch(r"-?\d+e-?\d+", instance):
         return f"{message}; write {instance.replace('e', '.0e')}"
     if is_type and error.validator_value == "array" and type(instance) in (str, int, float):
         return f"{message}; give a list, [{shortened(str(instance), 60)}]"
-    if error.validator == "additionalProperties" and isinstance(instance, Mapping):
-        known = error.schema.get("properties", {}) if isinstance(error.schema, Mapping) else {}
-        found = [close for key in instance if key not in known and (close := near(key, known))]
-        return f"{message}; you may mean {', '.join(found)}" if found else message
     if examples and error.validator in ("type", "pattern"):
         return f"{message}; write for example {' or '.join(map(str, examples))}"
     return message
@@ -71,8 +71,6 @@ def _message(error: ValidationError, schema: Any) -> str:
 def _meant(error: ValidationError, schema: Any) -> str | None:
     """The key of a mapping that a wrong one, which was taken for an entry of any name, is close to."""
     names: list[str] = []
-    if error.validator == "additionalProperties":
-        return None
     for step in error.absolute_schema_path:
         # What follows a reference stands elsewhere, and is about the same value.
         if step not in schema:

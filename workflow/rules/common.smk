@@ -384,9 +384,7 @@ def weights_of_graph(wildcards):
 
 def weights_are_external(wildcards):
     """Whether a graph's weights are in a file beside it, because they are large."""
-    recipe = RECIPES[wildcards.export]
-    # In a small precision some weights stay in float32, and nobody knows yet which.
-    size = recipe.bytes_per_weight * weights_of_graph(wildcards) * (1.25 if recipe.is_small else 1)
+    size = RECIPES[wildcards.export].bytes_per_weight * weights_of_graph(wildcards)
     return size > 1e6 * config["external_weights_above_mb"]
 
 
